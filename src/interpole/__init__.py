@@ -1,0 +1,1 @@
+"""Interpolate between an Instruct and a Thinking checkpoint of one model family."""
