@@ -1,16 +1,16 @@
 """The exceptions of Interpole: each says what is wrong, where, and what to do about it.
 
-    InterpoleError
-    ├── CheckpointError        a checkpoint cannot be found, read or understood
-    │   └── CorruptError       its bytes contradict themselves (truncated, lying header, missing shard)
-    ├── MismatchError          two checkpoints do not fit each other
-    ├── RecipeError            a recipe or one of its values makes no sense
-    ├── OutputError            a result cannot be written (exists already, disk full, no permission)
-    ├── TaskError              a benchmark or its data cannot be used
-    ├── EngineError            generation failed
-    ├── RunError               a run folder cannot be read, or does not match what is asked of it
-    └── AnalysisError          the data at hand cannot answer the question
-    InterpoleWarning           something allowed, but likely not what was meant
+InterpoleError
+├── CheckpointError        a checkpoint cannot be found, read or understood
+│   └── CorruptError       its bytes contradict themselves (truncated, lying header, missing shard)
+├── MismatchError          two checkpoints do not fit each other
+├── RecipeError            a recipe or one of its values makes no sense
+├── OutputError            a result cannot be written (exists already, disk full, no permission)
+├── TaskError              a benchmark or its data cannot be used
+├── EngineError            generation failed
+├── RunError               a run folder cannot be read, or does not match what is asked of it
+└── AnalysisError          the data at hand cannot answer the question
+InterpoleWarning           something allowed, but likely not what was meant
 """
 
 __all__ = [

@@ -1,0 +1,157 @@
+"""What a safetensors file says of itself: its header, read and checked against the file before any tensor is.
+
+Format: https://github.com/huggingface/safetensors#format. A header that lies is a `CorruptError`, never a huge allocation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from interpole.errors import CheckpointError, CorruptError
+
+__all__ = ["DTYPES", "TensorSpec", "read_header", "read_json"]
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "BOOL": np.dtype(np.bool_),
+    **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
+}
+"""safetensors dtype names and the numpy dtypes they are read as."""
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a header says of a tensor: its safetensors dtype name and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk."""
+        return self.num_elements * DTYPES[self.dtype].itemsize
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor holds weights that can be averaged (not integers or booleans)."""
+        return self.dtype[0] in "FB" and self.dtype != "BOOL"
+
+    def __str__(self) -> str:
+        """Dtype and shape as in an error message: `BF16 [64, 32]`."""
+        return f"{self.dtype} {list(self.shape)}"
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
+    """Read and check one safetensors header: (name → spec, name → absolute byte offset), in file order.
+
+    Format: https://github.com/huggingface/safetensors#format. Checked: the length field, the JSON, known dtypes, every
+    byte range against dtype and shape, and that the ranges cover the data without holes or overlaps, as the format demands.
+
+    Raises:
+        CorruptError: any of that does not hold.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise CorruptError(
+                f"truncated or not safetensors: header of {length} bytes in a file of {size}", path, "fetch it again"
+            )
+        header = _parse_header(file.read(length), path)
+    specs, ranges = {}, {}
+    for name, entry in header.items():
+        specs[name], ranges[name] = _parse_entry(name, entry, path)
+    order = sorted(ranges, key=lambda name: ranges[name])
+    _check_cover(order, ranges, size - 8 - length, path)
+    return {name: specs[name] for name in order}, {name: ranges[name][0] + 8 + length for name in order}
+
+
+def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+        return dict(pairs)
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        if not isinstance(header, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"the safetensors header is not valid: {error}", path, "fetch the file again") from None
+    header.pop("__metadata__", None)
+    return header
+
+
+def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[int, int]]:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if all(
+            type(n) is int and n >= 0 for n in shape
+        ):
+            pass
+        case _:
+            raise CorruptError(
+                f"tensor {name}: malformed header entry {str(entry)[:120]}", path, "fetch the file again"
+            )
+    if dtype not in DTYPES:
+        raise CheckpointError(
+            f"tensor {name} has dtype {dtype}, which Interpole does not read", path, f"known: {', '.join(DTYPES)}"
+        )
+    spec = TensorSpec(dtype, tuple(shape))
+    if start < 0 or stop - start != spec.num_bytes:
+        raise CorruptError(
+            f"tensor {name}: {spec} takes {spec.num_bytes} bytes, but the header says {start}..{stop}",
+            path,
+            "fetch it again",
+        )
+    return spec, (start, stop)
+
+
+def _check_cover(order: list[str], ranges: Mapping[str, tuple[int, int]], data_bytes: int, path: Path) -> None:
+    previous, end = "the start", 0
+    for name in order:
+        if ranges[name][0] != end:
+            problem = "overlaps" if ranges[name][0] < end else "leaves a hole after"
+            raise CorruptError(f"the header lies: tensor {name} {problem} {previous}", path, "fetch the file again")
+        previous, end = name, ranges[name][1]
+    if end != data_bytes:
+        raise CorruptError(
+            f"the header announces {end} bytes of tensors, the file holds {data_bytes} (truncated or padded)",
+            path,
+            "fetch the file again",
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        CorruptError: it is not valid JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"not valid JSON: {error}", path, "fetch the file again") from None
+    if not isinstance(value, dict):
+        raise CorruptError(f"expected a JSON object, found {type(value).__name__}", path, "fetch the file again")
+    return value
