@@ -53,7 +53,8 @@ class Rule(_Strict):
     """Coefficients for the tensors that match all of `layers`, `kind` and `name`; what it leaves out, a later rule may set.
 
     Attributes:
-        layers: `"12-35"`, `"0,2,4-7"`, or `"none"` for tensors outside of the layers (embeddings, final norm, lm_head).
+        layers: `"12-35"`, `"0,2,4-7"` (both ends included), `"not 12-35"` for all other layers, or `"none"` for tensors outside
+            of the layers (embeddings, final norm, lm_head).
         kind: one of `names.KINDS`, or a list of them.
         name: glob on the tensor name, `*` matching anything.
         lam: λ for these tensors (`lambda` in YAML).
@@ -73,7 +74,7 @@ class Rule(_Strict):
     def _layers_as_text(cls, value: Any) -> Any:
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if isinstance(text, str) and text != "none":
-            parse_layers(text)
+            parse_layers(text.removeprefix("not "))
         return text
 
     @field_validator("kind")
@@ -105,7 +106,10 @@ class Rule(_Strict):
             return False
         if self.layers is None:
             return True
-        return found.layer is None if self.layers == "none" else found.layer in parse_layers(self.layers)
+        if self.layers == "none" or found.layer is None:
+            return self.layers == "none" and found.layer is None
+        within = found.layer in parse_layers(self.layers.removeprefix("not "))
+        return within != self.layers.startswith("not ")
 
     def __str__(self) -> str:
         """The rule on one line, as in an error message."""
@@ -217,7 +221,7 @@ class Recipe(_Strict):
             unused -= set(matching)
             result[name] = self._resolve(name, [self.rules[i] for i in matching], depth)
         for rule in self.rules:
-            if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers))) >= depth:
+            if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers).removeprefix("not "))) >= depth:
                 raise RecipeError(
                     f"rule [{rule}] asks for layers beyond the last", remedy=f"the model has layers 0-{depth - 1}"
                 )
@@ -298,6 +302,33 @@ class Recipe(_Strict):
         if not isinstance(content, dict):
             raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
         return build(content, path)
+
+
+def ablation(layers: str | None = None, skip: Iterable[str] = (), embeddings: str | None = None) -> list[dict[str, Any]]:
+    """Rules of the paper's ablations, for a recipe whose λ stays free.
+
+    Args:
+        layers: the only layers to interpolate, e.g. `"12-35"`; all others keep Instruct's weights (the paper's Table 3).
+        skip: sublayers that keep Instruct's weights (its Figure 5): `attention`, or `ffn` with router and experts.
+        embeddings: whose embeddings, final norm and lm_head: `instruct`, `thinking` or `interpolate`. The paper does not say;
+            the default is `instruct` where `layers` is given and `interpolate` elsewhere.
+
+    Raises:
+        RecipeError: a word that is none of these.
+    """
+    outer = embeddings or ("instruct" if layers else "interpolate")
+    if outer not in ("instruct", "thinking", "interpolate"):
+        raise RecipeError(f"embeddings: {outer!r}", remedy="say instruct, thinking or interpolate")
+    rules: list[dict[str, Any]] = []
+    if outer != "interpolate":
+        rules.append({"layers": "none", "lambda": float(outer == "thinking")})
+    for part in skip:
+        if part not in ("attention", "ffn"):
+            raise RecipeError(f"skip: {part!r}", remedy="say attention or ffn; for other parts write a recipe with rules")
+        rules.append({"kind": ["ffn", "router", "experts"] if part == "ffn" else part, "lambda": 0.0})
+    if layers:
+        rules.append({"layers": f"not {layers}", "lambda": 0.0})
+    return rules
 
 
 DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}

@@ -1,0 +1,62 @@
+"""The command line: parse, import late, call, print. Nothing is computed here.
+
+Commands import what they need when they run, so that `interpole --help` answers at once. Errors of ours end in one message on
+stderr and exit code 1; wrong usage is 2.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from interpole.cli import weights
+from interpole.errors import InterpoleError, InterpoleWarning
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Interpolate between an Instruct and a Thinking checkpoint: merge, dial, measure, choose λ.",
+    epilog="First steps: `interpole demo`, then docs/tutorial.md. Every command explains itself with --help.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+weights.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from interpole import __version__
+
+        typer.echo(f"interpole {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Hold the options that come before a command."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours are printed without a traceback."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if issubclass(category, InterpoleWarning):
+            print(f"warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.simplefilter("always", InterpoleWarning)
+    try:
+        app()
+    except InterpoleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        sys.exit(130)
