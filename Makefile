@@ -1,0 +1,35 @@
+# make demo | make test | make check: each builds .venv when needed. Only Python 3.11 is assumed.
+PYTHON ?= python3.11
+PY := .venv/bin/python
+STAMP := .venv/.installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint check constraints clean
+
+demo: $(STAMP)
+	.venv/bin/interpole demo
+
+test: $(STAMP)
+	$(PY) -m pytest -n 2
+
+lint: $(STAMP)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+check: lint test
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[transformers,eval,test,dev]'
+	touch $@
+
+constraints: # after changing pyproject.toml: install the newest that fit, then pin them
+	$(PYTHON) -m venv .venv-fresh
+	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,test,dev]'
+	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv-fresh
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
