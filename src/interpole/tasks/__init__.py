@@ -1,0 +1,51 @@
+"""Benchmarks: `load("arithmetic")`, one of the paper's, a jsonl of your own, or any Inspect task.
+
+Grading needs neither a model nor Inspect; `interpole.tasks.inspect.to_inspect` makes a benchmark an Inspect task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from interpole.errors import TaskError
+from interpole.records import Problem
+from interpole.tasks import arithmetic
+from interpole.tasks.benchmark import Benchmark, Grade, Grader, Request, as_the_paper_reads, final_text
+
+__all__ = ["BENCHMARKS", "Benchmark", "Grade", "Grader", "Request", "as_the_paper_reads", "final_text", "load"]
+
+BENCHMARKS: Mapping[str, Callable[[Request], Benchmark]] = {"arithmetic": arithmetic.load}
+
+
+def load(
+    spec: str,
+    *,
+    data: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    problems: Sequence[Problem] | None = None,
+    grader: str | None = None,
+    prompt: str | None = None,
+) -> Benchmark:
+    """Load a benchmark.
+
+    Args:
+        spec: a name from `BENCHMARKS`.
+        data: a local file with the problems.
+        limit: only the first so many problems.
+        seed: draws the problems, where they are drawn.
+        split: part of the data, where it has parts.
+        problems: problems at hand (from a run's logs, to grade again): no data is read.
+        grader: how to grade a jsonl: math, choice, exact, regex or python:module.function.
+        prompt: the user message, with `{question}` in it.
+
+    Raises:
+        TaskError: unknown name, unusable data, or an option the task has no use for.
+    """
+    known = None if problems is None else tuple(problems)
+    request = Request(data, limit, seed, split, known, grader, prompt)
+    if spec in BENCHMARKS:
+        return BENCHMARKS[spec](request)
+    raise TaskError(f"no task {spec!r}", remedy=f"tasks are: {', '.join(BENCHMARKS)}")

@@ -1,0 +1,109 @@
+"""What a benchmark is: problems, a prompt, and the gradings of a response.
+
+A benchmark does not generate; it grades a `Trace`. All its gradings are computed from the same sample, and the first
+is the benchmark's own. What a grading may read of a response is decided here, once, for all benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interpole.chat import Trace
+from interpole.errors import TaskError
+from interpole.records import Outcome, Problem, Sampler
+
+__all__ = ["Benchmark", "Grade", "Grader", "Request", "as_the_paper_reads", "final_text"]
+
+
+class Grade(NamedTuple):
+    """A score in [0, 1], and the answer it was given for (None: no answer found), in a form that can be voted on."""
+
+    score: float
+    answer: str | None
+
+
+Grader = Callable[[Problem, Trace], Grade]
+
+
+def as_the_paper_reads(trace: Trace) -> str:
+    """Everything after the last closing marker; without one, the whole response, monologue and all.
+
+    This is how OpenCompass post-processes thinking models, and so how an unclosed thought is graded as an answer.
+    """
+    return trace.answer if trace.closed else trace.response
+
+
+def final_text(trace: Trace) -> str:
+    """Text that can fairly be called the answer; empty where there is none.
+
+    - closed or pseudo-closed: what follows the marker, or the token that stood in its place;
+    - no thinking begun: the whole response;
+    - a thought that ended by itself without a marker: the whole response, for there is no better place to look
+      (its outcome, `unclosed`, is counted apart);
+    - a thought cut off by the cap, or looping: nothing, whatever it mentions in passing.
+    """
+    return trace.response if trace.outcome is Outcome.UNCLOSED else trace.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Problems, and how to ask and grade them.
+
+    Args:
+        name: the task's name in run folders and tables.
+        problems: the questions; ids are unique.
+        prompt: the user message for a problem.
+        gradings: name → grader; the first is the benchmark's own. Empty for a foreign task.
+        k: default samples per question.
+        sampler: default sampler settings, the token cap included.
+        private: its questions must not be published (GPQA): reports leave them out.
+        foreign: makes a fresh Inspect task that brings its own solver and scorer; None for ours.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    prompt: Callable[[Problem], str]
+    gradings: Mapping[str, Grader]
+    k: int = 1
+    sampler: Sampler = field(default_factory=Sampler)
+    private: bool = False
+    foreign: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a benchmark without problems or gradings, or with an id given twice."""
+        if not self.problems:
+            raise TaskError("no problems", where=self.name, remedy="check --data, --limit and the split")
+        ids = [problem.id for problem in self.problems]
+        if twice := next((name for name in ids if ids.count(name) > 1), None) if len({*ids}) < len(ids) else None:
+            raise TaskError(f"two problems have the id {twice!r}", where=self.name, remedy="make the ids unique")
+        if not self.gradings and self.foreign is None:
+            raise TaskError("no grading", where=self.name, remedy="give the benchmark at least one grader")
+        if self.k < 1:
+            raise TaskError(f"k is {self.k}", where=self.name, remedy="ask for at least one sample per question")
+
+    def grade(self, problem: Problem, trace: Trace) -> dict[str, Grade]:
+        """Grade one response in every grading; where the engine failed there is nothing to grade and the score is 0."""
+        if trace.outcome is Outcome.FAILED:
+            return dict.fromkeys(self.gradings, Grade(0.0, None))
+        return {name: grader(problem, trace) for name, grader in self.gradings.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for when a benchmark is loaded (see `tasks.load`); None: the benchmark's own."""
+
+    data: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    split: str | None = None
+    problems: tuple[Problem, ...] | None = None
+    grader: str | None = None
+    prompt: str | None = None
+
+    def refuse(self, task: str, *names: str) -> None:
+        """Raise a TaskError where options were given that this task has no use for."""
+        if given := [name for name in names if getattr(self, name) is not None]:
+            raise TaskError(f"{', '.join(given)} given, but {task} takes none", remedy="leave it out")

@@ -1,0 +1,229 @@
+"""A benchmark as an Inspect task: dataset, a solver that seeds each sample, a scorer that keeps all a `Sample` needs.
+
+Inspect generates, retries and logs; grading and trace are ours. Nothing here knows about λ or weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
+
+import anyio
+from inspect_ai import Task, task_with
+from inspect_ai.dataset import MemoryDataset
+from inspect_ai.dataset import Sample as InspectSample
+from inspect_ai.model import ContentReasoning, ContentText, GenerateConfig, ModelOutput
+from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr, value_to_float
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+from interpole.chat import Markers, Trace, trace
+from interpole.errors import TaskError
+from interpole.records import Problem
+from interpole.tasks.benchmark import Benchmark, Grade
+
+__all__ = ["SCORE", "problem_of", "response_text", "sample_seed", "to_inspect"]
+
+SCORE = "grade"  # the name of our score in Inspect's logs
+_FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length", "content_filter": "stop"}
+
+Gradings = Callable[[TaskState, Target, Trace], Awaitable[dict[str, Grade]]]
+
+
+def to_inspect(
+    benchmark: Benchmark,
+    markers: Markers,
+    *,
+    opened: bool = False,
+    specials: Collection[str] = (),
+    first_epoch: int = 1,
+) -> Task:
+    """Make the Inspect task of a benchmark.
+
+    Args:
+        benchmark: what to ask; its `sampler` and `k` become the task's defaults (config and epochs).
+        markers: the family's think markers.
+        opened: the generation prompt ends inside a think block (`chat.opens_thinking`).
+        specials: the tokenizer's added tokens (`chat.added_tokens`).
+        first_epoch: number of the first sample of each question; larger when a run is topped up.
+
+    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, outcome, closed, pseudo_close, answer, answers and
+    grades (by grading), difficulty, private.
+    """
+
+    def read(output: ModelOutput) -> Trace:
+        return trace(response_text(output, markers), finish_of(output), markers, opened=opened, specials=specials)
+
+    if benchmark.foreign is not None:
+        theirs = benchmark.foreign()
+        gradings = _foreign_gradings(theirs.scorer or (), benchmark.name)
+        return task_with(
+            theirs,
+            scorer=_scorer(gradings, read, first_epoch, benchmark.private),
+            epochs=benchmark.k,
+            name=benchmark.name,
+        )
+    return Task(
+        dataset=MemoryDataset([_to_sample(benchmark, problem) for problem in benchmark.problems], name=benchmark.name),
+        solver=_ask(benchmark.sampler.seed, first_epoch),
+        scorer=_scorer(_own_gradings(benchmark), read, first_epoch, benchmark.private),
+        config=_config(benchmark),
+        epochs=benchmark.k,
+        name=benchmark.name,
+    )
+
+
+def sample_seed(run_seed: int, problem_id: str, epoch: int) -> int:
+    """Seed of one sample, in 0..2³¹−1: a hash, so that it depends on nothing but the three arguments."""
+    digest = hashlib.sha256(f"{run_seed}/{problem_id}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
+
+
+def problem_of(sample_id: str, target: str, metadata: dict[str, Any]) -> Problem:
+    """Rebuild the problem from a logged sample, so that re-grading needs no data files."""
+    return Problem(
+        sample_id,
+        metadata["question"],
+        target,
+        tuple(metadata["choices"]),
+        metadata["difficulty"],
+        metadata["extra"],
+    )
+
+
+def response_text(output: ModelOutput, markers: Markers) -> str:
+    """Text of a response with its thinking, rejoined where a provider has split it off.
+
+    A split-off thought without any text after it was never closed.
+    """
+    content = output.message.content if output.choices else ""
+    if isinstance(content, str):
+        return content
+    thinking = "".join(part.reasoning for part in content if isinstance(part, ContentReasoning))
+    text = "".join(part.text for part in content if isinstance(part, ContentText))
+    if not thinking:
+        return text
+    return f"{markers.open}{thinking}" + (f"{markers.close}{text}" if text.strip() else "")
+
+
+def finish_of(output: ModelOutput) -> str:
+    """Finish reason in our words: "stop", "length" or "error"."""
+    return "error" if output.error or not output.choices else _FINISH.get(output.stop_reason, "stop")
+
+
+def _config(benchmark: Benchmark) -> GenerateConfig:
+    sampler = benchmark.sampler
+    return GenerateConfig(
+        temperature=sampler.temperature,
+        top_p=sampler.top_p,
+        top_k=sampler.top_k or None,
+        max_tokens=sampler.max_tokens,
+    )
+
+
+def _to_sample(benchmark: Benchmark, problem: Problem) -> InspectSample:
+    return InspectSample(
+        id=problem.id,
+        input=benchmark.prompt(problem),
+        target=problem.answer,
+        metadata={
+            "question": problem.question,
+            "choices": list(problem.choices),
+            "difficulty": problem.difficulty,
+            "extra": dict(problem.metadata),
+        },
+    )
+
+
+def _ask(run_seed: int, first_epoch: int) -> Solver:
+    @solver(name="ask")
+    def ask() -> Solver:
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            seed = sample_seed(run_seed, str(state.sample_id), first_epoch + state.epoch - 1)
+            return await generate(state, tool_calls="none", seed=seed)
+
+        return solve
+
+    return ask()
+
+
+def _own_gradings(benchmark: Benchmark) -> Gradings:
+    problems = {problem.id: problem for problem in benchmark.problems}
+
+    async def grade(state: TaskState, target: Target, trace: Trace) -> dict[str, Grade]:  # noqa: ARG001
+        return await anyio.to_thread.run_sync(benchmark.grade, problems[str(state.sample_id)], trace)
+
+    return grade
+
+
+def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
+    """Each of the task's own scorers is one grading; its value becomes a number as Inspect's `mean()` reads it."""
+    if not scorers:
+        raise TaskError("the Inspect task has no scorer", where=name, remedy="give it one, or use a jsonl of your own")
+    to_float = value_to_float()
+
+    async def grade(state: TaskState, target: Target, trace: Trace) -> dict[str, Grade]:  # noqa: ARG001
+        grades: dict[str, Grade] = {}
+        for one in scorers:
+            score = await one(state, target)
+            if score is None:
+                continue
+            values = score.value if isinstance(score.value, dict) else {_scorer_name(one): score.value}
+            grades |= {str(key): Grade(_in_range(to_float(value), name), score.answer) for key, value in values.items()}
+        return grades
+
+    return grade
+
+
+def _short(answer: str | None) -> str | None:
+    """Inspect's summaries drop metadata beyond 1,000 characters; the whole answer is in the response."""
+    return answer if answer is None else answer[:200]
+
+
+def _scorer_name(one: Scorer) -> str:
+    from inspect_ai._util.registry import registry_unqualified_name
+
+    return str(registry_unqualified_name(one))
+
+
+def _in_range(value: float, name: str) -> float:
+    if not 0 <= value <= 1:
+        raise TaskError(
+            f"its scorer gave {value}; shares and intervals need scores between 0 and 1",
+            where=name,
+            remedy="use a scorer of that kind, or scale the score",
+        )
+    return value
+
+
+def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_epoch: int, private: bool) -> Scorer:
+    @scorer(metrics=[mean(), stderr()], name=SCORE)
+    def grade() -> Scorer:
+        async def score(state: TaskState, target: Target) -> Score:
+            seen = read(state.output)
+            grades = await gradings(state, target, seen)
+            first = next(iter(grades.values()), Grade(0.0, None))
+            return Score(
+                value=first.score,
+                answer=first.answer,
+                explanation=", ".join(
+                    [seen.outcome.value, *(f"{name}: {one.score:g}" for name, one in grades.items())]
+                ),
+                metadata={
+                    "epoch": first_epoch + state.epoch - 1,
+                    "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
+                    "finish": finish_of(state.output),
+                    "outcome": seen.outcome.value,
+                    "closed": seen.closed,
+                    "pseudo_close": seen.pseudo_close,
+                    "answer": _short(first.answer),
+                    "answers": {name: _short(one.answer) for name, one in grades.items()},
+                    "grades": {name: one.score for name, one in grades.items()},
+                    "difficulty": state.metadata.get("difficulty", ""),
+                    "private": private,
+                },
+            )
+
+        return score
+
+    return grade()
