@@ -49,7 +49,8 @@ def model_card(merged: Merged, recipe: Recipe) -> str:
     }
     at = f" at λ = {recipe.lam:g}" if isinstance(recipe.lam, float) else ""
     rows = "\n".join(
-        f"| `{name}` | {recipe.sources[name].model} | `{source.fingerprint()}` |" for name, source in merged.sources.items()
+        f"| `{name}` | {recipe.sources[name].model} | `{source.fingerprint()}` |"
+        for name, source in merged.sources.items()
     )
     versions = f"interpole {version('interpole')}, numpy {np.__version__}, Python {platform.python_version()}"
     return f"""---

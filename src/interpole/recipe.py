@@ -170,6 +170,8 @@ class Recipe(_Strict):
         return self
 
     def _check_coefficients(self, part: Recipe | Rule, method: Method) -> None:
+        for value in [part.lam, *(part.weights or {}).values()]:
+            _check_finite(value)
         if part.lam is not None:
             if part.weights is not None:
                 raise ValueError("give `lambda` or `weights`, not both")
@@ -183,8 +185,6 @@ class Recipe(_Strict):
                 raise ValueError(
                     f"`lambda` is between `instruct` and `thinking`; the sources are {', '.join(self.sources)}"
                 )
-        for value in [part.lam, *(part.weights or {}).values()]:
-            _check_finite(value)
         if unknown := set(part.weights or {}) - set(self.merged_names):
             raise ValueError(f"weights: no source {min(unknown)!r}; there are {', '.join(self.merged_names)}")
         if unknown := set(part.parameters) - set(method.parameters):
@@ -304,7 +304,9 @@ class Recipe(_Strict):
         return build(content, path)
 
 
-def ablation(layers: str | None = None, skip: Iterable[str] = (), embeddings: str | None = None) -> list[dict[str, Any]]:
+def ablation(
+    layers: str | None = None, skip: Iterable[str] = (), embeddings: str | None = None
+) -> list[dict[str, Any]]:
     """Rules of the paper's ablations, for a recipe whose λ stays free.
 
     Args:
@@ -324,7 +326,9 @@ def ablation(layers: str | None = None, skip: Iterable[str] = (), embeddings: st
         rules.append({"layers": "none", "lambda": float(outer == "thinking")})
     for part in skip:
         if part not in ("attention", "ffn"):
-            raise RecipeError(f"skip: {part!r}", remedy="say attention or ffn; for other parts write a recipe with rules")
+            raise RecipeError(
+                f"skip: {part!r}", remedy="say attention or ffn; for other parts write a recipe with rules"
+            )
         rules.append({"kind": ["ffn", "router", "experts"] if part == "ffn" else part, "lambda": 0.0})
     if layers:
         rules.append({"layers": f"not {layers}", "lambda": 0.0})

@@ -1,0 +1,135 @@
+"""The house keeps its own rules: floors, public names, documented commands, sizes."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/interpole"
+
+FLOORS = {  # DESIGN's floors; where a room of a floor builds on another of it, the lower half comes first
+    0: ("errors",),
+    0.5: ("records", "header", "intervals"),
+    1: ("checkpoint", "names", "methods", "chat", "curves"),
+    2: ("recipe", "matching", "saving", "sums", "tasks", "engines"),
+    3: ("merged", "doctor", "similarity", "audit", "presets", "mergekit"),
+    4: ("dial", "samples", "metrics", "card"),
+    4.5: ("transition",),
+    5: ("stages", "recommend", "sweep", "registry"),
+    6: ("report", "serve", "lab", "watch"),
+    7: ("cli", "__main__"),
+}
+FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+NEVER_TORCH = (
+    "errors records header intervals checkpoint names methods chat recipe matching saving merged doctor similarity audit presets "
+    "mergekit card metrics curves stages recommend report"
+).split()
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
+
+
+def room_of(path):
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imports(path):
+    """(module, line, whether at import time) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    late = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    late |= {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((f"{node.module}.{alias.name}", node.lineno, id(node) not in late) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno, id(node) not in late) for alias in node.names)
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in MODULES} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_room_imports_only_from_lower_floors(path):
+    room = room_of(path)
+    for module, line, _ in imports(path):
+        parts = module.split(".")
+        if parts[0] != "interpole" or len(parts) < 2 or parts[1] == room or parts[1] not in FLOOR:
+            continue
+        assert FLOOR[parts[1]] < FLOOR[room], f"{path.name}:{line} imports {module} from floor {FLOOR[parts[1]]}"
+
+
+@pytest.mark.parametrize("room", NEVER_TORCH)
+def test_the_core_imports_no_torch(room):
+    for path in (p for p in MODULES if room_of(p) == room):
+        heavy = [m for m, _, _ in imports(path) if m.split(".")[0] in ("torch", "transformers", "inspect_ai")]
+        assert not heavy, f"{path.name} imports {heavy}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_public_names_are_the_ones_in_all(path):
+    if path.name.startswith("_"):
+        return
+    text = path.read_text()
+    tree = ast.parse(text)
+    declared = next(
+        (ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"), None
+    )
+    assert declared is not None, f"{path.name} declares no __all__"
+    for name in declared:
+        defined = re.search(rf"^(?:def|class|async def) {name}\b|^{name}\b|^ +{name},|import .*\b{name}\b", text, re.M)
+        assert defined, f"{path.name} exports {name}, which it does not define"
+
+
+def test_the_package_exports_what_it_says():
+    package = import_module("interpole")
+    assert package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_modules_and_functions_fit_a_sitting(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno <= 80, f"{path.name}: {node.name}"
+
+
+def commands(app=None, prefix=""):
+    from interpole.cli import app as whole
+
+    app = app or whole
+    for command in app.registered_commands:
+        yield prefix + (command.name or command.callback.__name__.strip("_").replace("_", "-")), command.callback.__doc__
+    for group in app.registered_groups:
+        yield from commands(group.typer_instance, f"{prefix}{group.name} ")
+
+
+def test_every_command_is_explained_and_documented():
+    reference = (ROOT / "docs/cli.md").read_text()
+    documented = set(re.findall(r"^## `interpole ([a-z -]+)`", reference, re.M))
+    assert {name for name, _ in commands()} == documented
+    assert all(doc for _, doc in commands())
+
+
+def test_help_answers_in_under_half_a_second():
+    run = [sys.executable, "-X", "importtime", "-c", "import interpole.cli"]
+    loaded = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    heavy = [m for m in ("numpy", "torch", "pydantic", "scipy", "altair", "transformers", "inspect_ai") if f" {m}\n" in loaded]
+    assert heavy == []
+
+
+def test_links_in_the_docs_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
