@@ -1,0 +1,46 @@
+"""Charts to files: PDF, PNG and SVG through vl-convert, without a browser and without the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from interpole.errors import OutputError
+from interpole.report.style import THEME
+
+__all__ = ["FORMATS", "save", "svg"]
+
+FORMATS = ("pdf", "png", "svg")
+PNG_PPI = 220
+
+
+def svg(chart: Any) -> str:
+    """The chart as an SVG text."""
+    return str(vl_convert.vegalite_to_svg(chart.to_dict(), config=THEME))
+
+
+def save(chart: Any, path: Path) -> Path:
+    """Write a chart in the format that the file's name ends in.
+
+    Raises:
+        OutputError: an ending other than `.pdf`, `.png` or `.svg`, or a file that cannot be written.
+    """
+    spec = chart.to_dict()
+    match path.suffix.lower():
+        case ".pdf":
+            data = vl_convert.vegalite_to_pdf(spec, config=THEME)
+        case ".png":
+            data = vl_convert.vegalite_to_png(spec, config=THEME, ppi=PNG_PPI)
+        case ".svg":
+            data = svg(chart).encode()
+        case other:
+            known = ", ".join(f".{name}" for name in FORMATS)
+            raise OutputError(f"figures are written as {known}, not {other or 'without an ending'!r}", path, "rename it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"cannot write the figure: {error}", path, "check the folder and its permissions") from error
+    return path

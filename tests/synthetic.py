@@ -1,0 +1,83 @@
+"""Written sweeps for tests of what people see: the tiny pair's chains, answered by a made-up pair with three stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from interpole.records import Outcome, Sample
+
+GRID = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+def chain(rng: np.random.Generator, num_steps: int) -> tuple[str, str, int]:
+    """A chain's question, its work and its value."""
+    value = int(rng.integers(20, 90))
+    question, work = str(value), str(value)
+    for label in "abcdef"[:num_steps]:
+        step = int(rng.integers(1, 10))
+        sign = "-" if value > 50 else "+"
+        value += step if sign == "+" else -step
+        question += f" {label}{sign}{step}"
+        work += f" {label}{sign}{step}={value}"
+    return f"{question} = ?", work, value
+
+
+def respond(rng: np.random.Generator, lam: float, num_steps: int, work: str, value: int) -> tuple[str, Outcome, bool]:
+    """A response with its outcome and whether its answer is right."""
+    thinks = rng.random() < 1 / (1 + math.exp(-(lam - 0.5 + 0.01 * num_steps) * 22))
+    if not thinks:
+        right = rng.random() < max(0.05, 0.95 - 0.16 * num_steps - 0.3 * math.sin(math.pi * min(lam / 0.5, 1)) ** 2)
+        return str(value if right else value + int(rng.integers(1, 9))), Outcome.DIRECT, right
+    checks = "".join(f"\nWait, check:\n{work}" for _ in range(1 + (rng.random() < lam - 0.4)))
+    draw = rng.random()
+    if draw < 0.25 * (1 - lam):
+        return f"<think>\n{work}{checks}", Outcome.UNCLOSED, False
+    if draw > 1 - 0.12 * (1 - lam):
+        return f"<think>\n{work}{checks}" + "\nWait, check:" * 9, Outcome.LOOPING, False
+    right = rng.random() < 0.99 - 0.3 * max(0.0, 0.8 - lam)
+    answer = value if right else value + 1
+    return f"<think>\n{work}{checks}\n</think>\n\n{answer}", Outcome.CLOSED, right
+
+
+def samples(
+    num_questions: int = 24,
+    k: int = 4,
+    lams: Sequence[float] = GRID,
+    tasks: Sequence[str] = ("arithmetic",),
+    seed: int = 0,
+    padding: int = 0,
+) -> list[Sample]:
+    """A whole sweep; `padding` makes every response that many characters longer."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for task in tasks:
+        for number in range(num_questions):
+            num_steps = 1 + number % 6
+            question, work, value = chain(rng, num_steps)
+            for lam in lams:
+                for epoch in range(1, k + 1):
+                    text, outcome, right = respond(rng, lam, num_steps, work, value)
+                    closed = outcome is Outcome.CLOSED
+                    made.append(
+                        Sample(
+                            task=task,
+                            point=f"λ={lam:g}",
+                            lam=lam,
+                            problem=f"{task}-{number:04d}",
+                            epoch=epoch,
+                            question=question,
+                            target=str(value),
+                            response=text + " ~" * (padding // 2),
+                            num_tokens=2 + len(text) // 3,
+                            finish="length" if outcome is Outcome.LOOPING else "stop",
+                            outcome=outcome,
+                            closed=closed,
+                            answer=text.rsplit("\n", 1)[-1] if closed or outcome is Outcome.DIRECT else None,
+                            grades={"exact": float(right)},
+                            difficulty=f"{num_steps} steps",
+                        )
+                    )
+    return made
