@@ -10,12 +10,30 @@ from pathlib import Path
 
 from interpole.errors import TaskError
 from interpole.records import Problem
-from interpole.tasks import arithmetic
+from interpole.tasks import aime25, arithmetic, custom, gpqa_diamond, ifeval
 from interpole.tasks.benchmark import Benchmark, Grade, Grader, Request, as_the_paper_reads, final_text
+from interpole.tasks.profiles import PROFILES, Profile, profile
 
-__all__ = ["BENCHMARKS", "Benchmark", "Grade", "Grader", "Request", "as_the_paper_reads", "final_text", "load"]
+__all__ = [
+    "BENCHMARKS",
+    "PROFILES",
+    "Benchmark",
+    "Grade",
+    "Grader",
+    "Profile",
+    "Request",
+    "as_the_paper_reads",
+    "final_text",
+    "load",
+    "profile",
+]
 
-BENCHMARKS: Mapping[str, Callable[[Request], Benchmark]] = {"arithmetic": arithmetic.load}
+BENCHMARKS: Mapping[str, Callable[[Request], Benchmark]] = {
+    "arithmetic": arithmetic.load,
+    "aime25": aime25.load,
+    "ifeval": ifeval.load,
+    "gpqa_diamond": gpqa_diamond.load,
+}
 
 
 def load(
@@ -32,7 +50,7 @@ def load(
     """Load a benchmark.
 
     Args:
-        spec: a name from `BENCHMARKS`.
+        spec: a name from `BENCHMARKS`, a `.jsonl` file, or an Inspect task (`package/name`, `file.py@name`).
         data: a local file with the problems.
         limit: only the first so many problems.
         seed: draws the problems, where they are drawn.
@@ -48,4 +66,11 @@ def load(
     request = Request(data, limit, seed, split, known, grader, prompt)
     if spec in BENCHMARKS:
         return BENCHMARKS[spec](request)
-    raise TaskError(f"no task {spec!r}", remedy=f"tasks are: {', '.join(BENCHMARKS)}")
+    if spec.endswith(".jsonl"):
+        return custom.from_jsonl(Path(spec), request)
+    if "/" in spec or spec.endswith(".py") or ".py@" in spec:
+        return custom.from_inspect(spec, request)
+    raise TaskError(
+        f"no task {spec!r}",
+        remedy=f"tasks are: {', '.join(BENCHMARKS)}; a file.jsonl of your own; an Inspect task, package/name",
+    )

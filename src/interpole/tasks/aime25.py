@@ -1,0 +1,55 @@
+r"""AIME 2025: thirty problems whose answers are integers from 0 to 999.
+
+Prompt and `paper` grading follow the paper's protocol (docs/paper.md); `robust` reads the last box.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interpole.errors import TaskError
+from interpole.records import Problem, Sampler
+from interpole.tasks.benchmark import Benchmark, Request
+from interpole.tasks.data import fetch, read_jsonl
+from interpole.tasks.grading import math_paper, math_robust
+from interpole.tasks.guarded import require
+
+__all__ = ["SAMPLER", "load"]
+
+SAMPLER = Sampler(temperature=0.6, top_p=0.95, top_k=20, max_tokens=81_920)
+_REPO, _FILES = "opencompass/AIME2025", {"I": "aime2025-I.jsonl", "II": "aime2025-II.jsonl"}
+_REMEDY = 'give a local jsonl with "question" and "answer": --data aime25.jsonl'
+
+
+def load(request: Request) -> Benchmark:
+    """Make the benchmark from the hub, or from a jsonl with `question`, `answer` and optional `id`."""
+    request.refuse("aime25", "split", "grader", "prompt")
+    require("math_verify", "eval")
+    problems = request.problems
+    if problems is None:
+        problems = _from_file(request.data) if request.data else _from_hub()
+    return Benchmark(
+        "aime25",
+        problems[: request.limit],
+        lambda problem: (
+            f"{problem.question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+        ),
+        {"paper": math_paper, "robust": math_robust},
+        k=64,
+        sampler=SAMPLER,
+    )
+
+
+def _from_hub() -> tuple[Problem, ...]:
+    parts = ((part, fetch(_REPO, file, _REMEDY)) for part, file in _FILES.items())
+    return tuple(problem for part, path in parts for problem in _from_file(path, f"{part}-"))
+
+
+def _from_file(path: Path, prefix: str = "") -> tuple[Problem, ...]:
+    problems = []
+    for number, (place, row) in enumerate(read_jsonl(path), 1):
+        question, answer = row.get("question", row.get("problem")), row.get("answer")
+        if not question or answer is None:
+            raise TaskError(f"a row needs question and answer; it has {', '.join(row)}", where=place, remedy=_REMEDY)
+        problems.append(Problem(str(row.get("id", f"{prefix}{number}")), question, str(answer)))
+    return tuple(problems)

@@ -1,0 +1,131 @@
+"""Graders in a process of their own: whatever an answer does to them, it costs bounded time and never the run.
+
+The guard speaks JSON lines with a worker module (`python -m interpole.tasks.math_worker`). A worker that does not
+answer in time, dies or runs out of memory is replaced, and the question counts as not answered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from interpole.errors import TaskError
+
+__all__ = ["Guarded", "require", "serve"]
+
+_MEMORY_BYTES = 4 * 2**30
+
+
+class Guarded:
+    """A worker process, started at the first question and replaced whenever it fails.
+
+    Args:
+        module: the worker's module; it calls `serve`.
+        limit_seconds: the most one answer may cost; starting the worker is not counted.
+    """
+
+    def __init__(self, module: str, limit_seconds: float) -> None:
+        self.module, self.limit_seconds = module, limit_seconds
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+
+    def ask(self, **question: Any) -> dict[str, Any] | None:
+        """Put one question; None when the worker took too long or died of it.
+
+        Raises:
+            TaskError: the worker does not start at all, or reports that it cannot work.
+        """
+        with self._lock:
+            worker = self._started()
+            line = self._answer(worker, json.dumps(question), self.limit_seconds)
+            if not line:
+                self._stop()
+                return None
+        answer: dict[str, Any] = json.loads(line)
+        if problem := answer.get("error"):
+            raise TaskError(problem, where=self.module, remedy=answer.get("remedy", ""))
+        return answer
+
+    def close(self) -> None:
+        """End the worker; the next question starts another."""
+        with self._lock:
+            self._stop()
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", self.module]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            if not self._answer(self._process, "null", 120.0):
+                self._stop()
+                raise TaskError(
+                    "the grader does not start",
+                    where=" ".join(command),
+                    remedy="run that command to see why; it waits for input when all is well",
+                )
+        return self._process
+
+    @staticmethod
+    def _answer(worker: subprocess.Popen[str], question: str, limit_seconds: float) -> str:
+        """Send one line and read one; the timer ends a worker that is too slow, which ends the read."""
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        timer = threading.Timer(limit_seconds, worker.kill)
+        timer.start()
+        try:
+            worker.stdin.write(question + "\n")
+            worker.stdin.flush()
+            return worker.stdout.readline()
+        except OSError:
+            return ""
+        finally:
+            timer.cancel()
+
+    def _stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        self._process = None
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer questions until the input ends; run by the worker. An exception in `answer` counts as no result."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    sys.stdout = sys.stderr  # libraries may print
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            reply = {} if question is None else answer(question)
+        except TaskError as error:
+            reply = {"error": error.what, "remedy": error.remedy}
+        except (Exception, RecursionError):
+            reply = {}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def require(module: str, extra: str) -> None:
+    """Refuse early, before anything is generated, when a grader's package is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise TaskError(
+            f"grading needs the package {module!r}, which is not installed",
+            remedy=f'pip install "interpole[{extra}]" (see docs/tasks.md)',
+        )
