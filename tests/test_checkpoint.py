@@ -4,11 +4,11 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interpole
+import tiny
 from interpole.errors import CheckpointError, CorruptError, InterpoleError
 
 
@@ -55,7 +55,8 @@ def test_a_template_list_gives_the_default_one(pair):
 def test_the_fingerprint_sees_one_changed_tensor_but_not_the_layout(tmp_path):
     weights = tiny.tensors(0)
     prints = [
-        interpole.open(tiny.write(tmp_path / f"m{n}", weights, shards=n, reverse=n > 1)).fingerprint() for n in (1, 2, 5)
+        interpole.open(tiny.write(tmp_path / f"m{n}", weights, shards=n, reverse=n > 1)).fingerprint()
+        for n in (1, 2, 5)
     ]
     assert len(set(prints)) == 1
     changed = weights | {"model.norm.weight": weights["model.norm.weight"] + ml_dtypes.bfloat16(0.5)}
@@ -117,7 +118,10 @@ def test_a_file_that_shrinks_after_opening_is_noticed(pair):
 
 
 LIES = {
-    "overlap": (lambda e: e | {"data_offsets": [0, e["data_offsets"][1] - e["data_offsets"][0]]}, "overlaps|hole|takes"),
+    "overlap": (
+        lambda e: e | {"data_offsets": [0, e["data_offsets"][1] - e["data_offsets"][0]]},
+        "overlaps|hole|takes",
+    ),
     "size": (lambda e: e | {"shape": [*e["shape"], 2]}, "takes"),
     "huge": (lambda e: e | {"shape": [2**62, 2**62]}, "takes"),
     "negative": (lambda e: e | {"data_offsets": [-8, 8]}, "takes|malformed"),
@@ -143,7 +147,11 @@ def test_a_tensor_that_the_index_places_elsewhere_is_named(pair):
     content = json.loads(index.read_text())
     content["weight_map"]["model.norm.weight"] = "model-00001-of-00002.safetensors"
     other = content["weight_map"] | {"model.norm.weight": "model-00002-of-00002.safetensors"}
-    lies = other if interpole.open(pair[0]).layout["model.norm.weight"].startswith("model-00001") else content["weight_map"]
+    lies = (
+        other
+        if interpole.open(pair[0]).layout["model.norm.weight"].startswith("model-00001")
+        else content["weight_map"]
+    )
     index.write_text(json.dumps({"weight_map": lies}))
     with pytest.raises(CorruptError, match=r"index places tensor model\.norm\.weight"):
         interpole.open(pair[0])
@@ -169,7 +177,9 @@ def test_mutated_files_give_only_our_errors(tmp_path_factory, data):
         elif kind == "cut":
             del raw[at : at + data.draw(st.integers(1, 40))]
         elif kind == "insert":
-            raw[at:at] = data.draw(st.sampled_from([b"{", b"[[", b"\xff", b"9" * 30, b"-", b'"', b"1e999", b"null", b"\\u0000"]))
+            raw[at:at] = data.draw(
+                st.sampled_from([b"{", b"[[", b"\xff", b"9" * 30, b"-", b'"', b"1e999", b"null", b"\\u0000"])
+            )
         else:
             raw[at : at + 4] = raw[at : at + 4][::-1]
     path.write_bytes(raw)

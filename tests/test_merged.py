@@ -6,11 +6,11 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interpole
+import tiny
 from interpole.errors import InterpoleWarning, MismatchError, RecipeError
 from interpole.recipe import Recipe, ablation, build, parse_layers
 
@@ -47,7 +47,9 @@ def test_between_the_ends_it_is_float64_rounded_once_almost_everywhere(pair, lam
 @given(lam=st.floats(0, 1), start=st.integers(0, 200), length=st.integers(0, 300))
 def test_where_a_tensor_is_cut_does_not_matter(pair, lam, start, length):
     merged, name = between(pair, lam), "model.embed_tokens.weight"
-    assert merged.read(name, start, start + length).tobytes() == merged[name].reshape(-1)[start : start + length].tobytes()
+    assert (
+        merged.read(name, start, start + length).tobytes() == merged[name].reshape(-1)[start : start + length].tobytes()
+    )
 
 
 def test_a_merge_of_equal_models_is_that_model(pair):
@@ -127,9 +129,18 @@ def other(tmp_path, change, **kwargs):
 
 
 CLASHES = {
-    "missing": (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"1 tensors are only in .*instruct.*layers\.1\.mlp\.up_proj"),
-    "extra": (lambda w: w.update({"model.layers.0.x": w["model.norm.weight"]}), r"only in .*other.*model\.layers\.0\.x"),
-    "shape": (lambda w: w.update({"model.norm.weight": np.ones(7, ml_dtypes.bfloat16)}), r"norm\.weight is \[16\] .* and \[7\]"),
+    "missing": (
+        lambda w: w.pop("model.layers.1.mlp.up_proj.weight"),
+        r"1 tensors are only in .*instruct.*layers\.1\.mlp\.up_proj",
+    ),
+    "extra": (
+        lambda w: w.update({"model.layers.0.x": w["model.norm.weight"]}),
+        r"only in .*other.*model\.layers\.0\.x",
+    ),
+    "shape": (
+        lambda w: w.update({"model.norm.weight": np.ones(7, ml_dtypes.bfloat16)}),
+        r"norm\.weight is \[16\] .* and \[7\]",
+    ),
     "vocabulary": (
         lambda w: w.update({"model.embed_tokens.weight": np.ones((44, 16), ml_dtypes.bfloat16)}),
         "different vocabulary: .* 40 rows .* 44",
@@ -160,7 +171,9 @@ def test_different_dtypes_merge_when_the_recipe_says_the_result(pair, tmp_path):
 
 
 def test_integers_that_differ_are_refused_and_equal_ones_kept(tmp_path):
-    paths = [tiny.write(tmp_path / s, tiny.tensors(0) | {"model.steps": np.array([n])}) for s, n in (("a", 1), ("b", 2))]
+    paths = [
+        tiny.write(tmp_path / s, tiny.tensors(0) | {"model.steps": np.array([n])}) for s, n in (("a", 1), ("b", 2))
+    ]
     with pytest.raises(MismatchError, match=r"model\.steps .* integers"):
         between(paths, 0.5)
     assert between((paths[0], paths[0]), 0.5)["model.steps"].tolist() == [1]

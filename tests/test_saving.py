@@ -10,11 +10,11 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 import yaml
 from safetensors import safe_open
 
 import interpole
+import tiny
 from interpole import saving
 from interpole.card import texts
 from interpole.errors import OutputError
@@ -59,7 +59,9 @@ def test_the_recipe_in_the_folder_makes_the_same_folder(merged, tmp_path):
 
 
 def test_the_model_card_has_the_hubs_front_matter(merged, pair):
-    named = Recipe.model_validate({"sources": {"instruct": "acme/Instruct", "thinking": "acme/Thinking"}, "lambda": 0.6})
+    named = Recipe.model_validate(
+        {"sources": {"instruct": "acme/Instruct", "thinking": "acme/Thinking"}, "lambda": 0.6}
+    )
     sources = dict(zip(("instruct", "thinking"), map(interpole.open, pair), strict=True))
     card = texts(interpole.merge(named, sources))["README.md"]
     matter = yaml.safe_load(card.split("---")[1])
@@ -167,21 +169,27 @@ def test_a_merge_killed_at_random_moments_leaves_no_model_and_is_finished_by_the
 def test_a_leftover_of_another_merge_is_not_reused(merged, pair, tmp_path):
     other = interpole.merge(Recipe.between(*pair, 0.1))
     partial = tmp_path / ".out.partial"
-    shard = next(iter(saving.shard_names(other)))
+    shard = next(iter(saving.shards_of(other.layout, other)))
     interpole.save(other, tmp_path / "other")
     partial.mkdir()
-    (partial / ".fingerprint").write_text(other.fingerprint())
+    shards = saving.shards_of(other.layout, other)
+    (partial / ".fingerprint").write_text(other.fingerprint() + json.dumps(shards))
     (partial / shard).write_bytes((tmp_path / "other" / shard).read_bytes())
     out = interpole.open(interpole.save(merged, tmp_path / "out"))
     assert all(out[name].tobytes() == merged[name].tobytes() for name in merged)
-
 
 
 def test_transformers_loads_the_folder(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = transformers.Qwen3Config(
-        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
     )
     paths = []
     for seed in (0, 1):
@@ -196,3 +204,29 @@ def test_transformers_loads_the_folder(tmp_path):
     a, b = (transformers.AutoModelForCausalLM.from_pretrained(p).get_parameter(name).float() for p in paths)
     expected = (a * np.float32(0.7) + b * np.float32(0.3)).to(torch.bfloat16)
     assert torch.equal(model.get_parameter(name), expected)
+
+
+def test_several_lambdas_written_together_equal_those_written_alone(pair, tmp_path):
+    sources = dict(zip(("instruct", "thinking"), map(interpole.open, pair), strict=True))
+    merged = {lam: interpole.merge(Recipe.between(*pair, lam), sources) for lam in (0, 0.25, 1)}
+    saving.save_all([saving.Target(checkpoint, tmp_path / f"together-{lam}") for lam, checkpoint in merged.items()])
+    for lam, checkpoint in merged.items():
+        alone = interpole.save(checkpoint, tmp_path / f"alone-{lam}")
+        for path in alone.iterdir():
+            assert path.read_bytes() == (tmp_path / f"together-{lam}" / path.name).read_bytes()
+
+
+def test_if_one_of_several_outputs_exists_none_is_made(merged, tmp_path):
+    (tmp_path / "out-b").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        saving.save_all([saving.Target(merged, tmp_path / f"out-{x}") for x in "ab"])
+    assert leftovers(tmp_path) == ["out-b"]
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 4000, 10**9])
+def test_weights_are_cut_into_shards_of_a_size(merged, tmp_path, shard_bytes):
+    out = interpole.open(interpole.save(merged, tmp_path / "out", shard_bytes=shard_bytes))
+    assert all(out[name].tobytes() == merged[name].tobytes() for name in merged)
+    for shard in set(out.layout.values()):
+        tensors = [name for name in out if out.layout[name] == shard]
+        assert len(tensors) == 1 or sum(out.specs[name].num_bytes for name in tensors) <= shard_bytes

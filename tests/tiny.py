@@ -7,7 +7,12 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
 
 
 def tensors(seed=0, *, layers=3, hidden=16, vocab=40, tied=True, dtype=ml_dtypes.bfloat16):

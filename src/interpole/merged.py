@@ -37,12 +37,14 @@ class Merged(Checkpoint):
         self.recipe, self.sources = recipe, sources
         donor = sources[recipe.template_source]
         self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
-        self.assets, self.layout = donor.assets, donor.layout
+        self.assets = donor.assets
+        first = sources[recipe.merged_names[0]]  # its names and shards, whatever λ: all points of a dial look alike
+        self.layout = first.layout
         self.config = with_dtype(donor.config, recipe.dtype)
-        self.specs = {name: _result_spec(spec, recipe.dtype) for name, spec in donor.specs.items()}
+        self.specs = {name: _result_spec(spec, recipe.dtype) for name, spec in first.specs.items()}
         self._method = get_method(recipe.method)
         self._inputs = [sources[name] for name in recipe.merged_names]
-        self._plan = recipe.coefficients(donor.specs)
+        self._plan = recipe.coefficients(first.specs)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Elements [start, stop) of the flattened merged tensor. Methods that need the whole tensor compute all of it."""

@@ -261,7 +261,11 @@ class Recipe(_Strict):
 
     def at(self, lam: float) -> Recipe:
         """The same recipe at another λ. Rules keep theirs."""
-        return build(self.model_dump(by_alias=True, exclude_none=True) | {"lambda": lam}, "the recipe")
+        return self.with_(**{"lambda": lam})
+
+    def with_(self, **settings: Any) -> Recipe:
+        """The same recipe with other settings, checked like any recipe; keys as in YAML."""
+        return build(self.model_dump(by_alias=True, exclude_none=True) | settings, "the recipe")
 
     def identity(self) -> str:
         """Canonical JSON of everything but where the sources lie: equal for recipes that do the same to the same weights."""
@@ -364,6 +368,30 @@ def parse_layers(text: str) -> frozenset[int]:
             )
         layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return frozenset(layers)
+
+
+def parse_lambdas(text: str) -> list[float]:
+    """λ values of `"0:1:0.1"` (start, stop, step, both ends included) or `"0.2,0.4,0.6"`; both may be mixed.
+
+    Raises:
+        RecipeError: the text is neither.
+    """
+    values: list[float] = []
+    for part in text.split(","):
+        try:
+            numbers = [float(number) for number in part.split(":")]
+            if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+                raise ValueError
+            start, stop, step = numbers if len(numbers) == 3 else (numbers[0], numbers[0], 1.0)
+            if step <= 0 or stop < start:
+                raise ValueError
+        except ValueError:
+            raise RecipeError(
+                f"not a λ or a range of them: {part!r}", remedy='write "0.6", "0.2,0.4" or "0:1:0.1"'
+            ) from None
+        count = round((stop - start) / step + 1e-9)
+        values += [round(start + i * step, 10) for i in range(count + 1) if start + i * step <= stop + 1e-9]
+    return list(dict.fromkeys(values))
 
 
 def at_layer(value: Any, t: float) -> float:

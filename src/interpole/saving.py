@@ -11,31 +11,44 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from interpole.checkpoint import Checkpoint, Origin
+from interpole.checkpoint import Checkpoint, Origin, TensorSpec
 from interpole.errors import OutputError
 
-__all__ = ["save"]
+__all__ = ["Target", "save", "save_all"]
 
-CHUNK_ELEMENTS = 1 << 18
-"""Elements computed at a time: 512 KB of bfloat16, so that inputs and result stay in the second-level cache."""
-WRITE_BYTES = 1 << 16
-"""Bytes per write; small ones are several times faster on fresh page-cache files (docs/log.md)."""
+CHUNK_ELEMENTS = 1 << 16
+"""Elements computed at a time: inputs and result stay in the second-level cache, and malloc hands the same pages out again
+(with four times as many, page faults take most of the time: docs/log.md)."""
+WRITE_BYTES = 1 << 17
+"""Bytes per write; larger ones are slower on fresh page-cache files (docs/log.md)."""
 
 Progress = Callable[[int], None]
+Shards = dict[str, list[str]]
+
+
+class Target(NamedTuple):
+    """A checkpoint to write, the folder to make of it, and further text files by name, e.g. the model card."""
+
+    checkpoint: Checkpoint
+    out: Path
+    extra: Mapping[str, str] = {}
 
 
 def save(
     checkpoint: Checkpoint,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     extra: Mapping[str, str] | None = None,
+    shard_bytes: int | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Path:
@@ -45,41 +58,78 @@ def save(
         checkpoint: what to write; tensors that lie on disk as they are are copied by the kernel, others computed in chunks.
         out: the folder to make; must not exist.
         extra: further text files by name, e.g. the model card.
+        shard_bytes: cut the weights into files of about this size; default: as the checkpoint's own layout.
         progress: called with the number of bytes written since the last call.
         threads: worker threads; default one per core, at most eight.
 
     Raises:
         OutputError: `out` exists, the disk is full or not writable. Nothing is left behind.
     """
-    out = Path(out)
-    if out.exists() or out.is_symlink():
-        raise OutputError("the output exists already", out, "choose another --out, or remove it")
-    unfinished = out.parent / f".{out.name}.partial"
+    target = Target(checkpoint, Path(out), extra or {})
+    save_all([target], shard_bytes=shard_bytes, progress=progress, threads=threads)
+    return target.out
+
+
+def save_all(
+    targets: Sequence[Target],
+    *,
+    shard_bytes: int | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write several checkpoints of one set of names and shapes together, so that bytes they share are read once.
+
+    Args and errors are those of `save`; either all folders are made or none.
+    """
+    for _, out, _ in targets:
+        if out.exists() or out.is_symlink():
+            raise OutputError("the output exists already", out, "choose another --out, or remove it")
+    first = targets[0].checkpoint
+    shards = shards_of(first.layout, first.specs) if shard_bytes is None else cut_shards(first.specs, shard_bytes)
+    folders = [out.parent / f".{out.name}.partial" for _, out, _ in targets]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _prepare(unfinished, checkpoint)
-        _check_space(unfinished, checkpoint)
-        shards = shard_names(checkpoint)
+        for target, folder in zip(targets, folders, strict=True):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _prepare(folder, target.checkpoint, shards)
+        _check_space(folders[0], [target.checkpoint for target in targets], folders)
         with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
             for shard, names in shards.items():
-                _write_shard(checkpoint, names, unfinished / shard, pool, progress or (lambda _: None))
-        _write_assets(checkpoint, shards, unfinished, extra or {})
-        unfinished.rename(out)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise _output_error(error, out, checkpoint) from error
-    except Exception:
-        shutil.rmtree(unfinished, ignore_errors=True)
+                paths = {folder / shard: target.checkpoint for target, folder in zip(targets, folders, strict=True)}
+                _write_shard(paths, names, pool, progress or (lambda _: None))
+        for (checkpoint, out, extra), folder in zip(targets, folders, strict=True):
+            _write_assets(checkpoint, shards, folder, extra)
+            folder.rename(out)
+    except Exception as error:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _output_error(
+                error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)
+            ) from error
         raise
-    return out
 
 
-def shard_names(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Shard file → its tensors: the layout of the checkpoint, with shards in order of name."""
-    shards: dict[str, list[str]] = {}
-    for name in checkpoint.specs:
-        shards.setdefault(checkpoint.layout[name], []).append(name)
+def shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:
+    """Shard file → its tensors in order, with the shards in order of their names."""
+    shards: Shards = {}
+    for name in names:
+        shards.setdefault(layout[name], []).append(name)
     return dict(sorted(shards.items()))
+
+
+def cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
+    """Fill files with tensors in order until the next would make one larger than `shard_bytes`; named as transformers does."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, spec in specs.items():
+        if groups[-1] and size + spec.num_bytes > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += spec.num_bytes
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups)}
 
 
 def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[str, int]]:
@@ -96,64 +146,79 @@ def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[
     return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
 
 
-def _prepare(folder: Path, checkpoint: Checkpoint) -> None:
-    """Make the hidden folder, or keep the one a killed run left if it is of the same merge."""
-    marker, fingerprint = folder / ".fingerprint", checkpoint.fingerprint()
-    if folder.exists() and not (marker.is_file() and marker.read_text() == fingerprint):
+def _prepare(folder: Path, checkpoint: Checkpoint, shards: Shards) -> None:
+    """Make the hidden folder, or keep the one a killed run left if it is of the same merge into the same shards."""
+    marker = folder / ".fingerprint"
+    content = checkpoint.fingerprint() + json.dumps(shards)
+    if folder.exists() and not (marker.is_file() and marker.read_text() == content):
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
-    marker.write_text(fingerprint)
+    marker.write_text(content)
 
 
-def _check_space(folder: Path, checkpoint: Checkpoint) -> None:
-    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    free, needed = shutil.disk_usage(folder).free, checkpoint.num_bytes - there
+def _check_space(disk: Path, checkpoints: Sequence[Checkpoint], folders: Sequence[Path]) -> None:
+    there = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
+    free, needed = shutil.disk_usage(disk).free, sum(checkpoint.num_bytes for checkpoint in checkpoints) - there
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
 
 
 def _write_shard(
-    checkpoint: Checkpoint, names: list[str], path: Path, pool: ThreadPoolExecutor, progress: Progress
+    targets: Mapping[Path, Checkpoint], names: list[str], pool: ThreadPoolExecutor, progress: Progress
 ) -> None:
-    num_bytes = sum(checkpoint.specs[name].num_bytes for name in names)
-    if path.exists():  # whole, since it is renamed when it is
-        return progress(num_bytes)
-    unfinished = path.with_suffix(".unfinished")
-    header, offsets = header_bytes(checkpoint, names)
-    with unfinished.open("wb", buffering=0) as file:
-        write_all(file.fileno(), header, 0)
-        futures = [pool.submit(job) for job in _jobs(checkpoint, names, offsets, file.fileno())]
+    """Write the same tensors of every checkpoint into its file; files that are there are whole, since they are renamed last."""
+    for path in [path for path in targets if path.exists()]:
+        progress(sum(targets[path].specs[name].num_bytes for name in names))
+    todo = {path: checkpoint for path, checkpoint in targets.items() if not path.exists()}
+    with ExitStack() as stack:
+        writers = []
+        for path, checkpoint in todo.items():
+            file = stack.enter_context(path.with_suffix(".unfinished").open("wb", buffering=0))
+            header, offsets = header_bytes(checkpoint, names)
+            write_all(file.fileno(), header, 0)
+            writers.append(_Writer(checkpoint, file.fileno(), offsets))
+        futures = [pool.submit(job) for job in _jobs(writers, names)]
         try:
             for future in futures:
                 progress(future.result())
-        finally:  # no thread may write once the file is closed
+        finally:  # no thread may write once its file is closed
             for future in futures:
                 future.cancel()
             wait(futures)
-    unfinished.rename(path)
-    return None
+    for path in todo:
+        path.with_suffix(".unfinished").rename(path)
 
 
-def _jobs(
-    checkpoint: Checkpoint, names: list[str], offsets: Mapping[str, int], out: int
-) -> Iterator[Callable[[], int]]:
-    """One callable per piece of work, each returning the bytes it wrote."""
+class _Writer(NamedTuple):
+    checkpoint: Checkpoint
+    descriptor: int
+    offsets: Mapping[str, int]  # tensor → where its bytes go
+
+
+def _jobs(writers: Sequence[_Writer], names: Iterable[str]) -> Iterator[Callable[[], int]]:
+    """One callable per piece of work, each returning the bytes it wrote; a piece is taken for all outputs together."""
     for name in names:
-        spec = checkpoint.specs[name]
-        if (origin := checkpoint.origin(name)) is not None:
-            yield partial(_copy, origin, out, offsets[name], spec.num_bytes)
-            continue
-        itemsize = spec.num_bytes // max(1, spec.num_elements)
-        step = checkpoint.piece_elements(name) or CHUNK_ELEMENTS
-        for start in range(0, spec.num_elements, step):
-            stop = min(start + step, spec.num_elements)
-            yield partial(_compute, checkpoint, name, start, stop, out, offsets[name] + start * itemsize)
+        computed = []
+        for writer in writers:
+            if (origin := writer.checkpoint.origin(name)) is None:
+                computed.append(writer)
+            else:
+                size = writer.checkpoint.specs[name].num_bytes
+                yield partial(_copy, origin, writer.descriptor, writer.offsets[name], size)
+        if computed:
+            size = computed[0].checkpoint.specs[name].num_elements
+            step = computed[0].checkpoint.piece_elements(name) or CHUNK_ELEMENTS
+            for start in range(0, size, step):
+                yield partial(_compute, computed, name, start, min(start + step, size))
 
 
-def _compute(checkpoint: Checkpoint, name: str, start: int, stop: int, out: int, at: int) -> int:
-    data = checkpoint.read(name, start, stop).view(np.uint8)
-    write_all(out, data.data, at)
-    return data.nbytes
+def _compute(writers: Sequence[_Writer], name: str, start: int, stop: int) -> int:
+    written = 0
+    for checkpoint, descriptor, offsets in writers:
+        data = checkpoint.read(name, start, stop)
+        write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
+        written += data.nbytes
+    return written
 
 
 def _copy(origin: Origin, out: int, at: int, size: int) -> int:
@@ -196,10 +261,8 @@ def _write_assets(
     (folder / "config.json").write_bytes(config)
 
 
-def _output_error(error: OSError, out: Path, checkpoint: Checkpoint) -> OutputError:
+def _output_error(error: OSError, out: Path, num_bytes: int) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        needed = checkpoint.num_bytes / 1e9
-        return OutputError(
-            f"disk full: {error.strerror}", out, f"free some space ({needed:.1f} GB in all), or choose another --out"
-        )
+        remedy = f"free some space ({num_bytes / 1e9:.1f} GB in all), or choose another --out"
+        return OutputError(f"disk full: {error.strerror}", out, remedy)
     return OutputError(f"cannot write: {error}", out, "check the path and its permissions")

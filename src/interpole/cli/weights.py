@@ -16,11 +16,17 @@ __all__ = ["register"]
 
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
-Layers = Annotated[str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")]
-Skip = Annotated[list[str] | None, typer.Option(help="Sublayers that keep Instruct's weights: attention or ffn. Repeatable.")]
+Layers = Annotated[
+    str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")
+]
+Skip = Annotated[
+    list[str] | None, typer.Option(help="Sublayers that keep Instruct's weights: attention or ffn. Repeatable.")
+]
 Embeddings = Annotated[
     str | None,
-    typer.Option(help="Embeddings, final norm and lm_head: instruct, thinking or interpolate. [default: interpolate; with --layers: instruct]"),
+    typer.Option(
+        help="Embeddings, final norm and lm_head: instruct, thinking or interpolate. [default: interpolate; with --layers: instruct]"
+    ),
 ]
 TemplateFrom = Annotated[
     str | None,
@@ -35,15 +41,22 @@ def register(app: typer.Typer) -> None:
 
 def merge(
     instruct: Annotated[str, typer.Argument(metavar="INSTRUCT|RECIPE.yml", help="Instruct checkpoint, or a recipe.")],
-    thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint: a folder or a hub id.")] = None,
+    thinking: Annotated[
+        str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint: a folder or a hub id.")
+    ] = None,
     *,
-    lam: Annotated[float | None, typer.Option("--lambda", "-l", help="λ: 0 is Instruct, 1 is Thinking.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")],
+    lam: Annotated[
+        str | None, typer.Option("--lambda", "-l", help="λ: 0 is Instruct, 1 is Thinking. Several: 0.2,0.4 or 0:1:0.1.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write; must not exist. With several λ: OUT-0.2, …")
+    ],
     layers: Layers = None,
     skip: Skip = None,
     embeddings: Embeddings = None,
     template_from: TemplateFrom = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the result: bfloat16, float16 or float32.")] = None,
+    shard_size: Annotated[str | None, typer.Option(help="Cut the weights into files of this size, e.g. 5GB.")] = None,
 ) -> None:
     """Write the model between two checkpoints to a folder that transformers and vLLM load.
 
@@ -51,37 +64,58 @@ def merge(
 
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
-    from interpole.recipe import Recipe, ablation
+    from interpole.recipe import Recipe, ablation, parse_lambdas
 
-    flags = {"--lambda": lam, "--layers": layers, "--skip": skip, "--embeddings": embeddings}
     if thinking is None:
+        flags = {"--layers": layers, "--skip": skip, "--embeddings": embeddings}
         if given := [flag for flag, value in flags.items() if value]:
             raise typer.BadParameter(f"{given[0]} goes with INSTRUCT THINKING; a recipe says it itself")
         settings = {"template_from": template_from, "dtype": dtype}
-        update = {key: value for key, value in settings.items() if value is not None}
-        recipe = Recipe.load(Path(instruct)).model_copy(update=update)
+        recipe = Recipe.load(Path(instruct)).with_(
+            **{key: value for key, value in settings.items() if value is not None}
+        )
+    elif lam is None:
+        raise typer.BadParameter("say where between the two: --lambda 0.6")
     else:
-        if lam is None:
-            raise typer.BadParameter("say where between the two: --lambda 0.6")
         rules = ablation(layers, skip or (), embeddings)
-        recipe = Recipe.between(instruct, thinking, lam, rules=rules, template_from=template_from, dtype=dtype)
-    write(recipe, out)
+        recipe = Recipe.between(instruct, thinking, 0, rules=rules, template_from=template_from, dtype=dtype)
+    lams = None if lam is None else parse_lambdas(lam)
+    recipes = {out: recipe if lams is None else recipe.at(lams[0])}
+    if lams and len(lams) > 1:
+        recipes = {out.with_name(f"{out.name}-{value:g}"): recipe.at(value) for value in lams}
+    write(recipes, None if shard_size is None else parse_size(shard_size))
 
 
-def write(recipe: Recipe, out: Path) -> None:
-    """Merge and save with a progress bar, then say what was made."""
+def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None) -> None:
+    """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
     from time import perf_counter
 
     from interpole.card import texts
+    from interpole.checkpoint import open_checkpoint
     from interpole.merged import merge as open_merge
-    from interpole.saving import save
+    from interpole.saving import Target, save_all
 
-    merged = open_merge(recipe)
-    start = perf_counter()
-    with bytes_bar("merging", merged.num_bytes) as advance:
-        save(merged, out, extra=texts(merged), progress=advance)
+    first = next(iter(recipes.values()))
+    sources = {name: open_checkpoint(source.model, source.revision) for name, source in first.sources.items()}
+    merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
+    num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
+    with bytes_bar("merging", num_bytes) as advance:
+        targets = [Target(checkpoint, out, texts(checkpoint)) for out, checkpoint in merged.items()]
+        save_all(targets, shard_bytes=shard_bytes, progress=advance)
     seconds = perf_counter() - start
-    typer.echo(f"{out}: {len(merged)} tensors, {merged.num_bytes / 1e9:.2f} GB in {seconds:.1f} s ({merged.num_bytes / 1e9 / seconds:.2f} GB/s)")
+    for out, checkpoint in merged.items():
+        typer.echo(f"{out}: {len(checkpoint)} tensors, {checkpoint.num_bytes / 1e9:.2f} GB")
+    typer.echo(f"{num_bytes / 1e9:.2f} GB in {seconds:.1f} s ({num_bytes / 1e9 / seconds:.2f} GB/s)")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `"5GB"`, `"500MB"` or a plain number."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    number = text.upper().rstrip("KMGB")
+    try:
+        return int(float(number) * units[text.upper()[len(number) :]])
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"not a size: {text!r}; write 5GB, 500MB or a number of bytes") from None
 
 
 @contextmanager
