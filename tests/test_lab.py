@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from interpole.errors import CheckpointError, OutputError, TaskError
-from interpole.lab import chains, pair_in, shipped
+from interpole.lab import pair_in, shipped
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -17,6 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from interpole.lab.tokenizer import VOCAB_SIZE, build_tokenizer, prompt  # noqa: E402
 from interpole.lab.train import RECIPE, Recipe, Stage, learning_rate_factor, train  # noqa: E402
+from interpole.tasks import chains  # noqa: E402
 
 EXAMPLE = "34 a-1 b-5 c*2 d-2 e+9 = ?"
 TINY = Recipe(*(Stage(steps=3, batch=4, lr=1e-3, lr_muon=1e-2) for _ in range(3)))

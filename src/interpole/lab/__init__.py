@@ -1,7 +1,7 @@
 """The lab: a tiny Instruct/Thinking pair that was really trained, to try everything on without a GPU.
 
 `shipped()` gives the folders of the pair that comes with the package; `interpole.lab.train` makes it again from
-nothing (needs torch), `interpole.lab.chains` holds its task. Nothing here imports torch.
+nothing (needs torch), `interpole.tasks.chains` holds its task. Nothing here imports torch.
 """
 
 from __future__ import annotations

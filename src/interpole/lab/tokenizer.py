@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from interpole.lab import chains
+from interpole.tasks import chains
 
 __all__ = ["CHAT_TEMPLATE", "IM_END", "VOCAB_SIZE", "build_tokenizer", "prompt"]
 

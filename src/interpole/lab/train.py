@@ -25,8 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from interpole.errors import OutputError, TaskError
-from interpole.lab import chains
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, build_tokenizer, prompt
+from interpole.tasks import chains
 
 __all__ = ["ARCHITECTURES", "RECIPE", "Progress", "Recipe", "Stage", "build_model", "train"]
 

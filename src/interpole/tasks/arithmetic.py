@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from interpole.chat import Trace
-from interpole.lab.chains import problems as draw
+from interpole.tasks.chains import problems as draw
 from interpole.records import Problem, Sampler
 from interpole.tasks.benchmark import Benchmark, Grade, Request, final_text
 
