@@ -18,7 +18,7 @@ from interpole.intervals import UNKNOWN, Interval
 from interpole.records import Outcome
 from interpole.report.style import COLOURS, OUTCOMES, SERIES
 
-__all__ = ["QUANTITIES", "Band", "curves", "front", "outcomes", "overview", "panel", "pareto", "span", "statistic"]
+__all__ = ["QUANTITIES", "Band", "curves", "front", "outcomes", "overview", "panel", "pareto", "small", "span", "statistic"]
 
 Row = PointMetrics | CurveRow
 
@@ -86,9 +86,23 @@ def panel(
     return _panel(rows, task, title, series, bands, width, height)
 
 
+def small(rows: Sequence[Row], task: str, title: str, width: int = 150, height: int = 84) -> alt.LayerChart | None:
+    """A small multiple: Mean@k and Think #R of one task, or one part of it, against λ."""
+    chart = _panel(rows, task, title, ("mean", "think"), (), width, height, small=True)
+    return chart and chart.properties(title=alt.Title(title, fontSize=11, offset=8))
+
+
 def _panel(
-    rows: Sequence[Row], task: str, title: str, series: Sequence[str], bands: Sequence[Band], width: int, height: int
+    rows: Sequence[Row],
+    task: str,
+    title: str,
+    series: Sequence[str],
+    bands: Sequence[Band],
+    width: int,
+    height: int,
+    small: bool = False,
 ) -> alt.LayerChart | None:
+    """Curves of some series, with their intervals, the stages and the names of the curves."""
     mine = sorted((r for r in rows if r.task == task and r.lam is not None), key=lambda r: r.lam or 0.0)
     values = [_value(row, name) for name in series for row in mine]
     values = [value for value in values if value["value"] is not None]
@@ -96,17 +110,18 @@ def _panel(
         return None
     shares = "tokens" not in series
     top = 1.0 if shares else 1.06 * max(max(v["value"], v["high"] or 0) for v in values)
-    x = _dial_axis(rows)
-    axis, scale = _share_axis() if shares else _token_axis(), alt.Scale(domain=[0, top])
+    x = _dial_axis(rows, small)
+    axis, scale = _share_axis(small) if shares else _token_axis(), alt.Scale(domain=[0, top])
     y, low = (alt.Y(f"{name}:Q", title=None, axis=axis, scale=scale) for name in ("value", "low"))
     data = alt.Chart(alt.Data(values=values)).encode(x=x, y=y, color=_colour())
     layers = [
         *_stages([b for b in bands if b.task == task], span(rows), x),
         data.mark_rule(strokeWidth=1.2, opacity=0.55).encode(y=low, y2="high:Q").transform_filter("datum.low != null"),
         data.mark_line(strokeWidth=1.8).encode(strokeDash=_dash()),
-        data.mark_point(filled=True, size=30, opacity=1).encode(description="text:N"),
-        _end_labels(values, mine[-1], top).encode(y=y),
+        data.mark_point(filled=True, size=14 if small else 30, opacity=1).encode(description="text:N"),
     ]
+    if len(series) > 1 and not small:
+        layers.append(_end_labels(values, mine[-1], top).encode(y=y))
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 
 
@@ -135,9 +150,7 @@ def _end_labels(values: list[dict[str, Any]], last: Row, top: float) -> alt.Char
     over = max(0.0, placed[-1]["value"] - 1.0)
     for mark in placed:
         mark["value"] = (mark["value"] - over) * top
-    only = len(placed) == 1
-    chart = alt.Chart(alt.Data(values=[] if only else placed))
-    return chart.mark_text(align="left", dx=8, fontWeight=500).encode(
+    return alt.Chart(alt.Data(values=placed)).mark_text(align="left", dx=8, fontWeight=500).encode(
         x=alt.XDatum(max(v["lam"] for v in values)),
         text="text:N",
         color=_colour(),
@@ -171,14 +184,14 @@ def _dash() -> alt.StrokeDash:
     return alt.StrokeDash("series:N", legend=None, scale=scale)
 
 
-def _dial_axis(rows: Sequence[Row]) -> alt.X:
+def _dial_axis(rows: Sequence[Row], small: bool = False) -> alt.X:
     scale = alt.Scale(domain=list(span(rows)), nice=False)
-    axis = alt.Axis(tickCount=6, format="~g", labelFlush=False)
-    return alt.X("lam:Q", title="λ", scale=scale, axis=axis)
+    axis = alt.Axis(tickCount=3 if small else 6, format="~g", labelFlush=False)
+    return alt.X("lam:Q", title=None if small else "λ", scale=scale, axis=axis)
 
 
-def _share_axis() -> alt.Axis:
-    ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
+def _share_axis(small: bool = False) -> alt.Axis:
+    ticks = [0, 0.5, 1] if small else [0, 0.2, 0.4, 0.6, 0.8, 1]
     return alt.Axis(labelExpr="format(100 * datum.value, '.0f')", values=ticks, labelOverlap=False)
 
 
@@ -186,7 +199,9 @@ def _token_axis() -> alt.Axis:
     return alt.Axis(labelExpr="datum.value < 2000 ? datum.value : format(datum.value / 1000, '~g') + 'k'", tickCount=5)
 
 
-def outcomes(metrics: Sequence[PointMetrics], task: str, width: int = 420, height: int = 190) -> alt.Chart:
+def outcomes(
+    metrics: Sequence[PointMetrics], task: str, width: int = 420, height: int = 190, legend: bool = True
+) -> alt.Chart:
     """What became of the responses at each λ: shares of the outcomes, stacked, the dial only."""
     mine = [m for m in metrics if m.task == task and m.lam is not None]
     seen = [o for o in OUTCOMES if any(m.outcomes.get(o) for m in mine)]
@@ -198,9 +213,9 @@ def outcomes(metrics: Sequence[PointMetrics], task: str, width: int = 420, heigh
     scale = alt.Scale(domain=[OUTCOMES[o][0] for o in seen], range=[COLOURS[OUTCOMES[o][1]] for o in seen])
     x = _dial_axis(metrics)
     y = alt.Y("share:Q", title=None, axis=_share_axis(), stack=True, scale=alt.Scale(domain=[0, 1]))
-    legend = alt.Legend(title=None, orient="right", symbolType="square")
+    key = alt.Legend(title=None, orient="right", symbolType="square") if legend else None
     chart = alt.Chart(alt.Data(values=values)).mark_area(line=False, opacity=0.92)
-    return chart.encode(x=x, y=y, color=alt.Color("outcome:N", scale=scale, legend=legend), order="order:Q").properties(
+    return chart.encode(x=x, y=y, color=alt.Color("outcome:N", scale=scale, legend=key), order="order:Q").properties(
         width=width, height=height, title="Outcomes (% of responses)"
     )
 
@@ -262,8 +277,3 @@ def _pareto_values(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 def _cost_axis(log: bool) -> alt.Axis:
     return alt.Axis(format="~s", tickCount=4 if log else 6, grid=False)
-
-
-def outcome_order(metrics: Sequence[PointMetrics]) -> list[Outcome]:
-    """The outcomes that occur, in drawing order."""
-    return [o for o in OUTCOMES if any(m.outcomes.get(o) for m in metrics)]

@@ -1,0 +1,209 @@
+"""One self-contained HTML page of a run: verdicts, curves, costs, every question, all numbers, how it was run.
+
+Charts are the Altair figures as inline SVG, repainted by the page's style sheet for dark mode; a short script moves λ
+through all of them and unpacks responses. A content security policy forbids the page every request and any script
+but its own, whatever a model has written.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from interpole import __version__
+from interpole.intervals import Interval
+from interpole.metrics import PointMetrics, measure
+from interpole.records import Outcome, Sample
+from interpole.report import figures
+from interpole.report.payload import payload
+from interpole.report.render import svg
+from interpole.report.style import COLOURS
+from interpole.report.verdicts import bands, verdicts
+from interpole.stages import Stages
+
+__all__ = ["Chart", "html"]
+
+UNFINISHED = (Outcome.TRUNCATED, Outcome.LOOPING, Outcome.UNCLOSED, Outcome.EMPTY)
+MAX_DIFFICULTIES = 12
+ROUGH_RESAMPLES = 400  # for the intervals of small multiples
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart as the page holds it; `axis` is its λ axis, where it has one."""
+
+    svg: Markup
+    label: str
+    width: int
+    height: int
+    natural: int
+    axis: tuple[float, float] | None
+
+
+class Cell(NamedTuple):
+    """A number of the table, and its interval below it."""
+
+    value: str
+    ends: str = ""
+
+
+def html(
+    metrics: Sequence[PointMetrics],
+    stages: Sequence[Stages],
+    samples: Sequence[Sample] = (),
+    *,
+    title: str = "Instruct ↔ Thinking",
+    manifest: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+    markers: tuple[str, str] = ("<think>", "</think>"),
+    private: Collection[str] = (),
+) -> str:
+    """The page as text; the same text for the same arguments.
+
+    Args:
+        metrics: all measured points; tasks in the order to show them.
+        stages: of the same tasks, and pooled.
+        samples: for the questions, verdicts and difficulties; without them those parts are left out.
+        title: what was interpolated.
+        manifest: how it was run: titled groups of (name, value).
+        markers: of the think block, to set thinking apart from the answer.
+        private: tasks whose texts must not be shown.
+    """
+    tasks = list(dict.fromkeys(m.task for m in metrics))
+    shaded = bands(stages)
+    script = _asset("page.js")
+    light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
+    data = payload(metrics, samples, private)
+    return _template().render(
+        version=__version__,
+        title=title,
+        lede=_lede(metrics),
+        colours=COLOURS,
+        css=Markup(_asset("page.css").replace("{{ light }}", light)),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        tasks=tasks,
+        axis=figures.span(metrics),
+        bands={band.task: (band.low, band.high) for band in shaded},
+        verdicts=verdicts(metrics, stages, samples),
+        charts={task: _charts(metrics, samples, task, shaded) for task in tasks},
+        tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},
+        payload=data,
+        num_samples=len(samples),
+        num_cut=data.num_cut,
+        manifest=manifest,
+        notes=list(dict.fromkeys(note for s in stages for note in (*s.notes, *(f"Open: {need}." for need in s.needs)))),
+        markers=markers and {"open": markers[0], "close": markers[1]},
+        private=sorted(set(private) & set(tasks)),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_asset("page.html"))
+
+
+def _asset(name: str) -> str:
+    """A file that lies beside this one in the package."""
+    return (files("interpole.report") / name).read_text(encoding="utf-8")
+
+
+def _lede(metrics: Sequence[PointMetrics]) -> str:
+    """How much was measured, in one sentence."""
+    tasks = {m.task: m.num_questions + m.num_missing for m in metrics}
+    num_lams = len({m.lam for m in metrics if m.lam is not None})
+    num_others = len({m.point for m in metrics if m.lam is None})
+    responses = sum(sum(m.outcomes.values()) for m in metrics)
+    others = f" and {num_others} points off the dial" if num_others else ""
+    where = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
+    return f"{responses:,} responses to {sum(tasks.values()):,} questions of {where}, at {num_lams} λ{others}."
+
+
+def _charts(
+    metrics: Sequence[PointMetrics], samples: Sequence[Sample], task: str, shaded: Sequence[figures.Band]
+) -> dict[str, Any]:
+    """All charts of one task."""
+    axis = figures.span(metrics)
+    size = {"width": 250, "height": 165}
+    curves = [(name, figures.panel(metrics, task, key, shaded, **size)) for key, (name, _) in figures.QUANTITIES.items()]
+    small = {"width": 126, "height": 84}
+    parts = _difficulties([s for s in samples if s.task == task])
+    difficulty = [(name, figures.small(part, task, name, **small)) for name, part in parts.items()]
+    return {
+        "curves": [_chart(chart, name, size, axis) for name, chart in curves if chart],
+        "pareto": _chart(figures.pareto(metrics, task, 360, 230), "", {}, None),
+        "outcomes": _chart(figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis),
+        "difficulty": [_chart(chart, name, small, axis) for name, chart in difficulty if chart],
+        "competitors": any(m.lam is None for m in metrics if m.task == task),
+    }
+
+
+def _chart(chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, float] | None) -> Chart | None:
+    """Draw a chart, if there is one."""
+    if chart is None:
+        return None
+    text = svg(chart)
+    found = re.search(r'width="(\d+)', text)
+    return Chart(Markup(text), label, size.get("width", 0), size.get("height", 0), int(found[1]) if found else 400, axis)
+
+
+def _difficulties(samples: Sequence[Sample]) -> dict[str, list[PointMetrics]]:
+    """Metrics of each difficulty, in natural order; nothing where there is one only, or too many to show."""
+    groups: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.difficulty:
+            groups[sample.difficulty].append(sample)
+    if not 1 < len(groups) <= MAX_DIFFICULTIES:
+        return {}
+    names = sorted(groups, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+    return {name: measure(groups[name], resamples=ROUGH_RESAMPLES) for name in names}
+
+
+def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
+    """All numbers of one task."""
+    k = max(m.k for m in metrics)
+    passes, votes = any(m.pass_at for m in metrics), any(m.vote for m in metrics)
+    columns = ["", f"Mean@{k}", "well-formed", *([f"Pass@{k}"] if passes else []), *([f"Vote@{k}"] if votes else [])]
+    columns += ["Think #R", "Token #N", "median", "95th pct.", "if right", "unfinished"]
+    rows = [{"point": m.point if m.lam is None else f"λ={m.lam:g}", "cells": _cells(m, passes, votes)} for m in metrics]
+    asked = max(m.num_questions for m in metrics)
+    return {"columns": columns, "rows": rows, "summary": f"{asked:,} questions, {k} samples each"}
+
+
+def _cells(m: PointMetrics, passes: bool, votes: bool) -> list[Cell]:
+    """One line of the table."""
+    unfinished = sum(m.outcomes.get(kind, 0) for kind in UNFINISHED) / max(1, sum(m.outcomes.values()))
+    return [
+        _share(m.mean),
+        _share(m.corrected),
+        *([_share(m.pass_at[-1] if m.pass_at else None)] if passes else []),
+        *([_share(m.vote)] if votes else []),
+        _share(m.think),
+        _length(m.tokens),
+        _length(Interval(m.tokens_median, float("nan"), float("nan"))),
+        _length(Interval(m.tokens_p95, float("nan"), float("nan"))),
+        _length(m.tokens_correct),
+        Cell(f"{100 * unfinished:.1f}"),
+    ]
+
+
+def _share(interval: Interval | None) -> Cell:
+    if interval is None or interval.value != interval.value:
+        return Cell("–")
+    value, low, high = (f"{100 * x:.1f}" for x in interval)
+    return Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")
+
+
+def _length(interval: Interval | None) -> Cell:
+    if interval is None or interval.value != interval.value:
+        return Cell("–")
+    value, low, high = (f"{x:,.0f}" if interval.value >= 100 else f"{x:,.1f}" for x in interval)
+    return Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")

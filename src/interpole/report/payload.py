@@ -1,0 +1,146 @@
+"""What the page's script works on: an index of every question, and the responses in compressed chunks.
+
+The index holds one character per sample (outcome, and right or wrong), so 20,000 samples are 20 kB of it; texts are
+gzip in base64, a chunk at a time, and only unpacked when a question is opened. Base64 holds nothing that could
+end the element it stands in; the script shows texts as text, never as HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from interpole.curves import PointMetrics, plain
+from interpole.records import Sample
+from interpole.report.style import OUTCOMES
+
+__all__ = ["HEAD_CHARS", "TAIL_CHARS", "Payload", "cell", "pack", "payload"]
+
+HEAD_CHARS, TAIL_CHARS = 6000, 3000  # kept of a long response; the page says how much is left out
+CHUNK_CHARS = 400_000
+KINDS = list(OUTCOMES)
+Groups = Mapping[tuple[str, str], Mapping[str, Sequence[Sample]]]  # (task, problem) → point → samples by epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The index and the chunks, each gzip in base64."""
+
+    index: str
+    chunks: tuple[str, ...]
+    num_cut: int  # responses that were shortened
+
+
+def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private: Collection[str] = ()) -> Payload:
+    """Pack the measured points and the samples for the page.
+
+    Args:
+        metrics: every measured point.
+        samples: of the same points; may be empty.
+        private: tasks whose texts must not be shown: of them only outcomes and scores are packed.
+    """
+    points = _points(metrics)
+    groups = _groups(samples)
+    questions, chunks, num_chars = [], [list[Any]()], 0
+    for (task, problem), by_point in groups.items():
+        first = next(iter(by_point.values()))[0]
+        shown = task not in private
+        rows = [[_response(s, shown) for s in by_point.get(point, ())] for point, _ in points]
+        questions.append(
+            {
+                "task": task,
+                "id": problem,
+                "difficulty": first.difficulty,
+                "text": first.question if shown else "",
+                "target": first.target if shown else "",
+                "cells": ["".join(map(cell, by_point.get(point, ()))) for point, _ in points],
+                "at": [len(chunks) - 1, len(chunks[-1])],
+            }
+        )
+        chunks[-1].append(rows)
+        num_chars += sum(len(r["text"]) for row in rows for r in row)
+        if num_chars > CHUNK_CHARS:
+            chunks.append([])
+            num_chars = 0
+    index = {
+        "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
+        "outcomes": [{"label": label, "colour": colour} for label, colour in OUTCOMES.values()],
+        "metrics": [_measured(m) for m in metrics],
+        "questions": questions,
+        "private": sorted(private),
+    }
+    return Payload(pack(index), tuple(pack(chunk) for chunk in chunks if chunk), sum(map(_is_cut, samples)))
+
+
+def pack(data: Any) -> str:
+    """JSON, gzip, base64; the same bytes for the same data."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)).decode()
+
+
+def cell(sample: Sample) -> str:
+    """A sample as one character: twice the place of its outcome in `OUTCOMES`, plus one if right, counted from A."""
+    return chr(ord("A") + 2 * KINDS.index(sample.outcome) + (sample.score >= 1))
+
+
+def _points(metrics: Sequence[PointMetrics]) -> list[tuple[str, float | None]]:
+    """All points of all tasks: the dial by λ, then the others as they come."""
+    points = dict.fromkeys((m.point, m.lam) for m in metrics)
+    return sorted(points, key=lambda p: (p[1] is None, p[1] or 0.0))
+
+
+def _groups(samples: Sequence[Sample]) -> Groups:
+    groups: defaultdict[tuple[str, str], defaultdict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for sample in sorted(samples, key=lambda s: s.epoch):
+        groups[sample.task, sample.problem][sample.point].append(sample)
+    tasks = list(dict.fromkeys(s.task for s in samples))
+    return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))}
+
+
+def _is_cut(sample: Sample) -> bool:
+    return len(sample.response) > HEAD_CHARS + TAIL_CHARS
+
+
+def _response(sample: Sample, shown: bool) -> dict[str, Any]:
+    """One response as the page shows it."""
+    text, cut = sample.response, 0
+    if _is_cut(sample):
+        cut = len(text) - HEAD_CHARS - TAIL_CHARS
+        text = text[:HEAD_CHARS] + text[-TAIL_CHARS:]
+    return {
+        "text": text if shown else "",
+        "cut": cut,
+        "head": HEAD_CHARS,
+        "epoch": sample.epoch,
+        "tokens": sample.num_tokens,
+        "answer": sample.answer if shown else None,
+        "grades": plain(dict(sample.grades)),
+        "error": sample.error if shown else "",
+    }
+
+
+def _measured(m: PointMetrics) -> dict[str, Any]:
+    """What the read-outs beside the dial show of a point."""
+    kept: Mapping[str, Any] = {
+        "task": m.task,
+        "point": m.point,
+        "k": m.k,
+        "mean": list(m.mean),
+        "pass": list(m.pass_at[-1]) if m.pass_at else None,
+        "vote": list(m.vote) if m.vote else None,
+        "think": list(m.think),
+        "tokens": list(m.tokens),
+        "outcomes": [m.outcomes.get(kind, 0) for kind in KINDS],
+    }
+    return dict(plain(kept))
+
+
+def texts(chunks: Sequence[str]) -> Iterator[Any]:
+    """Unpack chunks again; for tests, and for whoever reads a page by program."""
+    for chunk in chunks:
+        yield json.loads(gzip.decompress(base64.b64decode(chunk)))

@@ -1,0 +1,144 @@
+"""What a run says, in words: where thinking sets in, which λ to use, where it over-thinks, what went wrong.
+
+Every sentence carries its numbers with their 95 % intervals; the tests behind them are those of `stages` and
+`metrics`, nothing is estimated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from interpole.errors import AnalysisError
+from interpole.intervals import Interval
+from interpole.metrics import PointMetrics, difference
+from interpole.records import Sample
+from interpole.report.figures import Band
+from interpole.stages import POOLED, Stages
+
+__all__ = ["Verdict", "bands", "percent", "verdicts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One finding: a headline, the sentence that holds it up, and how it is meant."""
+
+    kind: Literal["stages", "use", "cost", "warning"]
+    task: str
+    headline: str
+    text: str
+
+
+def bands(stages: Sequence[Stages]) -> list[Band]:
+    """Where to shade stage 2: between the fitted 5 % and 95 % of Think #R, else between the swept λ around it."""
+    found = []
+    for s in stages:
+        if s.lambda_on and s.lambda_off:
+            found.append(Band(s.task, s.lambda_on.value, s.lambda_off.value))
+        elif s.stage2:
+            found.append(Band(s.task, *s.stage2))
+    return found
+
+
+def verdicts(
+    metrics: Sequence[PointMetrics], stages: Sequence[Stages], samples: Sequence[Sample], seed: int = 0
+) -> list[Verdict]:
+    """All that can be said of a run, per task; pooled stages only where there are several tasks."""
+    tasks = list(dict.fromkeys(m.task for m in metrics))
+    found = []
+    for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
+        own = next((s for s in stages if s.task == task), None)
+        found += [_stages(own)] if own else []
+        found += _use([m for m in metrics if m.task == task], [s for s in samples if s.task == task], seed)
+        found += _cost(own) if own else []
+        found += [Verdict("warning", task, s.name.capitalize(), f"{s.numbers}. {_sentence(s.remedy)}") for s in own.signatures] if own else []
+    return found
+
+
+def _stages(stages: Stages) -> Verdict:
+    """Where thinking sets in."""
+    on, mid, off = stages.lambda_on, stages.lambda_mid, stages.lambda_off
+    if not (on and mid and off):
+        reason = stages.refusal or "the boundaries are outside the swept λ"
+        return Verdict("warning", stages.task, "No transition was found", _sentence(reason))
+    text = (
+        f"5 % of responses think at λ = {_lam(on)}, half at {_lam(mid)}, 95 % at {_lam(off)}. Below, the model answers "
+        "like Instruct; above, it thinks."
+    )
+    if stages.stage2:
+        text += f" On the swept grid: between {stages.stage2[0]:g} and {stages.stage2[1]:g}."
+    if not stages.fits:
+        text += " The curve does not fit a logistic; read these as rough."
+    return Verdict("stages", stages.task, f"Thinking switches on between λ = {on.value:.2f} and {off.value:.2f}", text)
+
+
+def _use(metrics: Sequence[PointMetrics], samples: Sequence[Sample], seed: int) -> list[Verdict]:
+    """The cheapest measured λ that is not seen to be worse than the best one."""
+    dial = [m for m in metrics if m.lam is not None and m.num_questions and m.mean.value == m.mean.value]
+    if len(dial) < 2 or not samples:
+        return []
+    best = max(dial, key=lambda m: m.mean.value)
+    by_point = {m.point: [s for s in samples if s.point == m.point] for m in dial}
+    for m in sorted(dial, key=lambda m: m.tokens.value):
+        if m is best:
+            text = "It is the most accurate point measured, and every cheaper one is seen to be worse."
+            return [_recommended(m, text)]
+        try:
+            change = difference(by_point[best.point], by_point[m.point], seed=seed)
+        except AnalysisError:
+            continue
+        if not change.significant:
+            saved = 1 - m.tokens.value / best.tokens.value
+            text = (
+                f"The best point measured, λ = {best.lam:g}, is not seen to be better: {points(change.value)}, paired over "
+                f"{change.num_questions} questions. It takes {saved:.0%} fewer tokens. "
+                f"(Differences below {100 * change.detectable:.1f} points would go unseen.)"
+            )
+            return [_recommended(m, text)]
+    return []
+
+
+def _recommended(m: PointMetrics, why: str) -> Verdict:
+    what = f"Mean@{m.k} {percent(m.mean)} for {tokens(m.tokens)} tokens a response. "
+    return Verdict("use", m.task, f"λ = {m.lam:g} is the cheapest among the best", what + why)
+
+
+def _cost(stages: Stages) -> list[Verdict]:
+    """Over-thinking: longer responses that bring nothing that can be seen."""
+    steps = [step for step in stages.steps if step.verdict == "over-thinking"]
+    if not steps:
+        return []
+    step = max(steps, key=lambda s: s.to - s.lam)
+    text = (
+        f"From λ = {step.lam:g} to {step.to:g} a response grows by {tokens(step.tokens)} tokens, while accuracy changes by "
+        f"{points(step.accuracy)}, paired by question."
+    )
+    return [Verdict("cost", stages.task, f"Beyond λ = {step.lam:g} it over-thinks", text)]
+
+
+def percent(interval: Interval) -> str:
+    """`62.5 % [55.0, 70.1]`; without ends where they are not known."""
+    value, low, high = (100 * x for x in interval)
+    return f"{value:.1f} %" + (f" [{low:.1f}, {high:.1f}]" if low == low else "")
+
+
+def points(interval: Interval) -> str:
+    """`−0.3 points [−2.0, 1.4]`: a difference of shares."""
+    value, low, high = (100 * x for x in interval)
+    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+
+
+def tokens(interval: Interval) -> str:
+    """`1,234 [1,100, 1,380]`; one decimal below 100."""
+    value, low, high = (f"{x:,.0f}" if abs(interval.value) >= 100 else f"{x:,.1f}" for x in interval)
+    return f"{value}" + (f" [{low}, {high}]" if interval.low == interval.low else "")
+
+
+def _lam(interval: Interval) -> str:
+    ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.low == interval.low else ""
+    return f"{interval.value:.2f}{ends}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
