@@ -149,7 +149,7 @@ def read_curves(path: Path) -> list[CurveRow]:
 
 def write_metrics(metrics: Sequence[PointMetrics], path: Path) -> None:
     """Write everything in `metrics` as JSON; what is not known is null."""
-    points = [_plain(asdict(m) | {"outcomes": {o.value: n for o, n in m.outcomes.items()}}) for m in metrics]
+    points = [plain(asdict(m) | {"outcomes": {o.value: n for o, n in m.outcomes.items()}}) for m in metrics]
     _write(path, json.dumps({"format": 1, "points": points}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -191,14 +191,14 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _plain(value: Any) -> Any:
-    """Records, down to what JSON has: intervals as objects, NaN as null."""
+def plain(value: Any) -> Any:
+    """`value` down to what JSON has: intervals as objects, tuples as lists, NaN as null."""
     if isinstance(value, Interval):
-        return _plain(value._asdict())
+        return plain(value._asdict())
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -32,6 +32,8 @@ __all__ = [
     "pass_at",
     "read_curves",
     "read_metrics",
+    "rows_and_samples",
+    "score_of",
     "vote",
     "write_curves",
     "write_metrics",
@@ -54,7 +56,7 @@ class Difference:
     num_unpaired: int  # answered at one of them only; left out
     standard_error: float
     detectable: float  # minimum detectable effect: at 5 % significance, seen with 80 % power
-    sampling_variance: float  # of the mean difference, from drawing few samples per question; the rest is questions
+    sampling_variance: float  # part of standard_error² that more samples per question would remove; NaN: unknown
 
     @property
     def significant(self) -> bool:
@@ -89,6 +91,22 @@ def measure(
         for group in sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point)):
             measured.append(_point_metrics(group, num_asked, votes, grading, resamples, seed))
     return measured
+
+
+def rows_and_samples(
+    data: Sequence[CurveRow] | Sequence[Sample], *, resamples: int = 2000, seed: int = 0
+) -> tuple[list[CurveRow], list[Sample]]:
+    """The dial's rows and samples, whichever of the two was given: rows are measured from samples, not the reverse.
+
+    Raises:
+        AnalysisError: there is nothing on the dial.
+    """
+    samples = [x for x in data if isinstance(x, Sample) and x.lam is not None]
+    rows = [x for x in data if isinstance(x, CurveRow)]
+    rows += curve(measure(samples, resamples=resamples, seed=seed))
+    if not rows:
+        raise AnalysisError("no point on the dial was measured", remedy="sweep λ: `interpole sweep … --lambda 0:1:0.1`")
+    return rows, samples
 
 
 def difference(
@@ -296,22 +314,23 @@ def _smallest_k(table: _Table, shared: Sequence[tuple[str, str]]) -> int:
 
 
 def _per_question(table: _Table, metric: Metric, shared: Sequence[tuple[str, str]], k: int) -> tuple[Array, Array]:
-    """(S,) the metric of each shared question, and the variance it has from its samples being few (0 where unknown).
+    """(S,) the metric of each shared question, and the variance it has from its samples being few.
 
-    NaN where a question does not define the metric.
+    NaN where a question does not define the metric, and where the variance is not known: one sample, votes, Pass@k.
     """
     rows = np.array([table.questions[key] for key in shared], dtype=np.int64)
+    unknown = np.full(len(rows), np.nan)
     if metric == "pass":
-        return pass_at(table.counts[rows], table.sums(table.correct)[rows], k)[:, -1], np.zeros(len(rows))
+        return pass_at(table.counts[rows], table.sums(table.correct)[rows], k)[:, -1], unknown
     if metric == "vote":
-        return _votes(table)[rows], np.zeros(len(rows))
+        return _votes(table)[rows], unknown
     keep = 1 - table.malformed if metric == "corrected" else np.ones(len(table.row))
     values: Mapping[str, Array] = {"think": table.closed, "tokens": table.tokens}
     x, n = values.get(metric, table.score), table.sums(keep)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = table.sums(x * keep) / n
         spread = np.clip(table.sums(x**2 * keep) / n - mean**2, 0, None) / (n - 1)
-    return mean[rows], np.nan_to_num(spread[rows], posinf=0.0)
+    return mean[rows], spread[rows]
 
 
 def _change(change: Array, shares: bool, resamples: int, seed: int) -> tuple[Interval, float]:
