@@ -1,0 +1,91 @@
+"""A recipe into a running engine: `with engine.at(0.6): …` replaces the weights in place by those that `interpole merge` writes.
+
+`open_engine` gives an engine that has the recipe's checkpoints at hand. Run as a module (`python -m interpole.dial`) this is the
+child process of `interpole.engines.process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from interpole.checkpoint import Checkpoint, open_checkpoint
+from interpole.engines import Engine, Resolve
+from interpole.engines.process import serve
+from interpole.errors import EngineError
+from interpole.merged import merge
+from interpole.recipe import Recipe, Source, build
+
+__all__ = ["ENGINES", "dial", "load_into", "open_engine"]
+
+ENGINES = ("transformers", "scripted")
+
+
+def open_engine(name: str, recipe: Recipe, **options: Any) -> Engine:
+    """Open an engine whose `at` and `load` take λ, a recipe (or its mapping), or a checkpoint.
+
+    Args:
+        name: one of `ENGINES`.
+        recipe: at λ alone, this recipe at that λ; config and tokenizer are those of its template source.
+        **options: the engine's own, e.g. `dtype="float32"`, `max_rows=64`.
+
+    Raises:
+        EngineError: no such engine, no such option, or it cannot be opened.
+    """
+    try:
+        if name == "transformers":
+            from interpole.engines.transformers import TransformersEngine
+
+            resolve = dial(recipe)
+            return TransformersEngine(resolve(recipe), resolve=resolve, **options)
+        if name == "scripted":
+            from interpole.engines.scripted import ScriptedEngine
+
+            return ScriptedEngine(**options)
+    except TypeError as error:
+        raise EngineError(f"engine {name}: {error}", remedy="check the engine's options") from error
+    except ImportError as error:
+        raise EngineError(
+            f"engine {name} is not installed: {error}", remedy=f"pip install 'interpole[{name}]'"
+        ) from error
+    raise EngineError(f"no engine {name!r}", remedy=f"there are {', '.join(ENGINES)}")
+
+
+def dial(recipe: Recipe) -> Resolve:
+    """A function from λ, a recipe, its mapping or a source to the checkpoint it names; sources are opened once."""
+
+    @cache
+    def opened(source: Source) -> Checkpoint:
+        return open_checkpoint(source.model, source.revision)
+
+    def resolve(where: float | Recipe | Mapping[str, Any] | Source | Checkpoint) -> Checkpoint:
+        if isinstance(where, Checkpoint):
+            return where
+        if isinstance(where, Source):
+            return opened(where)
+        if isinstance(where, Mapping):
+            where = build(where, "the recipe")
+        chosen = where if isinstance(where, Recipe) else recipe.at(float(where))
+        return merge(chosen, {name: opened(source) for name, source in chosen.sources.items()})
+
+    return resolve
+
+
+def load_into(model: Any, checkpoint: Checkpoint) -> None:
+    """Replace every weight of a live torch model by the tensor of its name in `checkpoint`, in place.
+
+    Raises:
+        MismatchError: a tensor is missing, extra, or of another shape; nothing was changed.
+    """
+    from interpole.engines.weights import load_into as load
+
+    load(model, checkpoint)
+
+
+def _open(spec: Mapping[str, Any]) -> Engine:
+    return open_engine(spec["engine"], build(spec["recipe"], "the recipe"), **spec.get("options", {}))
+
+
+if __name__ == "__main__":
+    serve(_open)

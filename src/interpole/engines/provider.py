@@ -1,0 +1,96 @@
+"""An Inspect model provider over any engine: renders the chat, awaits the answer, hands it on whole.
+
+Think text and special tokens stay in the response, usage is the true token count, and sampling settings and seed come from
+Inspect's `GenerateConfig`. Batching is the engine's business: requests are awaited concurrently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Model,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    modelapi,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from interpole.errors import EngineError
+from interpole.records import Generation, Sampler
+
+__all__ = ["Answer", "Provider", "inspect_model"]
+
+Answer = Callable[[str, Sampler, int], "Future[Generation]"]
+"""Answers a rendered prompt: `EngineProcess.submit`, or something that wraps it."""
+Render = Callable[[Sequence[dict[str, Any]]], str]
+"""Chat messages → prompt."""
+
+
+class Provider(ModelAPI):
+    """The Inspect provider (see the module's docstring). One per point: its name is part of every log."""
+
+    def __init__(self, name: str, answer: Answer, render: Render, sampler: Sampler) -> None:
+        """Wrap `answer`; `sampler` holds what a request's own config leaves open, and the run's seed."""
+        super().__init__(name)
+        self._answer, self._render, self._sampler = answer, render, sampler
+        self._asked: Counter[str] = Counter()
+
+    async def generate(
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,  # noqa: ARG002
+        config: GenerateConfig,
+    ) -> ModelOutput:
+        """One response.
+
+        Raises:
+            EngineError: the engine failed for good, or the task asks for tools.
+        """
+        if tools:
+            raise EngineError("this task calls tools, which engines here do not", remedy="choose a task without tools")
+        prompt = self._render([{"role": message.role, "content": message.text} for message in input])
+        seed = self._next_seed(prompt) if config.seed is None else config.seed
+        generation = await asyncio.wrap_future(self._answer(prompt, self._settings(config), seed))
+        message = ChatMessageAssistant(content=generation.text, model=self.model_name, source="generate")
+        stop_reason = "max_tokens" if generation.finish == "length" else "stop"
+        usage = ModelUsage(output_tokens=generation.num_tokens, total_tokens=generation.num_tokens)
+        choice = ChatCompletionChoice(message=message, stop_reason=stop_reason)
+        return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
+
+    def _next_seed(self, prompt: str) -> int:
+        """A seed for a task that gives none: of the run, the prompt, and how often it was asked."""
+        self._asked[prompt] += 1
+        digest = hashlib.sha256(f"{self._sampler.seed}/{self._asked[prompt]}/{prompt}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+    def _settings(self, config: GenerateConfig) -> Sampler:
+        own = self._sampler
+        return Sampler(
+            temperature=own.temperature if config.temperature is None else config.temperature,
+            top_p=own.top_p if config.top_p is None else config.top_p,
+            top_k=own.top_k if config.top_k is None else config.top_k,
+            max_tokens=config.max_tokens or own.max_tokens,
+            seed=own.seed,
+        )
+
+
+@modelapi(name="interpole")
+def _provider() -> type[ModelAPI]:
+    return Provider
+
+
+def inspect_model(name: str, answer: Answer, render: Render, sampler: Sampler) -> Model:
+    """An Inspect `Model` called `interpole/{name}`, outside of Inspect's own memory of models."""
+    return Model(_provider(name, answer, render, sampler), GenerateConfig())

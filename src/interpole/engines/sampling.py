@@ -1,0 +1,84 @@
+"""Draw one token per row from logits: temperature, top-k and top-p in one pass over a few candidates, and exact.
+
+The order is that of transformers and vLLM: logits / T, keep the k largest (ties with the k-th included), renormalise, keep the
+smallest set of the likeliest tokens whose mass reaches p. Where the candidates might not hold all that, the whole row is sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from interpole.records import Sampler
+
+__all__ = ["Settings", "draw"]
+
+NUM_CANDIDATES = 64
+
+
+class Settings(NamedTuple):
+    """Sampler settings of a batch, one entry per row."""
+
+    temperature: torch.Tensor  # (B, 1) float32; 1 in greedy rows
+    greedy: torch.Tensor  # (B,) bool
+    top_k: torch.Tensor  # (B, 1) int64; the vocabulary's size where off
+    top_p: torch.Tensor  # (B, 1) float32
+
+    @classmethod
+    def of(cls, samplers: Sequence[Sampler], vocab_size: int, device: torch.device) -> Settings:
+        """Collect the settings of `samplers`."""
+        table = torch.tensor(
+            [[s.temperature or 1.0, s.temperature == 0, s.top_k or vocab_size, s.top_p] for s in samplers],
+            dtype=torch.float64,
+            device=device,
+        )
+        return cls(
+            table[:, :1].float(), table[:, 1].bool(), table[:, 2:3].long().clamp(max=vocab_size), table[:, 3:].float()
+        )
+
+
+def draw(
+    logits: torch.Tensor, settings: Settings, uniforms: torch.Tensor, num_candidates: int = NUM_CANDIDATES
+) -> torch.Tensor:
+    """Draw by inverting the cumulative distribution, likeliest token first.
+
+    Args:
+        logits: (B, V), any float dtype.
+        settings: per row.
+        uniforms: (B,) in [0, 1), one random number per row.
+        num_candidates: how many of the largest logits to look at first.
+
+    Returns:
+        (B,) token ids; the arg max in greedy rows.
+    """
+    logits = logits.float()
+    if bool(settings.greedy.all()):
+        return logits.argmax(-1)
+    whole = num_candidates >= logits.shape[-1]
+    values, tokens = logits.sort(dim=-1, descending=True) if whole else logits.topk(num_candidates)  # (B, K)
+    in_k, probabilities = _top_k(logits, values, settings, whole)
+    before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
+    kept = in_k & ((before < settings.top_p) | (settings.top_p >= 1))
+    if not whole and bool((kept[:, -1] & ~settings.greedy).any()):  # tokens beyond the candidates may count, too
+        return draw(logits, settings, uniforms, logits.shape[-1])
+    mass = (probabilities * kept).cumsum(-1)
+    index = (mass <= uniforms[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
+    index = index.minimum(kept.sum(-1, keepdim=True) - 1)  # rounding must not lead past the last
+    drawn = tokens.gather(-1, index)[:, 0]
+    return torch.where(settings.greedy, logits.argmax(-1), drawn)
+
+
+def _top_k(
+    logits: torch.Tensor, values: torch.Tensor, settings: Settings, whole: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which candidates (B, K) are among the k largest, and their probabilities within those."""
+    rank = (settings.top_k - 1).clamp(max=values.shape[-1] - 1)
+    in_k = values >= values.gather(-1, rank)
+    scaled = values / settings.temperature
+    off = settings.top_k >= logits.shape[-1]
+    norm = torch.where(in_k, scaled, -torch.inf).logsumexp(-1, keepdim=True)
+    if not whole and bool(off.any()):
+        norm = torch.where(off, (logits / settings.temperature).logsumexp(-1, keepdim=True), norm)
+    return in_k, (scaled - norm).exp() * in_k

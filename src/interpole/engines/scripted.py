@@ -1,0 +1,117 @@
+"""An engine that replays written responses: for tests of everything around generation, and for re-playing recorded runs.
+
+A script is a list of entries; the first whose `contains` is in the prompt, and whose `lambda` (if it has one) is the current λ,
+answers with its `responses` in turn. A response is a text, or a mapping: `text`, `num_tokens`, `finish`, or `fail` for what can
+go wrong (`"refuse"`: this request; `"die"`: the process; `"hang"`: never an answer; with `once`, a file that is made, only once).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from interpole.engines import Finished, Request, generate
+from interpole.errors import EngineError
+from interpole.records import Generation, Sampler
+
+__all__ = ["ScriptedEngine"]
+
+
+class ScriptedEngine:
+    """Replays a script (see the module's docstring and `interpole.engines.Engine`)."""
+
+    def __init__(
+        self, script: Sequence[Mapping[str, Any]] | str | Path, *, rows: int = 16, journal: str | Path | None = None
+    ) -> None:
+        """Take a script.
+
+        Args:
+            script: the entries, or a JSON file of them.
+            rows: how many requests one step answers.
+            journal: a file that gets one line for every answer given.
+        """
+        self._script = json.loads(Path(script).read_text()) if isinstance(script, str | Path) else list(script)
+        self._rows, self._journal = rows, journal and Path(journal)
+        self._queue: deque[Request] = deque()
+        self._turns: Counter[int] = Counter()
+        self._lam: float | None = None
+
+    def versions(self) -> dict[str, str]:
+        """The name alone."""
+        return {"engine": "scripted"}
+
+    def load(self, where: Any) -> str:
+        """Remember λ; `where` is a number, a recipe or its mapping. There are no weights, so there is no fingerprint."""
+        recipe = where if isinstance(where, Mapping) else getattr(where, "__dict__", {"lam": where})
+        self._lam = recipe.get("lam", recipe.get("lambda"))
+        return ""
+
+    @contextmanager
+    def at(self, where: Any) -> Iterator[ScriptedEngine]:
+        """Another λ for the length of a `with` block."""
+        before = self._lam
+        self.load(where)
+        try:
+            yield self
+        finally:
+            self._lam = before
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            EngineError: the script has no answer, or answers `"fail": "refuse"`.
+        """
+        if self._response(request.prompt).get("fail") == "refuse":
+            raise EngineError("the script refuses this prompt", request.prompt[-80:])
+        self._queue.append(request)
+
+    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
+        """Answer all prompts."""
+        return generate(self, prompts, sampler, seeds)
+
+    def step(self) -> list[Finished]:
+        """Answer the next few requests."""
+        return [self._answer(self._queue.popleft()) for _ in range(min(self._rows, len(self._queue)))]
+
+    def _entry(self, prompt: str) -> int:
+        for number, entry in enumerate(self._script):
+            if entry.get("contains", "") in prompt and entry.get("lambda", self._lam) == self._lam:
+                return number
+        raise EngineError(f"the script has no answer at λ = {self._lam}", prompt[-80:], "add an entry")
+
+    def _response(self, prompt: str) -> dict[str, Any]:
+        """The response whose turn it is."""
+        number = self._entry(prompt)
+        responses = self._script[number]["responses"]
+        response = responses[self._turns[number] % len(responses)]
+        return {"text": response} if isinstance(response, str) else dict(response)
+
+    def _answer(self, request: Request) -> Finished:
+        response = self._response(request.prompt)
+        self._turns[self._entry(request.prompt)] += 1
+        if (mark := response.get("once")) and not Path(mark).exists():
+            Path(mark).touch()
+        elif mark:
+            response.pop("fail", None)
+        self._fail(response.get("fail", ""))
+        if self._journal:
+            with self._journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"lambda": self._lam, "seed": request.seed, "prompt": request.prompt}) + "\n")
+        text = response["text"]
+        num_tokens = response.get("num_tokens", len(text.split()) + 1)
+        return Finished(request.key, Generation(text, num_tokens, response.get("finish", "stop")))
+
+    def _fail(self, how: str) -> None:
+        if how == "die":
+            os._exit(9)
+        while how == "hang":
+            time.sleep(1)
+        if how:
+            raise EngineError(f"scripted failure: {how}")

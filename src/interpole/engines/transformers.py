@@ -1,0 +1,278 @@
+"""The engine over transformers: batched generation whose weights are replaced in place.
+
+Rows leave the batch as they finish and waiting prompts take their place, so a long straggler idles nobody. Every request draws
+from a generator of its own, so its response does not depend on who shares its batch (up to the rounding of batched arithmetic).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from interpole.checkpoint import Checkpoint
+from interpole.engines import Finished, Request, Resolve, generate
+from interpole.engines.sampling import Settings, draw
+from interpole.engines.weights import load_into
+from interpole.errors import EngineError
+from interpole.records import Generation, Sampler
+
+__all__ = ["TransformersEngine"]
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SMALL_PARAMETERS = 50_000_000  # below, more than one CPU thread costs more than it brings
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One request on its way: its prompt, what was generated so far, and its random numbers."""
+
+    request: Request
+    prompt: list[int]
+    cap_tokens: int
+    random: np.random.Generator
+    tokens: list[int] = field(default_factory=list)
+    finish: str = ""
+    uniforms: list[float] = field(default_factory=list)
+
+    def next_uniform(self) -> float:
+        """The next number of this row's own stream, drawn ahead by the hundred."""
+        if not self.uniforms:
+            self.uniforms = self.random.random(128).tolist()[::-1]
+        return self.uniforms.pop()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows that advance together, left-padded to one length."""
+
+    rows: list[_Row]
+    cache: DynamicCache
+    mask: torch.Tensor  # (B, T) bool: True where a token stands
+    settings: Settings
+
+
+class TransformersEngine:
+    """A causal language model of transformers, driven step by step (see `interpole.engines.Engine`).
+
+    Attributes:
+        model: the live torch model.
+        tokenizer: its tokenizer.
+        weights: the checkpoint that is loaded now.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        resolve: Resolve | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        max_rows: int = 128,
+    ) -> None:
+        """Load architecture, tokenizer and weights.
+
+        Args:
+            checkpoint: the first weights; its assets name the folder of config and tokenizer.
+            resolve: makes checkpoints of what `at` and `load` are given; default: they take checkpoints only.
+            dtype: `auto` (that of the config), `bfloat16`, `float16` or `float32` (on CPU twice as fast for tiny models).
+            device: default `cuda` where there is one.
+            threads: CPU threads; default one for models under 50 million parameters, else torch's own choice.
+            max_rows: most responses generated at the same time.
+
+        Raises:
+            EngineError: transformers cannot load the folder.
+        """
+        folder = Path(checkpoint.assets["config.json"]).parent
+        self._resolve = resolve or (lambda where: where)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(dtype, dtype))
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            raise EngineError(f"transformers cannot load the model: {error}", folder) from error
+        self.model.to(self._device).eval()
+        if self._device.type == "cpu" and (threads or self.model.num_parameters() < SMALL_PARAMETERS):
+            torch.set_num_threads(threads or 1)
+        self.weights = checkpoint
+        self._eos = _eos_tokens(checkpoint, self.tokenizer)
+        self._context_tokens = getattr(self.model.config, "max_position_embeddings", None) or 2**31
+        self._vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        self._max_rows = max_rows
+        self._waiting: deque[_Row] = deque()
+        self._batch: _Batch | None = None
+        load_into(self.model, checkpoint)
+
+    def versions(self) -> dict[str, str]:
+        """Name, versions, dtype and device."""
+        return {
+            "engine": "transformers",
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self._device.type,
+        }
+
+    def load(self, where: Any) -> str:
+        """Replace the weights in place and return their fingerprint; `where` is what `resolve` takes, or a checkpoint.
+
+        Raises:
+            EngineError: requests are in flight.
+            MismatchError: a tensor does not fit; the weights are as they were.
+        """
+        self._leave()
+        if self._batch or self._waiting:
+            raise EngineError("the weights cannot change under running requests", remedy="finish them first")
+        checkpoint = where if isinstance(where, Checkpoint) else self._resolve(where)
+        load_into(self.model, checkpoint)
+        self.weights = checkpoint
+        return checkpoint.fingerprint()
+
+    @contextmanager
+    def at(self, where: Any) -> Iterator[TransformersEngine]:
+        """Run at other weights (λ, a recipe, a checkpoint) inside a `with` block; afterwards the former are back."""
+        before = self.weights
+        self.load(where)
+        try:
+            yield self
+        finally:
+            self._waiting.clear()
+            self._batch = None
+            self.load(before)
+
+    def add(self, request: Request) -> None:
+        """Tokenise and queue a request.
+
+        Raises:
+            EngineError: its prompt leaves no room in the model's context.
+        """
+        prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        room = self._context_tokens - len(prompt)
+        if not prompt or room <= 0:
+            raise EngineError(
+                f"a prompt of {len(prompt)} tokens does not fit a context of {self._context_tokens}",
+                remedy="shorten it; an empty prompt cannot be answered",
+            )
+        random = np.random.Generator(np.random.Philox(request.seed % 2**64))
+        self._waiting.append(_Row(request, prompt, min(request.sampler.max_tokens, room), random))
+
+    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
+        """Answer all prompts."""
+        return generate(self, prompts, sampler, seeds)
+
+    @torch.inference_mode()
+    def step(self) -> list[Finished]:
+        """Give every running row one more token, after letting waiting rows in where there is room for a good few."""
+        self._leave()
+        room = self._max_rows - (len(self._batch.rows) if self._batch else 0)
+        if room and self._waiting and room >= min(len(self._waiting), self._max_rows // 4):
+            return self._enter([self._waiting.popleft() for _ in range(min(room, len(self._waiting)))])
+        if self._batch is None:
+            return []
+        batch = self._batch
+        tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows], device=self._device)
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
+        return self._advance(batch, self._forward(tokens, batch))
+
+    def _enter(self, rows: list[_Row]) -> list[Finished]:
+        """Read the prompts of new rows, draw their first tokens, and join them to the batch."""
+        longest = max(len(row.prompt) for row in rows)
+        pads = [longest - len(row.prompt) for row in rows]
+        tokens = torch.tensor(
+            [[0] * pad + row.prompt for pad, row in zip(pads, rows, strict=True)], device=self._device
+        )
+        columns = torch.arange(longest, device=self._device)
+        mask = columns >= torch.tensor(pads, device=self._device)[:, None]  # (B, T)
+        batch = _Batch(rows, DynamicCache(), mask, self._settings(rows))
+        finished = self._advance(batch, self._forward(tokens, batch))
+        self._batch = _join(self._batch, batch, self._settings) if self._batch else batch
+        return finished
+
+    def _forward(self, tokens: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        """Logits (B, V) after the last of `tokens` (B, S)."""
+        positions = (batch.mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        logits = self.model(
+            input_ids=tokens,
+            attention_mask=batch.mask,
+            position_ids=positions,
+            past_key_values=batch.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]
+
+    def _advance(self, batch: _Batch, logits: torch.Tensor) -> list[Finished]:
+        """Draw a token per row; returns the rows that this finished."""
+        uniforms = torch.tensor([row.next_uniform() for row in batch.rows], device=self._device)
+        finished = []
+        for row, token in zip(batch.rows, draw(logits, batch.settings, uniforms).tolist(), strict=True):
+            if row.finish:
+                continue
+            row.tokens.append(token)
+            row.finish = "stop" if token in self._eos else "length" if len(row.tokens) >= row.cap_tokens else ""
+            if row.finish:
+                finished.append(Finished(row.request.key, self._generation(row)))
+        return finished
+
+    def _leave(self) -> None:
+        """Drop finished rows once they are a quarter of the batch (each drop copies the cache), or others wait."""
+        if self._batch is None:
+            return
+        live = [i for i, row in enumerate(self._batch.rows) if not row.finish]
+        if not live:
+            self._batch = None
+        elif len(live) <= 0.75 * len(self._batch.rows) or (self._waiting and len(live) < len(self._batch.rows)):
+            self._batch = _keep(self._batch, live, self._settings)
+
+    def _settings(self, rows: Sequence[_Row]) -> Settings:
+        return Settings.of([row.request.sampler for row in rows], self._vocab_size, self._device)
+
+    def _generation(self, row: _Row) -> Generation:
+        """The response without its final end-of-sequence token; everything else, special or not, stays."""
+        text_tokens = row.tokens[:-1] if row.finish == "stop" else row.tokens
+        text = self.tokenizer.decode(text_tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return Generation(text, len(row.tokens), row.finish)
+
+
+def _eos_tokens(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a response: those of the generation config, else of the config, and the tokenizer's."""
+    given = checkpoint.generation_config.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    listed = given if isinstance(given, list) else [given]
+    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
+
+
+def _keep(batch: _Batch, live: list[int], settings: Any) -> _Batch:
+    """The rows numbered `live`, without the columns at the left in which none of them has a token."""
+    index = torch.tensor(live, device=batch.mask.device)
+    mask = batch.mask[index]
+    start = int(mask.any(0).int().argmax())
+    for layer in batch.cache.layers:
+        layer.keys, layer.values = layer.keys[index, :, start:], layer.values[index, :, start:]
+    rows = [batch.rows[i] for i in live]
+    return _Batch(rows, batch.cache, mask[:, start:], settings(rows))
+
+
+def _join(a: _Batch, b: _Batch, settings: Any) -> _Batch:
+    """Both batches as one, the shorter padded on the left."""
+    length = max(a.mask.shape[1], b.mask.shape[1])
+    for ours, theirs in zip(a.cache.layers, b.cache.layers, strict=True):
+        ours.keys = torch.cat([_pad(ours.keys, length, -2), _pad(theirs.keys, length, -2)])  # (B, H, T, D)
+        ours.values = torch.cat([_pad(ours.values, length, -2), _pad(theirs.values, length, -2)])
+    mask = torch.cat([_pad(a.mask, length, -1), _pad(b.mask, length, -1)])
+    rows = a.rows + b.rows
+    return _Batch(rows, a.cache, mask, settings(rows))
+
+
+def _pad(tensor: torch.Tensor, length: int, dim: int) -> torch.Tensor:
+    """`tensor` filled with zeros at the start of dimension `dim` (-1 or -2) up to `length`."""
+    before = [0, 0] * (-1 - dim) + [length - tensor.shape[dim], 0]
+    return torch.nn.functional.pad(tensor, before)

@@ -1,0 +1,104 @@
+"""Stream a checkpoint into a live torch model, in place. Headers are checked first: on a mismatch nothing is touched.
+
+Names are the checkpoint's. Tied tensors are written once; experts that lie apart on disk (`experts.7.up_proj.weight`) go into the
+fused tensors that transformers 5 keeps in memory (`experts.gate_up_proj`, `experts.down_proj`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interpole.checkpoint import DTYPES, Checkpoint
+from interpole.errors import MismatchError
+
+__all__ = ["load_into"]
+
+_EXPERT = re.compile(r"(?P<stem>.+\.experts)\.(?P<index>\d+)\.(?P<part>gate|up|down)_proj\.(?P<rest>weight|bias)")
+_TWINS = {
+    DTYPES["BF16"]: (np.int16, torch.bfloat16),
+    DTYPES["F8_E4M3"]: (np.uint8, torch.float8_e4m3fn),
+    DTYPES["F8_E5M2"]: (np.uint8, torch.float8_e5m2),
+}
+"""numpy dtypes that torch does not take, with an integer dtype of their size and torch's own."""
+
+
+def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Replace every weight of `model` by the tensor of its name in `checkpoint`.
+
+    Args:
+        model: a transformers model of the checkpoint's architecture; a wider dtype than the checkpoint's is filled exactly.
+        checkpoint: read tensor by tensor, so the memory needed is that of the largest one.
+
+    Raises:
+        MismatchError: a tensor is missing, extra, or of another shape. The model is as it was.
+    """
+    views = _plan(model.state_dict(), checkpoint)
+    for name, view in views.items():
+        view.copy_(to_torch(checkpoint[name]))
+
+
+def to_torch(array: NDArray[Any]) -> torch.Tensor:
+    """The array as a tensor that shares its memory; bfloat16 and float8 included."""
+    if array.dtype in _TWINS:
+        integer, dtype = _TWINS[array.dtype]
+        return torch.from_numpy(array.view(integer)).view(dtype)
+    return torch.from_numpy(array)
+
+
+def _plan(targets: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Checkpoint name → the part of the live model it fills; complete and without overlaps."""
+    views: dict[str, torch.Tensor] = {}
+    filled: Counter[int] = Counter()  # address of a tensor → elements written to it
+    names: dict[int, str] = {}
+    for name, spec in checkpoint.specs.items():
+        target, view = _target(name, targets)
+        if view is None:
+            raise _mismatch(f"the live model has no tensor {name} ({spec})", checkpoint)
+        if tuple(view.shape) != spec.shape:
+            raise _mismatch(f"tensor {name} is {spec}, the live model's is {list(view.shape)}", checkpoint)
+        address = targets[target].data_ptr()
+        if view.numel() and filled[address] >= targets[target].numel():
+            _check_tied(name, names[address], checkpoint)
+            continue
+        filled[address] += view.numel()
+        names[address], views[name] = name, view
+    for name, tensor in targets.items():
+        if filled[tensor.data_ptr()] != tensor.numel():
+            raise _mismatch(
+                f"tensor {name} {list(tensor.shape)} of the live model is not in the checkpoint", checkpoint
+            )
+    return views
+
+
+def _target(name: str, targets: Mapping[str, torch.Tensor]) -> tuple[str, torch.Tensor | None]:
+    """The live tensor that `name` belongs to, and the part of it that it fills (None: there is none)."""
+    if name in targets:
+        return name, targets[name]
+    if not (match := _EXPERT.fullmatch(name)):
+        return name, None
+    bias = "" if match["rest"] == "weight" else "_bias"
+    fused = f"{match['stem']}.{'down' if match['part'] == 'down' else 'gate_up'}_proj{bias}"
+    index = int(match["index"])
+    if fused not in targets or index >= len(targets[fused]):
+        return name, None
+    expert = targets[fused][index]
+    if match["part"] == "down":
+        return fused, expert
+    half = len(expert) // 2
+    return fused, expert[:half] if match["part"] == "gate" else expert[half:]
+
+
+def _check_tied(name: str, other: str, checkpoint: Checkpoint) -> None:
+    if not np.array_equal(checkpoint[name].view(np.uint8), checkpoint[other].view(np.uint8)):
+        raise _mismatch(f"{name} and {other} differ, but the live model has one tensor for both (tied)", checkpoint)
+
+
+def _mismatch(what: str, checkpoint: Checkpoint) -> MismatchError:
+    return MismatchError(what, checkpoint.label, "load a model of the checkpoint's own architecture and config")
