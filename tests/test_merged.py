@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import interpole
 import tiny
 from interpole.errors import InterpoleWarning, MismatchError, RecipeError
-from interpole.recipe import Recipe, ablation, build, parse_layers
+from interpole.recipe import Recipe, build
+from interpole.rules import ablation, parse_layers
 
 
 def between(pair, lam, **settings):

@@ -18,7 +18,8 @@ import tiny
 from interpole import saving
 from interpole.card import texts
 from interpole.errors import OutputError
-from interpole.recipe import Recipe, ablation
+from interpole.recipe import Recipe
+from interpole.rules import ablation
 
 
 @pytest.fixture

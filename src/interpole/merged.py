@@ -18,7 +18,8 @@ from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec, open_ch
 from interpole.errors import MismatchError, RecipeError
 from interpole.matching import clashes
 from interpole.methods import get_method
-from interpole.recipe import DTYPE_NAMES, Coefficients, Recipe
+from interpole.recipe import DTYPE_NAMES, Recipe
+from interpole.rules import Coefficients
 
 __all__ = ["Merged", "merge"]
 

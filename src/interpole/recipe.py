@@ -8,117 +8,31 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from interpole.errors import InterpoleWarning, RecipeError
 from interpole.methods import Method, get_method
-from interpole.names import KINDS, num_layers, place
+from interpole.names import num_layers, place
+from interpole.rules import Coefficients, Rule, Strict, Value, at_layer, check_finite, parse_layers
 
-__all__ = ["Coefficients", "Recipe", "Rule", "Source"]
-
-Value = float | list[float]
-"""A number, or a gradient: numbers spread evenly over the layers and interpolated linearly between."""
+__all__ = ["DTYPE_NAMES", "Recipe", "Source", "build", "parse_lambdas"]
 
 
-@dataclass(frozen=True, slots=True)
-class Coefficients:
-    """What one tensor is merged with: a weight per source (the base not among them) and the method's parameters."""
-
-    weights: tuple[float, ...]
-    parameters: tuple[tuple[str, Any], ...]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Source(_Strict):
+class Source(Strict):
     """Where a checkpoint comes from: a folder or hub id, and a revision of the latter."""
 
     model: str
     revision: str | None = None
 
 
-class Rule(_Strict):
-    """Coefficients for the tensors that match all of `layers`, `kind` and `name`; what it leaves out, a later rule may set.
-
-    Attributes:
-        layers: `"12-35"`, `"0,2,4-7"` (both ends included), `"not 12-35"` for all other layers, or `"none"` for tensors outside
-            of the layers (embeddings, final norm, lm_head).
-        kind: one of `names.KINDS`, or a list of them.
-        name: glob on the tensor name, `*` matching anything.
-        lam: λ for these tensors (`lambda` in YAML).
-        weights: weights by source name, instead of λ.
-        parameters: parameters of the method.
-    """
-
-    layers: str | None = None
-    kind: str | list[str] | None = None
-    name: str | None = None
-    lam: Value | None = Field(None, alias="lambda")
-    weights: dict[str, Value] | None = None
-    parameters: dict[str, Any] = {}
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _layers_as_text(cls, value: Any) -> Any:
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        if isinstance(text, str) and text != "none":
-            parse_layers(text.removeprefix("not "))
-        return text
-
-    @field_validator("kind")
-    @classmethod
-    def _known_kinds(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for kind in [value] if isinstance(value, str) else value or []:
-            if kind not in KINDS:
-                raise ValueError(f"unknown module kind {kind!r}; known: {', '.join(KINDS)}")
-        return value
-
-    def matches(self, name: str) -> bool:
-        """Whether the rule is for tensor `name`.
-
-        Raises:
-            RecipeError: the rule asks for a layer or kind, and the name is of no known family.
-        """
-        if self.name is not None and not fnmatchcase(name, self.name):
-            return False
-        if self.layers is None and self.kind is None:
-            return True
-        found = place(name)
-        if found is None:
-            raise RecipeError(
-                f"cannot tell layer and kind of tensor {name}, which rule [{self}] needs",
-                remedy="give a rule for it by `name` before this one, or ask for its family to be added to names.py",
-            )
-        kinds = [self.kind] if isinstance(self.kind, str) else self.kind
-        if kinds is not None and found.kind not in kinds:
-            return False
-        if self.layers is None:
-            return True
-        if self.layers == "none" or found.layer is None:
-            return self.layers == "none" and found.layer is None
-        within = found.layer in parse_layers(self.layers.removeprefix("not "))
-        return within != self.layers.startswith("not ")
-
-    def __str__(self) -> str:
-        """The rule on one line, as in an error message."""
-        return ", ".join(
-            f"{key}: {value}" for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items()
-        )
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """A merge: which sources, by which method, with which coefficients, and whose tokenizer and config go with it.
 
     Attributes:
@@ -163,7 +77,8 @@ class Recipe(_Strict):
             raise ValueError(f"method {self.method} works on differences to a base; add a source named `base`")
         if self.template_from is not None and self.template_from not in self.sources:
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
-        for part in (self, *self.rules):
+        parts: list[Recipe | Rule] = [self, *self.rules]
+        for part in parts:
             self._check_coefficients(part, method)
         if self.lam is None and self.weights is None and method.uses_weights and not self.rules:
             raise ValueError("neither `lambda` nor `weights` is given")
@@ -171,7 +86,7 @@ class Recipe(_Strict):
 
     def _check_coefficients(self, part: Recipe | Rule, method: Method) -> None:
         for value in [part.lam, *(part.weights or {}).values()]:
-            _check_finite(value)
+            check_finite(value)
         if part.lam is not None:
             if part.weights is not None:
                 raise ValueError("give `lambda` or `weights`, not both")
@@ -308,37 +223,6 @@ class Recipe(_Strict):
         return build(content, path)
 
 
-def ablation(
-    layers: str | None = None, skip: Iterable[str] = (), embeddings: str | None = None
-) -> list[dict[str, Any]]:
-    """Rules of the paper's ablations, for a recipe whose λ stays free.
-
-    Args:
-        layers: the only layers to interpolate, e.g. `"12-35"`; all others keep Instruct's weights (the paper's Table 3).
-        skip: sublayers that keep Instruct's weights (its Figure 5): `attention`, or `ffn` with router and experts.
-        embeddings: whose embeddings, final norm and lm_head: `instruct`, `thinking` or `interpolate`. The paper does not say;
-            the default is `instruct` where `layers` is given and `interpolate` elsewhere.
-
-    Raises:
-        RecipeError: a word that is none of these.
-    """
-    outer = embeddings or ("instruct" if layers else "interpolate")
-    if outer not in ("instruct", "thinking", "interpolate"):
-        raise RecipeError(f"embeddings: {outer!r}", remedy="say instruct, thinking or interpolate")
-    rules: list[dict[str, Any]] = []
-    if outer != "interpolate":
-        rules.append({"layers": "none", "lambda": float(outer == "thinking")})
-    for part in skip:
-        if part not in ("attention", "ffn"):
-            raise RecipeError(
-                f"skip: {part!r}", remedy="say attention or ffn; for other parts write a recipe with rules"
-            )
-        rules.append({"kind": ["ffn", "router", "experts"] if part == "ffn" else part, "lambda": 0.0})
-    if layers:
-        rules.append({"layers": f"not {layers}", "lambda": 0.0})
-    return rules
-
-
 DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """dtype names of recipes and configs → safetensors."""
 
@@ -351,23 +235,6 @@ def build(content: Mapping[str, Any], where: object) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise RecipeError(f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}", where) from None
-
-
-def parse_layers(text: str) -> frozenset[int]:
-    """Layer indices of `"12-35"` or `"0,2,4-7"`, both ends included.
-
-    Raises:
-        RecipeError: the text is neither.
-    """
-    layers: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise RecipeError(
-                f"not a layer range: {text!r}", remedy='write "12-35", "7" or "0,2,4-7" (both ends included)'
-            )
-        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(layers)
 
 
 def parse_lambdas(text: str) -> list[float]:
@@ -392,19 +259,3 @@ def parse_lambdas(text: str) -> list[float]:
         count = round((stop - start) / step + 1e-9)
         values += [round(start + i * step, 10) for i in range(count + 1) if start + i * step <= stop + 1e-9]
     return list(dict.fromkeys(values))
-
-
-def at_layer(value: Any, t: float) -> float:
-    """A value at relative depth t in [0, 1]: itself, or the gradient's value there (piecewise linear, as in mergekit)."""
-    if not isinstance(value, list):
-        return float(value)
-    position = t * (len(value) - 1)
-    left = min(int(position), len(value) - 1)
-    right = min(left + 1, len(value) - 1)
-    return float(value[left] + (position - left) * (value[right] - value[left]))
-
-
-def _check_finite(value: Value | None) -> None:
-    numbers = value if isinstance(value, list) else [] if value is None else [value]
-    if value == [] or not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"{value} is not a finite number or a list of them")

@@ -64,7 +64,8 @@ def merge(
 
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
-    from interpole.recipe import Recipe, ablation, parse_lambdas
+    from interpole.recipe import Recipe, parse_lambdas
+    from interpole.rules import ablation
 
     if thinking is None:
         flags = {"--layers": layers, "--skip": skip, "--embeddings": embeddings}

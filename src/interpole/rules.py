@@ -1,0 +1,171 @@
+"""Rules of a recipe: coefficients for the tensors of some layers, of a module kind, or of some names.
+
+A number in a rule or recipe may be a gradient over the layers. Nothing here knows a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from interpole.errors import RecipeError
+from interpole.names import KINDS, place
+
+__all__ = ["Coefficients", "Rule", "Strict", "Value", "ablation", "at_layer", "check_finite", "parse_layers"]
+
+Value = float | list[float]
+"""A number, or a gradient: numbers spread evenly over the layers and interpolated linearly between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """What one tensor is merged with: a weight per source (the base not among them) and the method's parameters."""
+
+    weights: tuple[float, ...]
+    parameters: tuple[tuple[str, Any], ...]
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Rule(Strict):
+    """Coefficients for the tensors that match all of `layers`, `kind` and `name`; what it leaves out, a later rule may set.
+
+    Attributes:
+        layers: `"12-35"`, `"0,2,4-7"` (both ends included), `"not 12-35"` for all other layers, or `"none"` for tensors outside
+            of the layers (embeddings, final norm, lm_head).
+        kind: one of `names.KINDS`, or a list of them.
+        name: glob on the tensor name, `*` matching anything.
+        lam: λ for these tensors (`lambda` in YAML).
+        weights: weights by source name, instead of λ.
+        parameters: parameters of the method.
+    """
+
+    layers: str | None = None
+    kind: str | list[str] | None = None
+    name: str | None = None
+    lam: Value | None = Field(None, alias="lambda")
+    weights: dict[str, Value] | None = None
+    parameters: dict[str, Any] = {}
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers_as_text(cls, value: Any) -> Any:
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and text != "none":
+            parse_layers(text.removeprefix("not "))
+        return text
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kinds(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for kind in [value] if isinstance(value, str) else value or []:
+            if kind not in KINDS:
+                raise ValueError(f"unknown module kind {kind!r}; known: {', '.join(KINDS)}")
+        return value
+
+    def matches(self, name: str) -> bool:
+        """Whether the rule is for tensor `name`.
+
+        Raises:
+            RecipeError: the rule asks for a layer or kind, and the name is of no known family.
+        """
+        if self.name is not None and not fnmatchcase(name, self.name):
+            return False
+        if self.layers is None and self.kind is None:
+            return True
+        found = place(name)
+        if found is None:
+            raise RecipeError(
+                f"cannot tell layer and kind of tensor {name}, which rule [{self}] needs",
+                remedy="give a rule for it by `name` before this one, or ask for its family to be added to names.py",
+            )
+        kinds = [self.kind] if isinstance(self.kind, str) else self.kind
+        if kinds is not None and found.kind not in kinds:
+            return False
+        if self.layers is None:
+            return True
+        if self.layers == "none" or found.layer is None:
+            return self.layers == "none" and found.layer is None
+        within = found.layer in parse_layers(self.layers.removeprefix("not "))
+        return within != self.layers.startswith("not ")
+
+    def __str__(self) -> str:
+        """The rule on one line, as in an error message."""
+        return ", ".join(
+            f"{key}: {value}" for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items()
+        )
+
+
+def ablation(
+    layers: str | None = None, skip: Iterable[str] = (), embeddings: str | None = None
+) -> list[dict[str, Any]]:
+    """Rules of the paper's ablations, for a recipe whose λ stays free.
+
+    Args:
+        layers: the only layers to interpolate, e.g. `"12-35"`; all others keep Instruct's weights (the paper's Table 3).
+        skip: sublayers that keep Instruct's weights (its Figure 5): `attention`, or `ffn` with router and experts.
+        embeddings: whose embeddings, final norm and lm_head: `instruct`, `thinking` or `interpolate`. The paper does not say;
+            the default is `instruct` where `layers` is given and `interpolate` elsewhere.
+
+    Raises:
+        RecipeError: a word that is none of these.
+    """
+    outer = embeddings or ("instruct" if layers else "interpolate")
+    if outer not in ("instruct", "thinking", "interpolate"):
+        raise RecipeError(f"embeddings: {outer!r}", remedy="say instruct, thinking or interpolate")
+    rules: list[dict[str, Any]] = []
+    if outer != "interpolate":
+        rules.append({"layers": "none", "lambda": float(outer == "thinking")})
+    for part in skip:
+        if part not in ("attention", "ffn"):
+            raise RecipeError(
+                f"skip: {part!r}", remedy="say attention or ffn; for other parts write a recipe with rules"
+            )
+        rules.append({"kind": ["ffn", "router", "experts"] if part == "ffn" else part, "lambda": 0.0})
+    if layers:
+        rules.append({"layers": f"not {layers}", "lambda": 0.0})
+    return rules
+
+
+def parse_layers(text: str) -> frozenset[int]:
+    """Layer indices of `"12-35"` or `"0,2,4-7"`, both ends included.
+
+    Raises:
+        RecipeError: the text is neither.
+    """
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise RecipeError(
+                f"not a layer range: {text!r}", remedy='write "12-35", "7" or "0,2,4-7" (both ends included)'
+            )
+        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(layers)
+
+
+def at_layer(value: Any, t: float) -> float:
+    """A value at relative depth t in [0, 1]: itself, or the gradient's value there (piecewise linear, as in mergekit)."""
+    if not isinstance(value, list):
+        return float(value)
+    position = t * (len(value) - 1)
+    left = min(int(position), len(value) - 1)
+    right = min(left + 1, len(value) - 1)
+    return float(value[left] + (position - left) * (value[right] - value[left]))
+
+
+def check_finite(value: Value | None) -> None:
+    """Raise ValueError for an empty gradient, infinity or NaN."""
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    if value == [] or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{value} is not a finite number or a list of them")
