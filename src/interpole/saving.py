@@ -7,6 +7,7 @@ shard.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -26,8 +27,7 @@ from interpole.errors import OutputError
 __all__ = ["Target", "save", "save_all"]
 
 CHUNK_ELEMENTS = 1 << 16
-"""Elements computed at a time: inputs and result stay in the second-level cache, and malloc hands the same pages out again
-(with four times as many, page faults take most of the time: docs/log.md)."""
+"""Elements computed at a time: inputs and result stay in the second-level cache."""
 WRITE_BYTES = 1 << 17
 """Bytes per write; larger ones are slower on fresh page-cache files (docs/log.md)."""
 
@@ -84,6 +84,7 @@ def save_all(
     for _, out, _ in targets:
         if out.exists() or out.is_symlink():
             raise OutputError("the output exists already", out, "choose another --out, or remove it")
+    _keep_freed_memory()
     first = targets[0].checkpoint
     shards = shards_of(first.layout, first.specs) if shard_bytes is None else cut_shards(first.specs, shard_bytes)
     folders = [out.parent / f".{out.name}.partial" for _, out, _ in targets]
@@ -144,6 +145,14 @@ def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc not to give freed pieces back to the system at once; otherwise page faults take most of the time (docs/log.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
 
 
 def _prepare(folder: Path, checkpoint: Checkpoint, shards: Shards) -> None:
