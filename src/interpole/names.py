@@ -1,19 +1,22 @@
-"""Tensor names → (layer, module kind), for the families of the field. A table of patterns, no code per family.
+"""Tensor names → (layer, module kind), for the families of the field. A table of names, no code per family.
 
-Names that no pattern places are not guessed at: `place` returns None and whoever needs the answer raises.
+Names that the table does not know are not guessed at: `place` returns None and whoever needs the answer raises. The families
+it was made from, and where each kind's borders lie, are in docs/formats.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["KINDS", "Place", "num_layers", "place"]
 
-KINDS = ("attention", "ffn", "norm", "embedding", "lm_head", "router", "experts")
-"""Module kinds. `attention` is the whole sublayer, its q/k norms included; `ffn` the dense one, shared experts included."""
+KINDS = ("attention", "ffn", "norm", "embedding", "lm_head", "router", "experts", "vision", "mtp")
+"""Module kinds. `attention` is whatever mixes tokens (softmax and linear attention, short convolutions), its q/k norms
+included; `ffn` the dense sublayer, shared experts included; `vision` the image tower and its projector; `mtp` the extra
+modules that predict more than one token."""
 
 
 class Place(NamedTuple):
@@ -23,36 +26,57 @@ class Place(NamedTuple):
     kind: str
 
 
-_MODEL = r"(?:model\.)?(?:language_model\.)?(?:model\.)?"
-_LAYER = _MODEL + r"layers\.(?P<layer>\d+)\."
-_PATTERNS = [
-    (re.compile(pattern + r"\Z"), kind)
-    for pattern, kind in (
-        (_MODEL + r"embed_tokens\.weight", "embedding"),
-        (_MODEL + r"lm_head\.(weight|bias)", "lm_head"),
-        (_MODEL + r"norm\.(weight|bias)", "norm"),
-        (_LAYER + r"self_attn\..+", "attention"),
-        (_LAYER + r"mlp\.(gate|router)\.(weight|bias|e_score_correction_bias)", "router"),
-        (_LAYER + r"mlp\.experts\..+", "experts"),
-        (_LAYER + r"mlp\.shared_experts?(_gate)?\..+", "ffn"),
-        (_LAYER + r"mlp\.(gate_proj|up_proj|down_proj|gate_up_proj)\..+", "ffn"),
-        (
-            _LAYER
-            + r"(input|post_attention|pre_feedforward|post_feedforward|post_self_attn|post_mlp)_layernorm\.(weight|bias)",
-            "norm",
-        ),
-    )
-]
+_LANGUAGE_MODELS = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")
+"""What a name may begin with before `layers.N`, `embed_tokens`, …: alone, or as the language part of a larger model."""
+
+
+def _table(**kinds: str) -> Mapping[str, str]:
+    """Module path → kind, from the paths of every kind separated by spaces."""
+    return {path: kind for kind, paths in kinds.items() for path in paths.split()}
+
+
+_IN_LAYERS = _table(
+    attention="self_attn linear_attn conv",
+    router="mlp.gate mlp.router feed_forward.gate feed_forward.expert_bias",
+    experts="mlp.experts feed_forward.experts",
+    ffn=(
+        "mlp.gate_proj mlp.up_proj mlp.down_proj mlp.gate_up_proj mlp.shared_expert mlp.shared_experts mlp.shared_expert_gate "
+        "feed_forward.w1 feed_forward.w2 feed_forward.w3"
+    ),
+    norm=(
+        "input_layernorm post_attention_layernorm pre_feedforward_layernorm post_feedforward_layernorm "
+        "post_self_attn_layernorm post_mlp_layernorm operator_norm ffn_norm"
+    ),
+    mtp="eh_proj enorm hnorm shared_head embed_tokens",  # the layer after the last of DeepSeek-V3 and GLM-4-MoE
+)
+"""Below `layers.N.`: the module, of which everything beneath is of the kind."""
+
+_OUTSIDE = _table(embedding="embed_tokens", norm="norm embedding_norm", lm_head="lm_head")
+"""Beside the layers."""
+
+_BESIDE = _table(
+    vision="visual vision_tower vision_model vision_encoder multi_modal_projector vision_language_adapter patch_merger",
+    mtp="mtp",
+)
+"""Beside the language model; in names such as `visual.…` or `model.visual.…`."""
+
+_NAME = re.compile(
+    rf"(?:{'|'.join(re.escape(p) for p in sorted(_LANGUAGE_MODELS, key=len, reverse=True))})"
+    r"(?:layers\.(?P<layer>\d+)\.)?(?P<first>\w+)(?P<second>\.\w+)?(?:\.[\w.]+)?"
+)
 
 
 @lru_cache(maxsize=100_000)
 def place(name: str) -> Place | None:
     """Layer and kind of the tensor `name`, or None where no known family has such a name."""
-    for pattern, kind in _PATTERNS:
-        if match := pattern.match(name):
-            layer = match.groupdict().get("layer")
-            return Place(None if layer is None else int(layer), kind)
-    return None
+    if not (match := _NAME.fullmatch(name)):
+        return None
+    layer, first, second = match["layer"], match["first"], match["second"] or ""
+    if layer is not None:
+        kind = _IN_LAYERS.get(first + second) or _IN_LAYERS.get(first)
+        return Place(int(layer), kind) if kind else None
+    kind = _BESIDE.get(first) or (_OUTSIDE.get(first) if second in (".weight", ".bias") else None)
+    return Place(None, kind) if kind else None
 
 
 def num_layers(names: Iterable[str]) -> int:
