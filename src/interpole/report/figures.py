@@ -1,32 +1,31 @@
 """Figures of a sweep as Altair charts: the three curves, the stages at a glance, outcomes, difficulty, the Pareto front.
 
-Every figure takes measured points (`PointMetrics`, or `CurveRow` from a curves.csv) and shows those numbers as they
-are; nothing is smoothed or computed but the places of labels and who is on the front. Figures are fit for a paper:
-direct labels, no legend where a label will do, 95 % intervals as thin bars. `render.py` writes them to files.
+Every figure takes marks (see `marks.py`) and shows their numbers as they are; nothing is smoothed or computed but the
+places of labels and who is on the front. Figures are fit for a paper: direct labels, no legend where a label will
+do, 95 % intervals as thin bars. `render.py` writes them to files; `ablations.py` has the figures of other tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-from interpole.curves import CurveRow, PointMetrics
-from interpole.intervals import UNKNOWN, Interval
-from interpole.records import Outcome
+from interpole.curves import PointMetrics
+from interpole.report.marks import Mark, dial_span, marks, tasks
 from interpole.report.style import COLOURS, OUTCOMES, SERIES
 
-__all__ = ["QUANTITIES", "Band", "curves", "front", "outcomes", "overview", "panel", "pareto", "small", "span", "statistic"]
-
-Row = PointMetrics | CurveRow
+__all__ = ["QUANTITIES", "Band", "curves", "front", "outcomes", "overview", "panel", "pareto", "small"]
 
 QUANTITIES = {
     "accuracy": ("Accuracy (%)", ("mean", "pass", "vote")),
     "think": ("Think #R (%)", ("think",)),
     "tokens": ("Token #N", ("tokens",)),
 }
+PLACES = (("left", 7, -6), ("left", 8, 4), ("right", -7, -6), ("right", -7, 8), ("left", 6, 14))  # align, dx, dy
 LABEL_GAP = 0.085  # of a panel's height: labels at line ends keep this far apart
 
 
@@ -39,61 +38,43 @@ class Band:
     high: float
 
 
-def statistic(row: Row, name: str) -> Interval:
-    """The statistic `name` (mean, pass, vote, think, tokens) of a measured point; NaN where it is not known."""
-    if isinstance(row, CurveRow):
-        value = getattr(row, "pass_" if name == "pass" else name)
-        known = UNKNOWN if value is None else Interval(value, UNKNOWN.low, UNKNOWN.high)
-        if name == "mean" and row.mean is not None and row.mean_low is not None and row.mean_high is not None:
-            return Interval(row.mean, row.mean_low, row.mean_high)
-        return known
-    if name == "pass":
-        return row.pass_at[-1] if row.pass_at else UNKNOWN
-    return getattr(row, name) or UNKNOWN
-
-
-def span(rows: Sequence[Row]) -> tuple[float, float]:
-    """The λ axis: 0..1, and further where points lie outside."""
-    lams = [row.lam for row in rows if row.lam is not None]
-    return min([0.0, *lams]), max([1.0, *lams])
-
-
-def curves(rows: Sequence[Row], bands: Sequence[Band] = (), width: int = 250, height: int = 170) -> alt.VConcatChart:
+def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250, height: int = 170) -> alt.VConcatChart:
     """The paper's Figure 3: accuracy, Think #R and Token #N against λ, one row per task, stages shaded."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    lines = []
-    for task in tasks:
-        panels = [panel(rows, task, quantity, bands, width, height) for quantity in QUANTITIES]
+    names, lines = tasks(points), []
+    for task in names:
+        panels = [panel(points, task, quantity, bands, width, height) for quantity in QUANTITIES]
         line = alt.hconcat(*[p for p in panels if p is not None], spacing=34)
-        lines.append(line.properties(title=alt.Title(task, offset=10, fontSize=13)) if len(tasks) > 1 else line)
+        lines.append(line.properties(title=alt.Title(task, offset=10, fontSize=13)) if len(names) > 1 else line)
     return alt.vconcat(*lines, spacing=28)
 
 
-def overview(rows: Sequence[Row], bands: Sequence[Band] = (), width: int = 640, height: int = 230) -> alt.VConcatChart:
+def overview(
+    points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 640, height: int = 230
+) -> alt.VConcatChart:
     """The stages at a glance, one wide panel per task: Mean@k, Pass@k and Think #R on one axis against λ."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    series = ("mean", "pass", "think")
-    return alt.vconcat(
-        *[_panel(rows, task, "Share of responses or questions (%)", series, bands, width, height) for task in tasks]
-    )
+    names, series = tasks(points), ("mean", "pass", "think")
+    title = "Accuracy and share of responses that think (%)"
+    titles = {task: f"{task}: {title[0].lower()}{title[1:]}" if len(names) > 1 else title for task in names}
+    panels = [_panel(points, task, titles[task], series, bands, width, height) for task in names]
+    return alt.vconcat(*[p for p in panels if p is not None], spacing=28)
 
 
 def panel(
-    rows: Sequence[Row], task: str, quantity: str, bands: Sequence[Band] = (), width: int = 250, height: int = 170
+    points: Sequence[Mark], task: str, quantity: str, bands: Sequence[Band] = (), width: int = 250, height: int = 170
 ) -> alt.LayerChart | None:
     """One quantity of one task against λ; None where nothing of it is known."""
     title, series = QUANTITIES[quantity]
-    return _panel(rows, task, title, series, bands, width, height)
+    return _panel(points, task, title, series, bands, width, height)
 
 
-def small(rows: Sequence[Row], task: str, title: str, width: int = 150, height: int = 84) -> alt.LayerChart | None:
+def small(points: Sequence[Mark], task: str, title: str, width: int = 150, height: int = 84) -> alt.LayerChart | None:
     """A small multiple: Mean@k and Think #R of one task, or one part of it, against λ."""
-    chart = _panel(rows, task, title, ("mean", "think"), (), width, height, small=True)
+    chart = _panel(points, task, title, ("mean", "think"), (), width, height, small=True)
     return chart and chart.properties(title=alt.Title(title, fontSize=11, offset=8))
 
 
 def _panel(
-    rows: Sequence[Row],
+    points: Sequence[Mark],
     task: str,
     title: str,
     series: Sequence[str],
@@ -103,19 +84,18 @@ def _panel(
     small: bool = False,
 ) -> alt.LayerChart | None:
     """Curves of some series, with their intervals, the stages and the names of the curves."""
-    mine = sorted((r for r in rows if r.task == task and r.lam is not None), key=lambda r: r.lam or 0.0)
-    values = [_value(row, name) for name in series for row in mine]
-    values = [value for value in values if value["value"] is not None]
+    mine = sorted((p for p in points if p.task == task and p.lam is not None), key=lambda p: p.lam or 0.0)
+    values = [_value(mark, name) for name in series for mark in mine if name in mark.statistics]
     if not values:
         return None
     shares = "tokens" not in series
     top = 1.0 if shares else 1.06 * max(max(v["value"], v["high"] or 0) for v in values)
-    x = _dial_axis(rows, small)
+    x = _dial_axis(points, small)
     axis, scale = _share_axis(small) if shares else _token_axis(), alt.Scale(domain=[0, top])
     y, low = (alt.Y(f"{name}:Q", title=None, axis=axis, scale=scale) for name in ("value", "low"))
     data = alt.Chart(alt.Data(values=values)).encode(x=x, y=y, color=_colour())
     layers = [
-        *_stages([b for b in bands if b.task == task], span(rows), x),
+        *_stages([b for b in bands if b.task == task], dial_span(points), x),
         data.mark_rule(strokeWidth=1.2, opacity=0.55).encode(y=low, y2="high:Q").transform_filter("datum.low != null"),
         data.mark_line(strokeWidth=1.8).encode(strokeDash=_dash()),
         data.mark_point(filled=True, size=14 if small else 30, opacity=1).encode(description="text:N"),
@@ -125,35 +105,32 @@ def _panel(
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 
 
-def _value(row: Row, name: str) -> dict[str, Any]:
-    """One mark: a point of a curve, with its interval and its words for screen readers."""
-    value, low, high = (None if x != x else x for x in statistic(row, name))
-    label = series_label(row, name)
-    shown = "" if value is None else f"{value:,.0f}" if name == "tokens" else f"{100 * value:.1f} %"
-    text = f"λ={row.lam:g}: {label} {shown}"
-    return {"lam": row.lam, "series": name, "value": value, "low": low, "high": high, "text": text}
+def _value(mark: Mark, name: str) -> dict[str, Any]:
+    """One point of a curve, with its interval and its words for screen readers."""
+    value, low, high = (None if math.isnan(x) else x for x in mark.statistics[name])
+    shown = f"{value:,.0f}" if name == "tokens" else f"{100 * (value or 0):.1f} %"
+    text = f"{mark.label}: {mark.called(name)} {shown}"
+    return {"lam": mark.lam, "series": name, "value": value, "low": low, "high": high, "text": text}
 
 
-def series_label(row: Row, name: str) -> str:
-    """What a curve is called: Mean@8, Pass@8, Vote@8, Think #R, Token #N."""
-    k = row.k if isinstance(row, PointMetrics) else row.samples
-    return {"think": "Think #R", "tokens": "Token #N"}.get(name, f"{name.capitalize()}@{k or 'k'}")
-
-
-def _end_labels(values: list[dict[str, Any]], last: Row, top: float) -> alt.Chart:
+def _end_labels(values: list[dict[str, Any]], last: Mark, top: float) -> alt.Chart:
     """The name of each curve at its right end, moved apart where they would touch."""
     ends = {v["series"]: v for v in values}  # the last one of each, as λ rises
     placed, floor = [], -1.0
     for v in sorted(ends.values(), key=lambda v: v["value"]):
         floor = max(v["value"] / top, floor + LABEL_GAP)
-        placed.append({**v, "value": floor, "text": series_label(last, v["series"])})
+        placed.append({**v, "value": floor, "text": last.called(v["series"])})
     over = max(0.0, placed[-1]["value"] - 1.0)
     for mark in placed:
         mark["value"] = (mark["value"] - over) * top
-    return alt.Chart(alt.Data(values=placed)).mark_text(align="left", dx=8, fontWeight=500).encode(
-        x=alt.XDatum(max(v["lam"] for v in values)),
-        text="text:N",
-        color=_colour(),
+    return (
+        alt.Chart(alt.Data(values=placed))
+        .mark_text(align="left", dx=8, fontWeight=500)
+        .encode(
+            x=alt.XDatum(max(v["lam"] for v in values)),
+            text="text:N",
+            color=_colour(),
+        )
     )
 
 
@@ -184,8 +161,8 @@ def _dash() -> alt.StrokeDash:
     return alt.StrokeDash("series:N", legend=None, scale=scale)
 
 
-def _dial_axis(rows: Sequence[Row], small: bool = False) -> alt.X:
-    scale = alt.Scale(domain=list(span(rows)), nice=False)
+def _dial_axis(points: Sequence[Mark], small: bool = False) -> alt.X:
+    scale = alt.Scale(domain=list(dial_span(points)), nice=False)
     axis = alt.Axis(tickCount=3 if small else 6, format="~g", labelFlush=False)
     return alt.X("lam:Q", title=None if small else "λ", scale=scale, axis=axis)
 
@@ -211,7 +188,7 @@ def outcomes(
         for i, o in enumerate(seen)
     ]
     scale = alt.Scale(domain=[OUTCOMES[o][0] for o in seen], range=[COLOURS[OUTCOMES[o][1]] for o in seen])
-    x = _dial_axis(metrics)
+    x = _dial_axis(marks(metrics))
     y = alt.Y("share:Q", title=None, axis=_share_axis(), stack=True, scale=alt.Scale(domain=[0, 1]))
     key = alt.Legend(title=None, orient="right", symbolType="square") if legend else None
     chart = alt.Chart(alt.Data(values=values)).mark_area(line=False, opacity=0.92)
@@ -229,16 +206,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not beaten(point) for point in points]
 
 
-def pareto(rows: Sequence[Row], task: str, width: int = 420, height: int = 260) -> alt.LayerChart | None:
+def pareto(points: Sequence[Mark], task: str, width: int = 420, height: int = 260) -> alt.LayerChart | None:
     """Mean@k against Token #N: the dial as a path, points off it as diamonds, the Pareto front filled and joined."""
-    values = _pareto_values([row for row in rows if row.task == task])
+    values = _pareto_values([mark for mark in points if mark.task == task])
     if not values:
         return None
     tokens = [v["tokens"] for v in values]
     log = min(tokens) > 0 and max(tokens) > 10 * min(tokens)
+    _place_labels(values, log, width, height)
     scale = alt.Scale(type="log", nice=True) if log else alt.Scale(zero=False, nice=True)
     x = alt.X("tokens:Q", title="Token #N" + (" (log scale)" if log else ""), scale=scale, axis=_cost_axis(log))
-    y = alt.Y("mean:Q", title=None, axis=alt.Axis(labelExpr="format(100 * datum.value, '.0f')"), scale=alt.Scale(zero=False))
+    y = alt.Y(
+        "mean:Q", title=None, axis=alt.Axis(labelExpr="format(100 * datum.value, '.0f')"), scale=alt.Scale(zero=False)
+    )
     data = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
     blue, grey = COLOURS["blue"], COLOURS["grey"]
     points = data.mark_point(size=42, opacity=1, strokeWidth=1.4).encode(
@@ -248,31 +228,63 @@ def pareto(rows: Sequence[Row], task: str, width: int = 420, height: int = 260) 
         description="text:N",
     )
     layers = [
-        data.mark_line(color=grey, strokeWidth=1, strokeDash=[2, 3]).encode(order="lam:Q").transform_filter("datum.dial"),
+        data.mark_line(color=grey, strokeWidth=1, strokeDash=[2, 3])
+        .encode(order="lam:Q")
+        .transform_filter("datum.dial"),
         data.mark_line(color=blue, strokeWidth=1.6).encode(order="tokens:Q").transform_filter("datum.front"),
-        data.mark_rule(color=grey, strokeWidth=1, opacity=0.7).encode(y="low:Q", y2="high:Q").transform_filter("datum.low != null"),
+        data.mark_rule(color=grey, strokeWidth=1, opacity=0.7)
+        .encode(y="low:Q", y2="high:Q")
+        .transform_filter("datum.low != null"),
         points,
-        data.mark_text(align="left", dx=7, dy=-6, color=COLOURS["ink"]).encode(text="label:N"),
+        *[
+            data.mark_text(align=align, dx=dx, dy=dy, color=COLOURS["ink"])
+            .encode(text="label:N")
+            .transform_filter(f"datum.place == {place}")
+            for place, (align, dx, dy) in enumerate(PLACES)
+        ],
     ]
     return alt.layer(*layers).properties(width=width, height=height, title="Accuracy (Mean@k, %) against tokens")
 
 
-def _pareto_values(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _pareto_values(points: Iterable[Mark]) -> list[dict[str, Any]]:
     """One mark per point that has both an accuracy and a length."""
-    known = [(row, statistic(row, "mean"), statistic(row, "tokens")) for row in rows]
-    known = [(row, mean, tokens) for row, mean, tokens in known if mean.value == mean.value and tokens.value == tokens.value]
-    on_front = front([(tokens.value, mean.value) for _, mean, tokens in known])
+    known = [(mark, mark.statistics.get("mean"), mark.statistics.get("tokens")) for mark in points]
+    both = [(mark, mean, tokens.value) for mark, mean, tokens in known if mean and tokens]
+    on_front = front([(tokens, mean.value) for _, mean, tokens in both])
     values = []
-    for (row, mean, tokens), best in zip(known, on_front, strict=True):
-        name = f"{row.lam:g}" if row.lam is not None else getattr(row, "point", "")
-        label = f"λ={name}" if row.lam in (0, 1) else name
-        low, high = (None if end != end else end for end in mean[1:])
-        text = f"{'λ=' if row.lam is not None else ''}{name}: {100 * mean.value:.1f} % at {tokens.value:,.0f} tokens"
+    for (mark, mean, tokens), best in zip(both, on_front, strict=True):
+        label = mark.label if mark.lam in (None, 0, 1) else f"{mark.lam:g}"
+        low, high = (None if math.isnan(end) else end for end in mean[1:])
+        text = f"{mark.label}: {100 * mean.value:.1f} % at {tokens:,.0f} tokens"
         values.append(
-            {"lam": row.lam, "label": label, "dial": row.lam is not None, "front": best, "tokens": tokens.value}
+            {"lam": mark.lam, "label": label, "dial": mark.lam is not None, "front": best, "tokens": tokens}
             | {"mean": mean.value, "low": low, "high": high, "text": text}
         )
     return values
+
+
+def _place_labels(values: list[dict[str, Any]], log: bool, width: int, height: int) -> None:
+    """Choose for each label the first of `PLACES` where it touches no point and no label placed before it."""
+
+    def pixels(name: str, extent: int, scale: Callable[[float], float]) -> list[float]:
+        numbers = [scale(v[name]) for v in values]
+        low, high = min(numbers), max(numbers)
+        return [extent * (n - low) / ((high - low) or 1) for n in numbers]
+
+    xs, ys = pixels("tokens", width, math.log if log else float), pixels("mean", height, lambda mean: -mean)
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in zip(xs, ys, strict=True)]
+    for v, x, y in zip(values, xs, ys, strict=True):
+        wide = 6 * len(v["label"])
+        boxes = [(x + dx - (wide if align == "right" else 0), y + dy - 5, wide) for align, dx, dy in PLACES]
+        boxes_at = [(left, top, left + w, top + 10) for left, top, w in boxes]
+        free = [i for i, box in enumerate(boxes_at) if not any(_touch(box, other) for other in taken)]
+        v["place"] = free[0] if free else 0
+        taken.append(boxes_at[v["place"]])
+
+
+def _touch(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, top, right, bottom) overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _cost_axis(log: bool) -> alt.Axis:

@@ -24,6 +24,7 @@ from interpole.intervals import Interval
 from interpole.metrics import PointMetrics, measure
 from interpole.records import Outcome, Sample
 from interpole.report import figures
+from interpole.report.marks import dial_span, marks
 from interpole.report.payload import payload
 from interpole.report.render import svg
 from interpole.report.style import COLOURS
@@ -91,7 +92,7 @@ def html(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         tasks=tasks,
-        axis=figures.span(metrics),
+        axis=dial_span(marks(metrics)),
         bands={band.task: (band.low, band.high) for band in shaded},
         verdicts=verdicts(metrics, stages, samples),
         charts={task: _charts(metrics, samples, task, shaded) for task in tasks},
@@ -131,16 +132,20 @@ def _charts(
     metrics: Sequence[PointMetrics], samples: Sequence[Sample], task: str, shaded: Sequence[figures.Band]
 ) -> dict[str, Any]:
     """All charts of one task."""
-    axis = figures.span(metrics)
-    size = {"width": 250, "height": 165}
-    curves = [(name, figures.panel(metrics, task, key, shaded, **size)) for key, (name, _) in figures.QUANTITIES.items()]
+    points, curves = marks(metrics), []
+    axis = dial_span(points)
+    for key, (name, series) in figures.QUANTITIES.items():
+        size = {"width": 252 if len(series) == 1 else 198, "height": 165}  # with the names at line ends, equally wide
+        curves.append(_chart(figures.panel(points, task, key, shaded, **size), name, size, axis))
     small = {"width": 126, "height": 84}
     parts = _difficulties([s for s in samples if s.task == task])
-    difficulty = [(name, figures.small(part, task, name, **small)) for name, part in parts.items()]
+    difficulty = [(name, figures.small(marks(part), task, name, **small)) for name, part in parts.items()]
     return {
-        "curves": [_chart(chart, name, size, axis) for name, chart in curves if chart],
-        "pareto": _chart(figures.pareto(metrics, task, 360, 230), "", {}, None),
-        "outcomes": _chart(figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis),
+        "curves": [chart for chart in curves if chart],
+        "pareto": _chart(figures.pareto(points, task, 360, 230), "", {}, None),
+        "outcomes": _chart(
+            figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
+        ),
         "difficulty": [_chart(chart, name, small, axis) for name, chart in difficulty if chart],
         "competitors": any(m.lam is None for m in metrics if m.task == task),
     }
@@ -152,7 +157,9 @@ def _chart(chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, f
         return None
     text = svg(chart)
     found = re.search(r'width="(\d+)', text)
-    return Chart(Markup(text), label, size.get("width", 0), size.get("height", 0), int(found[1]) if found else 400, axis)
+    return Chart(
+        Markup(text), label, size.get("width", 0), size.get("height", 0), int(found[1]) if found else 400, axis
+    )
 
 
 def _difficulties(samples: Sequence[Sample]) -> dict[str, list[PointMetrics]]:

@@ -37,7 +37,9 @@ def save(chart: Any, path: Path) -> Path:
             data = svg(chart).encode()
         case other:
             known = ", ".join(f".{name}" for name in FORMATS)
-            raise OutputError(f"figures are written as {known}, not {other or 'without an ending'!r}", path, "rename it")
+            raise OutputError(
+                f"figures are written as {known}, not {other or 'without an ending'!r}", path, "rename it"
+            )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -25,7 +25,7 @@ COLOURS = {
     "purple": "#b0609a",
     "amber": "#e69f00",
     "grey": "#a9a9b2",
-    "pale": "#c9dcea",
+    "pale": "#bcd5e6",
 }
 
 SERIES = {"mean": "blue", "pass": "sky", "vote": "purple", "think": "orange", "tokens": "green"}

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from interpole.errors import AnalysisError
 from interpole.intervals import Interval
 from interpole.metrics import PointMetrics, difference
+from interpole.recommend import recommend
 from interpole.records import Sample
 from interpole.report.figures import Band
 from interpole.stages import POOLED, Stages
 
 __all__ = ["Verdict", "bands", "percent", "verdicts"]
+
+
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,16 @@ def verdicts(
     for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
         own = next((s for s in stages if s.task == task), None)
         found += [_stages(own)] if own else []
-        found += _use([m for m in metrics if m.task == task], [s for s in samples if s.task == task], seed)
+        found += _use(task, metrics, samples, seed)
         found += _cost(own) if own else []
-        found += [Verdict("warning", task, s.name.capitalize(), f"{s.numbers}. {_sentence(s.remedy)}") for s in own.signatures] if own else []
+        found += (
+            [
+                Verdict("warning", task, s.name.capitalize(), f"{s.numbers}. {_sentence(s.remedy)}")
+                for s in own.signatures
+            ]
+            if own
+            else []
+        )
     return found
 
 
@@ -73,35 +83,29 @@ def _stages(stages: Stages) -> Verdict:
     return Verdict("stages", stages.task, f"Thinking switches on between λ = {on.value:.2f} and {off.value:.2f}", text)
 
 
-def _use(metrics: Sequence[PointMetrics], samples: Sequence[Sample], seed: int) -> list[Verdict]:
-    """The cheapest measured λ that is not seen to be worse than the best one."""
-    dial = [m for m in metrics if m.lam is not None and m.num_questions and m.mean.value == m.mean.value]
-    if len(dial) < 2 or not samples:
+def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], seed: int) -> list[Verdict]:
+    """The most accurate λ, or the cheapest that cannot be told from it."""
+    at = {m.lam: m for m in metrics if m.task == task and m.lam is not None and m.num_questions}
+    own = [s for s in samples if s.task == task and s.lam is not None]
+    if len(at) < 2 or not own:
         return []
-    best = max(dial, key=lambda m: m.mean.value)
-    by_point = {m.point: [s for s in samples if s.point == m.point] for m in dial}
-    for m in sorted(dial, key=lambda m: m.tokens.value):
-        if m is best:
-            text = "It is the most accurate point measured, and every cheaper one is seen to be worse."
-            return [_recommended(m, text)]
-        try:
-            change = difference(by_point[best.point], by_point[m.point], seed=seed)
-        except AnalysisError:
-            continue
-        if not change.significant:
-            saved = 1 - m.tokens.value / best.tokens.value
-            text = (
-                f"The best point measured, λ = {best.lam:g}, is not seen to be better: {points(change.value)}, paired over "
-                f"{change.num_questions} questions. It takes {saved:.0%} fewer tokens. "
-                f"(Differences below {100 * change.detectable:.1f} points would go unseen.)"
-            )
-            return [_recommended(m, text)]
-    return []
-
-
-def _recommended(m: PointMetrics, why: str) -> Verdict:
+    best = recommend(own, resamples=RESAMPLES, seed=seed)
+    top = next((m for m in at.values() if m.lam == best.lam), None)
+    if top is None or top.lam is None:
+        return []
+    m = min((at[lam] for lam in (top.lam, *best.tied)), key=lambda m: m.tokens.value)
     what = f"Mean@{m.k} {percent(m.mean)} for {tokens(m.tokens)} tokens a response. "
-    return Verdict("use", m.task, f"λ = {m.lam:g} is the cheapest among the best", what + why)
+    if m is top:
+        why = "No other λ measured is as accurate, and every cheaper one is seen to be worse."
+        return [Verdict("use", task, f"λ = {m.lam:g} is the most accurate", what + why)]
+    sides = [[s for s in own if s.lam == lam] for lam in (top.lam, m.lam)]
+    change = difference(sides[0], sides[1], resamples=RESAMPLES, seed=seed)
+    why = (
+        f"The best measured, λ = {top.lam:g}, cannot be told from it: {points(change.value)}, paired over "
+        f"{change.num_questions:,} questions, at {1 - m.tokens.value / top.tokens.value:.0%} fewer tokens. Differences below "
+        f"{100 * change.detectable:.1f} points would go unseen."
+    )
+    return [Verdict("use", task, f"λ = {m.lam:g} is the cheapest among the best", what + why)]
 
 
 def _cost(stages: Stages) -> list[Verdict]:

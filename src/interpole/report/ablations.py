@@ -1,0 +1,121 @@
+"""Figures that compare points rather than follow λ: bars of an ablation, grids of decoding settings and of σ.
+
+They draw the paper's Figures 4 and 5, Table 3 (layers) and Table 1 (σ), or the same of a run. Numbers are printed on the
+marks, so that a reader needs no ruler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from interpole.report.marks import Mark, tasks
+from interpole.report.style import COLOURS, SERIES
+
+__all__ = ["Cell", "ablation", "decoding", "similarity"]
+
+SIZE = {"width": 150}
+ROW_HEIGHT = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One decoding setting on one task: a share under a name such as Mean@8."""
+
+    task: str
+    metric: str
+    temperature: float
+    top_p: float
+    value: float
+
+
+def ablation(points: Sequence[Mark]) -> alt.VConcatChart:
+    """Points as rows in the order they come, one panel of bars per statistic; a line of panels per task."""
+    lines = []
+    for task in tasks(points):
+        mine = [mark for mark in points if mark.task == task]
+        names = list(dict.fromkeys(name for mark in mine for name in mark.statistics))
+        panels = [_bars(mine, name, first=name == names[0]) for name in names]
+        lines.append(alt.hconcat(*panels, spacing=26).properties(title=alt.Title(task, offset=10)))
+    return alt.vconcat(*lines, spacing=24)
+
+
+def _bars(points: Sequence[Mark], name: str, first: bool) -> alt.LayerChart:
+    """One statistic of every point."""
+    share = name != "tokens"
+    values: list[dict[str, Any]] = [
+        {
+            "point": mark.label,
+            "value": mark.statistics[name].value,
+            "text": f"{100 * mark.statistics[name].value:.1f}" if share else f"{mark.statistics[name].value:,.0f}",
+        }
+        for mark in points
+        if name in mark.statistics
+    ]
+    top = 1.0 if share else max(v["value"] for v in values)
+    axis = alt.Axis(grid=False, domain=False, ticks=False, labelLimit=260, labelColor=COLOURS["ink"]) if first else None
+    y = alt.Y("point:N", title=None, sort=[mark.label for mark in points], axis=axis)
+    x = alt.X("value:Q", title=None, axis=None, scale=alt.Scale(domain=[0, top * 1.28]))
+    base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
+    colour = COLOURS[SERIES.get(name, "green")]
+    title = points[0].called(name) + (" (%)" if share else "")
+    return alt.layer(
+        base.mark_bar(color=colour, height=11),
+        base.mark_text(align="left", dx=4, color=COLOURS["ink"]).encode(text="text:N"),
+    ).properties(**SIZE, height=ROW_HEIGHT * len({mark.label for mark in points}), title=alt.Title(title, offset=6))
+
+
+def decoding(cells: Sequence[Cell]) -> alt.VConcatChart:
+    """The paper's Figure 4: a grid of temperature and top_p for each metric, a line of grids per task."""
+    lines = []
+    for task in dict.fromkeys(cell.task for cell in cells):
+        mine = [cell for cell in cells if cell.task == task]
+        grids = [_grid(mine, metric) for metric in dict.fromkeys(cell.metric for cell in mine)]
+        line = alt.hconcat(*grids, spacing=30).resolve_scale(color="independent")
+        lines.append(line.properties(title=alt.Title(task, offset=10)))
+    return alt.vconcat(*lines, spacing=24).resolve_scale(color="independent")
+
+
+def _grid(cells: Sequence[Cell], metric: str) -> alt.LayerChart:
+    values: list[dict[str, Any]] = [
+        {"temperature": f"{c.temperature:g}", "top_p": f"{c.top_p:g}", "value": c.value, "text": f"{100 * c.value:.1f}"}
+        for c in cells
+        if c.metric == metric
+    ]
+    x = alt.X("temperature:N", title="temperature", axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
+    y = alt.Y("top_p:N", title="top_p", sort="descending", axis=alt.Axis(domain=False, ticks=False))
+    return _heat(
+        values, x, y, [v["value"] for v in values], metric + " (%)", 54 * len({v["temperature"] for v in values})
+    )
+
+
+def similarity(rows: Sequence[tuple[str, str, float]]) -> alt.LayerChart:
+    """σ between models, each with each: smaller is more similar."""
+    names = list(dict.fromkeys(name for a, b, _ in rows for name in (a, b)))
+    values: list[dict[str, Any]] = [
+        {"a": x, "b": y, "value": sigma, "text": f"{sigma:.4f}"} for a, b, sigma in rows for x, y in ((a, b), (b, a))
+    ]
+    plain = {"domain": False, "ticks": False, "labelLimit": 260, "labelColor": COLOURS["ink"]}
+    x = alt.X("a:N", title=None, sort=names, axis=alt.Axis(labelAngle=-30, **plain))
+    y = alt.Y("b:N", title=None, sort=names, axis=alt.Axis(**plain))
+    return _heat(
+        values, x, y, [sigma for *_, sigma in rows], "Weight similarity σ (smaller is more similar)", 66 * len(names)
+    )
+
+
+def _heat(
+    values: list[dict[str, Any]], x: alt.X, y: alt.Y, numbers: Sequence[float], title: str, width: int
+) -> alt.LayerChart:
+    """Rectangles from pale to blue, the number on each."""
+    low, high = min(numbers), max(numbers)
+    scale = alt.Scale(domain=[low, high], range=["#eef4f9", "#5aa5d6"])
+    base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
+    return alt.layer(
+        base.mark_rect(stroke=COLOURS["paper"], strokeWidth=2).encode(
+            color=alt.Color("value:Q", scale=scale, legend=None)
+        ),
+        base.mark_text(color=COLOURS["ink"]).encode(text="text:N"),
+    ).properties(width=width, height=alt.Step(34), title=alt.Title(title, offset=8))

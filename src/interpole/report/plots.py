@@ -1,0 +1,188 @@
+"""`interpole plot`: a figure by its name, from a run folder, a curves.csv or a table like the paper's, to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from interpole import samples as run_samples
+from interpole.curves import PointMetrics, read_curves
+from interpole.errors import AnalysisError
+from interpole.metrics import measure
+from interpole.report import figures
+from interpole.report.ablations import Cell, ablation, decoding, similarity
+from interpole.report.marks import Mark, marks, read_table, table_marks, tasks
+from interpole.report.render import save
+from interpole.report.verdicts import bands
+from interpole.runs import RunFile
+from interpole.stages import Stages, find_stages
+
+__all__ = ["FIGURES", "chart", "hero", "plot", "write_figures"]
+
+FIGURES: Mapping[str, str] = {
+    "2": "the stages at a glance: accuracy and Think #R against λ",
+    "3": "accuracy, Think #R and tokens against λ, one row per task",
+    "4": "decoding: accuracy over temperature and top_p",
+    "5": "modules: every point's statistics as bars (the same as modules)",
+    "layers": "which layers were interpolated: every point's statistics as bars",
+    "modules": "which sublayers were interpolated: every point's statistics as bars",
+    "similarity": "σ between models, from a table model_a, model_b, sigma",
+    "pareto": "accuracy against tokens, with the Pareto front",
+}
+CURVES = ("2", "3", "pareto")
+
+
+def plot(source: Path, figure: str, out: Path, *, task: str | None = None) -> Path:
+    """Draw one of `FIGURES` into a .pdf, .png or .svg.
+
+    Args:
+        source: a run folder, a curves.csv, or a table like the paper's.
+        figure: a name from `FIGURES`.
+        out: the file to write.
+        task: only this task.
+
+    Raises:
+        AnalysisError: no such figure, or the source does not hold what it shows.
+        OutputError: the file cannot be written.
+    """
+    return save(chart(Path(source), figure, task), Path(out))
+
+
+def chart(source: Path, figure: str, task: str | None = None) -> Any:
+    """The Altair chart of one of `FIGURES`; see `plot`."""
+    if figure not in FIGURES:
+        raise AnalysisError(f"no figure {figure!r}", remedy=f"figures are: {', '.join(FIGURES)}")
+    if figure == "similarity":
+        return similarity(_sigmas(source))
+    if figure == "4":
+        return decoding(_cells(source))
+    points, shaded = _points(source)
+    if task is not None:
+        points = [mark for mark in points if mark.task == task]
+    if figure in CURVES and not any(mark.lam is not None for mark in points):
+        raise AnalysisError(
+            f"figure {figure} needs points on the dial", source, "give a run or a table with a column lam"
+        )
+    if not points:
+        raise AnalysisError(f"nothing was measured for task {task!r}", source, "name a task of the run")
+    drawn: dict[str, Callable[[], Any]] = {
+        "2": lambda: figures.overview(points, shaded),
+        "3": lambda: figures.curves(points, shaded),
+        "pareto": lambda: alt.hconcat(*_paretos(points), spacing=36),
+    }
+    return drawn.get(figure, lambda: ablation(points))()
+
+
+def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], folder: Path) -> list[Path]:
+    """Write every figure of a run into `folder`, as PNG and SVG.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    points, shaded = marks(metrics), bands(stages)
+    names = tasks(points)
+    charts: dict[str, Any] = {"hero": hero(metrics, stages), "curves": figures.curves(points, shaded)}
+    for task in names:
+        end = f"-{_slug(task)}" if len(names) > 1 else ""
+        charts[f"pareto{end}"] = figures.pareto(points, task)
+        charts[f"outcomes{end}"] = figures.outcomes(metrics, task)
+    return [
+        save(chart, folder / f"{name}.{form}") for name, chart in charts.items() if chart for form in ("png", "svg")
+    ]
+
+
+def hero(metrics: Sequence[PointMetrics], stages: Sequence[Stages]) -> Any:
+    """One wide picture of the first task, for a README or a slide: the three curves of the paper's Figure 3."""
+    points = marks(metrics)
+    return figures.curves(
+        [mark for mark in points if mark.task == points[0].task], bands(stages), width=236, height=190
+    )
+
+
+def _paretos(points: Sequence[Mark]) -> list[Any]:
+    drawn = {task: figures.pareto(points, task) for task in tasks(points)}
+    return [
+        chart if len(drawn) == 1 else chart.properties(title=f"{task}: accuracy against tokens")
+        for task, chart in drawn.items()
+        if chart
+    ]
+
+
+def _points(source: Path) -> tuple[list[Mark], list[figures.Band]]:
+    """The marks of a run or table, and where its stage 2 lies."""
+    if source.is_dir():
+        samples = run_samples.read(source, texts=False)
+        return marks(measure(samples)), bands(find_stages(samples))
+    rows = read_table(source)
+    if {"task", "lam", "think"} <= rows[0].keys():
+        curve = read_curves(source)
+        return marks(curve), bands(find_stages(curve))
+    found = table_marks(rows, source)
+    return found, _brackets(found)
+
+
+def _brackets(points: Sequence[Mark]) -> list[figures.Band]:
+    """Stage 2 of a table's dial: what its λ bracket, as it has no counts to fit."""
+    from interpole.curves import CurveRow
+
+    rows = [
+        CurveRow(mark.task, mark.lam, mark.statistics["think"].value)
+        for mark in points
+        if mark.lam is not None and "think" in mark.statistics
+    ]
+    return bands(find_stages(rows)) if rows else []
+
+
+def _sigmas(source: Path) -> list[tuple[str, str, float]]:
+    rows = [] if source.is_dir() else read_table(source)
+    if not rows or not {"model_a", "model_b", "sigma"} <= rows[0].keys():
+        raise AnalysisError(
+            "no σ between models here",
+            source,
+            "give a csv with model_a, model_b, sigma, as `interpole similarity` writes",
+        )
+    return [(row["model_a"], row["model_b"], float(row["sigma"])) for row in rows]
+
+
+def _cells(source: Path) -> list[Cell]:
+    """Decoding settings: of a run's points, or of a table with one column per temperature (`t0.60`)."""
+    if source.is_dir():
+        return _run_cells(source)
+    rows = read_table(source)
+    heads = [name for name in rows[0] if name.startswith("t0") or name.startswith("t1")]
+    if not heads or "top_p" not in rows[0]:
+        raise AnalysisError("no decoding settings here", source, "give a csv with benchmark, metric, top_p, t0.60 …")
+    return [
+        Cell(row["benchmark"], _metric(row["metric"]), float(head[1:]), float(row["top_p"]), float(row[head]) / 100)
+        for row in rows
+        for head in heads
+    ]
+
+
+def _run_cells(run: Path) -> list[Cell]:
+    samplers = {(entry.task, entry.point): entry.sampler for entry in RunFile.load(run).current}
+    cells = []
+    for mark in marks(measure(run_samples.read(run, texts=False))):
+        sampler = samplers[mark.task, mark.point]
+        for name in ("mean", "pass", "vote"):
+            if name in mark.statistics:
+                value = mark.statistics[name].value
+                cells.append(Cell(mark.task, mark.called(name), sampler["temperature"], sampler["top_p"], value))
+    if len({(cell.temperature, cell.top_p) for cell in cells}) < 2:
+        raise AnalysisError(
+            "all points of this run share one decoding setting", run, "sweep points with their own `sampler`"
+        )
+    return cells
+
+
+def _metric(name: str) -> str:
+    """`mean8` → `Mean@8`."""
+    letters = name.rstrip("0123456789")
+    return f"{letters.capitalize()}@{name[len(letters) :]}"
+
+
+def _slug(task: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in task)

@@ -1,0 +1,137 @@
+"""`interpole report`: one page of one run folder, or of several with their tasks side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from interpole import samples as run_samples
+from interpole.errors import OutputError, RunError
+from interpole.metrics import measure
+from interpole.records import Sample
+from interpole.report.page import html
+from interpole.runs import RunFile
+from interpole.stages import find_stages
+
+__all__ = ["Group", "describe", "write_report"]
+
+Group = tuple[str, list[tuple[str, str]]]  # a heading, and (name, value) under it
+HASH_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run as the page needs it; `suffix` tells its tasks from those of other runs."""
+
+    folder: Path
+    file: RunFile
+    samples: list[Sample]
+    suffix: str
+
+
+def write_report(runs: Path | Sequence[Path], out: Path, *, include_texts: bool = False) -> Path:
+    """Write the page of one or more runs.
+
+    Args:
+        runs: run folders. With several, every task is shown under the name of its run.
+        out: the file to write, `report.html` for instance.
+        include_texts: also show questions and responses of tasks whose authors ask that they not be published.
+
+    Raises:
+        RunError: a folder is not a run, has no samples yet, or its logs cannot be read.
+        OutputError: the page cannot be written.
+    """
+    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    read = [_read(folder, len(folders) > 1) for folder in folders]
+    samples = [sample for run in read for sample in run.samples]
+    private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
+    page = html(
+        measure(samples),
+        find_stages(samples),
+        samples,
+        title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
+        manifest=[group for run in read for group in describe(run.file, run.samples, run.suffix)],
+        markers=read[0].file.markers,
+        private=() if include_texts else private,
+    )
+    return _write(page, Path(out))
+
+
+def _read(folder: Path, several: bool) -> _Run:
+    file, samples = RunFile.load(folder), run_samples.read(folder)
+    if not samples:
+        raise RunError("no samples yet", folder, "let the sweep finish at least one point")
+    suffix = f" · {folder.resolve().name}" if several else ""
+    return _Run(folder, file, [replace(s, task=s.task + suffix) for s in samples] if several else samples, suffix)
+
+
+def _title(file: RunFile) -> str:
+    """`Instruct ↔ Thinking` by the names of the checkpoints."""
+    ends = [file.sources[name] for name in ("instruct", "thinking") if name in file.sources]
+    return " ↔ ".join(source.label.rstrip("/").rsplit("/", 1)[-1] for source in ends or file.sources.values())
+
+
+def describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list[Group]:
+    """How a run was made, in titled groups: models, prompt and sampling, tasks, engine, what was spent."""
+    spent = sum(sample.num_tokens for sample in samples)
+    failed = sum(sample.outcome == "failed" for sample in samples)
+    samplers = {tuple(sorted(entry.sampler.items())): entry.sampler for entry in file.current}
+    models = [
+        (name, f"{s.label}{f' @ {s.revision}' if s.revision else ''} · {s.fingerprint[:HASH_CHARS]}")
+        for name, s in file.sources.items()
+    ]
+    prompt = [
+        ("chat template", f"from {file.template_from} · sha256 {_hash(file.template)}"),
+        ("after the prompt", repr(file.prefix) if file.prefix else "nothing added"),
+        ("think markers", f"{file.markers[0]} … {file.markers[1]}" + (", opened by the prompt" if file.opened else "")),
+        *[
+            ("sampler", ", ".join(f"{key} {value:g}" for key, value in sampler.items()))
+            for sampler in samplers.values()
+        ],
+        ("seed", str(file.seed)),
+    ]
+    tasks = [
+        (name, f"{t.num_problems:,} problems × {t.samples} · problems {t.problems_hash[:HASH_CHARS]}")
+        for name, t in file.tasks.items()
+    ]
+    engine = [*file.engine.items(), *((key, str(value)) for key, value in file.engine_options.items())]
+    spend = [
+        ("responses", f"{len(samples):,}" + (f", {failed:,} failed" if failed else "")),
+        ("generated tokens", f"{spent:,}"),
+    ]
+    made = [("Interpole", file.interpole), ("begun", file.created), ("last changed", file.updated)]
+    points = [
+        (entry.point, f"weights {entry.fingerprint[:HASH_CHARS]} · identity {entry.identity[:HASH_CHARS]}")
+        for entry in file.current
+    ]
+    groups: list[Group] = [
+        ("Models", models),
+        ("Prompt and sampling", prompt),
+        ("Tasks", tasks),
+        ("Engine", engine),
+        ("Spent", [*spend, *made]),
+        ("Points", list(dict.fromkeys(points))),
+    ]
+    return [(f"{heading}{suffix}", entries) for heading, entries in groups if entries]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]
+
+
+def _write(text: str, out: Path) -> Path:
+    """Write the page whole or not at all."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(out)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write the report: {error}", out, "check the folder, its permissions and the disk"
+        ) from error
+    return out
