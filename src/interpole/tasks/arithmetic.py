@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from interpole.chat import Trace
-from interpole.tasks.chains import problems as draw
 from interpole.records import Problem, Sampler
 from interpole.tasks.benchmark import Benchmark, Grade, Request, final_text
+from interpole.tasks.chains import problems as draw
 
 __all__ = ["SAMPLER", "exact_number", "load"]
 

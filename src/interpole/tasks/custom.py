@@ -67,11 +67,12 @@ def from_jsonl(path: Path, request: Request) -> Benchmark:
 
 
 def _problem(row: dict[str, Any], place: str) -> Problem:
+    fields = ", ".join(row) or "nothing"
     question, answer = row.pop("question", None), row.pop("answer", None)
     if not isinstance(question, str) or not question.strip() or not isinstance(answer, str | int | float):
         raise TaskError(
-            "a row needs a question (text) and an answer (text or number)",
-            where=f"{place}, which has {', '.join(['question'] * bool(question) + list(row)) or 'nothing'}",
+            f"a row needs a question (text) and an answer (text or number); this one has {fields}",
+            where=place,
             remedy='write {"question": "6 · 7 = ?", "answer": "42"}',
         )
     choices = row.pop("choices", None) or []
@@ -128,9 +129,7 @@ def from_inspect(spec: str, request: Request) -> Benchmark:
         return task
 
     return Benchmark(
-        re.sub(
-            r"[^\w.-]+", "-", Path(spec.rpartition("@")[2]).stem if spec.endswith(".py") else spec.rpartition("@")[2]
-        ),
+        spec.rpartition("@")[2].rpartition("/")[2].removesuffix(".py"),
         tuple(_from_sample(sample, number) for number, sample in enumerate(fresh().dataset, 1)),
         lambda problem: problem.question,
         {},
@@ -139,10 +138,10 @@ def from_inspect(spec: str, request: Request) -> Benchmark:
 
 
 def _load_inspect(spec: str) -> Any:
-    from inspect_ai._eval.loader import load_task_spec
+    from inspect_ai._eval.loader import create_file_tasks, load_task_spec
 
     try:
-        found = load_task_spec(spec)
+        found = create_file_tasks(Path(spec).absolute()) if spec.endswith(".py") else load_task_spec(spec)
     except Exception as error:  # a task's own code may fail in any way
         raise TaskError(
             f"the Inspect task does not load: {error}", where=spec, remedy="try `inspect list tasks`"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from copy import copy
 from typing import Any
 
 import anyio
@@ -20,7 +21,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from interpole.chat import Markers, Trace, trace
 from interpole.errors import TaskError
 from interpole.records import Problem
-from interpole.tasks.benchmark import Benchmark, Grade
+from interpole.tasks.benchmark import Benchmark, Grade, final_text
 
 __all__ = ["SCORE", "problem_of", "response_text", "sample_seed", "to_inspect"]
 
@@ -157,15 +158,18 @@ def _own_gradings(benchmark: Benchmark) -> Gradings:
 
 
 def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
-    """Each of the task's own scorers is one grading; its value becomes a number as Inspect's `mean()` reads it."""
+    """Each of the task's own scorers is one grading; its value becomes a number as Inspect's `mean()` reads it.
+
+    The scorers are shown the final text alone, for Inspect's providers keep thinking out of the completion.
+    """
     if not scorers:
         raise TaskError("the Inspect task has no scorer", where=name, remedy="give it one, or use a jsonl of your own")
     to_float = value_to_float()
 
-    async def grade(state: TaskState, target: Target, trace: Trace) -> dict[str, Grade]:  # noqa: ARG001
+    async def grade(state: TaskState, target: Target, trace: Trace) -> dict[str, Grade]:
         grades: dict[str, Grade] = {}
         for one in scorers:
-            score = await one(state, target)
+            score = await one(_without_thinking(state, trace), target)
             if score is None:
                 continue
             values = score.value if isinstance(score.value, dict) else {_scorer_name(one): score.value}
@@ -178,6 +182,14 @@ def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
 def _short(answer: str | None) -> str | None:
     """Inspect's summaries drop metadata beyond 1,000 characters; the whole answer is in the response."""
     return answer if answer is None else answer[:200]
+
+
+def _without_thinking(state: TaskState, trace: Trace) -> TaskState:
+    """Copy a state, with the final text in place of the whole response."""
+    answered = copy(state)
+    answered.output = ModelOutput.from_content(state.output.model, final_text(trace), state.output.stop_reason)
+    answered.messages = [*state.messages[:-1], answered.output.message] if state.messages else []
+    return answered
 
 
 def _scorer_name(one: Scorer) -> str:

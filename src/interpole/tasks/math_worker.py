@@ -11,6 +11,7 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import Equality, Float
 
 from interpole.tasks.guarded import serve
 from interpole.tasks.reading import last_boxed, read_short
@@ -41,7 +42,16 @@ def grade(question: dict[str, Any]) -> dict[str, Any]:
     read = _read_as_the_paper if question["reader"] == "paper" else _read_last
     found = read(question["text"])
     correct = bool(found) and verify(_gold(question["gold"]), found)
-    return {"score": float(correct), "answer": str(found[0])[:200] if found else None}
+    return {"score": float(correct), "answer": _votable(found[0]) if found else None}
+
+
+def _votable(value: Any) -> str:
+    """Write an answer so that equal ones mostly read the same: `b = 70` and `70.0` as `70`."""
+    if isinstance(value, Equality) and value.lhs.is_Symbol:
+        value = value.rhs
+    if isinstance(value, Float) and float(value).is_integer():
+        value = int(value)
+    return str(value)[:200]
 
 
 @lru_cache(maxsize=4096)
