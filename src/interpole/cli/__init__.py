@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli import weights
+from interpole.cli import lab, runs, weights
 from interpole.errors import InterpoleError, InterpoleWarning
 
 __all__ = ["app", "main"]
@@ -25,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-weights.register(app)
+for part in (weights, runs, lab):
+    part.register(app)
 
 
 def _version(wanted: bool) -> None:

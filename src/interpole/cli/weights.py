@@ -9,34 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from interpole.cli.options import Embeddings, Layers, Skip, TemplateFrom
+
 if TYPE_CHECKING:
     from interpole.recipe import Recipe
 
 __all__ = ["register"]
 
-Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
-Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
-Layers = Annotated[
-    str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")
-]
-Skip = Annotated[
-    list[str] | None, typer.Option(help="Sublayers that keep Instruct's weights: attention or ffn. Repeatable.")
-]
-Embeddings = Annotated[
-    str | None,
-    typer.Option(
-        help="Embeddings, final norm and lm_head: instruct, thinking or interpolate. [default: interpolate; with --layers: instruct]"
-    ),
-]
-TemplateFrom = Annotated[
-    str | None,
-    typer.Option(help="Source of config, tokenizer, template. [default: thinking; at λ = 0 instruct]"),
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command()(merge)
+    app.command(rich_help_panel="Weights")(merge)
 
 
 def merge(

@@ -1,0 +1,32 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Embeddings", "Instruct", "Json", "Layers", "Run", "RunOrCurves", "Skip", "TemplateFrom", "Thinking"]
+
+Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
+Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `interpole sweep` writes it.")]
+RunOrCurves = Annotated[Path, typer.Argument(metavar="RUN|CURVES.csv", help="A run folder, or a curves.csv.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Layers = Annotated[
+    str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")
+]
+Skip = Annotated[
+    list[str] | None, typer.Option(help="Sublayers that keep Instruct's weights: attention or ffn. Repeatable.")
+]
+Embeddings = Annotated[
+    str | None,
+    typer.Option(
+        help="Embeddings, final norm, lm_head: instruct, thinking or interpolate. [default: interpolate; with --layers: instruct]"
+    ),
+]
+TemplateFrom = Annotated[
+    str | None,
+    typer.Option(help="Source of config, tokenizer, template. [default: thinking; a merge at λ = 0: instruct]"),
+]

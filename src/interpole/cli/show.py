@@ -1,0 +1,182 @@
+"""How results look in a terminal: Rich tables, and one progress display for sweeps."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from interpole.curves import PointMetrics
+    from interpole.intervals import Interval
+    from interpole.recommend import Recommendation
+    from interpole.stages import Stages
+    from interpole.sweep import Planned, Progress
+
+__all__ = ["show_json", "show_metrics", "show_plan", "show_recommendation", "show_stages", "sweep_bar"]
+
+console = Console(highlight=False)
+
+
+def show_json(data: Any) -> None:
+    """Print data as JSON."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is words and the others numbers."""
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for i, column in enumerate(columns):
+        shown.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    console.print()
+
+
+def share(interval: Interval | None, ends: bool = True) -> str:
+    """A share as percent with its interval: `61.3 [58.0, 64.4]`."""
+    if interval is None:
+        return "–"
+    value = f"{100 * interval.value:.1f}"
+    return (
+        f"{value} [dim]\\[{100 * interval.low:.0f}, {100 * interval.high:.0f}][/dim]"
+        if ends and interval.low == interval.low
+        else value
+    )
+
+
+def show_metrics(metrics: Sequence[PointMetrics]) -> None:
+    """One table per task: every point with its metrics and what became of its responses."""
+    from interpole.records import Outcome
+
+    for task in dict.fromkeys(m.task for m in metrics):
+        points = [m for m in metrics if m.task == task]
+        seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
+        k = max(m.k for m in points)
+        columns = ["point", f"Mean@{k}", f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N", "median", "p95"]
+        rows = [
+            [
+                m.point,
+                share(m.mean),
+                share(m.pass_at[-1], ends=False),
+                share(m.vote, ends=False),
+                share(m.think),
+                f"{m.tokens.value:,.1f}",
+                f"{m.tokens_median:,.0f}",
+                f"{m.tokens_p95:,.0f}",
+                *(f"{m.outcomes.get(outcome, 0):,}" for outcome in seen),
+            ]
+            for m in points
+        ]
+        title = f"{task}: {points[0].num_questions} questions × {k} samples; percent, 95 % intervals over questions"
+        table(title, [*columns, *(outcome.value for outcome in seen)], rows)
+
+
+def show_stages(stages: Sequence[Stages]) -> None:
+    """The stage boundaries per task and pooled, then notes, and what is still open."""
+
+    def boundary(found: Interval | None) -> str:
+        if found is None:
+            return "–"
+        return f"{found.value:.3f}" + (
+            f" [dim]\\[{found.low:.3f}, {found.high:.3f}][/dim]" if found.low == found.low else ""
+        )
+
+    rows = [
+        [
+            s.task,
+            boundary(s.lambda_on),
+            boundary(s.lambda_mid),
+            boundary(s.lambda_off),
+            f"\\[{s.stage2[0]:g}, {s.stage2[1]:g}]" if s.stage2 else "–",
+            s.method + ("" if s.fits or s.method == "none" else ", poor fit"),
+        ]
+        for s in stages
+    ]
+    table("Stages: λ where Think #R reaches", ["task", "5 %", "50 %", "95 %", "stage 2 (swept)", "fit"], rows)
+    for s in stages:
+        for line in (s.refusal, *s.notes, *(f"open: {need}" for need in s.needs)):
+            if line:
+                console.print(f"[dim]{s.task}: {line}[/dim]")
+        for sign in s.signatures:
+            console.print(f"{s.task}: [bold]{sign.name}[/bold]: {sign.numbers}. {sign.remedy}")
+
+
+def show_recommendation(found: Recommendation) -> None:
+    """The λ, what to expect, why, and the command."""
+    choice = found.choice or found.nearest
+    if choice is None:
+        return
+    head = (
+        f"[bold]λ = {choice.lam:g}[/bold] ({choice.source})" if found.choice else "Nothing measured meets the budget."
+    )
+    console.print(f"{head}  for {found.goal}, {found.task}")
+    if not found.choice:
+        console.print(f"nearest: λ = {choice.lam:g}")
+    of_thinking = (
+        f"; {100 * found.share_of_accuracy:.0f} % of Thinking's accuracy at {100 * found.share_of_tokens:.0f} % of its tokens"
+        if found.share_of_accuracy is not None and found.share_of_tokens is not None
+        else ""
+    )
+    console.print(f"accuracy {share(choice.accuracy)} %, {choice.tokens.value:,.0f} tokens{of_thinking}")
+    if found.cost is not None:
+        console.print(f"{found.cost:.6f} USD per response")
+    console.print(found.why)
+    if found.tied:
+        console.print(f"cannot be told from it ({found.tied_by}): λ = {', '.join(f'{lam:g}' for lam in found.tied)}")
+    for note in found.notes:
+        console.print(f"[dim]{note}[/dim]")
+    console.print(f"\n  {found.command}", soft_wrap=True)
+
+
+def show_plan(planned: Sequence[Planned]) -> None:
+    """What a sweep would do: samples wanted and there already."""
+    rows = [
+        [f"{p.task} {p.point}", f"{p.num_samples:,}", f"{p.num_present:,}", f"{p.num_samples - p.num_present:,}"]
+        for p in planned
+    ]
+    missing = sum(p.num_samples - p.num_present for p in planned)
+    table("Dry run: nothing was generated", ["task, point", "samples", "present", "to generate"], rows)
+    console.print(f"{missing:,} responses to generate")
+
+
+@contextmanager
+def sweep_bar() -> Iterator[Callable[[Progress], None]]:
+    """A progress display on stderr: point, task, samples done, time left; plain lines where stderr is no terminal."""
+    from datetime import timedelta
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    err = Console(stderr=True, highlight=False)
+
+    def left(progress: Progress) -> str:
+        seconds = progress.seconds_left
+        return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
+
+    if not err.is_terminal:
+        yield lambda p: print(f"[{p.done}/{p.total}] {p.message}", file=sys.stderr, flush=True) if p.message else None
+        return
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Bar(*columns, console=err, transient=True) as bar:
+        whole = bar.add_task("sweep", total=None, left="")
+        part = bar.add_task("starting the engine", total=None, left="")
+
+        def on_progress(p: Progress) -> None:
+            bar.update(whole, completed=p.done, total=p.total, left=left(p))
+            bar.update(part, description=f"{p.task} {p.point}", completed=p.part_done, total=p.part_total)
+            if p.message:
+                bar.console.print(p.message)
+
+        yield on_progress

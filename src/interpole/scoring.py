@@ -1,0 +1,56 @@
+"""A run's samples → its tables: curves.csv, metrics.json and stages.json, recomputed without a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from interpole import samples
+from interpole.curves import PointMetrics, read_curves, write_curves, write_metrics
+from interpole.errors import AnalysisError, RunError
+from interpole.metrics import CurveRow, measure
+from interpole.records import Sample
+from interpole.stages import find_stages, to_json
+
+__all__ = ["load", "score"]
+
+
+def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
+    """Measure every point of a run and write `curves.csv`, `metrics.json` and `stages.json` into its folder.
+
+    Args:
+        run: the run folder.
+        grading: the grading to score by; default each task's own.
+
+    Raises:
+        RunError: no run, or no samples in it yet.
+        AnalysisError: no such grading.
+    """
+    found = _samples(run)
+    metrics = measure(found, grading=grading)
+    write_curves(metrics, run / "curves.csv")
+    write_metrics(metrics, run / "metrics.json")
+    stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}
+    (run / "stages.json").write_text(json.dumps(stages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return metrics
+
+
+def load(source: Path) -> list[Sample] | list[CurveRow]:
+    """What the analyses take: the samples of a run folder, or the rows of a curves.csv.
+
+    Raises:
+        RunError: neither is there.
+        AnalysisError: the table cannot be meant as it stands.
+    """
+    if source.is_dir():
+        return _samples(source)
+    if source.is_file():
+        return read_curves(source)
+    raise AnalysisError("no such run or table", source, "give a run folder or a curves.csv")
+
+
+def _samples(run: Path) -> list[Sample]:
+    found = samples.read(run, texts=False)
+    if not found:
+        raise RunError("the run has no finished samples yet", run, "run the sweep again; it goes on where it stopped")
+    return found
