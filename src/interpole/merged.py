@@ -14,14 +14,19 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.chat import find_markers, token_ids
 from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec, open_checkpoint
 from interpole.errors import MismatchError, RecipeError
 from interpole.matching import clashes
 from interpole.methods import get_method
+from interpole.methods._sparsify import Stream
 from interpole.recipe import DTYPE_NAMES, Recipe
 from interpole.rules import Coefficients
 
 __all__ = ["Merged", "merge"]
+
+Span = tuple[int, int]
+"""Elements [start, stop) of a flattened tensor."""
 
 
 @final
@@ -46,25 +51,23 @@ class Merged(Checkpoint):
         self._method = get_method(recipe.method)
         self._inputs = [sources[name] for name in recipe.merged_names]
         self._plan = recipe.coefficients(first.specs)
+        self._rows = {name: rows for name in self._plan if (rows := self._row_plan(name))}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Elements [start, stop) of the flattened merged tensor. Methods that need the whole tensor compute all of it."""
-        dtype = DTYPES[self.specs[name].dtype]
-        if (source := self.copied_from(name)) is not None:
-            return cast(source.read(name, start, stop), dtype)
-        whole = not self._method.elementwise
-        span = (0, None) if whole else (start, stop)
-        merged = cast(self._merge(name, *span), dtype)
-        return merged[start:stop] if whole else merged
+        spec, coefficients = self.specs[name], self._plan[name]
+        stop = spec.num_elements if stop is None else stop
+        data = self._piece(name, coefficients, (start, stop), (0, spec.num_elements))
+        for row, other in self._rows.get(name, {}).items():
+            begin, end = row * spec.shape[-1], (row + 1) * spec.shape[-1]
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                data[first - start : last - start] = self._piece(name, other, (first, last), (begin, end))
+        return data
 
     def copied_from(self, name: str) -> Checkpoint | None:
         """The source that gives this tensor as it is: λ at an end, or a tensor of integers; None where it is computed."""
-        if not self.specs[name].is_float:
-            return self._inputs[0]
-        weights = self._plan[name].weights
-        if self._method.interpolates and sorted(weights) == [0.0] * (len(weights) - 1) + [1.0]:
-            return self._inputs[weights.index(1.0)]
-        return None
+        return None if name in self._rows else self._copied(name, self._plan[name])
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
@@ -84,17 +87,59 @@ class Merged(Checkpoint):
         """What tensor `name` is merged with."""
         return self._plan[name]
 
-    def _merge(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
-        coefficients, shape = self._plan[name], self.specs[name].shape
-        inputs = [to_float32(source.read(name, start, stop)) for source in self._inputs]
+    def _copied(self, name: str, coefficients: Coefficients) -> Checkpoint | None:
+        if not self.specs[name].is_float:
+            return self._inputs[0]
+        weights = coefficients.weights
+        if self._method.interpolates and sorted(weights) == [0.0] * (len(weights) - 1) + [1.0]:
+            return self._inputs[weights.index(1.0)]
+        return None
+
+    def _piece(self, name: str, coefficients: Coefficients, span: Span, whole: Span) -> NDArray[Any]:
+        """Elements of `span`, in the dtype of the result; `whole` is what is merged as one where a method needs it."""
+        dtype = DTYPES[self.specs[name].dtype]
+        if (source := self._copied(name, coefficients)) is not None:
+            return cast(source.read(name, *span), dtype)
+        if self._method.elementwise:
+            return cast(self._merge(name, coefficients, span), dtype)
+        merged = cast(self._merge(name, coefficients, whole), dtype)
+        return merged[span[0] - whole[0] : span[1] - whole[0]]
+
+    def _merge(self, name: str, coefficients: Coefficients, span: Span) -> NDArray[np.float32]:
+        shape = self.specs[name].shape
+        if self._method.elementwise or span != (0, self.specs[name].num_elements):
+            shape = (span[1] - span[0],)
+        inputs = [to_float32(source.read(name, *span)).reshape(shape) for source in self._inputs]
         arguments = dict(coefficients.parameters)
-        if self._method.needs_base:
-            arguments["base"] = to_float32(self.sources["base"].read(name, start, stop))
-        if not self._method.elementwise:
-            inputs = [array.reshape(shape) for array in inputs]
-            arguments |= {"base": arguments["base"].reshape(shape)} if "base" in arguments else {}
-        merged: NDArray[np.float32] = self._method.merge(inputs, coefficients.weights, **arguments).reshape(-1)
-        return merged
+        if self._method.base != "no" and "base" in self.sources:
+            arguments["base"] = to_float32(self.sources["base"].read(name, *span)).reshape(shape)
+        if self._method.random:
+            seed = int(arguments.pop("seed"))
+            arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]
+        merged: NDArray[np.float32] = self._method.merge(inputs, coefficients.weights, **arguments)
+        return merged.reshape(-1)
+
+    def _row_plan(self, name: str) -> dict[int, Coefficients]:
+        """Row → its own coefficients, for the rows of `name` that have some."""
+        plan: dict[int, Coefficients] = {}
+        for tokens, coefficients in self._plan[name].rows:
+            for row in self._token_rows(tokens):
+                if row >= self.specs[name].shape[0]:
+                    raise RecipeError(f"{name} has no row {row}", self.label, "the tokenizer does not fit the weights")
+                plan.setdefault(row, coefficients)
+        return plan
+
+    def _token_rows(self, tokens: str | tuple[str, ...]) -> list[int]:
+        if isinstance(tokens, str):
+            markers = find_markers(self.assets, self.chat_template)
+            tokens = (markers.open, markers.close)
+        known = token_ids(self.assets)
+        for token in tokens:
+            if token not in known:
+                raise RecipeError(
+                    f"rows: the tokenizer has no token {token!r}", self.label, "write it as in tokenizer.json"
+                )
+        return [known[token] for token in tokens]
 
 
 def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Merged:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from interpole.errors import InterpoleWarning, RecipeError
 from interpole.methods import Method, get_method
 from interpole.names import num_layers, place
-from interpole.rules import Coefficients, Rule, Strict, Value, at_layer, check_finite, parse_layers
+from interpole.rules import (
+    Coefficients,
+    Rule,
+    Strict,
+    Value,
+    at_layer,
+    check_finite,
+    check_parameters,
+    first_set,
+    parse_layers,
+)
 
 __all__ = ["DTYPE_NAMES", "Recipe", "Source", "build", "parse_lambdas"]
 
@@ -51,7 +62,7 @@ class Recipe(Strict):
     sources: dict[str, Source]
     lam: Value | None = Field(None, alias="lambda")
     weights: dict[str, Value] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     rules: tuple[Rule, ...] = ()
     dtype: str | None = None
     template_from: str | None = None
@@ -73,20 +84,31 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         method = get_method(self.method)
-        if method.needs_base and "base" not in self.sources:
+        if method.base == "needed" and "base" not in self.sources:
             raise ValueError(f"method {self.method} works on differences to a base; add a source named `base`")
+        if method.base == "no" and "base" in self.sources:
+            raise ValueError(f"method {self.method} takes no base; remove that source, or give it another name")
+        if not method.sources[0] <= len(self.merged_names) <= method.sources[1]:
+            wanted = "{:g}" if method.sources[0] == method.sources[1] else "{:g} or more"
+            raise ValueError(
+                f"method {self.method} merges {wanted.format(method.sources[0])} models, got {len(self.merged_names)}: "
+                f"{', '.join(self.merged_names) or 'none'}"
+            )
         if self.template_from is not None and self.template_from not in self.sources:
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
         parts: list[Recipe | Rule] = [self, *self.rules]
         for part in parts:
-            self._check_coefficients(part, method)
+            self._check_weights(part, method)
+            check_parameters(part.parameters, self.method, self.merged_names)
         if self.lam is None and self.weights is None and method.uses_weights and not self.rules:
             raise ValueError("neither `lambda` nor `weights` is given")
         return self
 
-    def _check_coefficients(self, part: Recipe | Rule, method: Method) -> None:
+    def _check_weights(self, part: Recipe | Rule, method: Method) -> None:
         for value in [part.lam, *(part.weights or {}).values()]:
             check_finite(value)
+        if not method.uses_weights and (part.lam is not None or part.weights is not None):
+            raise ValueError(f"method {self.method} finds its own weights; remove `lambda` and `weights`")
         if part.lam is not None:
             if part.weights is not None:
                 raise ValueError("give `lambda` or `weights`, not both")
@@ -102,9 +124,6 @@ class Recipe(Strict):
                 )
         if unknown := set(part.weights or {}) - set(self.merged_names):
             raise ValueError(f"weights: no source {min(unknown)!r}; there are {', '.join(self.merged_names)}")
-        if unknown := set(part.parameters) - set(method.parameters):
-            known = ", ".join(method.parameters) or "none"
-            raise ValueError(f"method {self.method} has no parameter {min(unknown)!r}; known: {known}")
 
     @property
     def merged_names(self) -> tuple[str, ...]:
@@ -132,9 +151,9 @@ class Recipe(Strict):
         unused = set(range(len(self.rules)))
         result = {}
         for name in names:
-            matching = [i for i, rule in enumerate(self.rules) if rule.matches(name)]
+            matching = {i: rule for i, rule in enumerate(self.rules) if rule.matches(name)}
             unused -= set(matching)
-            result[name] = self._resolve(name, [self.rules[i] for i in matching], depth)
+            result[name] = self._resolve(name, list(matching.values()), depth)
         for rule in self.rules:
             if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers).removeprefix("not "))) >= depth:
                 raise RecipeError(
@@ -150,29 +169,38 @@ class Recipe(Strict):
     def _resolve(self, name: str, rules: list[Rule], depth: int) -> Coefficients:
         layer = found.layer if (found := place(name)) else None
         t = 0.0 if layer is None or depth < 2 else layer / (depth - 1)
-        parts: list[Rule | Recipe] = [*rules, self]
-        setter = next((part for part in parts if part.lam is not None or part.weights is not None), None)
-        method = get_method(self.method)
-        if setter is None and method.uses_weights:
+        plain = [rule for rule in rules if rule.rows is None]
+        rows = [
+            (
+                tuple(rule.rows) if isinstance(rule.rows, list) else rule.rows,
+                self._at_depth(name, [rule, *plain, self], t),
+            )
+            for rule in rules
+            if rule.rows is not None
+        ]
+        return replace(self._at_depth(name, [*plain, self], t), rows=tuple(rows))
+
+    def _at_depth(self, name: str, parts: Sequence[Rule | Recipe], t: float) -> Coefficients:
+        method, weights = get_method(self.method), dict[str, float]()
+        for part in parts:  # of what is set several times, the first counts
+            lam = None if part.lam is None else at_layer(part.lam, t)
+            given = {s: at_layer(value, t) for s, value in (part.weights or {}).items()}
+            weights = ({"instruct": 1 - lam, "thinking": lam} if lam is not None else given) | weights
+        if not weights and method.uses_weights:
             raise RecipeError(
                 f"no rule gives tensor {name} a weight", remedy="set `lambda` or `weights` for the whole recipe"
             )
-        if setter is not None and setter.lam is not None:
-            lam = at_layer(setter.lam, t)
-            weights: tuple[float, ...] = (1.0 - lam, lam)
-        else:
-            given = {} if setter is None else setter.weights or {}
-            weights = tuple(at_layer(given.get(source, 0.0 if given else 1.0), t) for source in self.merged_names)
-        return Coefficients(weights, tuple(self._parameters(method, parts, t)))
+        chain = [part.parameters for part in parts]
+        return Coefficients(
+            tuple(weights.get(source, 0.0 if weights else 1.0) for source in self.merged_names),
+            tuple((key, self._parameter(key, chain, t)) for key in method.parameters),
+        )
 
-    def _parameters(self, method: Method, parts: list[Rule | Recipe], t: float) -> Iterable[tuple[str, Any]]:
-        for key, parameter in method.parameters.items():
-            value = next((part.parameters[key] for part in parts if key in part.parameters), parameter.default)
-            if parameter.per_source:
-                by_source = value if isinstance(value, Mapping) else dict.fromkeys(self.merged_names, value)
-                yield key, tuple(at_layer(by_source.get(s, parameter.default), t) for s in self.merged_names)
-            else:
-                yield key, at_layer(value, t) if isinstance(value, list) else value
+    def _parameter(self, key: str, chain: Sequence[Mapping[str, Any]], t: float) -> Any:
+        parameter = get_method(self.method).parameters[key]
+        if not parameter.per_source:
+            return first_set(key, parameter, chain, "", t)
+        return tuple(first_set(key, parameter, chain, source, t) for source in self.merged_names)
 
     def at(self, lam: float) -> Recipe:
         """The same recipe at another λ. Rules keep theirs."""

@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from interpole.errors import RecipeError
+from interpole.methods import Parameter, get_method
 from interpole.names import KINDS, place
 
-__all__ = ["Coefficients", "Rule", "Strict", "Value", "ablation", "at_layer", "check_finite", "parse_layers"]
+__all__ = [
+    "Coefficients",
+    "Rule",
+    "Strict",
+    "Value",
+    "ablation",
+    "at_layer",
+    "check_finite",
+    "check_parameters",
+    "first_set",
+    "parse_layers",
+]
 
 Value = float | list[float]
 """A number, or a gradient: numbers spread evenly over the layers and interpolated linearly between."""
@@ -25,10 +37,17 @@ Value = float | list[float]
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """What one tensor is merged with: a weight per source (the base not among them) and the method's parameters."""
+    """What one tensor is merged with.
+
+    Attributes:
+        weights: a weight per source, the base not among them.
+        parameters: the method's parameters by name; those per source are tuples.
+        rows: tokens (or `markers`) whose rows are merged otherwise, with what; the first that names a row counts.
+    """
 
     weights: tuple[float, ...]
     parameters: tuple[tuple[str, Any], ...]
+    rows: tuple[tuple[str | tuple[str, ...], Coefficients], ...] = ()
 
 
 class Strict(BaseModel):
@@ -45,14 +64,17 @@ class Rule(Strict):
             of the layers (embeddings, final norm, lm_head).
         kind: one of `names.KINDS`, or a list of them.
         name: glob on the tensor name, `*` matching anything.
+        rows: only the rows of these tokens in the embedding and lm_head: a list of tokens, or `markers` for the pair that
+            opens and closes a thought. Each row is merged by itself.
         lam: λ for these tensors (`lambda` in YAML).
-        weights: weights by source name, instead of λ.
+        weights: weights by source name, instead of λ; sources it leaves out have theirs from a later rule.
         parameters: parameters of the method.
     """
 
     layers: str | None = None
     kind: str | list[str] | None = None
     name: str | None = None
+    rows: Literal["markers"] | list[str] | None = None
     lam: Value | None = Field(None, alias="lambda")
     weights: dict[str, Value] | None = None
     parameters: dict[str, Any] = {}
@@ -81,9 +103,11 @@ class Rule(Strict):
         """
         if self.name is not None and not fnmatchcase(name, self.name):
             return False
+        found = place(name)
+        if self.rows is not None and (found is None or found.kind not in ("embedding", "lm_head")):
+            return False
         if self.layers is None and self.kind is None:
             return True
-        found = place(name)
         if found is None:
             raise RecipeError(
                 f"cannot tell layer and kind of tensor {name}, which rule [{self}] needs",
@@ -162,6 +186,55 @@ def at_layer(value: Any, t: float) -> float:
     left = min(int(position), len(value) - 1)
     right = min(left + 1, len(value) - 1)
     return float(value[left] + (position - left) * (value[right] - value[left]))
+
+
+def first_set(key: str, parameter: Parameter, chain: Iterable[Mapping[str, Any]], source: str, t: float) -> Any:
+    """The value of a method's parameter for one source at relative depth t: the first that is set, or the default.
+
+    Args:
+        key: the parameter's name.
+        parameter: what the method says of it.
+        chain: parameters of rules and recipe, those that come first count.
+        source: the source's name, where values may differ by source.
+        t: depth in [0, 1], for gradients.
+    """
+    for parameters in chain:
+        for name in (key, parameter.complement):
+            value = parameters.get(name) if name else None
+            value = value.get(source) if isinstance(value, Mapping) else value
+            if value is not None:
+                value = at_layer(value, t) if isinstance(value, list) else value
+                return value if name == key else round(1 - value, 12)
+    return parameter.default
+
+
+def check_parameters(parameters: Mapping[str, Any], method: str, sources: Sequence[str]) -> None:
+    """Check values against what a method says of its parameters.
+
+    Args:
+        parameters: values, gradients, or either by source name.
+        method: the method's name.
+        sources: the names of the sources that are merged.
+
+    Raises:
+        ValueError: an unknown parameter or source, or a value that the parameter cannot have.
+    """
+    known = dict(get_method(method).parameters)
+    complements = {p.complement: key for key, p in known.items() if p.complement}
+    for key, value in parameters.items():
+        parameter = known.get(complements.get(key, key))
+        if parameter is None:
+            names = ", ".join([*known, *complements]) or "none"
+            raise ValueError(f"method {method} has no parameter {key!r}; known: {names}")
+        if complements.get(key) in parameters:
+            raise ValueError(f"give `{key}` or `{complements[key]}`, not both")
+        if isinstance(value, Mapping) and (not parameter.per_source or not set(value) <= set(sources)):
+            allowed = ", ".join(sources) if parameter.per_source else "one value for all"
+            raise ValueError(f"{key}: {dict(value)}: expected {allowed}")
+        for part in value.values() if isinstance(value, Mapping) else [value]:
+            for single in (part or [part]) if isinstance(part, list) else [part]:
+                if problem := parameter.problem(single):
+                    raise ValueError(f"{key}: {part!r} is {problem}")
 
 
 def check_finite(value: Value | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.errors import RecipeError
 from interpole.methods import Method, Parameter
 
 __all__ = ["METHOD", "linear"]
@@ -29,12 +30,20 @@ def linear(tensors: Sequence[Array], weights: Sequence[float], *, normalize: boo
 
     Returns:
         A new float32 array of that shape.
+
+    Raises:
+        RecipeError: `normalize` is set and the weights sum to 0.
     """
     total = np.multiply(tensors[0], np.float32(weights[0]))
     for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
         total += tensor * np.float32(weight)
     if normalize:
-        total /= np.float32(sum(weights))
+        divisor = sum((np.float32(weight) for weight in weights), np.float32(0))
+        if divisor == 0:
+            raise RecipeError(
+                f"the weights {tuple(weights)} sum to 0 and cannot be normalised", remedy="set normalize: false"
+            )
+        total /= divisor
     return total
 
 

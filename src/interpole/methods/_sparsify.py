@@ -1,0 +1,105 @@
+"""Sparsifying task vectors: which elements of one stay, by magnitude or by chance.
+
+Masks by magnitude have an exact size; among equal magnitudes, which bfloat16 checkpoints have many of, the first in
+memory order is taken first. Masks by chance draw element i of tensor `name` from Philox at (seed, source, name, i), so they are
+the same on every machine and wherever a tensor is cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Stream", "by_chance", "by_magnitude", "by_rank", "restore_l1", "smallest", "without_outliers"]
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Uniform random numbers for the elements of one tensor of one source, from element `start` on.
+
+    Philox (Salmon et al. 2011, as in numpy) with the SHA-256 of seed, source and tensor name as its key and the element's
+    position as its counter.
+    """
+
+    seed: int
+    source: str
+    tensor: str
+    start: int = 0
+
+    def uniform(self, count: int) -> Array:
+        """The next `count` numbers in [0, 1), multiples of 2⁻²⁴, as float32 of shape (count,)."""
+        key = hashlib.sha256(f"{self.seed}\0{self.source}\0{self.tensor}".encode()).digest()[:16]
+        block, skip = divmod(self.start, 8)  # one step of the counter gives four words of 64 bits: eight numbers
+        words = np.random.Philox(key=np.frombuffer(key, "<u8"), counter=block).random_raw((skip + count + 1) // 2)
+        halves = np.asarray(words).astype("<u8", copy=False).view("<u4")[skip : skip + count]
+        return (halves >> 8).astype(np.float32) * np.float32(2**-24)
+
+
+def smallest(values: Array, count: int) -> Mask:
+    """Mask of the `count` smallest elements of a flat array; of equal ones the first."""
+    mask = np.zeros(values.size, np.bool_)
+    if count <= 0:
+        return mask
+    if count >= values.size:
+        return ~mask
+    threshold = np.partition(values, count - 1)[count - 1]
+    np.less(values, threshold, out=mask)
+    mask[np.flatnonzero(values == threshold)[: count - np.count_nonzero(mask)]] = True
+    return mask
+
+
+def by_magnitude(delta: Array, density: float) -> Array:
+    """Keep the ⌊density·n⌋ elements of largest magnitude (TIES, arXiv 2306.01708, "trim")."""
+    if density >= 1:
+        return delta
+    kept = smallest(-np.abs(delta).reshape(-1), int(density * delta.size))
+    return delta * kept.reshape(delta.shape)
+
+
+def without_outliers(delta: Array, density: float, gamma: float) -> Array:
+    """Drop the ⌊gamma·n⌋ largest, then the smallest until ⌊density·n⌋ are left (Breadcrumbs, arXiv 2312.06795)."""
+    if density >= 1:
+        return delta
+    kept = int(density * delta.size)
+    top = min(int(gamma * delta.size), delta.size - kept)
+    magnitudes = np.abs(delta).reshape(-1)
+    mask = smallest(magnitudes, delta.size - top) & ~smallest(magnitudes, delta.size - top - kept)
+    return delta * mask.reshape(delta.shape)
+
+
+def by_chance(delta: Array, density: float, stream: Stream, *, rescale: bool) -> Array:
+    """Keep each element with probability `density`, divided by it if `rescale` (DARE, arXiv 2311.03099)."""
+    if density >= 1:
+        return delta
+    kept = delta * (stream.uniform(delta.size) < np.float32(density)).reshape(delta.shape)
+    return kept / np.float32(density) if rescale and density > 0 else kept
+
+
+def by_rank(delta: Array, density: float, epsilon: float, stream: Stream, *, rescale: bool) -> Array:
+    """Keep each element with a probability that grows with its magnitude's rank in its row (DELLA, arXiv 2406.11617).
+
+    The probability rises linearly from density − epsilon for the smallest of a row to density + epsilon for the largest; it is
+    clipped to [0, 1]. A row is the last axis. With `rescale`, what is kept is divided by its probability.
+    """
+    if density >= 1:
+        return delta
+    width = delta.shape[-1] if delta.ndim else 1
+    ranks = np.abs(delta).argsort(axis=-1, kind="stable").argsort(axis=-1)
+    spread = ranks.astype(np.float32) / np.float32(max(1, width - 1)) if width > 1 else np.float32(0.5)
+    chance = np.clip(np.float32(density - epsilon) + spread * np.float32(2 * epsilon), 0, 1, dtype=np.float32)
+    kept: Array = delta * (stream.uniform(delta.size).reshape(delta.shape) < chance)
+    if rescale:
+        kept /= np.where(chance > 0, chance, np.float32(1))
+    return kept
+
+
+def restore_l1(kept: Array, delta: Array) -> Array:
+    """`kept`, scaled to the sum of magnitudes that `delta` has; as it is where one of the sums is (nearly) 0."""
+    before, after = (float(np.abs(array).sum(dtype=np.float64)) for array in (delta, kept))
+    return kept if min(before, after) < 1e-7 else kept * np.float32(before / after)
