@@ -58,27 +58,21 @@ def draw(
         return logits.argmax(-1)
     whole = num_candidates >= logits.shape[-1]
     values, tokens = logits.sort(dim=-1, descending=True) if whole else logits.topk(num_candidates)  # (B, K)
-    in_k, probabilities = _top_k(logits, values, settings, whole)
+    off = settings.top_k >= logits.shape[-1]
+    rank = (settings.top_k - 1).clamp(max=values.shape[-1] - 1)
+    in_k = off | (values >= values.gather(-1, rank))
+    scaled = values / settings.temperature
+    norm = torch.where(in_k, scaled, -torch.inf).logsumexp(-1, keepdim=True)
+    if not whole and bool(off.any()):
+        norm = torch.where(off, (logits / settings.temperature).logsumexp(-1, keepdim=True), norm)
+    probabilities = (scaled - norm).exp() * in_k
     before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
     kept = in_k & ((before < settings.top_p) | (settings.top_p >= 1))
-    if not whole and bool((kept[:, -1] & ~settings.greedy).any()):  # tokens beyond the candidates may count, too
+    doubtful = torch.where(off, kept, in_k)[:, -1] & ~settings.greedy  # tokens beyond the candidates may count, too
+    if not whole and bool(doubtful.any()):
         return draw(logits, settings, uniforms, logits.shape[-1])
     mass = (probabilities * kept).cumsum(-1)
     index = (mass <= uniforms[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
     index = index.minimum(kept.sum(-1, keepdim=True) - 1)  # rounding must not lead past the last
     drawn = tokens.gather(-1, index)[:, 0]
     return torch.where(settings.greedy, logits.argmax(-1), drawn)
-
-
-def _top_k(
-    logits: torch.Tensor, values: torch.Tensor, settings: Settings, whole: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which candidates (B, K) are among the k largest, and their probabilities within those."""
-    rank = (settings.top_k - 1).clamp(max=values.shape[-1] - 1)
-    in_k = values >= values.gather(-1, rank)
-    scaled = values / settings.temperature
-    off = settings.top_k >= logits.shape[-1]
-    norm = torch.where(in_k, scaled, -torch.inf).logsumexp(-1, keepdim=True)
-    if not whole and bool(off.any()):
-        norm = torch.where(off, (logits / settings.temperature).logsumexp(-1, keepdim=True), norm)
-    return in_k, (scaled - norm).exp() * in_k

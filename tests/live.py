@@ -1,0 +1,53 @@
+"""Tiny models that transformers can run, with random weights: vocabulary of bytes and a few marks, no training."""
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
+
+SPECIALS = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
+MARKS = ["<think>", "</think>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{# <think> … </think> #}"
+)
+SIZES = {
+    "vocab_size": 261,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "eos_token_id": [257, 256],
+}
+
+
+def tokenizer():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(SPECIALS)
+    inner.add_tokens([AddedToken(mark, special=False) for mark in MARKS])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def write(folder, seed, *, tied=True, moe=False, **sizes):
+    """A model folder with random weights."""
+    torch.manual_seed(seed)
+    settings = SIZES | {"tie_word_embeddings": tied} | sizes
+    if moe:
+        config = Qwen3MoeConfig(**settings, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+    else:
+        config = Qwen3Config(**settings)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+def pair(folder, **options):
+    """Folders of an Instruct/Thinking pair."""
+    return write(folder / "instruct", 0, **options), write(folder / "thinking", 1, **options)
