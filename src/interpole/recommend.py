@@ -117,7 +117,7 @@ def recommend(
         share_of_tokens=shown.tokens.value / end.tokens.value if end and end.tokens.value else None,
         cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
         tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
-        notes=(*notes, *_notes(shown, limits, measured, tied, transition)),
+        notes=(*notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
         command=f"interpole merge {sources[0]} {sources[1]} --lambda {shown.lam:g} --out merged-{shown.lam:g}",
     )  # fmt: skip
 
@@ -197,6 +197,8 @@ def _row_accuracy(row: CurveRow) -> Interval:
 
 def average(intervals: Sequence[Interval]) -> Interval:
     """The mean of independent estimates; their half-widths add in quadrature."""
+    if len(intervals) == 1:
+        return intervals[0]
     value, low, high = np.array(intervals).T
     mean, n = float(value.mean()), len(intervals)
     return Interval(mean, mean - math.hypot(*(value - low)) / n, mean + math.hypot(*(high - value)) / n)
@@ -320,8 +322,8 @@ def _why(goal: Goal, limit: float, choice: Choice | None, nearest: Choice) -> st
     seen = f"λ={nearest.lam:g} ({nearest.accuracy.value:.1%} at {nearest.tokens.value:,.0f} tokens, {nearest.source})"
     by_accuracy = goal in BY_ACCURACY
     if choice is None:
-        ask = f"accuracy {limit:.1%}" if by_accuracy else f"{limit:,.0f} tokens"
-        return f"no measured λ reaches {ask}; the nearest is {seen}"
+        ask = f"reaches {limit:.1%}" if by_accuracy else f"stays within {limit:,.0f} tokens"
+        return f"no measured λ {ask}; the nearest is {seen}"
     if by_accuracy:
         return f"{seen} needs the fewest tokens of those that reach {limit:.1%}"
     within = f" of those within {limit:,.0f} tokens" if limit < math.inf else ""
@@ -333,6 +335,7 @@ def _notes(
     limits: tuple[float, float],
     measured: Sequence[Choice],
     tied: Sequence[float],
+    tied_by: str,
     transition: Transition,
 ) -> list[str]:
     """What to know before relying on the λ shown; `limits` are the most tokens and the least accuracy asked for."""
@@ -343,7 +346,9 @@ def _notes(
     if shown.tokens.high > limits[0] or shown.accuracy.low < limits[1]:
         notes.append("the budget lies within the interval: another set of questions may miss it")
     cheaper = [c for c in measured if c.lam in tied and c.tokens.value < shown.tokens.value]
-    if cheaper:
+    if tied_by == "unpaired":
+        notes.append("ties are judged without pairing, so they are many; a run's samples pair by question and see more")
+    elif cheaper:
         best = min(cheaper, key=_cheap)
         saving = 1 - best.tokens.value / shown.tokens.value
         notes.append(f"λ={best.lam:g} cannot be told from it in accuracy and needs {saving:.0%} fewer tokens")

@@ -149,13 +149,13 @@ def find_transition(evidence: Evidence) -> Transition:
     """
     lams, shares = evidence.grid
     reasons = [_unreached(lams, shares, level) for level in LEVELS]
-    if len(lams) < 2 or all(reasons):
+    fitted = fit_logistic(evidence.lams, evidence.shares[None], evidence.trials) if len(lams) > 1 else None  # (1, 2)
+    if fitted is None or fitted[0, 1] <= 0 or all(reasons):
         return Transition(None, None, None, "none", math.nan, False, _refusal(lams, shares), ())
     inside = bool(((evidence.shares > 0) & (evidence.shares < 1)).any())
-    fitted = fit_logistic(evidence.lams, evidence.shares[None], evidence.trials)  # (1, 2)
     misfit = float(np.abs(_means(evidence.lams, evidence.shares - _curve(evidence.lams, fitted))).max())
     again = _refits(evidence) if evidence.draws is not None else None
-    fits = inside and fitted[0, 1] > 0 and not _bad_fit(evidence, fitted, again, misfit)
+    fits = inside and not _bad_fit(evidence, fitted, again, misfit)
     found = _crossings(evidence, fitted, again) if fits else _isotonic_crossings(evidence)
     on, mid, off = (None if reason else interval for reason, interval in zip(reasons, found, strict=True))
     notes = [reason for reason in reasons if reason]

@@ -1,0 +1,37 @@
+"""The paper's Table 2, as the curves of three tasks; for tests that need shared/data."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from interpole.metrics import CurveRow
+
+TABLE2 = Path(__file__).parents[2] / "shared/data/paper/table2_qwen3_4b.csv"
+TASKS = {"aime25": ("aime25", 30, 64), "ifeval": ("ifeval", 541, 8), "gpqa": ("gpqa_diamond", 198, 8)}
+
+
+def table2(*, counts: bool = True) -> list[CurveRow]:
+    """Rows of the dial points: percentages as shares, with questions and samples from the paper's text."""
+    if not TABLE2.is_file():
+        pytest.skip(f"{TABLE2} is not there")
+    with TABLE2.open(encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["lam"]]
+    rows = []
+    for name, (task, questions, k) in TASKS.items():
+        for line in lines:
+            share = {
+                c: float(line[f"{name}_{c}"]) / 100
+                for c in (f"mean{k}", f"pass{k}", f"vote{k}", "think")
+                if f"{name}_{c}" in line
+            }
+            rows.append(
+                CurveRow(
+                    task, float(line["lam"]), share["think"],
+                    questions if counts else None, k if counts else None, mean=share[f"mean{k}"],
+                    pass_=share.get(f"pass{k}"), vote=share.get(f"vote{k}"), tokens=float(line[f"{name}_tokens"]),
+                )
+            )  # fmt: skip
+    return rows
