@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -259,6 +260,8 @@ CHECKERS = """
 import random
 from collections import namedtuple
 Seen = namedtuple("Seen", "follow_all_instructions")
+class instructions_registry:
+    INSTRUCTION_DICT = {"a:b": None}
 def test_instruction_following_strict(example, response):
     return Seen(response == str(random.random()) and example.kwargs == [{"n": 1}])
 """
@@ -299,6 +302,15 @@ def test_ifeval_loads_the_checkers_alone_and_seeds_them_by_prompt(stand_in):
     for _ in range(2):
         assert scores(benchmark, benchmark.problems[0], right)["paper"] == (1, None)
     assert scores(benchmark, benchmark.problems[0], "hm</think>0.5")["paper"] == (0, None)
+    strange = replace(benchmark.problems[0], metadata={"instruction_id_list": ["a:b", "c:d"], "kwargs": [{}, {}]})
+    with pytest.raises(TaskError, match="no checker for c:d"):
+        scores(benchmark, strange, "hm</think>0.5")
+
+
+def test_ifeval_does_not_start_with_checkers_that_do_not_load(stand_in):
+    (stand_in / "langdetect.py").write_text("import os; os._exit(1)")
+    with pytest.raises(TaskError, match="checkers do not load"):
+        tasks.load("ifeval", data=stand_in / "in.jsonl")
 
 
 def test_ifeval_without_nltk_data_names_the_command(stand_in):

@@ -28,7 +28,8 @@ def load(request: Request) -> Benchmark:
     request.refuse("ifeval", "split", "grader", "prompt")
     for module in ("lm_eval", "langdetect", "immutabledict", "nltk"):
         require(module, "ifeval")
-    _CHECKERS.ask(ready=True)
+    if _CHECKERS.ask(ready=True) is None:
+        raise TaskError("IFEval's checkers do not load", remedy="run `python -c 'import nltk, langdetect'` to see why")
     problems = request.problems
     if problems is None:
         problems = _read(request.data or fetch("google/IFEval", "ifeval_input_data.jsonl", _REMEDY))

@@ -27,6 +27,8 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     checkers = _checkers()
     if "ready" in question:
         return {}
+    if unknown := set(question["instruction_id_list"]) - set(checkers.instructions_registry.INSTRUCTION_DICT):
+        raise TaskError(f"no checker for {', '.join(sorted(unknown))}", remedy="use the published IFEval file")
     random.seed(question["key"])
     example = SimpleNamespace(**{name: question[name] for name in ("prompt", "key", "instruction_id_list", "kwargs")})
     seen = checkers.test_instruction_following_strict(example, question["response"])
