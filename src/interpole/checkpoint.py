@@ -11,7 +11,7 @@ import os
 import re
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from interpole.errors import CheckpointError, CorruptError
 from interpole.header import DTYPES, TensorSpec, read_header, read_json
 
-__all__ = ["DTYPES", "Checkpoint", "Folder", "Origin", "TensorSpec", "open_checkpoint"]
+__all__ = ["DTYPES", "Checkpoint", "Folder", "Origin", "TensorSpec", "Tensors", "locate", "open_checkpoint"]
 
 Array = NDArray[Any]
 
@@ -39,6 +39,7 @@ ASSET_PATTERNS = (
     "vocab.json",
     "merges.txt",
     "chat_template*",
+    "tekken.json",
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -131,8 +132,60 @@ class Checkpoint(Mapping[str, Array], ABC):
 
 
 @final
+class Tensors:
+    """The tensors of some safetensors files, read by byte range; safe to use from several threads.
+
+    Attributes:
+        specs: name → `TensorSpec`, in file order.
+        origins: name → where its bytes lie.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Read the headers of `files`.
+
+        Raises:
+            CorruptError: a header contradicts its file, or two files hold one name.
+        """
+        self.specs: dict[str, TensorSpec] = {}
+        self.origins: dict[str, Origin] = {}
+        for path in files:
+            specs, offsets = read_header(path)
+            if doubled := self.specs.keys() & specs.keys():
+                name = min(doubled)
+                other = self.origins[name].path.name
+                raise CorruptError(f"tensor {name} is in {other} and in {path.name}", path.parent, "remove one")
+            self.specs |= specs
+            self.origins |= {name: Origin(path, offset) for name, offset in offsets.items()}
+        self._descriptors: dict[Path, int] = {}
+        weakref.finalize(self, _close_all, self._descriptors)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Elements [start, stop) of the flattened tensor, in its own dtype.
+
+        Raises:
+            CorruptError: the file ends inside of it.
+        """
+        spec, origin = self.specs[name], self.origins[name]
+        dtype = DTYPES[spec.dtype]
+        stop = spec.num_elements if stop is None else stop
+        out = np.empty(stop - start, dtype)
+        view, offset = memoryview(out.view(np.uint8)), origin.offset_bytes + start * dtype.itemsize
+        while len(view):
+            num_read = os.preadv(self._descriptor(origin.path), [view], offset)
+            if num_read <= 0:
+                raise CorruptError(f"the file ended inside tensor {name}", origin.path, "fetch the file again")
+            view, offset = view[num_read:], offset + num_read
+        return out
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._descriptors:
+            self._descriptors.setdefault(path, os.open(path, os.O_RDONLY))
+        return self._descriptors[path]
+
+
+@final
 class Folder(Checkpoint):
-    """A safetensors folder on disk. Opening reads headers only; every inconsistency is a `CorruptError`."""
+    """A safetensors folder on disk, as it is. Opening reads headers only; every inconsistency is a `CorruptError`."""
 
     def __init__(self, path: Path, label: str = "") -> None:
         """Open the folder `path`.
@@ -147,28 +200,17 @@ class Folder(Checkpoint):
         if "config.json" not in self.assets:
             raise CheckpointError("no config.json: not a model folder", path, "give the folder that holds config.json")
         self.config = read_json(self.assets["config.json"])
-        self.specs, self._origins = _read_tensors(path)
-        self.layout = {name: origin.path.name for name, origin in self._origins.items()}
-        self._descriptors: dict[Path, int] = {}
-        weakref.finalize(self, _close_all, self._descriptors)
+        self._tensors = _read_tensors(path)
+        self.specs = self._tensors.specs
+        self.layout = {name: origin.path.name for name, origin in self._tensors.origins.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Elements [start, stop) of tensor `name`, read from its byte range; safe to call from several threads."""
-        spec, origin = self.specs[name], self._origins[name]
-        dtype = DTYPES[spec.dtype]
-        stop = spec.num_elements if stop is None else stop
-        out = np.empty(stop - start, dtype)
-        view, offset = memoryview(out.view(np.uint8)), origin.offset_bytes + start * dtype.itemsize
-        while len(view):
-            num_read = os.preadv(self._descriptor(origin.path), [view], offset)
-            if num_read <= 0:
-                raise CorruptError(f"the file ended inside tensor {name}", origin.path, "fetch the file again")
-            view, offset = view[num_read:], offset + num_read
-        return out
+        return self._tensors.read(name, start, stop)
 
     def origin(self, name: str) -> Origin:
         """The shard and byte offset of tensor `name`."""
-        return self._origins[name]
+        return self._tensors.origins[name]
 
     def piece_elements(self, name: str) -> None:  # noqa: ARG002
         """None: a file can be read in pieces of any size."""
@@ -192,14 +234,9 @@ class Folder(Checkpoint):
                 digest.update(self.read(name, start, min(start + width, size)).tobytes())
         return digest.hexdigest()
 
-    def _descriptor(self, path: Path) -> int:
-        if path not in self._descriptors:
-            self._descriptors.setdefault(path, os.open(path, os.O_RDONLY))
-        return self._descriptors[path]
-
 
 def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Folder:
-    """Open a local folder, or a Hugging Face hub id through the `hf` cache.
+    """Open a local folder, or a Hugging Face hub id through the `hf` cache, as it lies on disk.
 
     Args:
         source: a folder, or a hub id such as `Qwen/Qwen3-4B-Thinking-2507`.
@@ -209,35 +246,34 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None)
         CheckpointError: nothing is there, or it cannot be downloaded.
         CorruptError: the files contradict themselves.
     """
+    return Folder(locate(source, revision), str(source))
+
+
+def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a source; a hub id is downloaded into the `hf` cache, if it is not there.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be downloaded.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
-        return Folder(path, str(source))
+        return path
     if path.exists():
         raise CheckpointError("a checkpoint is a folder, this is a file", path, f"give the folder: {path.parent}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise CheckpointError(f"no such folder: {source}", remedy="give an existing folder or a hub id (owner/name)")
-    return Folder(_download(str(source), revision), str(source))
+    return _download(str(source), revision)
 
 
-def _read_tensors(folder: Path) -> tuple[dict[str, TensorSpec], dict[str, Origin]]:
+def _read_tensors(folder: Path) -> Tensors:
     files, weight_map = _shards(folder)
-    specs: dict[str, TensorSpec] = {}
-    origins: dict[str, Origin] = {}
-    for path in files:
-        shard_specs, offsets = read_header(path)
-        if doubled := specs.keys() & shard_specs.keys():
-            name = min(doubled)
-            raise CorruptError(
-                f"tensor {name} is in {origins[name].path.name} and in {path.name}", folder, "remove one"
-            )
-        specs |= shard_specs
-        origins |= {name: Origin(path, offset) for name, offset in offsets.items()}
+    tensors = Tensors(files)
     for name, shard in weight_map.items():
-        if name not in origins or origins[name].path.name != shard:
+        if name not in tensors.origins or tensors.origins[name].path.name != shard:
             raise CorruptError(f"the index places tensor {name} in {shard}, which lacks it", folder, "fetch both again")
-    if weight_map and (extra := specs.keys() - weight_map.keys()):
+    if weight_map and (extra := tensors.specs.keys() - weight_map.keys()):
         raise CorruptError(f"tensor {min(extra)} is in a shard but not in the index", folder, "fetch both again")
-    return specs, origins
+    return tensors
 
 
 def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
@@ -267,7 +303,7 @@ def _download(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [*ASSET_PATTERNS, "model*.safetensors", "model.safetensors.index.json"]
+    patterns = [*ASSET_PATTERNS, "model*.safetensors", "model.safetensors.index.json", "adapter_*"]
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -1,0 +1,57 @@
+"""Open what a recipe names as a checkpoint that can be merged: FP8 dequantised, adapters put on their base, the rest refused.
+
+`interpole.open` is `open_source`. To see the files as they lie on disk, use `checkpoint.open_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from interpole.adapter import Adapted, adapter_base, is_adapter
+from interpole.checkpoint import Checkpoint, Folder, locate
+from interpole.errors import CheckpointError
+from interpole.fp8 import Dequantised
+
+__all__ = ["open_source", "readable"]
+
+
+def open_source(
+    model: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
+) -> Checkpoint:
+    """Open a local folder or a Hugging Face hub id, through the `hf` cache, so that its tensors can be merged.
+
+    Args:
+        model: a folder or hub id, of a model or of a LoRA adapter whose config names its base.
+        revision: branch, tag or commit of a hub id.
+        adapter: a LoRA adapter to apply to the model; a folder or hub id.
+
+    Raises:
+        CheckpointError: nothing is there, it cannot be downloaded, or it is quantised in a way that is not read.
+        CorruptError: the files contradict themselves.
+        MismatchError: the adapter does not fit the model.
+    """
+    folder = locate(model, revision)
+    if is_adapter(folder):
+        if adapter is not None:
+            raise CheckpointError(f"{model} is an adapter itself", adapter, "name the base: {model: BASE, adapter: …}")
+        return Adapted(open_source(adapter_base(folder)), folder, str(model))
+    checkpoint = readable(Folder(folder, str(model)))
+    return checkpoint if adapter is None else Adapted(checkpoint, locate(adapter), str(adapter))
+
+
+def readable(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint itself, or dequantised if its config says FP8.
+
+    Raises:
+        CheckpointError: it is quantised in another way.
+    """
+    said = checkpoint.config.get("quantization_config")
+    if said is None:
+        return checkpoint
+    if said.get("quant_method") == "fp8":
+        return Dequantised(checkpoint)
+    raise CheckpointError(
+        f"{checkpoint.label} is quantised by {said.get('quant_method', 'an unnamed method')}; its integers cannot be averaged "
+        "and carry rounding errors larger than the difference between the poles",
+        remedy="take the checkpoint it was made from, in bf16 or FP8 with weight_scale_inv",
+    )
