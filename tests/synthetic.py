@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from interpole.records import Outcome, Sample
+from interpole.runs import Entry, Part, RunFile, SourceInfo, TaskInfo
 
 GRID = tuple(round(0.1 * i, 1) for i in range(11))
 
@@ -81,3 +86,71 @@ def samples(
                         )
                     )
     return made
+
+
+def write_run(folder: Path, made: Sequence[Sample], private: Sequence[str] = ()) -> Path:
+    """A run folder that holds these samples, as a sweep leaves it."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in made:
+        groups.setdefault((sample.task, sample.point), []).append(sample)
+    entries = []
+    for number, ((task, point), group) in enumerate(groups.items()):
+        place = f"logs/{task}/{number}"
+        (folder / place).mkdir(parents=True)
+        logged = [_logged(sample) for sample in group]
+        with ZipFile(folder / place / "a.eval", "w") as log:
+            log.writestr("summaries.json", json.dumps(logged))
+            for index, sample in enumerate(logged):
+                log.writestr(f"samples/{index}.json", json.dumps(sample))
+        k = max(sample.epoch for sample in group)
+        part = Part(first_epoch=1, epochs=k, status="done", log="a.eval")
+        same = dict.fromkeys(("settings", "problems_hash"), "0" * 64)
+        hashes = {"identity": f"{number:064x}", "fingerprint": f"{number + 7:064x}"}
+        sampler = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 256}
+        entries.append(
+            Entry(
+                task=task,
+                point=point,
+                lam=group[0].lam,
+                recipe={},
+                sampler=sampler,
+                folder=place,
+                parts=(part,),
+                **same,
+                **hashes,
+            )
+        )
+    tasks = {
+        task: TaskInfo(spec={}, num_problems=1, samples=1, problems_hash="0" * 64, private=task in private)
+        for task in dict.fromkeys(sample.task for sample in made)
+    }
+    sources = {
+        name: SourceInfo(label=f"models/Tiny-{name.title()}", fingerprint=name * 9) for name in ("instruct", "thinking")
+    }
+    RunFile(
+        created="2026-11-21", updated="2026-11-21", interpole="0.1.0", sources=sources, template_from="thinking",
+        template="{{ x }}", prefix="", opened=False, markers=("<think>", "</think>"), specials=(), seed=0,
+        engine={"name": "scripted"}, engine_options={}, tasks=tasks, entries=tuple(entries),
+    ).save(folder)  # fmt: skip
+    return folder
+
+
+def _logged(sample: Sample) -> dict[str, Any]:
+    """A sample as Inspect logs it, as far as it is read."""
+    kept = {
+        "num_tokens": sample.num_tokens,
+        "finish": sample.finish,
+        "outcome": sample.outcome,
+        "closed": sample.closed,
+    }
+    kept |= {"answer": sample.answer, "grades": dict(sample.grades)}
+    message = {"role": "assistant", "content": sample.response}
+    return {
+        "id": sample.problem,
+        "epoch": sample.epoch,
+        "input": sample.question,
+        "target": sample.target,
+        "metadata": {"question": sample.question, "difficulty": sample.difficulty},
+        "scores": {"grade": {"metadata": kept}},
+        "output": {"choices": [{"message": message}]},
+    }

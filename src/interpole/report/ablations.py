@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from interpole.report.marks import Mark, tasks
+from interpole.report.marks import STATISTICS, Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 
 __all__ = ["Cell", "ablation", "decoding", "similarity"]
@@ -37,7 +37,7 @@ def ablation(points: Sequence[Mark]) -> alt.VConcatChart:
     lines = []
     for task in tasks(points):
         mine = [mark for mark in points if mark.task == task]
-        names = list(dict.fromkeys(name for mark in mine for name in mark.statistics))
+        names = [name for name in (*STATISTICS, "length") if any(name in mark.statistics for mark in mine)]
         panels = [_bars(mine, name, first=name == names[0]) for name in names]
         lines.append(alt.hconcat(*panels, spacing=26).properties(title=alt.Title(task, offset=10)))
     return alt.vconcat(*lines, spacing=24)

@@ -38,14 +38,16 @@ class Band:
     high: float
 
 
-def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250, height: int = 170) -> alt.VConcatChart:
+def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250, height: int = 170) -> alt.ConcatChart:
     """The paper's Figure 3: accuracy, Think #R and Token #N against λ, one row per task, stages shaded."""
-    names, lines = tasks(points), []
+    names = tasks(points)
+    panels = []
     for task in names:
-        panels = [panel(points, task, quantity, bands, width, height) for quantity in QUANTITIES]
-        line = alt.hconcat(*[p for p in panels if p is not None], spacing=34)
-        lines.append(line.properties(title=alt.Title(task, offset=10, fontSize=13)) if len(names) > 1 else line)
-    return alt.vconcat(*lines, spacing=28)
+        for quantity, (title, _) in QUANTITIES.items():
+            drawn = panel(points, task, quantity, bands, width, height)
+            named = f"{task}: {title[0].lower()}{title[1:]}" if len(names) > 1 and quantity == "accuracy" else title
+            panels += [drawn.properties(title=named)] if drawn else []
+    return alt.concat(*panels, columns=len(panels) // len(names), spacing={"column": 34, "row": 26})
 
 
 def overview(
@@ -119,7 +121,7 @@ def _end_labels(values: list[dict[str, Any]], last: Mark, top: float) -> alt.Cha
     placed, floor = [], -1.0
     for v in sorted(ends.values(), key=lambda v: v["value"]):
         floor = max(v["value"] / top, floor + LABEL_GAP)
-        placed.append({**v, "value": floor, "text": last.called(v["series"])})
+        placed.append({"series": v["series"], "value": floor, "name": last.called(v["series"])})
     over = max(0.0, placed[-1]["value"] - 1.0)
     for mark in placed:
         mark["value"] = (mark["value"] - over) * top
@@ -128,7 +130,7 @@ def _end_labels(values: list[dict[str, Any]], last: Mark, top: float) -> alt.Cha
         .mark_text(align="left", dx=8, fontWeight=500)
         .encode(
             x=alt.XDatum(max(v["lam"] for v in values)),
-            text="text:N",
+            text="name:N",
             color=_colour(),
         )
     )
@@ -173,7 +175,7 @@ def _share_axis(small: bool = False) -> alt.Axis:
 
 
 def _token_axis() -> alt.Axis:
-    return alt.Axis(labelExpr="datum.value < 2000 ? datum.value : format(datum.value / 1000, '~g') + 'k'", tickCount=5)
+    return alt.Axis(labelExpr="datum.value < 1000 ? datum.value : format(datum.value / 1000, '~g') + 'k'", tickCount=5)
 
 
 def outcomes(

@@ -71,7 +71,7 @@ def chart(source: Path, figure: str, task: str | None = None) -> Any:
     drawn: dict[str, Callable[[], Any]] = {
         "2": lambda: figures.overview(points, shaded),
         "3": lambda: figures.curves(points, shaded),
-        "pareto": lambda: alt.hconcat(*_paretos(points), spacing=36),
+        "pareto": lambda: alt.concat(*_paretos(points), columns=3, spacing=36),
     }
     return drawn.get(figure, lambda: ablation(points))()
 
