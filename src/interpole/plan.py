@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,16 +23,33 @@ from interpole.chat import Markers, added_tokens, find_markers, opens_thinking, 
 from interpole.checkpoint import Checkpoint
 from interpole.dial import dial
 from interpole.errors import RunError, TaskError
-from interpole.recipe import Recipe, Source, build
+from interpole.recipe import Recipe, Source, build, parse_lambdas
 from interpole.records import Sampler
 from interpole.runs import Entry, Part, SourceInfo, TaskInfo
 from interpole.tasks import Benchmark
 
-__all__ = ["Plan", "Point", "PointConfig", "SweepConfig", "TaskConfig", "identity", "lambdas", "missing_parts"]
+__all__ = ["Plan", "Point", "PointConfig", "SweepConfig", "TaskConfig", "identity", "missing_parts"]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2: `0:1:0.1` is text, not a count of seconds in base 60."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+\Z"), list("-+0123456789"))
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z"),
+    list("-+.0123456789"),
+)
 
 
 class TaskConfig(_Strict):
@@ -112,7 +128,7 @@ class SweepConfig(_Strict):
     @field_validator("lambdas", mode="before")
     @classmethod
     def _plain_lambdas(cls, value: Any) -> Any:
-        return lambdas(value) if isinstance(value, str) else (value,) if isinstance(value, int | float) else value
+        return parse_lambdas(value) if isinstance(value, str) else (value,) if isinstance(value, int | float) else value
 
     @field_validator("sampler")
     @classmethod
@@ -163,30 +179,12 @@ class SweepConfig(_Strict):
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"cannot read the sweep: {error}", path) from None
         if not isinstance(content, dict):
             raise RunError("a sweep is a YAML mapping", path, "see docs/sweep.md")
         return cls.of(content, path)
-
-
-def lambdas(text: str) -> tuple[float, ...]:
-    """λ values of `"0:1:0.1"` (both ends included) or `"0,0.5,1"`.
-
-    Raises:
-        ValueError: the text is neither.
-    """
-    try:
-        if ":" not in text:
-            return tuple(float(part) for part in text.split(","))
-        start, stop, step = (float(part) for part in text.split(":"))
-        if step <= 0 or stop < start:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"not λ values: {text!r}; write 0:1:0.1 (start:stop:step) or 0,0.5,1") from None
-    count = int(np.floor((stop - start) / step + 1e-9)) + 1
-    return tuple(round(start + i * step, 10) for i in range(count))
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,12 @@ def share(interval: Interval | None, ends: bool = True) -> str:
 
 
 def show_metrics(metrics: Sequence[PointMetrics]) -> None:
-    """One table per task: every point with its metrics and what became of its responses."""
+    """Two tables per task: every point's metrics, and how its responses ended."""
     from interpole.records import Outcome
 
     for task in dict.fromkeys(m.task for m in metrics):
         points = [m for m in metrics if m.task == task]
-        seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
         k = max(m.k for m in points)
-        columns = ["point", f"Mean@{k}", f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N", "median", "p95"]
         rows = [
             [
                 m.point,
@@ -68,14 +66,18 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
                 share(m.vote, ends=False),
                 share(m.think),
                 f"{m.tokens.value:,.1f}",
-                f"{m.tokens_median:,.0f}",
-                f"{m.tokens_p95:,.0f}",
-                *(f"{m.outcomes.get(outcome, 0):,}" for outcome in seen),
             ]
             for m in points
         ]
-        title = f"{task}: {points[0].num_questions} questions × {k} samples; percent, 95 % intervals over questions"
-        table(title, [*columns, *(outcome.value for outcome in seen)], rows)
+        title = f"{task}: {points[0].num_questions} questions × {k} samples; in percent, with 95 % intervals"
+        table(title, ["point", f"Mean@{k}", f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
+        seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
+        ends = [
+            [m.point, f"{m.tokens_median:,.0f}", f"{m.tokens_p95:,.0f}", *(f"{m.outcomes.get(o, 0):,}" for o in seen)]
+            for m in points
+        ]
+        columns = ["point", "median tokens", "95th pct.", *(outcome.value.replace("_", "-") for outcome in seen)]
+        table(f"{task}: how responses ended", columns, ends)
 
 
 def show_stages(stages: Sequence[Stages]) -> None:
@@ -99,7 +101,7 @@ def show_stages(stages: Sequence[Stages]) -> None:
         ]
         for s in stages
     ]
-    table("Stages: λ where Think #R reaches", ["task", "5 %", "50 %", "95 %", "stage 2 (swept)", "fit"], rows)
+    table("Stages: λ where Think #R reaches", ["task", "5 %", "50 %", "95 %", "stage 2", "fit"], rows)
     for s in stages:
         for line in (s.refusal, *s.notes, *(f"open: {need}" for need in s.needs)):
             if line:
