@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from interpole.errors import InterpoleWarning, RecipeError
+from interpole.mergekit import translate
 from interpole.methods import Method, get_method
 from interpole.names import num_layers, place
 from interpole.rules import (
@@ -37,10 +38,11 @@ __all__ = ["DTYPE_NAMES", "Recipe", "Source", "build", "parse_lambdas"]
 
 
 class Source(Strict):
-    """Where a checkpoint comes from: a folder or hub id, and a revision of the latter."""
+    """Where a checkpoint comes from: a folder or hub id, a revision of the latter, and a LoRA adapter to put on it."""
 
     model: str
     revision: str | None = None
+    adapter: str | None = None
 
 
 class Recipe(Strict):
@@ -56,6 +58,7 @@ class Recipe(Strict):
         dtype: dtype of the result, e.g. `bfloat16`; default that of the sources.
         template_from: the source whose config, tokenizer, chat template and generation config go with the result;
             default `thinking`, at λ = 0 `instruct`.
+        vocabulary: what to do if tokenizers differ: `refuse`, `align` or `ids`, as `vocabulary.POLICIES` says.
     """
 
     method: str = "linear"
@@ -66,6 +69,7 @@ class Recipe(Strict):
     rules: tuple[Rule, ...] = ()
     dtype: str | None = None
     template_from: str | None = None
+    vocabulary: Literal["refuse", "align", "ids"] = "refuse"
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -220,7 +224,7 @@ class Recipe(Strict):
         content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         content = {"method": self.method} | content
         content["sources"] = {
-            name: source.model if source.revision is None else source.model_dump()
+            name: source.model if source == Source(model=source.model) else source.model_dump(exclude_none=True)
             for name, source in self.sources.items()
         }
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -237,18 +241,19 @@ class Recipe(Strict):
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """Read a recipe from YAML.
+        """Read a recipe from YAML, ours or mergekit's.
 
         Raises:
             RecipeError: no such file, not YAML, or a key or value that makes no sense; with the key.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"cannot read the recipe: {error}", path) from None
         if not isinstance(content, dict):
             raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
-        return build(content, path)
+        return build(translate(text, path) if "merge_method" in content else content, path)
 
 
 DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}

@@ -1,0 +1,153 @@
+"""A mergekit file as plain data that knows its lines, and the reading of its models, ranges and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import yaml
+
+from interpole.errors import RecipeError
+
+__all__ = ["Document", "Path", "Setting", "chain", "items", "layer_range", "lookup", "parse", "reference"]
+
+Path = tuple[Any, ...]
+Setting = list[tuple[str | None, Any]]
+"""A setting as (filter, value) in order, the first filter that the tensor's name contains counts; None fits all."""
+
+MERGE_ADAPTER = "merge the adapter into its model first, and name the result"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A YAML file as plain data, and the line of every key and item by its path."""
+
+    data: Mapping[str, Any]
+    lines: Mapping[Path, int]
+    where: object
+
+    def fail(self, path: Path, what: str, remedy: str = "") -> NoReturn:
+        """Raise a RecipeError at the line of `path`."""
+        while path not in self.lines and path:
+            path = path[:-1]
+        raise RecipeError(what, f"{self.where}, line {self.lines.get(path, 1)}", remedy)
+
+    def known(self, path: Path, mapping: Any, keys: set[str]) -> Mapping[str, Any]:
+        """`mapping`, after a check that it is one and has no other keys."""
+        if not isinstance(mapping, Mapping):
+            self.fail(path, f"{path[-1] if path else 'a mergekit file'}: expected a mapping, found {mapping!r}")
+        for key in mapping:
+            if key not in keys:
+                self.fail(
+                    (*path, key), f"mergekit key {key!r} is not supported here", f"known: {', '.join(sorted(keys))}"
+                )
+        return mapping
+
+
+def parse(text: str, where: object) -> Document:
+    """The file as data, with the line of everything."""
+    lines: dict[Path, int] = {}
+    loader = yaml.SafeLoader(text)
+
+    def plain(node: yaml.Node, path: Path) -> Any:
+        lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            loader.flatten_mapping(node)
+            result = {}
+            for key_node, value_node in node.value:
+                key = loader.construct_object(key_node, deep=True)
+                lines[*path, key] = key_node.start_mark.line + 1
+                result[key] = plain(value_node, (*path, key))
+            return result
+        if isinstance(node, yaml.SequenceNode):
+            return [plain(item, (*path, i)) for i, item in enumerate(node.value)]
+        return loader.construct_object(node, deep=True)
+
+    try:
+        root = loader.get_single_node()
+        return Document({} if root is None else plain(root, ()), lines, where)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"cannot read the file: {error}", where) from None
+
+
+def items(document: Document, path: Path) -> Iterator[tuple[Path, Any]]:
+    """The items of the list at `path` with their paths."""
+    value = at(document, path)
+    if not isinstance(value, list) or not value:
+        document.fail(path, f"{path[-1]}: expected a list with at least one item")
+    for i, item in enumerate(value):
+        yield (*path, i), item
+
+
+def at(document: Document, path: Path) -> Any:
+    """The value at `path`."""
+    value: Any = document.data
+    for key in path:
+        value = value[key]
+    return value
+
+
+def reference(document: Document, path: Path) -> str:
+    """A model reference as `path` or `path@revision`."""
+    value = at(document, path)
+    if isinstance(value, Mapping):
+        fields = document.known(path, value, {"model", "path", "revision", "lora"})
+        if fields.get("lora"):
+            document.fail((*path, "lora"), "a LoRA adapter in a mergekit file is not supported", MERGE_ADAPTER)
+        if "model" in fields:
+            return reference(document, (*path, "model"))
+        return str(fields.get("path")) + (f"@{fields['revision']}" if fields.get("revision") else "")
+    if not isinstance(value, str):
+        document.fail(path, f"expected a model, found {value!r}")
+    if "+" in value:
+        document.fail(path, f"{value}: a LoRA adapter in a mergekit file is not supported", MERGE_ADAPTER)
+    return value
+
+
+def layer_range(document: Document, path: Path) -> range:
+    """The `layer_range` of a source."""
+    match at(document, path).get("layer_range"):
+        case [int(start), int(stop)] if 0 <= start <= stop:
+            return range(start, stop)
+        case other:
+            return document.fail((*path, "layer_range"), f"layer_range: expected [first, last + 1], found {other!r}")
+
+
+def chain(document: Document, key: str, paths: Sequence[Path]) -> Setting:
+    """The setting `key` as it stands in the `parameters` at `paths`, the first path that sets it counting."""
+    found: Setting = []
+    for path in paths:
+        parameters = lookup(document, path)
+        if parameters is None or key not in parameters:
+            continue
+        value, here = parameters[key], (*path, key)
+        conditional = isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
+        for item_path, item in items(document, here) if conditional else [(here, {"value": value})]:
+            document.known(item_path, item, {"filter", "value"})
+            word = item.get("filter")
+            found.append((None if word in (None, "*") else str(word), checked(document, item_path, item.get("value"))))
+            if found[-1][0] is None:
+                return found
+    return found
+
+
+def lookup(document: Document, path: Path) -> Any:
+    """The value at `path`, None where there is nothing."""
+    value: Any = document.data
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else value[key]
+        if value is None:
+            return None
+    return value
+
+
+def checked(document: Document, path: Path, value: Any) -> Any:
+    """A number, a boolean or a gradient of numbers; integers as floats."""
+    if isinstance(value, list) and value and all(isinstance(n, int | float) for n in value):
+        return [float(n) for n in value]
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return value if path[-1] == "max_iter" else float(value)
+    return document.fail(path, f"expected a number, a list of numbers or a list of filter and value, found {value!r}")
