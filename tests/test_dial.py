@@ -61,12 +61,20 @@ def test_the_ends_of_the_dial_are_the_sources(pair, engine, lam):
 
 def test_the_weights_are_back_after_the_block_even_after_an_error(engine):
     before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
-    with pytest.raises(RuntimeError), engine.at(0.3):
-        assert not all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
-        with engine.at(0.8):
-            pass
-        raise RuntimeError
-    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
+
+    def at_the_start():
+        return all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
+
+    def fail_elsewhere():
+        with engine.at(0.3):
+            with engine.at(0.8):
+                pass
+            assert not at_the_start()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_elsewhere()
+    assert at_the_start()
 
 
 def test_load_returns_the_fingerprint_of_the_merge(pair, engine):

@@ -2,21 +2,25 @@
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import Future
 
-import live
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import live
+from interpole.checkpoint import open_checkpoint
 from interpole.engines.process import EngineProcess
 from interpole.engines.sampling import Settings, draw
 from interpole.engines.scripted import ScriptedEngine
 from interpole.engines.transformers import TransformersEngine
-from interpole.checkpoint import open_checkpoint
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
 
@@ -133,7 +137,7 @@ def test_sampled_first_tokens_follow_the_models_distribution(folder, engine):
     assert chi_square < len(expected_by_text) + 5 * np.sqrt(2 * len(expected_by_text))
 
 
-def test_both_ends_of_sequence_stop_and_all_other_special_tokens_stay(folder, engine, monkeypatch):
+def test_both_ends_of_sequence_stop_and_all_other_special_tokens_stay(engine, monkeypatch):
     script = iter([260, 258, 65, 256, 65, 257])  # </think> <|im_start|> b <eos>, then b <eos>
 
     def next_token(logits, *_):
@@ -195,8 +199,8 @@ def test_a_child_process_answers_like_the_engine_itself():
         assert engine.versions() == {"engine": "scripted"}
         engine.load({"lambda": 0.25})
         assert engine.submit("x", GREEDY, 1).result(20) == Generation("ö <think>", 3, "stop")
-        with pytest.raises(EngineError, match="no answer at λ = 0.5"):
-            engine.load({"lambda": 0.5})
+        engine.load({"lambda": 0.5})
+        with pytest.raises(EngineError, match="no answer at λ"):
             engine.submit("x", GREEDY, 1).result(20)
 
 
@@ -235,12 +239,7 @@ def test_an_engine_that_cannot_be_opened_says_why():
         engine.versions()
 
 
-def test_a_child_ends_with_its_parent(tmp_path):
-    import os
-    import signal
-    import subprocess
-    import sys
-
+def test_a_child_ends_with_its_parent():
     code = (
         "from interpole.engines.process import EngineProcess as P; import time\n"
         f"p = P({{'engine': 'scripted', 'recipe': {RECIPE!r}, 'options': {{'script': []}}}}); p.versions()\n"

@@ -38,7 +38,7 @@ class _Strict(BaseModel):
 class _Yaml(yaml.SafeLoader):
     """YAML whose numbers are those of YAML 1.2: `0:1:0.1` is text, not a count of seconds in base 60."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by the class above)
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -62,7 +62,10 @@ class Provider(ModelAPI):
             raise EngineError("this task calls tools, which engines here do not", remedy="choose a task without tools")
         prompt = self._render([{"role": message.role, "content": message.text} for message in input])
         seed = self._next_seed(prompt) if config.seed is None else config.seed
-        generation = await asyncio.wrap_future(self._answer(prompt, self._settings(config), seed))
+        try:
+            generation = await asyncio.wrap_future(self._answer(prompt, self._settings(config), seed))
+        except EngineError as error:  # one object may fail many samples; raised again it would grow by a traceback each
+            raise EngineError(error.what, error.where, error.remedy) from None
         message = ChatMessageAssistant(content=generation.text, model=self.model_name, source="generate")
         stop_reason = "max_tokens" if generation.finish == "length" else "stop"
         usage = ModelUsage(output_tokens=generation.num_tokens, total_tokens=generation.num_tokens)

@@ -1,0 +1,301 @@
+"""The sweep: every sample once, whatever is killed, changed, added or broken in between."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import live
+import tiny
+from interpole import samples, sweep, tasks
+from interpole.errors import RunError
+from interpole.plan import missing_parts
+from interpole.records import Outcome
+from interpole.runs import Part, RunFile
+from interpole.sweep import SweepConfig
+
+PROBLEMS = tasks.load("arithmetic", limit=4).problems
+TALK = [
+    {"contains": "", "lambda": 1.0, "responses": ["<think>\nhm\n</think>\n\n7"]},
+    {"contains": "", "responses": ["7"]},
+]
+
+
+class Bench:
+    """A pair of sources, a script, and a run folder; `sweep` runs it and says how many answers were generated."""
+
+    def __init__(self, folder):
+        self.folder, self.out, self.journal = folder, folder / "run", folder / "generated.jsonl"
+        self.sources = {
+            name: str(tiny.write(folder / name, tiny.tensors(i, layers=1), template=live.TEMPLATE))
+            for i, name in enumerate(("instruct", "thinking"))
+        }
+        self.write(TALK)
+
+    def write(self, script):
+        (self.folder / "script.json").write_text(json.dumps(script))
+
+    def config(self, **changes):
+        options = {"script": str(self.folder / "script.json"), "journal": str(self.journal), "rows": 1}
+        content = {
+            "sources": self.sources,
+            "tasks": "arithmetic",
+            "lambdas": "0:1:0.5",
+            "samples": 2,
+            "limit": 4,
+            "engine": "scripted",
+            "engine_options": options,
+        }
+        return SweepConfig.of(content | changes)
+
+    def sweep(self, on_progress=lambda _: None, **changes):
+        before = self.num_generated
+        self.summary = sweep.run(self.config(**changes), self.out, on_progress)
+        assert self.summary.num_generated == self.num_generated - before
+        return self.summary.num_generated
+
+    @property
+    def num_generated(self):
+        return len(self.journal.read_text().splitlines()) if self.journal.exists() else 0
+
+    def read(self, **options):
+        return samples.read(self.out, **options)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_sweep_asks_every_problem_at_every_point_k_times(bench):
+    seen = []
+    assert bench.sweep(seen.append) == 3 * 4 * 2
+    found = bench.read()
+    expected = {(f"λ={lam:g}", lam, p.id, epoch) for lam in (0, 0.5, 1) for p in PROBLEMS for epoch in (1, 2)}
+    assert {(one.point, one.lam, one.problem, one.epoch) for one in found} == expected
+    assert len(found) == len(expected)
+    for one in found:
+        problem = next(problem for problem in PROBLEMS if problem.id == one.problem)
+        assert (one.task, one.question, one.target) == ("arithmetic", problem.question, problem.answer)
+        assert one.closed == (one.lam == 1) == (one.outcome is Outcome.CLOSED)
+        assert one.response == ("<think>\nhm\n</think>\n\n7" if one.lam == 1 else "7")
+        assert (one.num_tokens, one.finish) == (5 if one.lam == 1 else 2, "stop")
+        assert (one.answer, one.score) == ("7", float(problem.answer == "7"))
+    assert [(p.done, p.total) for p in seen if not p.message][-1] == (24, 24)
+    asked = [json.loads(line) for line in bench.journal.read_text().splitlines()]
+    assert len({one["seed"] for one in asked}) == 8  # per problem and epoch; the same at every λ
+    assert f"<|im_start|>user\n{PROBLEMS[0].question}<|im_end|>\n<|im_start|>assistant\n" in {
+        one["prompt"] for one in asked
+    }
+
+
+def test_a_finished_sweep_generates_nothing_and_starts_no_evaluation(bench):
+    bench.sweep()
+    logs = {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.eval")}
+    assert bench.sweep() == 0
+    assert {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.eval")} == logs
+    assert [(one.num_samples, one.num_present) for one in sweep.plan(bench.config(), bench.out)] == [(8, 8)] * 3
+
+
+def test_a_sweep_killed_mid_point_loses_only_what_was_in_flight(bench):
+    hang = {"text": "7", "fail": "hang", "once": str(bench.folder / "hung")}
+    bench.write([{"contains": PROBLEMS[2].question, "lambda": 0.5, "responses": [hang]}, *TALK])
+    (bench.folder / "sweep.json").write_text(bench.config().model_dump_json())
+    code = (
+        "import json, sys; from pathlib import Path; from interpole import sweep\n"
+        "config = sweep.SweepConfig.of(json.loads(Path(sys.argv[1]).read_text()))\n"
+        "sweep.run(config, Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, bench.folder / "sweep.json", bench.out]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        deadline = time.monotonic() + 90
+        while not (bench.folder / "hung").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)  # the answers on their way arrive
+        process.send_signal(signal.SIGKILL)
+    before = bench.num_generated
+    assert 8 <= before < 16
+    assert sum(one.num_present for one in sweep.plan(bench.config(), bench.out)) == before
+    journal = next(bench.out.rglob("*.answers.jsonl"))
+    journal.write_bytes(journal.read_bytes() + b'["half a li')  # as a crash in the midst of a write leaves it
+    assert bench.sweep() == 24 - before
+    assert len(bench.read()) == 24
+    assert not list(bench.out.rglob("*.answers.jsonl"))
+    assert len(list(bench.out.rglob("*.eval"))) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampler": {"temperature": 0.9}},
+        {"sampler": {"max_tokens": 7}},
+        {"recipe": {"rules": [{"kind": "attention", "lambda": 0.0}]}},
+        {"prefix": "<think>\n"},
+        {"template_from": "instruct"},
+        {"seed": 1},
+        {"limit": 3},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_other_settings_never_reuse_a_sample_and_the_old_ones_come_back_for_free(bench, change):
+    bench.sweep(lambdas="0.5")
+    Path(bench.sources["instruct"], "chat_template.jinja").write_text(live.TEMPLATE + "\n")
+    expected = 2 * change.get("limit", 4)
+    assert bench.sweep(lambdas="0.5", **change) == expected
+    assert len(bench.read()) == expected
+    assert bench.sweep(lambdas="0.5") == 0
+    assert len(bench.read()) == 8
+
+
+def test_changed_weights_and_templates_never_reuse_a_sample(bench):
+    assert bench.sweep(lambdas="0.5,1") == 16
+    shutil.rmtree(bench.sources["instruct"])
+    tiny.write(Path(bench.sources["instruct"]), tiny.tensors(9, layers=1), template=live.TEMPLATE)
+    assert bench.sweep(lambdas="0.5") == 8
+    assert {one.point for one in bench.read()} == {"λ=0.5"}  # λ = 1 of the other pair cannot stand beside it
+    Path(bench.sources["thinking"], "chat_template.jinja").write_text(live.TEMPLATE + "!")
+    assert bench.sweep(lambdas="0.5") == 8
+
+
+def test_a_run_is_topped_up_and_extended_without_generating_anything_twice(bench):
+    bench.sweep(lambdas="0.5")
+    first = {(one.problem, one.epoch): one for one in bench.read()}
+    assert bench.sweep(lambdas="0.5", samples=5) == 4 * 3
+    topped = {(one.problem, one.epoch): one for one in bench.read()}
+    assert {epoch for _, epoch in topped} == {1, 2, 3, 4, 5}
+    assert first.items() <= topped.items()
+    assert bench.sweep(lambdas="0.5,1", samples=5) == 4 * 5
+    assert bench.sweep(lambdas="0.5", samples=2) == 0
+    assert len(bench.read()) == 4 * 5 * 2  # fewer asked for, none forgotten
+    asked = [json.loads(line) for line in bench.journal.read_text().splitlines()]
+    assert len({(one["lambda"], one["seed"]) for one in asked}) == 40
+    own = bench.folder / "own.jsonl"
+    own.write_text('{"question": "3+4", "answer": "7"}\n')
+    assert bench.sweep(lambdas="0.5", tasks=[{"task": str(own), "grader": "exact"}]) == 2
+    assert {(one.task, one.score) for one in bench.read() if one.question == "3+4"} == {("own", 1.0)}
+
+
+def test_an_engine_that_dies_mid_sweep_costs_nothing(bench):
+    bad = {"text": "7", "fail": "die", "once": str(bench.folder / "died")}
+    bench.write([{"contains": PROBLEMS[1].question, "lambda": 0.5, "responses": [bad]}, *TALK])
+    seen = []
+    assert bench.sweep(seen.append) == 24
+    assert any("ended with exit status 9; starting another" in one.message for one in seen)
+    assert bench.summary.failed == ()
+
+
+def test_a_point_that_keeps_failing_is_recorded_and_the_sweep_goes_on(bench):
+    bad = {"contains": PROBLEMS[1].question, "lambda": 0.5, "responses": [{"fail": "die"}]}
+    bench.write([bad, *TALK])
+    num = bench.sweep(max_failures=1)
+    assert [(entry.point, entry.status) for entry in bench.summary.failed] == [("λ=0.5", "failed")]
+    assert "failed 2 times: ended with exit status 9" in bench.summary.failed[0].parts[0].error
+    found = bench.read()
+    assert len(found) == 24
+    failed = [one for one in found if one.outcome is Outcome.FAILED]
+    assert len(failed) == 24 - num
+    assert {(one.point, one.finish, one.score, one.num_tokens) for one in failed} == {("λ=0.5", "error", 0.0, 0)}
+    assert all("failed 2 times" in one.error for one in failed)
+    bench.write(TALK)
+    assert bench.sweep() == 24 - num
+    assert bench.summary.failed == ()
+    assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
+    assert len(list(bench.out.rglob("*.eval"))) == 3
+
+
+def test_points_off_the_dial_have_their_own_recipe_and_sampler(bench):
+    point = {"name": "instruct, as its card says", "recipe": {"lambda": 0.0}, "sampler": {"temperature": 0.7}}
+    assert bench.sweep(lambdas="1", points=[point]) == 16
+    (off,) = (entry for entry in RunFile.load(bench.out).current if entry.lam is None)
+    assert (off.sampler["temperature"], off.recipe["lambda"]) == (0.7, 0.0)
+    assert off.folder.startswith("logs/arithmetic/instruct-as-its-card-says-")
+    assert {(one.point, one.lam) for one in bench.read()} == {("λ=1", 1.0), (point["name"], None)}
+
+
+def test_a_run_can_be_moved_and_describes_itself(bench, tmp_path):
+    bench.sweep(lambdas="0.5")
+    before = bench.read()
+    bench.out = bench.out.rename(tmp_path / "elsewhere")
+    assert bench.read() == before
+    assert bench.sweep(lambdas="0.5") == 0
+    run = RunFile.load(bench.out)
+    assert (run.markers, run.opened, run.prefix, run.seed) == (("<think>", "</think>"), False, "", 0)
+    assert run.template == live.TEMPLATE
+    assert run.engine == {"engine": "scripted"}
+    assert (run.tasks["arithmetic"].num_problems, run.tasks["arithmetic"].samples) == (4, 2)
+
+
+def test_two_sweeps_do_not_write_to_one_run(bench):
+    from interpole.runs import exclusive
+
+    with exclusive(bench.out), pytest.raises(RunError, match="another sweep"):
+        bench.sweep()
+
+
+def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
+    from interpole.dial import open_engine
+    from interpole.plan import Plan
+    from interpole.tasks.inspect import sample_seed
+
+    instruct, thinking = live.pair(tmp_path)
+    config = SweepConfig.of(
+        {
+            "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+            "tasks": "arithmetic",
+            "lambdas": "0.3",
+            "samples": 2,
+            "limit": 5,
+            "sampler": {"max_tokens": 20},
+            "engine_options": {"dtype": "float32"},
+        }
+    )
+    summary = sweep.run(config, tmp_path / "run")
+    plan = Plan(config)
+    engine = open_engine("transformers", plan.base_recipe, dtype="float32")
+    problems = plan.benchmarks["arithmetic"].problems
+    asked = [(problem, epoch) for problem in problems for epoch in (1, 2)]
+    prompts = [plan.render([{"role": "user", "content": problem.question}]) for problem, _ in asked]
+    seeds = [sample_seed(0, problem.id, epoch) for problem, epoch in asked]
+    with engine.at(0.3):
+        expected = engine.generate(prompts, plan.benchmarks["arithmetic"].sampler, seeds)
+    found = {(one.problem, one.epoch): one for one in samples.read(tmp_path / "run")}
+    assert len(found) == 10
+    for (problem, epoch), answer in zip(asked, expected, strict=True):
+        one = found[problem.id, epoch]
+        assert (one.response, one.num_tokens, one.finish) == (answer.text, answer.num_tokens, answer.finish)
+    assert summary.num_tokens == sum(answer.num_tokens for answer in expected)
+
+
+def test_parts_cover_exactly_what_is_missing():
+    done, failed = Part(first_epoch=1, epochs=4, status="done"), Part(first_epoch=5, epochs=4, status="failed")
+    assert missing_parts((), 3) == (Part(first_epoch=1, epochs=3),)
+    assert missing_parts((done,), 2) == (done,)
+    assert missing_parts((done, failed), 6) == (done, failed.model_copy(update={"epochs": 2}))
+    assert missing_parts((done, failed), 9) == (done, failed, Part(first_epoch=9, epochs=1))
+    assert missing_parts((done, failed), 4) == (done,)
+
+
+def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
+    path = tmp_path / "sweep.yml"
+    text = "sources: {instruct: a/b, thinking: c/d}\ntasks: [arithmetic]\nlambdas: 0:1:0.5\n"
+    path.write_text(text)
+    config = SweepConfig.load(path)
+    assert (config.lambdas, config.template_from, config.tasks[0].task) == ((0, 0.5, 1), "thinking", "arithmetic")
+    for more, message in {
+        "smaples: 3": "smaples",
+        "samples: 0": "samples",
+        "sampler: {top: 3}": "no setting 'top'",
+        "template_from: base": "no source 'base'",
+        "points: [{name: λ=1}]": "two points are called λ=1",
+    }.items():
+        path.write_text(text + more)
+        with pytest.raises(RunError, match=message):
+            SweepConfig.load(path)
+    with pytest.raises(RunError, match="no points"):
+        SweepConfig.of({"sources": {"a": "b"}, "tasks": "arithmetic"})
