@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint check constraints clean
+.PHONY: demo test lint check docs constraints clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -18,6 +18,9 @@ lint: $(STAMP)
 	.venv/bin/mypy
 
 check: lint test
+
+docs: $(STAMP)
+	$(PY) -m interpole.cli.reference > docs/cli.md
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -86,8 +86,8 @@ def show_stages(stages: Sequence[Stages]) -> None:
     def boundary(found: Interval | None) -> str:
         if found is None:
             return "–"
-        return f"{found.value:.3f}" + (
-            f" [dim]\\[{found.low:.3f}, {found.high:.3f}][/dim]" if found.low == found.low else ""
+        return f"{found.value:.2f}" + (
+            f" [dim]\\[{found.low:.2f}, {found.high:.2f}][/dim]" if found.low == found.low else ""
         )
 
     rows = [

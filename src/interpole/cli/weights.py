@@ -75,12 +75,12 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None) -> None:
     from time import perf_counter
 
     from interpole.card import texts
-    from interpole.checkpoint import open_checkpoint
     from interpole.merged import merge as open_merge
     from interpole.saving import Target, save_all
+    from interpole.sources import open_source
 
     first = next(iter(recipes.values()))
-    sources = {name: open_checkpoint(source.model, source.revision) for name, source in first.sources.items()}
+    sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
     merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
@@ -89,6 +89,8 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None) -> None:
     seconds = perf_counter() - start
     for out, checkpoint in merged.items():
         typer.echo(f"{out}: {len(checkpoint)} tensors, {checkpoint.num_bytes / 1e9:.2f} GB")
+        for note in checkpoint.notes:
+            typer.echo(f"  {note}")
     typer.echo(f"{num_bytes / 1e9:.2f} GB in {seconds:.1f} s ({num_bytes / 1e9 / seconds:.2f} GB/s)")
 
 
