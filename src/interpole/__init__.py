@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interpole.checkpoint import Checkpoint
-    from interpole.checkpoint import open_checkpoint as open
     from interpole.errors import InterpoleError
     from interpole.merged import Merged, merge
     from interpole.recipe import Recipe
     from interpole.saving import save
+    from interpole.sources import open_source as open
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,7 @@ _HOME = {
     "Merged": "merged",
     "Recipe": "recipe",
     "merge": "merged",
-    "open": "checkpoint",
+    "open": "sources",
     "save": "saving",
 }
 
@@ -39,6 +39,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its home on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'interpole' has no attribute {name!r}")
-    value = getattr(import_module(f"interpole.{_HOME[name]}"), "open_checkpoint" if name == "open" else name)
+    value = getattr(import_module(f"interpole.{_HOME[name]}"), "open_source" if name == "open" else name)
     globals()[name] = value
     return value

@@ -29,13 +29,20 @@ def texts(merged: Merged) -> dict[str, str]:
 
 def pinned(merged: Merged) -> Recipe:
     """The recipe with local folders as absolute paths, so that it can be run from anywhere."""
+
+    def absolute(place: str | None) -> str | None:
+        return str(path.resolve()) if place and (path := Path(place).expanduser()).is_dir() else place
+
     sources = {
-        name: Source(model=str(path.resolve()) if (path := Path(source.model).expanduser()).is_dir() else source.model)
-        if source.revision is None
-        else source
+        name: source.model_copy(update={"model": absolute(source.model), "adapter": absolute(source.adapter)})
         for name, source in merged.recipe.sources.items()
     }
     return merged.recipe.model_copy(update={"sources": sources})
+
+
+def named(source: Source) -> str:
+    """The source as a reader knows it: model and adapter."""
+    return source.model if source.adapter is None else f"{source.model} + {source.adapter}"
 
 
 def model_card(merged: Merged, recipe: Recipe) -> str:
@@ -49,9 +56,10 @@ def model_card(merged: Merged, recipe: Recipe) -> str:
     }
     at = f" at λ = {recipe.lam:g}" if isinstance(recipe.lam, float) else ""
     rows = "\n".join(
-        f"| `{name}` | {recipe.sources[name].model} | `{source.fingerprint()}` |"
+        f"| `{name}` | {named(recipe.sources[name])} | `{source.fingerprint()}` |"
         for name, source in merged.sources.items()
     )
+    notes = "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in merged.notes)
     versions = f"interpole {version('interpole')}, numpy {np.__version__}, Python {platform.python_version()}"
     return f"""---
 {yaml.safe_dump(matter, sort_keys=False).strip()}
@@ -60,12 +68,13 @@ def model_card(merged: Merged, recipe: Recipe) -> str:
 # Merge of {len(merged.sources)} models by `{recipe.method}`{at}
 
 Made with Interpole: Θ(λ) = (1 − λ)·Θ_instruct + λ·Θ_thinking and its relatives ([arXiv 2510.10977](https://arxiv.org/abs/2510.10977)),
-computed in float32 with one rounding. Config, tokenizer, chat template and generation config are those of `{recipe.template_source}`.
+computed in float32 with one rounding. Config, tokenizer, chat template and generation config are those of
+`{recipe.template_source}`.
 
 | source | model | fingerprint of its weights |
 | --- | --- | --- |
 {rows}
-
+{notes}
 `{RECIPE_NAME}` makes it again:
 
 ```yaml

@@ -169,7 +169,7 @@ class Tensors:
         dtype = DTYPES[spec.dtype]
         stop = spec.num_elements if stop is None else stop
         out = np.empty(stop - start, dtype)
-        view, offset = memoryview(out.view(np.uint8)), origin.offset_bytes + start * dtype.itemsize
+        view, offset = out.view(np.uint8).data, origin.offset_bytes + start * dtype.itemsize
         while len(view):
             num_read = os.preadv(self._descriptor(origin.path), [view], offset)
             if num_read <= 0:

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from interpole.checkpoint import Checkpoint, open_checkpoint
+from interpole.checkpoint import Checkpoint
 from interpole.engines import Engine, Resolve
 from interpole.engines.process import serve
 from interpole.errors import EngineError
 from interpole.merged import merge
 from interpole.recipe import Recipe, Source, build
+from interpole.sources import open_source
 
 __all__ = ["ENGINES", "dial", "load_into", "open_engine"]
 
@@ -57,7 +58,7 @@ def dial(recipe: Recipe) -> Resolve:
 
     @cache
     def opened(source: Source) -> Checkpoint:
-        return open_checkpoint(source.model, source.revision)
+        return open_source(**dict(source))
 
     def resolve(where: float | Recipe | Mapping[str, Any] | Source | Checkpoint) -> Checkpoint:
         if isinstance(where, Checkpoint):

@@ -50,14 +50,14 @@ class Blocks:
         """The scale of every element [start, stop) of tensor `name`, shape (stop - start,); of one element where all share it."""
         scale_name, shape = name + SUFFIX, self.codes[name].shape
         if self.block is None:
-            scale: Floats = read(scale_name, 0, 1).astype(np.float32)
-            return scale
+            return to_floats(read(scale_name, 0, 1))
         columns, per_row = shape[-1], -(-shape[-1] // self.block[1])
         first, last = start // columns, -(-stop // columns)
         lines = block_lines(shape, self.block[0], first, last)  # row → row of scales
-        scales = np.asarray(read(scale_name, int(lines[0]) * per_row, (int(lines[-1]) + 1) * per_row), np.float32)
+        scales = to_floats(read(scale_name, int(lines[0]) * per_row, (int(lines[-1]) + 1) * per_row))
         wide = np.repeat(scales.reshape(-1, per_row), self.block[1], axis=1)[:, :columns]  # (rows of scales, columns)
-        return wide[lines - lines[0]].reshape(-1)[start - first * columns : stop - first * columns]
+        chosen: Floats = wide[lines - lines[0]].reshape(-1)[start - first * columns : stop - first * columns]
+        return chosen
 
     def encode(self, name: str, start: int, stop: int, values: Reader) -> NDArray[Any]:
         """Elements [start, stop) of a tensor of codes or scales, from the float32 `values` of the weight.
@@ -177,6 +177,11 @@ def block_lines(shape: tuple[int, ...], block_rows: int, first: int, last: int) 
     """Row of scales of the rows [first, last), counted through all leading dimensions; every matrix begins a new one."""
     rows = np.arange(first, last)
     return rows // shape[-2] * -(-shape[-2] // block_rows) + rows % shape[-2] // block_rows
+
+
+def to_floats(array: NDArray[Any]) -> Floats:
+    """The array in float32."""
+    return np.asarray(array, np.float32)
 
 
 _VALUES = {

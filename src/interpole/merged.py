@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.chat import find_markers, token_ids
-from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec, open_checkpoint
+from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec
 from interpole.errors import MismatchError, RecipeError
+from interpole.experts import same_layout
 from interpole.matching import clashes
 from interpole.methods import get_method
 from interpole.methods._sparsify import Stream
 from interpole.recipe import DTYPE_NAMES, Recipe
 from interpole.rules import Coefficients
+from interpole.sources import open_source
+from interpole.vocabulary import same_vocabulary
 
 __all__ = ["Merged", "merge"]
 
@@ -35,12 +38,13 @@ class Merged(Checkpoint):
 
     Attributes:
         recipe: what is computed.
-        sources: the checkpoints by the recipe's source names.
+        sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
+        notes: what had to be done to the sources so that they fit, in words.
     """
 
-    def __init__(self, recipe: Recipe, sources: Mapping[str, Checkpoint]) -> None:
+    def __init__(self, recipe: Recipe, sources: Mapping[str, Checkpoint], notes: tuple[str, ...] = ()) -> None:
         """Plan the merge; reads no tensor."""
-        self.recipe, self.sources = recipe, sources
+        self.recipe, self.sources, self.notes = recipe, sources, notes
         donor = sources[recipe.template_source]
         self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
         self.assets = donor.assets
@@ -76,7 +80,11 @@ class Merged(Checkpoint):
 
     def piece_elements(self, name: str) -> int | None:
         """How the tensor is best read: None in pieces of any size, or the whole at once."""
-        return None if self._method.elementwise or self.copied_from(name) else self.specs[name].num_elements
+        if (source := self.copied_from(name)) is not None:
+            return source.piece_elements(name)
+        if not self._method.elementwise:
+            return self.specs[name].num_elements
+        return max((source.piece_elements(name) or 0 for source in self.sources.values()), default=0) or None
 
     def fingerprint(self) -> str:
         """Hash of the sources' fingerprints and the recipe."""
@@ -154,15 +162,17 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Me
         RecipeError: a rule does not fit the model.
     """
     if sources is None:
-        sources = {name: open_checkpoint(source.model, source.revision) for name, source in recipe.sources.items()}
+        sources = {name: open_source(**dict(source)) for name, source in recipe.sources.items()}
     if missing := set(recipe.sources) - set(sources):
         raise RecipeError(f"source {min(missing)!r} of the recipe is not given")
-    first, *others = (sources[name] for name in recipe.sources)
+    sources = same_layout({name: sources[name] for name in recipe.sources})
+    sources, notes = same_vocabulary(sources, recipe.template_source, recipe.vocabulary)
+    first, *others = sources.values()
     for other in others:
         for clash in clashes(first, other, dtypes=recipe.dtype is None):
             raise clash
         _check_integers(first, other)
-    return Merged(recipe, sources)
+    return Merged(recipe, sources, notes)
 
 
 def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,0 +1,208 @@
+"""Vocabularies that differ between sources: rows of the embeddings and lm_head matched by token, or the choice put to the reader.
+
+The vocabulary of the result is that of the source whose tokenizer goes with it. Rows of the other sources are put in its order;
+where another source has no such token, the row is that source's of the tokenizer, so that every method leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import re
+from collections.abc import Mapping
+from math import prod
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.chat import token_ids
+from interpole.checkpoint import Checkpoint, Origin
+from interpole.errors import MismatchError
+from interpole.header import TensorSpec, read_json
+
+__all__ = ["POLICIES", "Aligned", "same_vocabulary"]
+
+POLICIES = {
+    "refuse": "go on only if every id that both tokenizers have means the same token",
+    "align": "match rows by token; the vocabulary is that of the source whose tokenizer goes with the result",
+    "ids": "match rows by number, whatever they mean",
+}
+"""What to do about vocabularies that differ."""
+
+_ROWS = re.compile(r"(?:.+\.)?(?:embed_tokens|lm_head|shared_head\.head)\.(?:weight|bias)")
+Rows = NDArray[np.int64]
+
+
+@final
+class Aligned(Checkpoint):
+    """A checkpoint with its vocabulary in the order of another's.
+
+    Attributes:
+        source: the checkpoint as it is.
+        donor: the one whose vocabulary it takes.
+    """
+
+    def __init__(self, source: Checkpoint, donor: Checkpoint, rows: Rows) -> None:
+        """Plan the view; reads no tensor.
+
+        Args:
+            source: the checkpoint to put in order.
+            donor: the checkpoint whose order it is.
+            rows: row of `source` for every row of `donor`; -1: the donor's own row.
+        """
+        self.source, self.donor, self._rows = source, donor, rows
+        self.label, self.config, self.assets = source.label, source.config, source.assets
+        self.layout = source.layout
+        self._names = vocabulary_tensors(source) & vocabulary_tensors(donor)
+        self.specs = {
+            name: TensorSpec(spec.dtype, (len(rows), *spec.shape[1:])) if name in self._names else spec
+            for name, spec in source.specs.items()
+        }
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Elements [start, stop); runs of neighbouring rows are read together."""
+        if name not in self._names:
+            return self.source.read(name, start, stop)
+        spec = self.specs[name]
+        width = prod(spec.shape[1:])
+        stop = spec.num_elements if stop is None else stop
+        first, last = start // width, -(-stop // width)
+        chosen = self._rows[first:last]
+        ends = np.flatnonzero(np.diff(chosen) != (chosen[1:] >= 0)) + 1  # a run counts up by one, or is all -1
+        parts = [self.source.read(name, 0, 0)]
+        for begin, end in zip([0, *ends], [*ends, len(chosen)], strict=True):
+            reader, row = (self.source, chosen[begin]) if chosen[begin] >= 0 else (self.donor, first + begin)
+            part = reader.read(name, int(row) * width, (int(row) + int(end - begin)) * width)
+            parts.append(part.astype(parts[0].dtype, copy=False))
+        return np.concatenate(parts)[start - first * width : stop - first * width]
+
+    def origin(self, name: str) -> Origin | None:
+        """Where the tensor lies in the source, if it has no rows of tokens."""
+        return None if name in self._names else self.source.origin(name)
+
+    def piece_elements(self, name: str) -> int | None:
+        """As the source."""
+        return self.source.piece_elements(name)
+
+    def fingerprint(self) -> str:
+        """Hash of both fingerprints and the order."""
+        parts = f"aligned {self.source.fingerprint()} {self.donor.fingerprint()} "
+        return hashlib.sha256(parts.encode() + self._rows.tobytes()).hexdigest()
+
+
+def same_vocabulary(
+    sources: Mapping[str, Checkpoint], donor: str, policy: str = "refuse"
+) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
+    """The sources with one vocabulary, the very same ones where nothing differs, and what was done in words.
+
+    Args:
+        sources: checkpoints by name.
+        donor: the name of the source whose vocabulary all take.
+        policy: one of `POLICIES`.
+
+    Raises:
+        MismatchError: an id means different tokens, or nothing tells what the further rows mean; with the choices.
+    """
+    aligned, notes = {}, []
+    for name, source in sources.items():
+        rows = None if name == donor else _match(source, sources[donor], policy)
+        aligned[name] = source if rows is None else Aligned(source, sources[donor], rows)
+        if rows is not None:
+            notes.append(_note(name, source, donor, rows))
+    return aligned, tuple(notes)
+
+
+def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
+    """Names of the tensors with one row per token."""
+    found = {name for name in checkpoint.specs if _ROWS.fullmatch(name)}
+    return {name for name in found if checkpoint.specs[name].shape[0] == num_rows(checkpoint)}
+
+
+def num_rows(checkpoint: Checkpoint) -> int:
+    """Rows of the embeddings; 0 where there are none."""
+    names = [name for name in checkpoint.specs if _ROWS.fullmatch(name) and checkpoint.specs[name].shape]
+    return max((checkpoint.specs[name].shape[0] for name in names), default=0)
+
+
+def _match(source: Checkpoint, donor: Checkpoint, policy: str) -> Rows | None:
+    """Row of `source` for every row of `donor`, -1 where it has none; None where they are the same."""
+    have, want = num_rows(source), num_rows(donor)
+    if have == want and (policy == "ids" or _same_tokenizer_file(source, donor)):
+        return None
+    rows = np.arange(want)
+    rows[have:] = -1
+    if policy != "ids":
+        ours, theirs = (_tokens(checkpoint) for checkpoint in (source, donor))
+        if not ours or not theirs:
+            if have == want:
+                return None
+            raise _unknown(source, donor, have, want, source if not ours else donor)
+        if policy == "refuse":
+            _check_ids(ours, theirs, source, donor)
+        rows = _by_token(ours, theirs, rows)
+    return None if have == want and np.array_equal(rows, np.arange(want)) else rows
+
+
+def _by_token(ours: Mapping[str, int], theirs: Mapping[str, int], rows: Rows) -> Rows:
+    """Row by token where the donor has one; padding rows by number where they are padding on both sides."""
+    matched = rows.copy()
+    matched[[row for row in ours.values() if row < len(rows)]] = -1
+    for token, row in theirs.items():
+        if row < len(rows):
+            matched[row] = ours.get(token, -1)
+    return matched
+
+
+def _same_tokenizer_file(a: Checkpoint, b: Checkpoint) -> bool:
+    return any(
+        name in a.assets and name in b.assets and filecmp.cmp(a.assets[name], b.assets[name], shallow=False)
+        for name in ("tokenizer.json", "tekken.json")
+    )
+
+
+def _tokens(checkpoint: Checkpoint) -> dict[str, int]:
+    """Token → id, from `tokenizer.json` or Mistral's `tekken.json`; empty where there is neither."""
+    if "tokenizer.json" in checkpoint.assets or "tekken.json" not in checkpoint.assets:
+        return token_ids(checkpoint.assets)
+    tekken = read_json(checkpoint.assets["tekken.json"])
+    specials, config = tekken.get("special_tokens") or (), tekken["config"]
+    first = config["default_num_special_tokens"]
+    ordinary = {
+        entry["token_bytes"]: entry["rank"] + first  # base64, which no special token looks like
+        for entry in tekken["vocab"][: config["default_vocab_size"] - first]
+    }
+    return ordinary | {entry["token_str"]: entry["rank"] for entry in specials}
+
+
+def _check_ids(ours: Mapping[str, int], theirs: Mapping[str, int], source: Checkpoint, donor: Checkpoint) -> None:
+    mine, other = ({row: token for token, row in tokens.items()} for tokens in (ours, theirs))
+    if differing := sorted(row for row in mine.keys() & other.keys() if mine[row] != other[row]):
+        first = differing[0]
+        raise MismatchError(
+            f"different vocabulary: id {first} is {mine[first]!r} in {source.label} and {other[first]!r} in {donor.label}; "
+            f"{len(differing)} ids differ",
+            remedy=choices("refuse"),
+        )
+
+
+def _unknown(source: Checkpoint, donor: Checkpoint, have: int, want: int, lacking: Checkpoint) -> MismatchError:
+    return MismatchError(
+        f"different vocabulary: the embeddings have {have} rows in {source.label} and {want} in {donor.label}, and {lacking.label} has no "
+        "tokenizer.json to tell what they mean",
+        remedy="fetch the tokenizer, or match rows by number and take the further ones from where they are: --vocabulary ids",
+    )
+
+
+def choices(policy: str) -> str:
+    """The other policies, as a remedy."""
+    return "choose: " + "; ".join(f"--vocabulary {name}: {what}" for name, what in POLICIES.items() if name != policy)
+
+
+def _note(name: str, source: Checkpoint, donor: str, rows: Rows) -> str:
+    own, moved = int((rows < 0).sum()), int((rows[rows >= 0] != np.flatnonzero(rows >= 0)).sum())
+    left = num_rows(source) - len(np.unique(rows[rows >= 0]))
+    return (
+        f"vocabulary of {donor} ({len(rows):,} rows): {own:,} rows that {name} lacks are {donor}'s, {moved:,} rows of {name} "
+        f"moved to their token's place, {left:,} rows of {name} left out"
+    )
