@@ -1,0 +1,51 @@
+"""Do two checkpoints fit, and what will they be like between? Asked before anything is merged.
+
+`examine` answers from headers, configs and tokenizers in a second or two for any size; with `weights=True` it also reads a
+sample of tensors. A table of small checks; every finding has a reason and a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from interpole.checkpoint import Checkpoint
+from interpole.doctor import configs, tensors, tokens
+from interpole.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
+
+__all__ = ["Diagnosis", "Finding", "examine"]
+
+PAIR_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.CHECKS)
+BASE_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.VOCABULARY_CHECKS)
+"""A base has no turns, markers or templates of its own that a merge would use."""
+
+
+def examine(
+    instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None, *, weights: bool = False
+) -> Diagnosis:
+    """Ask every check about a pair, and about its base if there is one.
+
+    Args:
+        instruct: the Instruct side.
+        thinking: the Thinking side.
+        base: what both are said to be made from, for methods that need it.
+        weights: also read a sample of the weights and measure σ on it.
+
+    Returns:
+        The findings, the gravest first; the verdict follows from them.
+    """
+    pair = Side("Instruct", instruct), Side("Thinking", thinking)
+    reading = (tensors.check_weights,) if weights else ()
+    findings = list(_ask((*PAIR_CHECKS, *reading), *pair))
+    if base is not None:
+        ancestor = Side("the base", base)
+        for side in pair:
+            found = _ask((*BASE_CHECKS, *reading), ancestor, side)
+            findings += [replace(finding, code=f"base-{finding.code}") for finding in found]
+    gravest_first = sorted(dict.fromkeys(findings), key=lambda finding: list(VERDICTS)[::-1].index(finding.severity))
+    return Diagnosis(instruct.label, thinking.label, base.label if base else None, tuple(gravest_first))
+
+
+def _ask(checks: Iterable[Check], a: Side, b: Side) -> Iterator[Finding]:
+    for check in checks:
+        yield from check(a, b)
