@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interpole.methods import Method, Parameter
 from interpole.methods._sparsify import smallest
-from interpole.methods._task_vectors import combine, normalized
+from interpole.methods._task_vectors import agreeing, normalized, summed
 from interpole.methods._vectors import dot
 
 __all__ = ["METHOD", "sce"]
@@ -41,7 +41,12 @@ def sce(tensors: Sequence[Array], weights: Sequence[float], *, base: Array, sele
         mask = smallest(-variance, count).reshape(base.shape)
         deltas = [delta * mask for delta in deltas]
     energies = normalized([dot(delta.reshape(-1), delta.reshape(-1)).item() for delta in deltas])
-    return combine(base, deltas, energies, vote=True, normalize=True)
+    shares = [mask * np.float32(energy) for mask, energy in zip(agreeing(deltas), energies, strict=True)]
+    total = summed([delta * share for delta, share in zip(deltas, shares, strict=True)])
+    divisor = summed(shares)
+    total /= np.where(divisor > 0, divisor, np.float32(1))
+    total += base
+    return total
 
 
 METHOD = Method(
