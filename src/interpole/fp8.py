@@ -62,31 +62,56 @@ class Blocks:
     def encode(self, name: str, start: int, stop: int, values: Reader) -> NDArray[Any]:
         """Elements [start, stop) of a tensor of codes or scales, from the float32 `values` of the weight.
 
-        Whole rows of blocks are read, so a range costs at least one of them: `row_elements`.
+        Whole rows of blocks are read, so a range costs at least one of them.
         """
-        is_scale = name not in self.codes
-        weight = name.removesuffix(SUFFIX) if is_scale else name
-        codes, scales = self.codes[weight], self.scales[weight]
-        step, per_line = self.row_elements(weight), -(-codes.shape[-1] // self.block_or_fail[1])
-        lines = range(start // per_line, -(-stop // per_line)) if is_scale else range(start // step, -(-stop // step))
-        parts = []
-        for line in lines:
-            rows = values(weight, line * step, min((line + 1) * step, codes.num_elements)).reshape(-1, codes.shape[-1])
-            encoded = quantise(rows, self.block_or_fail, DTYPES[scales.dtype], self.power_of_two)
-            parts.append((encoded[1] if is_scale else encoded[0]).reshape(-1))
-        cut = lines[0] * (per_line if is_scale else step)
-        return np.concatenate(parts)[start - cut : stop - cut]
+        weight, block = self.weight(name), self.writable_block()
+        part, spec = (0, self.codes[weight]) if name == weight else (1, self.scales[weight])
+        if start == stop:
+            return np.empty(0, DTYPES[spec.dtype])
+        *_, rows, columns = self.codes[weight].shape
+        per_row, per_matrix = -(-columns // block[1]), -(-rows // block[0])  # scales in a row, rows of scales
+        if name == weight:
+            lines = block_lines(self.codes[weight].shape, block[0], start // columns, -(-stop // columns)).tolist()
+        else:
+            lines = [start // per_row, -(-stop // per_row) - 1]
+        encoded, begin = [], lines[0] * per_row if part else _first_row(lines[0], rows, block[0]) * columns
+        for line in range(lines[0], lines[-1] + 1):
+            first = _first_row(line, rows, block[0])
+            last = min(first + block[0], (line // per_matrix + 1) * rows)
+            read = values(weight, first * columns, last * columns).reshape(-1, columns)
+            scale_dtype = DTYPES[self.scales[weight].dtype]
+            encoded.append(quantise(read, block, scale_dtype, self.power_of_two)[part].reshape(-1))
+        return np.concatenate(encoded)[start - begin : stop - begin]
 
-    def row_elements(self, weight: str) -> int:
-        """Number of elements in one row of blocks of `weight`."""
-        return self.block_or_fail[0] * self.codes[weight].shape[-1]
+    def weight(self, name: str) -> str:
+        """The weight that `name`, a weight or its scales, belongs to."""
+        stem = name.removesuffix(SUFFIX)
+        return stem if stem in self.codes else name
 
-    @property
-    def block_or_fail(self) -> tuple[int, int]:
+    def holds(self, name: str) -> bool:
+        """Whether `name` is a tensor of codes or scales."""
+        return self.weight(name) in self.codes
+
+    def specs(self, plain: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+        """The specs of a checkpoint of tensors `plain` once it is quantised."""
+        specs: dict[str, TensorSpec] = {}
+        for name, spec in plain.items():
+            specs[name] = self.codes.get(name, spec)
+            if name in self.codes:
+                specs[name + SUFFIX] = self.scales[name]
+        return specs
+
+    def piece_elements(self, name: str) -> int:
+        """Elements to encode at once: of codes a row of blocks, of scales all."""
+        if name in self.codes:
+            return self.writable_block()[0] * self.codes[name].shape[-1]
+        return self.scales[self.weight(name)].num_elements
+
+    def writable_block(self) -> tuple[int, int]:
         """The block.
 
         Raises:
-            RecipeError: there is one scale per tensor, which takes a pass over it before the first code is known.
+            RecipeError: there is one scale per tensor, not known before all of it was read.
         """
         if self.block is None:
             raise RecipeError(
@@ -177,6 +202,12 @@ def block_lines(shape: tuple[int, ...], block_rows: int, first: int, last: int) 
     """Row of scales of the rows [first, last), counted through all leading dimensions; every matrix begins a new one."""
     rows = np.arange(first, last)
     return rows // shape[-2] * -(-shape[-2] // block_rows) + rows % shape[-2] // block_rows
+
+
+def _first_row(line: int, rows: int, block_rows: int) -> int:
+    """First row of row `line` of scales, in matrices of `rows` rows."""
+    per_matrix = -(-rows // block_rows)
+    return line // per_matrix * rows + line % per_matrix * block_rows
 
 
 def to_floats(array: NDArray[Any]) -> Floats:

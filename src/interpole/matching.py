@@ -70,7 +70,7 @@ def _shape_clash(name: str, a: Checkpoint, b: Checkpoint, where: str) -> Mismatc
         return MismatchError(
             f"different vocabulary: {name} has {shape[0]} rows in {a.label} and {other[0]} in {b.label}",
             where,
-            "the tokenizers differ: align them first, or take two checkpoints with one vocabulary",
+            "the tokenizers differ: say how to match the rows, --vocabulary align (by token) or ids (by number)",
         )
     return MismatchError(
         f"tensor {name} is {list(shape)} in {a.label} and {list(other)} in {b.label}", where, SAME_FAMILY

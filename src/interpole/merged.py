@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -18,6 +19,7 @@ from interpole.chat import find_markers, token_ids
 from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec
 from interpole.errors import MismatchError, RecipeError
 from interpole.experts import same_layout
+from interpole.fp8 import Blocks, Dequantised
 from interpole.matching import clashes
 from interpole.methods import get_method
 from interpole.methods._sparsify import Stream
@@ -27,6 +29,8 @@ from interpole.sources import open_source
 from interpole.vocabulary import same_vocabulary
 
 __all__ = ["Merged", "merge"]
+
+FP8 = "float8_e4m3fn"
 
 Span = tuple[int, int]
 """Elements [start, stop) of a flattened tensor."""
@@ -52,6 +56,11 @@ class Merged(Checkpoint):
         self.layout = first.layout
         self.config = with_dtype(donor.config, recipe.dtype)
         self.specs = {name: _result_spec(spec, recipe.dtype) for name, spec in first.specs.items()}
+        self._fp8 = None
+        if recipe.dtype == FP8:
+            self._fp8, self.config = _fp8_target(recipe, sources)
+            self.specs = self._fp8.specs(first.specs)
+            self.layout = {name: first.layout[self._fp8.weight(name)] for name in self.specs}
         self._method = get_method(recipe.method)
         self._inputs = [sources[name] for name in recipe.merged_names]
         self._plan = recipe.coefficients(first.specs)
@@ -59,27 +68,40 @@ class Merged(Checkpoint):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Elements [start, stop) of the flattened merged tensor. Methods that need the whole tensor compute all of it."""
-        spec, coefficients = self.specs[name], self._plan[name]
+        spec = self.specs[name]
         stop = spec.num_elements if stop is None else stop
-        data = self._piece(name, coefficients, (start, stop), (0, spec.num_elements))
+        if self._fp8 is None or not self._fp8.holds(name):
+            return self._read(name, start, stop, DTYPES[spec.dtype])
+        if (source := self._as_stored(name)) is not None:
+            return source.read(name, start, stop)
+        return self._fp8.encode(name, start, stop, partial(self._read, dtype=DTYPES["F32"]))
+
+    def _read(self, name: str, start: int, stop: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        spec = self.specs[name]
+        data = self._piece(name, self._plan[name], (start, stop), (0, spec.num_elements), dtype)
         for row, other in self._rows.get(name, {}).items():
             begin, end = row * spec.shape[-1], (row + 1) * spec.shape[-1]
             first, last = max(begin, start), min(end, stop)
             if first < last:
-                data[first - start : last - start] = self._piece(name, other, (first, last), (begin, end))
+                data[first - start : last - start] = self._piece(name, other, (first, last), (begin, end), dtype)
         return data
 
     def copied_from(self, name: str) -> Checkpoint | None:
         """The source that gives this tensor as it is: λ at an end, or a tensor of integers; None where it is computed."""
-        return None if name in self._rows else self._copied(name, self._plan[name])
+        weight = self._fp8.weight(name) if self._fp8 else name
+        return None if weight in self._rows else self._copied(weight, self._plan[weight])
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
+        if self._fp8 and self._fp8.holds(name):
+            return stored.origin(name) if (stored := self._as_stored(name)) else None
         source = self.copied_from(name)
         return source.origin(name) if source and source.specs[name].dtype == self.specs[name].dtype else None
 
     def piece_elements(self, name: str) -> int | None:
         """How the tensor is best read: None in pieces of any size, or the whole at once."""
+        if self._fp8 and self._fp8.holds(name):
+            return None if self._as_stored(name) else self._fp8.piece_elements(name)
         if (source := self.copied_from(name)) is not None:
             return source.piece_elements(name)
         if not self._method.elementwise:
@@ -93,7 +115,7 @@ class Merged(Checkpoint):
 
     def coefficients(self, name: str) -> Coefficients:
         """What tensor `name` is merged with."""
-        return self._plan[name]
+        return self._plan[self._fp8.weight(name) if self._fp8 else name]
 
     def _copied(self, name: str, coefficients: Coefficients) -> Checkpoint | None:
         if not self.specs[name].is_float:
@@ -103,9 +125,15 @@ class Merged(Checkpoint):
             return self._inputs[weights.index(1.0)]
         return None
 
-    def _piece(self, name: str, coefficients: Coefficients, span: Span, whole: Span) -> NDArray[Any]:
-        """Elements of `span`, in the dtype of the result; `whole` is what is merged as one where a method needs it."""
-        dtype = DTYPES[self.specs[name].dtype]
+    def _as_stored(self, name: str) -> Checkpoint | None:
+        """The FP8 checkpoint whose codes or scales are those of the result, bit for bit; None where they are computed."""
+        source = self.copied_from(name)
+        return source.raw if isinstance(source, Dequantised) and source.blocks == self._fp8 else None
+
+    def _piece(
+        self, name: str, coefficients: Coefficients, span: Span, whole: Span, dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """Elements of `span` in `dtype`; `whole` is what is merged as one where a method needs it."""
         if (source := self._copied(name, coefficients)) is not None:
             return cast(source.read(name, *span), dtype)
         if self._method.elementwise:
@@ -193,6 +221,21 @@ def with_dtype(config: Mapping[str, Any], dtype: str | None) -> Mapping[str, Any
     if dtype is None:
         return config
     return dict(config) | {"dtype" if "dtype" in config else "torch_dtype": dtype}
+
+
+def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Blocks, Mapping[str, Any]]:
+    """How the result is quantised, which is as the donor or else the first source that is, and its config."""
+    donor = sources[recipe.template_source]
+    like = next((source for source in (donor, *sources.values()) if isinstance(source, Dequantised)), None)
+    if like is None:
+        raise RecipeError(
+            f"dtype {FP8}: no source is FP8, so nothing says which tensors to quantise, and how",
+            ", ".join(source.label for source in sources.values()),
+            "write bfloat16 and quantise it with the tool of your engine",
+        )
+    like.blocks.writable_block()
+    quantisation = {"quantization_config": like.raw.config["quantization_config"]}
+    return like.blocks, like.raw.config if like is donor else {**donor.config, **quantisation}
 
 
 def _result_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:

@@ -81,6 +81,8 @@ class Recipe(Strict):
     @field_validator("dtype")
     @classmethod
     def _known_dtype(cls, value: str | None) -> str | None:
+        if value == "fp8":
+            return "float8_e4m3fn"
         if value is not None and value not in DTYPE_NAMES:
             raise ValueError(f"unknown dtype {value!r}; known: {', '.join(DTYPE_NAMES)}")
         return value
@@ -256,7 +258,7 @@ class Recipe(Strict):
         return build(translate(text, path) if "merge_method" in content else content, path)
 
 
-DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float8_e4m3fn": "F8_E4M3"}
 """dtype names of recipes and configs → safetensors."""
 
 

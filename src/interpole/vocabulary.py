@@ -128,6 +128,8 @@ def num_rows(checkpoint: Checkpoint) -> int:
 def _match(source: Checkpoint, donor: Checkpoint, policy: str) -> Rows | None:
     """Row of `source` for every row of `donor`, -1 where it has none; None where they are the same."""
     have, want = num_rows(source), num_rows(donor)
+    if not (have and want) or not _same_model(source, donor):
+        return None  # for `matching` to say
     if have == want and (policy == "ids" or _same_tokenizer_file(source, donor)):
         return None
     rows = np.arange(want)
@@ -141,7 +143,14 @@ def _match(source: Checkpoint, donor: Checkpoint, policy: str) -> Rows | None:
         if policy == "refuse":
             _check_ids(ours, theirs, source, donor)
         rows = _by_token(ours, theirs, rows)
+    rows[rows >= have] = -1  # a token of the tokenizer without a row
     return None if have == want and np.array_equal(rows, np.arange(want)) else rows
+
+
+def _same_model(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether the tensors have the same names and, number of tokens aside, those of the vocabulary the same shapes."""
+    names = [name for name in a.specs if _ROWS.fullmatch(name)]
+    return a.keys() == b.keys() and all(a.specs[name].shape[1:] == b.specs[name].shape[1:] for name in names)
 
 
 def _by_token(ours: Mapping[str, int], theirs: Mapping[str, int], rows: Rows) -> Rows:
@@ -188,8 +197,8 @@ def _check_ids(ours: Mapping[str, int], theirs: Mapping[str, int], source: Check
 
 def _unknown(source: Checkpoint, donor: Checkpoint, have: int, want: int, lacking: Checkpoint) -> MismatchError:
     return MismatchError(
-        f"different vocabulary: the embeddings have {have} rows in {source.label} and {want} in {donor.label}, and {lacking.label} has no "
-        "tokenizer.json to tell what they mean",
+        f"different vocabulary: the embeddings have {have} rows in {source.label} and {want} in {donor.label}, and "
+        f"{lacking.label} has no tokenizer.json to tell what they mean",
         remedy="fetch the tokenizer, or match rows by number and take the further ones from where they are: --vocabulary ids",
     )
 
