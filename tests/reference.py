@@ -75,12 +75,12 @@ def karcher(tensors, weights):
     units = [t.astype(np.float64) / length(t) for t in tensors]
     mean = sum(w * u for w, u in zip(weights, units, strict=True))
     mean /= length(mean)
-    for _ in range(200):
+    for _ in range(25):
         pull = np.zeros_like(mean)
         for w, u in zip(weights, units, strict=True):
             theta = angle(mean, u)
             pull += w * (1 if theta < 1e-12 else theta / math.sin(theta)) * (u - math.cos(theta) * mean)
-        mean = mean + 0.5 * pull
+        mean = mean + 0.8 * pull
         mean /= length(mean)
     return mean * sum(w * length(t) for w, t in zip(weights, tensors, strict=True))
 
