@@ -154,7 +154,7 @@ class Recipe(Strict):
         """
         names = list(names)
         depth = num_layers(names)
-        unused = set(range(len(self.rules)))
+        unused = {i for i, rule in enumerate(self.rules) if not rule.optional}
         result = {}
         for name in names:
             matching = {i: rule for i, rule in enumerate(self.rules) if rule.matches(name)}

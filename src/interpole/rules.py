@@ -69,6 +69,7 @@ class Rule(Strict):
         lam: λ for these tensors (`lambda` in YAML).
         weights: weights by source name, instead of λ; sources it leaves out have theirs from a later rule.
         parameters: parameters of the method.
+        optional: the rule may match no tensor; otherwise that is an error.
     """
 
     layers: str | None = None
@@ -78,6 +79,7 @@ class Rule(Strict):
     lam: Value | None = Field(None, alias="lambda")
     weights: dict[str, Value] | None = None
     parameters: dict[str, Any] = {}
+    optional: bool = False
 
     @field_validator("layers", mode="before")
     @classmethod
