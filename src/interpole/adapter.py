@@ -82,8 +82,9 @@ class Adapted(Checkpoint):
         """Elements [start, stop) of the tensor with the adapter applied."""
         if name in self._whole:
             whole = self._weights.read(self._whole[name], start, stop)
-            return whole.astype(DTYPES[self.specs[name].dtype], copy=False)
-        base = self.base.read(name, start, stop)
+            base = whole.astype(DTYPES[self.specs[name].dtype], copy=False)
+        else:
+            base = self.base.read(name, start, stop)
         if (delta := self._deltas.get(name)) is None or not len(base):
             return base
         merged = base.astype(np.float32) + self._product(name, delta, start, start + len(base))
@@ -158,7 +159,7 @@ def _plan(
     """(base tensor → its delta, base tensor → the adapter's tensor that replaces it), each tensor of the adapter used once."""
     deltas, whole = {}, {}
     for name in weights.specs:
-        path = name.removeprefix("base_model.model.")
+        path = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
         match = re.fullmatch(r"(?P<module>.+)\.lora_(embedding_)?(?P<side>[AB])(\.weight)?", path)
         target = path if match is None else match["module"] + ".weight"
         if target not in base:
