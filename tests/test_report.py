@@ -21,6 +21,7 @@ from interpole.records import Outcome, Sample
 from interpole.report import FIGURES, hero, plot, write_figures, write_report
 from interpole.report import figures as f
 from interpole.report.marks import Mark, marks
+from interpole.report.pareto import front, pareto
 from interpole.report.payload import HEAD_CHARS, TAIL_CHARS, cell, payload, texts
 from interpole.report.plots import chart
 from interpole.report.render import save, svg
@@ -116,7 +117,7 @@ def test_labels_at_line_ends_keep_apart_and_inside() -> None:
 
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [(1, 0.2), (2, 0.5), (3, 0.5), (4, 0.4), (5, 0.9), (5, 0.9)]
-    assert f.front(points) == [True, True, False, False, True, True]
+    assert front(points) == [True, True, False, False, True, True]
 
 
 def test_the_front_agrees_with_a_pairwise_search() -> None:
@@ -124,7 +125,7 @@ def test_the_front_agrees_with_a_pairwise_search() -> None:
 
     points = [tuple(p) for p in np.random.default_rng(0).integers(0, 6, (60, 2)).tolist()]
     slow = [not any((b[0] < a[0] and b[1] >= a[1]) or (b[0] <= a[0] and b[1] > a[1]) for b in points) for a in points]
-    assert f.front(points) == slow
+    assert front(points) == slow
 
 
 def test_outcome_shares_sum_to_one_at_every_lambda(measured: list[PointMetrics]) -> None:
@@ -144,7 +145,7 @@ def test_figures_use_only_colours_that_dark_mode_repaints(measured: list[PointMe
     points, shaded = marks(measured), bands(stages)
     for drawn in (
         f.panel(points, "arithmetic", "accuracy", shaded),
-        f.pareto(points, "arithmetic"),
+        pareto(points, "arithmetic"),
         f.outcomes(measured, "arithmetic"),
     ):
         used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+|[a-z]+)"', svg(drawn))) - {"none", "transparent"}
@@ -172,7 +173,7 @@ def test_the_hero_is_wide_and_shows_one_task(stages: list[Stages]) -> None:
 
 def test_a_figure_in_an_unknown_format_is_refused(measured: list[PointMetrics], tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"\.pdf, \.png, \.svg"):
-        save(f.pareto(marks(measured), "arithmetic"), tmp_path / "figure.jpeg")
+        save(pareto(marks(measured), "arithmetic"), tmp_path / "figure.jpeg")
 
 
 # ── the paper's figures ──

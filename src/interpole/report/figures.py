@@ -1,14 +1,14 @@
-"""Figures of a sweep as Altair charts: the three curves, the stages at a glance, outcomes, difficulty, the Pareto front.
+"""Figures of a sweep as Altair charts: the three curves, the stages at a glance, outcomes, small multiples.
 
 Every figure takes marks (see `marks.py`) and shows their numbers as they are; nothing is smoothed or computed but the
-places of labels and who is on the front. Figures are fit for a paper: direct labels, no legend where a label will
-do, 95 % intervals as thin bars. `render.py` writes them to files; `ablations.py` has the figures of other tables.
+places of labels. Figures are fit for a paper: direct labels, no legend where a label will
+do, 95 % intervals as thin bars. `render.py` writes them to files; `pareto.py` and `ablations.py` have the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,13 @@ from interpole.curves import PointMetrics
 from interpole.report.marks import Mark, dial_span, marks, tasks
 from interpole.report.style import COLOURS, OUTCOMES, SERIES
 
-__all__ = ["QUANTITIES", "Band", "curves", "front", "outcomes", "overview", "panel", "pareto", "small"]
+__all__ = ["QUANTITIES", "Band", "curves", "outcomes", "overview", "panel", "small"]
 
 QUANTITIES = {
     "accuracy": ("Accuracy (%)", ("mean", "pass", "vote")),
     "think": ("Think #R (%)", ("think",)),
     "tokens": ("Token #N", ("tokens",)),
 }
-PLACES = (("left", 7, -6), ("left", 8, 4), ("right", -7, -6), ("right", -7, 8), ("left", 6, 14))  # align, dx, dy
 LABEL_GAP = 0.085  # of a panel's height: labels at line ends keep this far apart
 
 
@@ -197,97 +196,3 @@ def outcomes(
     return chart.encode(x=x, y=y, color=alt.Color("outcome:N", scale=scale, legend=key), order="order:Q").properties(
         width=width, height=height, title="Outcomes (% of responses)"
     )
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For (cost, gain) pairs: which are on the Pareto front, that is, no other costs no more and gains no less."""
-
-    def beaten(a: tuple[float, float]) -> bool:
-        return any(b != a and b[0] <= a[0] and b[1] >= a[1] for b in points)
-
-    return [not beaten(point) for point in points]
-
-
-def pareto(points: Sequence[Mark], task: str, width: int = 420, height: int = 260) -> alt.LayerChart | None:
-    """Mean@k against Token #N: the dial as a path, points off it as diamonds, the Pareto front filled and joined."""
-    values = _pareto_values([mark for mark in points if mark.task == task])
-    if not values:
-        return None
-    tokens = [v["tokens"] for v in values]
-    log = min(tokens) > 0 and max(tokens) > 10 * min(tokens)
-    _place_labels(values, log, width, height)
-    scale = alt.Scale(type="log", nice=True) if log else alt.Scale(zero=False, nice=True)
-    x = alt.X("tokens:Q", title="Token #N" + (" (log scale)" if log else ""), scale=scale, axis=_cost_axis(log))
-    y = alt.Y(
-        "mean:Q", title=None, axis=alt.Axis(labelExpr="format(100 * datum.value, '.0f')"), scale=alt.Scale(zero=False)
-    )
-    data = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
-    blue, grey = COLOURS["blue"], COLOURS["grey"]
-    points = data.mark_point(size=42, opacity=1, strokeWidth=1.4).encode(
-        shape=alt.Shape("dial:N", legend=None, scale=alt.Scale(domain=[True, False], range=["circle", "diamond"])),
-        fill=alt.condition("datum.front", alt.value(blue), alt.value(COLOURS["paper"])),
-        stroke=alt.condition("datum.front", alt.value(blue), alt.value(grey)),
-        description="text:N",
-    )
-    layers = [
-        data.mark_line(color=grey, strokeWidth=1, strokeDash=[2, 3])
-        .encode(order="lam:Q")
-        .transform_filter("datum.dial"),
-        data.mark_line(color=blue, strokeWidth=1.6).encode(order="tokens:Q").transform_filter("datum.front"),
-        data.mark_rule(color=grey, strokeWidth=1, opacity=0.7)
-        .encode(y="low:Q", y2="high:Q")
-        .transform_filter("datum.low != null"),
-        points,
-        *[
-            data.mark_text(align=align, dx=dx, dy=dy, color=COLOURS["ink"])
-            .encode(text="label:N")
-            .transform_filter(f"datum.place == {place}")
-            for place, (align, dx, dy) in enumerate(PLACES)
-        ],
-    ]
-    return alt.layer(*layers).properties(width=width, height=height, title="Accuracy (Mean@k, %) against tokens")
-
-
-def _pareto_values(points: Iterable[Mark]) -> list[dict[str, Any]]:
-    """One mark per point that has both an accuracy and a length."""
-    known = [(mark, mark.statistics.get("mean"), mark.statistics.get("tokens")) for mark in points]
-    both = [(mark, mean, tokens.value) for mark, mean, tokens in known if mean and tokens]
-    on_front = front([(tokens, mean.value) for _, mean, tokens in both])
-    values = []
-    for (mark, mean, tokens), best in zip(both, on_front, strict=True):
-        label = mark.label if mark.lam in (None, 0, 1) else f"{mark.lam:g}"
-        low, high = (None if math.isnan(end) else end for end in mean[1:])
-        text = f"{mark.label}: {100 * mean.value:.1f} % at {tokens:,.0f} tokens"
-        values.append(
-            {"lam": mark.lam, "label": label, "dial": mark.lam is not None, "front": best, "tokens": tokens}
-            | {"mean": mean.value, "low": low, "high": high, "text": text}
-        )
-    return values
-
-
-def _place_labels(values: list[dict[str, Any]], log: bool, width: int, height: int) -> None:
-    """Choose for each label the first of `PLACES` where it touches no point and no label placed before it."""
-
-    def pixels(name: str, extent: int, scale: Callable[[float], float]) -> list[float]:
-        numbers = [scale(v[name]) for v in values]
-        low, high = min(numbers), max(numbers)
-        return [extent * (n - low) / ((high - low) or 1) for n in numbers]
-
-    xs, ys = pixels("tokens", width, math.log if log else float), pixels("mean", height, lambda mean: -mean)
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in zip(xs, ys, strict=True)]
-    for v, x, y in zip(values, xs, ys, strict=True):
-        wide = 6 * len(v["label"])
-        boxes = [(x + dx - (wide if align == "right" else 0), y + dy - 5, wide) for align, dx, dy in PLACES]
-        boxes_at = [(left, top, left + w, top + 10) for left, top, w in boxes]
-        free = [i for i, box in enumerate(boxes_at) if not any(_touch(box, other) for other in taken)]
-        v["place"] = free[0] if free else 0
-        taken.append(boxes_at[v["place"]])
-
-
-def _touch(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether two boxes (left, top, right, bottom) overlap."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _cost_axis(log: bool) -> alt.Axis:
-    return alt.Axis(format="~s", tickCount=4 if log else 6, grid=False)

@@ -25,7 +25,8 @@ from interpole.metrics import PointMetrics, measure
 from interpole.records import Outcome, Sample
 from interpole.report import figures
 from interpole.report.marks import dial_span, marks
-from interpole.report.payload import payload
+from interpole.report.pareto import pareto
+from interpole.report.payload import difficulty, payload
 from interpole.report.render import svg
 from interpole.report.style import COLOURS
 from interpole.report.verdicts import bands, verdicts
@@ -139,14 +140,14 @@ def _charts(
         curves.append(_chart(figures.panel(points, task, key, shaded, **size), name, size, axis))
     small = {"width": 126, "height": 84}
     parts = _difficulties([s for s in samples if s.task == task])
-    difficulty = [(name, figures.small(marks(part), task, name, **small)) for name, part in parts.items()]
+    hard = [(name, figures.small(marks(part), task, name, **small)) for name, part in parts.items()]
     return {
         "curves": [chart for chart in curves if chart],
-        "pareto": _chart(figures.pareto(points, task, 360, 230), "", {}, None),
+        "pareto": _chart(pareto(points, task, 360, 230), "", {}, None),
         "outcomes": _chart(
             figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
         ),
-        "difficulty": [_chart(chart, name, small, axis) for name, chart in difficulty if chart],
+        "difficulty": [_chart(chart, name, small, axis) for name, chart in hard if chart],
         "competitors": any(m.lam is None for m in metrics if m.task == task),
     }
 
@@ -167,7 +168,7 @@ def _difficulties(samples: Sequence[Sample]) -> dict[str, list[PointMetrics]]:
     groups: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.difficulty:
-            groups[sample.difficulty].append(sample)
+            groups[difficulty(sample.difficulty)].append(sample)
     if not 1 < len(groups) <= MAX_DIFFICULTIES:
         return {}
     names = sorted(groups, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])

@@ -19,7 +19,7 @@ from interpole.curves import PointMetrics, plain
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES
 
-__all__ = ["HEAD_CHARS", "TAIL_CHARS", "Payload", "cell", "pack", "payload"]
+__all__ = ["HEAD_CHARS", "TAIL_CHARS", "Payload", "cell", "difficulty", "pack", "payload", "texts"]
 
 HEAD_CHARS, TAIL_CHARS = 6000, 3000  # kept of a long response; the page says how much is left out
 CHUNK_CHARS = 400_000
@@ -55,7 +55,7 @@ def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private:
             {
                 "task": task,
                 "id": problem,
-                "difficulty": first.difficulty,
+                "difficulty": difficulty(first.difficulty),
                 "text": first.question if shown else "",
                 "target": first.target if shown else "",
                 "cells": ["".join(map(cell, by_point.get(point, ()))) for point, _ in points],
@@ -86,6 +86,11 @@ def pack(data: Any) -> str:
 def cell(sample: Sample) -> str:
     """A sample as one character: twice the place of its outcome in `OUTCOMES`, plus one if right, counted from A."""
     return chr(ord("A") + 2 * KINDS.index(sample.outcome) + (sample.score >= 1))
+
+
+def difficulty(name: str) -> str:
+    """`difficulty 3` for a bare 3; a name as it is."""
+    return f"difficulty {name}" if name.isdigit() else name
 
 
 def _points(metrics: Sequence[PointMetrics]) -> list[tuple[str, float | None]]:

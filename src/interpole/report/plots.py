@@ -15,6 +15,7 @@ from interpole.metrics import measure
 from interpole.report import figures
 from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, read_table, table_marks, tasks
+from interpole.report.pareto import pareto
 from interpole.report.render import save
 from interpole.report.verdicts import bands
 from interpole.runs import RunFile
@@ -87,7 +88,7 @@ def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], fol
     charts: dict[str, Any] = {"hero": hero(metrics, stages), "curves": figures.curves(points, shaded)}
     for task in names:
         end = f"-{_slug(task)}" if len(names) > 1 else ""
-        charts[f"pareto{end}"] = figures.pareto(points, task)
+        charts[f"pareto{end}"] = pareto(points, task)
         charts[f"outcomes{end}"] = figures.outcomes(metrics, task)
     return [
         save(chart, folder / f"{name}.{form}") for name, chart in charts.items() if chart for form in ("png", "svg")
@@ -103,7 +104,7 @@ def hero(metrics: Sequence[PointMetrics], stages: Sequence[Stages]) -> Any:
 
 
 def _paretos(points: Sequence[Mark]) -> list[Any]:
-    drawn = {task: figures.pareto(points, task) for task in tasks(points)}
+    drawn = {task: pareto(points, task) for task in tasks(points)}
     return [
         chart if len(drawn) == 1 else chart.properties(title=f"{task}: accuracy against tokens")
         for task, chart in drawn.items()

@@ -18,7 +18,7 @@ PNG_PPI = 220
 
 def svg(chart: Any) -> str:
     """The chart as an SVG text."""
-    return str(vl_convert.vegalite_to_svg(chart.to_dict(), config=THEME))
+    return str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False), config=THEME))
 
 
 def save(chart: Any, path: Path) -> Path:
@@ -27,7 +27,7 @@ def save(chart: Any, path: Path) -> Path:
     Raises:
         OutputError: an ending other than `.pdf`, `.png` or `.svg`, or a file that cannot be written.
     """
-    spec = chart.to_dict()
+    spec = chart.to_dict(validate=False)
     match path.suffix.lower():
         case ".pdf":
             data = vl_convert.vegalite_to_pdf(spec, config=THEME)

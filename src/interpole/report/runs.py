@@ -71,7 +71,12 @@ def _read(folder: Path, several: bool) -> _Run:
 def _title(file: RunFile) -> str:
     """`Instruct ↔ Thinking` by the names of the checkpoints."""
     ends = [file.sources[name] for name in ("instruct", "thinking") if name in file.sources]
-    return " ↔ ".join(source.label.rstrip("/").rsplit("/", 1)[-1] for source in ends or file.sources.values())
+    return " ↔ ".join(_name(source.label).rsplit("/", 1)[-1] for source in ends or file.sources.values())
+
+
+def _name(label: str) -> str:
+    """A hub id or relative path as it is; of an absolute path its end only, for it says where its user works."""
+    return Path(label).name if Path(label).is_absolute() else label.rstrip("/")
 
 
 def describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list[Group]:
@@ -80,7 +85,7 @@ def describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list
     failed = sum(sample.outcome == "failed" for sample in samples)
     samplers = {tuple(sorted(entry.sampler.items())): entry.sampler for entry in file.current}
     models = [
-        (name, f"{s.label}{f' @ {s.revision}' if s.revision else ''} · {s.fingerprint[:HASH_CHARS]}")
+        (name, f"{_name(s.label)}{f' @ {s.revision}' if s.revision else ''} · {s.fingerprint[:HASH_CHARS]}")
         for name, s in file.sources.items()
     ]
     prompt = [
@@ -88,7 +93,7 @@ def describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list
         ("after the prompt", repr(file.prefix) if file.prefix else "nothing added"),
         ("think markers", f"{file.markers[0]} … {file.markers[1]}" + (", opened by the prompt" if file.opened else "")),
         *[
-            ("sampler", ", ".join(f"{key} {value:g}" for key, value in sampler.items()))
+            ("sampler", ", ".join(f"{key} {value:g}" for key, value in sampler.items() if key != "seed"))
             for sampler in samplers.values()
         ],
         ("seed", str(file.seed)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from interpole.intervals import Interval
@@ -54,7 +55,7 @@ def verdicts(
         own = next((s for s in stages if s.task == task), None)
         found += [_stages(own)] if own else []
         found += _use(task, metrics, samples, seed)
-        found += _cost(own) if own else []
+        found += _cost(own, samples, seed) if own else []
         found += (
             [
                 Verdict("warning", task, s.name.capitalize(), f"{s.numbers}. {_sentence(s.remedy)}")
@@ -96,8 +97,11 @@ def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], 
     m = min((at[lam] for lam in (top.lam, *best.tied)), key=lambda m: m.tokens.value)
     what = f"Mean@{m.k} {percent(m.mean)} for {tokens(m.tokens)} tokens a response. "
     if m is top:
-        why = "No other λ measured is as accurate, and every cheaper one is seen to be worse."
-        return [Verdict("use", task, f"λ = {m.lam:g} is the most accurate", what + why)]
+        why = "Every cheaper λ is seen to be worse."
+        dearer = ", ".join(f"{lam:g}" for lam in best.tied)
+        why += f" Dearer, and not to be told from it: λ = {dearer}." if dearer else ""
+        headline = f"λ = {m.lam:g} is the cheapest among the best" if dearer else f"λ = {m.lam:g} is the most accurate"
+        return [Verdict("use", task, headline, what + why)]
     sides = [[s for s in own if s.lam == lam] for lam in (top.lam, m.lam)]
     change = difference(sides[0], sides[1], resamples=RESAMPLES, seed=seed)
     why = (
@@ -108,17 +112,22 @@ def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], 
     return [Verdict("use", task, f"λ = {m.lam:g} is the cheapest among the best", what + why)]
 
 
-def _cost(stages: Stages) -> list[Verdict]:
-    """Over-thinking: longer responses that bring nothing that can be seen."""
-    steps = [step for step in stages.steps if step.verdict == "over-thinking"]
-    if not steps:
+def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]:
+    """Over-thinking: longer responses that bring nothing that can be seen, from where it starts to the last λ."""
+    steps = [step for step in stages.steps if step.lam < step.to]
+    single = [step for step in steps if not any(step.lam < other.to < step.to for other in steps)]
+    late = list(takewhile(lambda step: step.verdict == "over-thinking", reversed(single)))
+    if not late:
         return []
-    step = max(steps, key=lambda s: s.to - s.lam)
+    start, end = late[-1].lam, late[0].to
+    sides = [[s for s in samples if s.task == stages.task and s.lam == lam] for lam in (start, end)]
+    longer = difference(sides[0], sides[1], metric="tokens", resamples=RESAMPLES, seed=seed)
+    gained = difference(sides[0], sides[1], resamples=RESAMPLES, seed=seed)
     text = (
-        f"From λ = {step.lam:g} to {step.to:g} a response grows by {tokens(step.tokens)} tokens, while accuracy changes by "
-        f"{points(step.accuracy)}, paired by question."
+        f"From λ = {start:g} to {end:g} a response grows by {tokens(longer.value)} tokens, while accuracy changes by "
+        f"{points(gained.value)}, paired by question."
     )
-    return [Verdict("cost", stages.task, f"Beyond λ = {step.lam:g} it over-thinks", text)]
+    return [Verdict("cost", stages.task, f"Beyond λ = {start:g} it over-thinks", text)]
 
 
 def percent(interval: Interval) -> str:
