@@ -117,7 +117,7 @@ def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]
     steps = [step for step in stages.steps if step.lam < step.to]
     single = [step for step in steps if not any(step.lam < other.to < step.to for other in steps)]
     late = list(takewhile(lambda step: step.verdict == "over-thinking", reversed(single)))
-    if not late:
+    if not late or not samples:
         return []
     start, end = late[-1].lam, late[0].to
     sides = [[s for s in samples if s.task == stages.task and s.lam == lam] for lam in (start, end)]
