@@ -127,11 +127,12 @@ def _parts(name: str, match: re.Match[str], fused: Checkpoint, like: Checkpoint)
         raise _clash(name, fused, like, "there is no such expert")
     rows, columns = first.shape
     total = rows * len(projections)
-    straight, swapped = shape[1:] == (total, columns), shape[1:] == (columns, total)
-    if straight and swapped:  # a square matrix: the other projection tells
-        swapped = _down_is_swapped(match["stem"], fused, like)
-    elif not (straight or swapped):
+    if shape[1:] not in ((total, columns), (columns, total)):
         raise _clash(name, fused, like, f"expert 0 is {list(first.shape)} there")
+    other = f"{match['stem']}.{'down' if match['part'] == 'gate_up' else 'gate_up'}_proj"
+    swapped = _is_swapped(
+        other if total == columns and other in fused else name, fused, like
+    )  # one of them is not square
     parts = {}
     for expert in range(shape[0]):
         for i, projection in enumerate(projections):
@@ -141,14 +142,11 @@ def _parts(name: str, match: re.Match[str], fused: Checkpoint, like: Checkpoint)
     return parts
 
 
-def _down_is_swapped(stem: str, fused: Checkpoint, like: Checkpoint) -> bool:
-    rows, columns = like.specs[f"{stem}.0.down_proj.weight"].shape
-    gate_rows = like.specs[f"{stem}.0.gate_proj.weight"].shape[0]
-    for name, straight in ((f"{stem}.down_proj", (rows, columns)), (f"{stem}.gate_up_proj", (2 * gate_rows, rows))):
-        shape = fused.specs[name].shape[1:]
-        if straight[0] != straight[1]:
-            return shape != straight
-    raise _clash(f"{stem}.down_proj", fused, like, "square, so it cannot be told whether it is transposed")
+def _is_swapped(name: str, fused: Checkpoint, like: Checkpoint) -> bool:
+    """Whether the matrices of `name` are transposed, which two dimensions tell where they differ."""
+    stem, part = name.removesuffix("_proj").rsplit(".", 1)
+    rows, columns = like.specs[f"{stem}.0.{part.removesuffix('_up')}_proj.weight"].shape
+    return fused.specs[name].shape[1:] != (rows * (2 if part == "gate_up" else 1), columns)
 
 
 def _clash(name: str, fused: Checkpoint, like: Checkpoint, why: str) -> MismatchError:

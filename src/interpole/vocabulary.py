@@ -69,7 +69,8 @@ class Aligned(Checkpoint):
         stop = spec.num_elements if stop is None else stop
         first, last = start // width, -(-stop // width)
         chosen = self._rows[first:last]
-        ends = np.flatnonzero(np.diff(chosen) != (chosen[1:] >= 0)) + 1  # a run counts up by one, or is all -1
+        same_run = np.where(chosen[:-1] < 0, chosen[1:] < 0, np.diff(chosen) == 1)  # all -1, or counting up
+        ends = np.flatnonzero(~same_run) + 1
         parts = [self.source.read(name, 0, 0)]
         for begin, end in zip([0, *ends], [*ends, len(chosen)], strict=True):
             reader, row = (self.source, chosen[begin]) if chosen[begin] >= 0 else (self.donor, first + begin)
