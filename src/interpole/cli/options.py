@@ -7,10 +7,24 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Embeddings", "Instruct", "Json", "Layers", "Run", "RunOrCurves", "Skip", "TemplateFrom", "Thinking"]
+__all__ = [
+    "Base",
+    "Embeddings",
+    "Instruct",
+    "Json",
+    "Layers",
+    "NoDoctor",
+    "Run",
+    "RunOrCurves",
+    "Skip",
+    "TemplateFrom",
+    "Thinking",
+]
 
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
+Base = Annotated[str | None, typer.Option(help="What both were made from: a folder or a hub id.")]
+NoDoctor = Annotated[bool, typer.Option("--no-doctor", help="Do not examine the pair first.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `interpole sweep` writes it.")]
 RunOrCurves = Annotated[Path, typer.Argument(metavar="RUN|CURVES.csv", help="A run folder, or a curves.csv.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

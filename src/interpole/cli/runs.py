@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Embeddings, Json, Layers, Run, RunOrCurves, Skip, TemplateFrom
+from interpole.cli.options import Embeddings, Json, Layers, NoDoctor, Run, RunOrCurves, Skip, TemplateFrom
 
 if TYPE_CHECKING:
     from interpole.plan import SweepConfig
@@ -84,16 +84,20 @@ def sweep(
             "recipe": {"rules": ablation(layers, skip or (), embeddings)},
         }
         config = SweepConfig.of({name: value for name, value in settings.items() if value not in (None, {})})
-    start(config, out, dry_run=dry_run)
+    start(config, out, dry_run=dry_run, doctor=not no_doctor)
 
 
-def start(config: SweepConfig, out: Path, *, dry_run: bool = False) -> None:
+def start(config: SweepConfig, out: Path, *, dry_run: bool = False, doctor: bool = True) -> None:
     """Run a sweep with a progress display, write its tables and say what came of it."""
+    from interpole.cli.questions import examine_first
     from interpole.cli.show import show_metrics, show_plan, show_stages, sweep_bar
     from interpole.scoring import load, score
+    from interpole.sources import open_source
     from interpole.stages import find_stages
     from interpole.sweep import plan, run
 
+    if doctor and {"instruct", "thinking"} <= set(config.sources):
+        examine_first(*(open_source(**dict(config.sources[name])) for name in ("instruct", "thinking")))
     if dry_run:
         return show_plan(plan(config, out))
     with sweep_bar() as on_progress:

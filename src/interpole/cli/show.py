@@ -9,16 +9,29 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from interpole.curves import PointMetrics
+    from interpole.doctor import Diagnosis
     from interpole.intervals import Interval
     from interpole.recommend import Recommendation
+    from interpole.similarity import Similarity
     from interpole.stages import Stages
     from interpole.sweep import Planned, Progress
 
-__all__ = ["show_json", "show_metrics", "show_plan", "show_recommendation", "show_stages", "sweep_bar"]
+__all__ = [
+    "show_diagnosis",
+    "show_json",
+    "show_metrics",
+    "show_plan",
+    "show_recommendation",
+    "show_similarity",
+    "show_stages",
+    "sweep_bar",
+]
 
 console = Console(highlight=False)
 
@@ -135,6 +148,45 @@ def show_recommendation(found: Recommendation) -> None:
     for note in found.notes:
         console.print(f"[dim]{note}[/dim]")
     console.print(f"\n  {found.command}", soft_wrap=True)
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """The verdict, then every finding with its reason and its remedy."""
+    colour = {"go": "green", "warn": "yellow", "stop": "red"}
+    console.print(
+        f"[bold {colour[diagnosis.verdict]}]{diagnosis.verdict}[/]  {diagnosis.instruct} ↔ {diagnosis.thinking}"
+    )
+    marks = {"note": "[dim]note[/dim]", "warn": "[yellow]warn[/yellow]", "stop": "[red]stop[/red]"}
+    for severity, code, what, why, remedy in diagnosis.rows():
+        console.print(f"\n{marks[severity]} [bold]{code}[/bold]")
+        for line in (what, why, *([] if remedy == "nothing" else [f"→ {remedy}"])):
+            console.print(Padding(Text(line), (0, 0, 0, 5)))
+
+
+def show_similarity(found: Similarity, by: str) -> None:
+    """σ in its three variants, kinship where there is a base, and a table by kind, layer or tensor."""
+    from interpole.similarity import VARIANTS
+
+    for variant, meaning in VARIANTS.items():
+        console.print(f"σ {variant:14} {found.sigma(variant):.4f}  [dim]{meaning}[/dim]")
+    if kinship := found.kinship:
+        console.print(
+            f"kinship: Pearson {kinship.pearson:.4f}, cosine {kinship.cosine:.4f}, Euclidean {kinship.euclidean:.4g}"
+        )
+    console.print()
+    kin = ["Pearson", "cosine", "Euclidean"] if found.kinship else []
+    rows = [
+        [
+            name,
+            f"{size:,}",
+            f"{sigma:.4f}",
+            *((f"{k.pearson:.3f}", f"{k.cosine:.3f}", f"{k.euclidean:.4g}") if k else ()),
+        ]
+        for name, size, sigma, k in found.rows(by)
+    ]
+    table(f"σ by {by}", [by, "parameters", "σ", *kin], rows)
+    for name, reason in found.left_out:
+        console.print(f"[dim]left out: {name} ({reason})[/dim]")
 
 
 def show_plan(planned: Sequence[Planned]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpole.cli.options import Embeddings, Layers, Skip, TemplateFrom
+from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
     from interpole.recipe import Recipe
@@ -40,6 +40,7 @@ def merge(
     template_from: TemplateFrom = None,
     dtype: Annotated[str | None, typer.Option(help="dtype of the result: bfloat16, float16 or float32.")] = None,
     shard_size: Annotated[str | None, typer.Option(help="Cut the weights into files of this size, e.g. 5GB.")] = None,
+    no_doctor: NoDoctor = False,
 ) -> None:
     """Write the model between two checkpoints to a folder that transformers and vLLM load.
 
@@ -67,20 +68,23 @@ def merge(
     recipes = {out: recipe if lams is None else recipe.at(lams[0])}
     if lams and len(lams) > 1:
         recipes = {out.with_name(f"{out.name}-{value:g}"): recipe.at(value) for value in lams}
-    write(recipes, None if shard_size is None else parse_size(shard_size))
+    write(recipes, None if shard_size is None else parse_size(shard_size), doctor=not no_doctor)
 
 
-def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None) -> None:
+def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor: bool = True) -> None:
     """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
     from time import perf_counter
 
     from interpole.card import texts
+    from interpole.cli.questions import examine_first
     from interpole.merged import merge as open_merge
     from interpole.saving import Target, save_all
     from interpole.sources import open_source
 
     first = next(iter(recipes.values()))
     sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
+    if doctor and {"instruct", "thinking"} <= set(sources):
+        examine_first(sources["instruct"], sources["thinking"], sources.get("base"))
     merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
     with bytes_bar("merging", num_bytes) as advance:

@@ -1,0 +1,93 @@
+"""Commands that ask about checkpoints: doctor, similarity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interpole.cli.options import Base, Instruct, Json, Thinking
+
+if TYPE_CHECKING:
+    from interpole.checkpoint import Checkpoint
+    from interpole.doctor import Diagnosis
+
+__all__ = ["examine_first", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (doctor, similarity):
+        app.command(rich_help_panel="Ask about weights")(command)
+
+
+def doctor(
+    instruct: Instruct,
+    thinking: Thinking,
+    base: Base = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Also read a sample of tensors: is this the same base?")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether a pair can be merged, from headers, configs and tokenizers. Exit code 0 for go and warn, 2 for stop."""
+    from interpole.cli.show import show_diagnosis
+    from interpole.doctor import examine
+    from interpole.sources import open_source
+
+    diagnosis = examine(
+        open_source(instruct), open_source(thinking), open_source(base) if base else None, weights=weights
+    )
+    if as_json:
+        typer.echo(diagnosis.to_json())
+    else:
+        show_diagnosis(diagnosis)
+    raise typer.Exit(diagnosis.exit_code)
+
+
+def similarity(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint: a folder or a hub id.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same shapes.")],
+    base: Base = None,
+    by: Annotated[str, typer.Option(help="One row per kind, layer or tensor.")] = "kind",
+    heatmap: Annotated[
+        str | None, typer.Option(help="Draw σ by layer and module into this .pdf, .png or .svg.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how far two checkpoints are apart: σ per tensor, layer and module kind; with a base, kinship too."""
+    from pathlib import Path
+
+    from interpole.cli.show import show_similarity
+    from interpole.cli.weights import bytes_bar
+    from interpole.similarity import compare
+    from interpole.sources import open_source
+
+    checkpoints = [open_source(source) for source in (a, b, base) if source is not None]
+    with bytes_bar("reading", sum(checkpoint.num_bytes for checkpoint in checkpoints)) as advance:
+        found = compare(*checkpoints, progress=advance)
+    if as_json:
+        typer.echo(found.to_json())
+    else:
+        show_similarity(found, by)
+    if heatmap:
+        from interpole.report import plot_heatmap
+
+        typer.echo(str(plot_heatmap(found.cells(), Path(heatmap))), err=True)
+
+
+def examine_first(instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None) -> Diagnosis:
+    """Ask the doctor before something is made of a pair: warnings go to stderr, a stop ends the command with exit code 2."""
+    from interpole.doctor import examine
+
+    diagnosis = examine(instruct, thinking, base)
+    for finding in diagnosis.findings:
+        if finding.severity == "warn":
+            typer.echo(f"warning: {finding.what}\n  remedy: {finding.remedy}", err=True)
+    if diagnosis.verdict == "stop":
+        from interpole.cli.show import show_diagnosis
+
+        show_diagnosis(diagnosis)
+        typer.echo("stopped; --no-doctor goes on all the same", err=True)
+        raise typer.Exit(diagnosis.exit_code)
+    return diagnosis
