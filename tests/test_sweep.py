@@ -103,7 +103,8 @@ def test_a_finished_sweep_generates_nothing_and_starts_no_evaluation(bench):
     assert [(one.num_samples, one.num_present) for one in sweep.plan(bench.config(), bench.out)] == [(8, 8)] * 3
 
 
-def test_a_sweep_killed_mid_point_loses_only_what_was_in_flight(bench):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_a_sweep_stopped_mid_point_loses_only_what_was_in_flight(bench, how):
     hang = {"text": "7", "fail": "hang", "once": str(bench.folder / "hung")}
     bench.write([{"contains": PROBLEMS[2].question, "lambda": 0.5, "responses": [hang]}, *TALK])
     (bench.folder / "sweep.json").write_text(bench.config().model_dump_json())
@@ -118,7 +119,8 @@ def test_a_sweep_killed_mid_point_loses_only_what_was_in_flight(bench):
         while not (bench.folder / "hung").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.5)  # the answers on their way arrive
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(how)
+    assert process.returncode != 0
     before = bench.num_generated
     assert 8 <= before < 16
     assert sum(one.num_present for one in sweep.plan(bench.config(), bench.out)) == before

@@ -211,7 +211,10 @@ class _Sweep:
         name = f"{job.point.slug}-{job.entry.identity[:12]}"
         model = inspect_model(name, journal.answer, planned.render, sampler)
         metadata = {"interpole": job.entry.model_dump(mode="json", exclude={"parts", "current"})}
-        return _inspect_eval(part, task, model, folder, metadata, planned.config.concurrency)
+        try:
+            return _inspect_eval(part, task, model, folder, metadata, planned.config.concurrency)
+        except Exception as error:  # whatever a task does wrong costs this task, not the sweep
+            return part.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
 
     def _record(self, job: _Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
@@ -235,7 +238,7 @@ def _inspect_eval(part: Part, task: Any, model: Any, folder: Path, metadata: dic
     from inspect_ai import eval as inspect_eval
 
     with _rare_collection():
-        (log,) = inspect_eval(
+        logs = inspect_eval(
             task,
             model=model,
             log_dir=str(folder),
@@ -250,8 +253,9 @@ def _inspect_eval(part: Part, task: Any, model: Any, folder: Path, metadata: dic
             max_samples=concurrency,
             max_connections=concurrency,
         )
-    if log.status == "cancelled":
+    if not logs or logs[0].status == "cancelled":  # Inspect takes Ctrl-C for itself
         raise KeyboardInterrupt
+    (log,) = logs
     errors = [sample.error.message for sample in log.samples or () if sample.error]
     if log.error:
         errors.insert(0, log.error.message)
