@@ -349,3 +349,10 @@ def test_the_json_has_a_place_per_task_and_null_for_what_is_not_known():
 
 def test_intervals_of_stages_are_ordinary_intervals():
     assert isinstance(find_stages(rows(logistic()))[0].lambda_mid, Interval)
+
+
+def test_boundaries_stay_within_the_swept_lambdas():
+    rows = [CurveRow(task="t", lam=lam, questions=5, samples=1, think=think) for lam, think in ((0.0, 0.0), (1.0, 0.8))]
+    found = find_stages(rows)[0]
+    assert 0 <= found.lambda_on.value <= found.lambda_mid.value <= 1
+    assert found.lambda_off is None

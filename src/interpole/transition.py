@@ -242,15 +242,15 @@ def _bad_fit(evidence: Evidence, fitted: Array, again: Array | None, misfit: flo
 
 
 def _crossings(evidence: Evidence, fitted: Array, again: Array | None) -> list[Interval]:
-    """Where the logistic curve crosses each level; interval ends stay within the swept λ."""
-    found = []
+    """Where the logistic curve crosses each level; values and interval ends stay within the swept λ."""
+    found, (lowest, highest) = [], (evidence.lams.min(), evidence.lams.max())
     for level in LEVELS:
-        value = float(fitted[0, 0] + logit(level) / fitted[0, 1])
+        value = float(np.clip(fitted[0, 0] + logit(level) / fitted[0, 1], lowest, highest))
         if again is None:
             found.append(Interval(value, math.nan, math.nan))
             continue
         draws = np.where(again[:, 1] > 0, again[:, 0] + logit(level) / again[:, 1], np.nan)
-        draws = np.clip(draws, evidence.lams.min(), evidence.lams.max())
+        draws = np.clip(draws, lowest, highest)
         found.append(percentiles(value, draws, evidence.num_questions))
     return found
 

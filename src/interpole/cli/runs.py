@@ -56,6 +56,7 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and what is there already.")
     ] = False,
+    no_doctor: NoDoctor = False,
 ) -> None:
     """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
 
