@@ -1,9 +1,14 @@
 """Tiny real models of every family: built by transformers, merged here, loaded by transformers, compared with torch in memory."""
 
+import json
+
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import interpole
+from interpole.fp8 import quantise
 from interpole.names import KINDS, num_layers, place
 from interpole.recipe import Recipe
 from interpole.rules import ablation
@@ -170,3 +175,34 @@ def test_a_skipped_sublayer_of_another_family_keeps_instructs_weights(family, tm
     words = (".mlp.", ".feed_forward.")
     language = {name for name in merged if "vision_tower" not in name}
     assert same == {name for name in language if any(word in name for word in words)}
+
+
+def test_experts_that_transformers_fused_merge_with_those_it_kept_apart(tmp_path):
+    for seed in (0, 1):
+        build("Qwen3MoeForCausalLM", seed).save_pretrained(tmp_path / str(seed))
+    build("Qwen3MoeForCausalLM", 1).save_pretrained(tmp_path / "fused", save_original_format=False)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in interpole.open(tmp_path / "fused")
+    expected, merged = (interpole.merge(Recipe.between(tmp_path / "0", tmp_path / x, 0.3)) for x in ("1", "fused"))
+    assert set(merged) == set(expected)
+    assert all(merged[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_fp8_is_read_as_transformers_dequantises_it(tmp_path):
+    block = (16, 16)
+    build("Qwen3ForCausalLM", 0).save_pretrained(tmp_path / "m")
+    stored = {}
+    for name, array in load_file(tmp_path / "m/model.safetensors").items():
+        stored[name] = array.astype(ml_dtypes.bfloat16)
+        if array.ndim == 2 and "embed" not in name:
+            stored[name], stored[name + "_scale_inv"] = quantise(array, block, np.dtype(np.float32))
+    save_file(stored, tmp_path / "m/model.safetensors", {"format": "pt"})
+    said = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": block}
+    config = json.loads((tmp_path / "m/config.json").read_text()) | {"dtype": "bfloat16", "quantization_config": said}
+    (tmp_path / "m/config.json").write_text(json.dumps(config))
+    dequantise = transformers.FineGrainedFP8Config(dequantize=True, weight_block_size=block)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", quantization_config=dequantise)
+    checkpoint = interpole.open(tmp_path / "m")
+    assert any(name + "_scale_inv" in stored for name in checkpoint)
+    for name in checkpoint:
+        ours = torch.from_numpy(checkpoint[name].view(np.int16)).view(torch.bfloat16)
+        assert torch.equal(model.state_dict()[name], ours), name
