@@ -48,7 +48,7 @@ def pareto(points: Sequence[Mark], task: str, width: int = 420, height: int = 26
         "tokens:Q",
         title="Token #N" + (" (log scale)" if log else ""),
         scale=alt.Scale(type="log" if log else "linear", domain=list(across), nice=False),
-        axis=alt.Axis(format="~s", tickCount=4 if log else 6, grid=False),
+        axis=alt.Axis(format="~s", grid=False, tickCount=6, **({"values": _ticks(*across)} if log else {})),
     )
     share_axis = alt.Axis(labelExpr="format(100 * datum.value, '.0f')", tickCount=6)
     y = alt.Y("mean:Q", title=None, axis=share_axis, scale=alt.Scale(domain=list(along), nice=False))
@@ -114,6 +114,12 @@ def _domain(values: Sequence[float], log: bool) -> tuple[float, float]:
     low, high = (math.log(end) if log else end for end in (min(values), max(values)))
     free = MARGIN * (high - low) or abs(low) * MARGIN or 1.0
     return (math.exp(low - free), math.exp(high + free)) if log else (low - free, high + free)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20 … between the ends of a log axis."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [n * 10.0**power for power in powers for n in (1, 2, 5) if low <= n * 10.0**power <= high]
 
 
 def _pixels(domain: tuple[float, float], extent: int, log: bool) -> Callable[[float], float]:
