@@ -26,6 +26,7 @@ __all__ = [
     "Interval",
     "Metric",
     "PointMetrics",
+    "answer_of",
     "curve",
     "difference",
     "measure",
@@ -237,7 +238,7 @@ def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
         np.array([s.num_tokens for s in usable], dtype=np.float64),
         np.array([s.closed for s in usable], dtype=np.float64),
         np.array([s.outcome in FORMAT_FAILURES for s in usable], dtype=np.float64),
-        [s.answer for s in usable],
+        [answer_of(s, grading) for s in usable],
     )
 
 
@@ -251,10 +252,15 @@ def score_of(sample: Sample, grading: str | None) -> float:
     return float(sample.grades[grading])
 
 
+def answer_of(sample: Sample, grading: str | None) -> str | None:
+    """The answer that one grading read, or the task's own; a grading that keeps none votes with the task's own."""
+    return sample.answer if grading is None else sample.answers.get(grading, sample.answer)
+
+
 def _has_votes(groups: Iterable[Sequence[Sample]], grading: str | None) -> bool:
     """Whether a task has answers to vote on: some sample gives one, or all are as wrong as no answer is."""
     samples = [s for group in groups for s in group if s.outcome is not Outcome.FAILED]
-    return any(s.answer for s in samples) or not any(score_of(s, grading) for s in samples)
+    return any(answer_of(s, grading) for s in samples) or not any(score_of(s, grading) for s in samples)
 
 
 def _point_metrics(

@@ -98,6 +98,9 @@ class Sample:
     grades: Mapping[str, float]  # grading name → score in [0, 1]; the first is the task's own
     difficulty: str = ""
     error: str = ""
+    answers: Mapping[str, str | None] = field(default_factory=dict)  # by grading, where gradings read different answers
+    pseudo_close: str | None = None  # the special token that closed the thought in the marker's place
+    private: bool = False  # its question must not be published
 
     @property
     def score(self) -> float:

@@ -88,6 +88,9 @@ def _sample(one: Mapping[str, Any], entry: Entry, part: Part) -> Sample:
         grades={} if failed else kept["grades"],
         difficulty=problem.get("difficulty") or "",
         error=(error if isinstance(error, str) else error.get("message", "")) or ("no score" if failed else ""),
+        answers={} if failed else kept.get("answers") or {},
+        pseudo_close=None if failed else kept.get("pseudo_close"),
+        private=bool(kept.get("private")),
     )
 
 
