@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from interpole.adapter import Adapted, adapter_base, is_adapter
 from interpole.checkpoint import Checkpoint, Folder, locate
 from interpole.errors import CheckpointError
+from interpole.experts import same_layout
 from interpole.fp8 import Dequantised
+from interpole.vocabulary import same_vocabulary
 
-__all__ = ["open_source", "readable"]
+__all__ = ["fit", "open_source", "readable"]
 
 
 def open_source(
@@ -37,6 +40,22 @@ def open_source(
         return Adapted(open_source(adapter_base(folder)), folder, str(model))
     checkpoint = readable(Folder(folder, str(model)))
     return checkpoint if adapter is None else Adapted(checkpoint, locate(adapter), str(adapter))
+
+
+def fit(
+    sources: Mapping[str, Checkpoint], donor: str, vocabulary: str = "refuse"
+) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
+    """The sources with one layout of experts and one vocabulary, and what was done in words; the very same ones where they fit.
+
+    Args:
+        sources: checkpoints by name.
+        donor: the name of the source whose tokenizer goes with the result.
+        vocabulary: what to do if tokenizers differ, one of `vocabulary.POLICIES`.
+
+    Raises:
+        MismatchError: they cannot be made to fit, or there is a choice to make.
+    """
+    return same_vocabulary(same_layout(sources), donor, vocabulary)
 
 
 def readable(checkpoint: Checkpoint) -> Checkpoint:

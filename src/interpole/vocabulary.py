@@ -9,19 +9,20 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interpole.chat import token_ids
 from interpole.checkpoint import Checkpoint, Origin
 from interpole.errors import MismatchError
 from interpole.header import TensorSpec, read_json
 
-__all__ = ["POLICIES", "Aligned", "same_vocabulary"]
+__all__ = ["POLICIES", "Aligned", "same_tokenizer", "same_vocabulary", "vocabulary"]
 
 POLICIES = {
     "refuse": "go on only if every id that both tokenizers have means the same token",
@@ -114,6 +115,37 @@ def same_vocabulary(
     return aligned, tuple(notes)
 
 
+def vocabulary(checkpoint: Checkpoint) -> Mapping[str, int] | None:
+    """Token → id, added tokens included, from `tokenizer.json` or `tekken.json`; None where there is neither.
+
+    Tokens that tekken keeps as bytes are given in base64, as in the file.
+    """
+    for name, reader in (("tokenizer.json", _from_tokenizer), ("tekken.json", _from_tekken)):
+        if path := checkpoint.assets.get(name):
+            return _read(reader, path, path.stat().st_mtime_ns)
+    return None
+
+
+@lru_cache(maxsize=3)
+def _read(reader: Callable[[Mapping[str, Any]], dict[str, int]], path: Path, _: int) -> Mapping[str, int]:
+    """Several checks ask for the same large file; its time tells versions apart."""
+    return reader(read_json(path))
+
+
+def _from_tokenizer(content: Mapping[str, Any]) -> dict[str, int]:
+    vocab = content.get("model", {}).get("vocab", {})
+    known = vocab if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
+    return known | {entry["content"]: entry["id"] for entry in content.get("added_tokens") or ()}
+
+
+def _from_tekken(content: Mapping[str, Any]) -> dict[str, int]:
+    config, words = content.get("config", {}), content.get("vocab", ())
+    shift = config.get("default_num_special_tokens", 0)
+    used = config.get("default_vocab_size", shift + len(words)) - shift  # the file holds more than the model knows
+    known = {entry["token_bytes"]: entry["rank"] + shift for entry in words[:used]}
+    return known | {entry["token_str"]: entry["rank"] for entry in content.get("special_tokens") or ()}
+
+
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
     """Names of the tensors with one row per token."""
     found = {name for name in checkpoint.specs if _ROWS.fullmatch(name)}
@@ -129,14 +161,14 @@ def num_rows(checkpoint: Checkpoint) -> int:
 def _match(source: Checkpoint, donor: Checkpoint, policy: str) -> Rows | None:
     """Row of `source` for every row of `donor`, -1 where it has none; None where they are the same."""
     have, want = num_rows(source), num_rows(donor)
-    if not (have and want) or not _same_model(source, donor):
-        return None  # for `matching` to say
-    if have == want and (policy == "ids" or _same_tokenizer_file(source, donor)):
+    if not (have and want) or isinstance(source, Aligned) or not _same_model(source, donor):
+        return None  # nothing to do, or for `matching` to say
+    if have == want and (policy == "ids" or same_tokenizer(source, donor)):
         return None
     rows = np.arange(want)
     rows[have:] = -1
     if policy != "ids":
-        ours, theirs = (_tokens(checkpoint) for checkpoint in (source, donor))
+        ours, theirs = vocabulary(source), vocabulary(donor)
         if not ours or not theirs:
             if have == want:
                 return None
@@ -164,25 +196,12 @@ def _by_token(ours: Mapping[str, int], theirs: Mapping[str, int], rows: Rows) ->
     return matched
 
 
-def _same_tokenizer_file(a: Checkpoint, b: Checkpoint) -> bool:
+def same_tokenizer(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether both have the same tokenizer file, byte for byte."""
     return any(
         name in a.assets and name in b.assets and filecmp.cmp(a.assets[name], b.assets[name], shallow=False)
         for name in ("tokenizer.json", "tekken.json")
     )
-
-
-def _tokens(checkpoint: Checkpoint) -> dict[str, int]:
-    """Token → id, from `tokenizer.json` or Mistral's `tekken.json`; empty where there is neither."""
-    if "tokenizer.json" in checkpoint.assets or "tekken.json" not in checkpoint.assets:
-        return token_ids(checkpoint.assets)
-    tekken = read_json(checkpoint.assets["tekken.json"])
-    specials, config = tekken.get("special_tokens") or (), tekken["config"]
-    first = config["default_num_special_tokens"]
-    ordinary = {
-        entry["token_bytes"]: entry["rank"] + first  # base64, which no special token looks like
-        for entry in tekken["vocab"][: config["default_vocab_size"] - first]
-    }
-    return ordinary | {entry["token_str"]: entry["rank"] for entry in specials}
 
 
 def _check_ids(ours: Mapping[str, int], theirs: Mapping[str, int], source: Checkpoint, donor: Checkpoint) -> None:

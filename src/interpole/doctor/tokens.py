@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from filecmp import cmp
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from interpole.chat import Markers, find_markers, opens_thinking, special_variables
@@ -13,7 +10,7 @@ from interpole.checkpoint import Checkpoint
 from interpole.doctor.configs import language_config
 from interpole.doctor.findings import Check, Finding, Side, differences
 from interpole.errors import TaskError
-from interpole.header import read_json
+from interpole.vocabulary import same_tokenizer, vocabulary
 
 __all__ = ["CHECKS", "VOCABULARY_CHECKS", "vocabulary"]
 
@@ -25,43 +22,9 @@ DIFFERENT = 0.01
 """Share of reused ids from which on two tokenizers are simply different ones."""
 
 
-def vocabulary(checkpoint: Checkpoint) -> Mapping[str, int] | None:
-    """Token → id, added tokens included, from `tokenizer.json` or `tekken.json`; None where there is neither.
-
-    Tokens that tekken keeps as bytes are given in base64, as in the file.
-    """
-    for name, reader in (("tokenizer.json", _from_tokenizer), ("tekken.json", _from_tekken)):
-        if path := checkpoint.assets.get(name):
-            return _read(reader, path, path.stat().st_mtime_ns)
-    return None
-
-
-@lru_cache(maxsize=4)
-def _read(reader: Callable[[Mapping[str, Any]], dict[str, int]], path: Path, _: int) -> Mapping[str, int]:
-    """Several checks ask for the same large file; its time tells versions apart."""
-    return reader(read_json(path))
-
-
-def _from_tokenizer(content: Mapping[str, Any]) -> dict[str, int]:
-    vocab = content.get("model", {}).get("vocab", {})
-    known = vocab if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
-    return known | {entry["content"]: entry["id"] for entry in content.get("added_tokens") or ()}
-
-
-def _from_tekken(content: Mapping[str, Any]) -> dict[str, int]:
-    shift = content.get("config", {}).get("default_num_special_tokens", 0)
-    known = {entry["token_bytes"]: entry["rank"] + shift for entry in content.get("vocab", ())}
-    return known | {entry["token_str"]: entry["rank"] for entry in content.get("special_tokens") or ()}
-
-
-def _same_tokenizer(a: Side, b: Side) -> bool:
-    files = [side.checkpoint.assets.get("tokenizer.json") for side in (a, b)]
-    return files[0] is not None and files[1] is not None and cmp(files[0], files[1], shallow=False)
-
-
 def check_vocabulary(a: Side, b: Side) -> Iterator[Finding]:
     """Does every id mean the same token on both sides?"""
-    if _same_tokenizer(a, b):
+    if same_tokenizer(a.checkpoint, b.checkpoint):
         return
     known = [vocabulary(side.checkpoint) for side in (a, b)]
     if None in known:
