@@ -16,7 +16,7 @@ FLOORS = {  # DESIGN's floors; where a room of a floor builds on another of it, 
     0: ("errors",),
     0.5: ("records", "header", "intervals"),
     1: ("checkpoint", "names", "methods", "chat", "curves", "runs"),
-    1.5: ("rules", "fp8", "adapter", "experts", "vocabulary", "mergekit"),
+    1.5: ("rules", "fp8", "adapter", "experts", "vocabulary", "stacking", "mergekit"),
     2: ("recipe", "matching", "saving", "sums", "tasks", "engines"),
     2.5: ("sources", "journal"),
     3: ("merged", "doctor", "similarity", "presets"),
@@ -57,7 +57,20 @@ NEVER_TORCH = (
         "curves",
         "transition",
     ),
-    *("rules", "fp8", "adapter", "experts", "vocabulary", "sources", "stages", "recommend", "comparison", "report", "watch"),
+    *(
+        "stacking",
+        "rules",
+        "fp8",
+        "adapter",
+        "experts",
+        "vocabulary",
+        "sources",
+        "stages",
+        "recommend",
+        "comparison",
+        "report",
+        "watch",
+    ),
     *("fp8", "experts", "adapter", "vocabulary", "sources"),
 )
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
@@ -117,8 +130,12 @@ def test_public_names_are_the_ones_in_all(path):
     )
     assert declared is not None, f"{path.name} declares no __all__"
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    bound |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    bound |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    bound |= {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    bound |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     bound |= {alias for alias in declared if (path.parent / f"{alias}.py").exists()}
     assert set(declared) <= bound
 

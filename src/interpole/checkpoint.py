@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from interpole.errors import CheckpointError, CorruptError
 from interpole.header import DTYPES, TensorSpec, read_header, read_json
 
-__all__ = ["DTYPES", "Checkpoint", "Folder", "Origin", "TensorSpec", "Tensors", "locate", "open_checkpoint"]
+__all__ = [
+    "DTYPES",
+    "Checkpoint",
+    "Folder",
+    "Origin",
+    "TensorSpec",
+    "Tensors",
+    "locate",
+    "open_checkpoint",
+    "template_of",
+]
 
 Array = NDArray[Any]
 
@@ -112,23 +122,26 @@ class Checkpoint(Mapping[str, Array], ABC):
     @cached_property
     def chat_template(self) -> str | None:
         """The default chat template, from `chat_template.jinja` or the tokenizer's config."""
-        if path := self.assets.get("chat_template.jinja"):
-            return path.read_text(encoding="utf-8")
-        for name in ("chat_template.json", "tokenizer_config.json"):
-            template = self._json_asset(name).get("chat_template")
-            if isinstance(template, list):  # several named templates: the one called "default"
-                template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-            if isinstance(template, str):
-                return template
-        return None
+        return template_of(self.assets)
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
         """The parsed `generation_config.json`; empty where there is none."""
-        return self._json_asset("generation_config.json")
-
-    def _json_asset(self, name: str) -> Mapping[str, Any]:
+        name = "generation_config.json"
         return read_json(self.assets[name]) if name in self.assets else {}
+
+
+def template_of(assets: Mapping[str, Path]) -> str | None:
+    """The default chat template that a checkpoint's files hold, if any."""
+    if path := assets.get("chat_template.jinja"):
+        return path.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = read_json(assets[name]).get("chat_template") if name in assets else None
+        if isinstance(template, list):  # several named templates: the one called "default"
+            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        if isinstance(template, str):
+            return template
+    return None
 
 
 @final

@@ -24,8 +24,9 @@ from interpole.matching import clashes
 from interpole.methods import get_method
 from interpole.methods._sparsify import Stream
 from interpole.recipe import DTYPE_NAMES, Recipe
-from interpole.rules import Coefficients
+from interpole.rules import Coefficients, list_layers
 from interpole.sources import open_source
+from interpole.stacking import Stacked
 from interpole.vocabulary import same_vocabulary
 
 __all__ = ["Merged", "merge"]
@@ -52,6 +53,8 @@ class Merged(Checkpoint):
         donor = sources[recipe.template_source]
         self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
         self.assets = donor.assets
+        if recipe.chat_template is not None:
+            self.chat_template = recipe.chat_template
         first = sources[recipe.merged_names[0]]  # its names and shards, whatever λ: all points of a dial look alike
         self.layout = first.layout
         self.config = with_dtype(donor.config, recipe.dtype)
@@ -90,6 +93,18 @@ class Merged(Checkpoint):
         """The source that gives this tensor as it is: λ at an end, or a tensor of integers; None where it is computed."""
         weight = self._fp8.weight(name) if self._fp8 else name
         return None if weight in self._rows else self._copied(weight, self._plan[weight])
+
+    def terms(self, name: str) -> tuple[tuple[Checkpoint, float], ...] | None:
+        """The tensor as Σ wᵢ·Θᵢ, to be summed left to right in float32 and rounded once at the end; None if it is no such sum.
+
+        One term of weight 1 is that source's tensor as it is.
+        """
+        if (source := self.copied_from(name)) is not None:
+            return ((source, 1.0),) if source.specs[name].dtype == self.specs[name].dtype else None
+        coefficients = self._plan[name]
+        if self.recipe.method != "linear" or dict(coefficients.parameters).get("normalize") or name in self._rows:
+            return None
+        return tuple(zip(self._inputs, coefficients.weights, strict=True))
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
@@ -200,6 +215,8 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Me
         for clash in clashes(first, other, dtypes=recipe.dtype is None):
             raise clash
         _check_integers(first, other)
+    if recipe.stack is not None:
+        sources = {name: Stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
     return Merged(recipe, sources, notes)
 
 

@@ -111,7 +111,9 @@ def _on_base(method: str, weight: float, parameters: dict[str, Any]) -> dict[str
 
 def _experts_only(match: re.Match[str]) -> dict[str, Any]:
     others = [kind for kind in KINDS if kind != "experts"]
-    return _interpolated(match, [{"kind": others, "lambda": 0.0}])
+    return _interpolated(
+        match, [{"kind": others, "lambda": 0.0}, {"kind": "experts"}]
+    )  # the last says there must be some
 
 
 def _crane(match: re.Match[str]) -> dict[str, Any]:

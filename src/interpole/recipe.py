@@ -31,6 +31,7 @@ from interpole.rules import (
     check_finite,
     check_parameters,
     first_set,
+    list_layers,
     parse_layers,
 )
 
@@ -56,8 +57,11 @@ class Recipe(Strict):
         parameters: the method's parameters; where it allows one per source, a mapping by source name.
         rules: exceptions; for each tensor and each setting the first rule that matches and sets it wins.
         dtype: dtype of the result, e.g. `bfloat16`; default that of the sources.
+        stack: layers of the sources that make up the result, in order, e.g. `"0-23,8-31"`; default all of them. Rules mean the
+            layers of the result.
         template_from: the source whose config, tokenizer, chat template and generation config go with the result;
             default `thinking`, at λ = 0 `instruct`.
+        chat_template: Jinja text that takes the place of that source's chat template.
         vocabulary: what to do if tokenizers differ: `refuse`, `align` or `ids`, as `vocabulary.POLICIES` says.
     """
 
@@ -68,7 +72,9 @@ class Recipe(Strict):
     parameters: dict[str, Any] = Field({})
     rules: tuple[Rule, ...] = ()
     dtype: str | None = None
+    stack: str | None = None
     template_from: str | None = None
+    chat_template: str | None = None
     vocabulary: Literal["refuse", "align", "ids"] = "refuse"
 
     @field_validator("sources", mode="before")
@@ -77,6 +83,11 @@ class Recipe(Strict):
         if isinstance(value, Mapping):
             return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in value.items()}
         return value
+
+    @field_validator("stack")
+    @classmethod
+    def _layers(cls, value: str | None) -> str | None:
+        return value if value is None or list_layers(value) else None
 
     @field_validator("dtype")
     @classmethod

@@ -28,6 +28,7 @@ __all__ = [
     "check_finite",
     "check_parameters",
     "first_set",
+    "list_layers",
     "parse_layers",
 ]
 
@@ -169,15 +170,24 @@ def parse_layers(text: str) -> frozenset[int]:
     Raises:
         RecipeError: the text is neither.
     """
-    layers: set[int] = set()
+    return frozenset(list_layers(text))
+
+
+def list_layers(text: str) -> list[int]:
+    """The layer indices of `"0-23,8-31"` in order, those that are named twice twice.
+
+    Raises:
+        RecipeError: the text is no such list.
+    """
+    layers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise RecipeError(
                 f"not a layer range: {text!r}", remedy='write "12-35", "7" or "0,2,4-7" (both ends included)'
             )
-        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(layers)
+        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return layers
 
 
 def at_layer(value: Any, t: float) -> float:

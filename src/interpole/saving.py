@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interpole.checkpoint import Checkpoint, Origin, TensorSpec
+from interpole.checkpoint import Checkpoint, Origin, TensorSpec, template_of
 from interpole.errors import OutputError
 
 __all__ = ["Target", "save", "save_all"]
@@ -261,6 +261,8 @@ def _write_assets(
     for name, path in checkpoint.assets.items():
         if name != "config.json":
             shutil.copyfile(path, folder / name)
+    if (template := checkpoint.chat_template) is not None and template != template_of(checkpoint.assets):
+        extra = {"chat_template.jinja": template, **extra}
     for name, text in extra.items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / ".fingerprint").unlink()

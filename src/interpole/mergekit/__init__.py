@@ -6,6 +6,7 @@ values, gradients and filters, and what differs, is in docs/mergekit.md. Nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -42,10 +43,10 @@ def translate(text: str, where: object) -> dict[str, Any]:
         document.fail(
             ("merge_method",), f"merge method {method!r} is not supported", f"supported: {', '.join(METHODS)}"
         )
-    models = list_models(document)
-    names, base = name_sources(document, method, models)
     if ("models" in data) == ("slices" in data):
         document.fail((), "give either `models` or `slices`")
+    models = list_models(document)
+    names, base = name_sources(document, method, models)
     recipe: dict[str, Any] = {"method": method, "sources": {name: source(model) for model, name in names.items()}}
     segments = list(read_segments(document, names))
     for segment in segments:
@@ -55,8 +56,9 @@ def translate(text: str, where: object) -> dict[str, Any]:
     )
     if dtype := data.get("out_dtype") or data.get("dtype"):
         recipe["dtype"] = str(dtype)
-    recipe["template_from"] = donor(document, names, base)
-    return recipe
+    if "slices" in data:
+        recipe["stack"] = ",".join(f"{s.source[0]}-{s.source[-1]}" for s in segments if s.source)
+    return recipe | tokenizer(document, names, base) | template(document)
 
 
 def list_models(document: Document) -> list[str]:
@@ -88,7 +90,7 @@ def name_sources(document: Document, method: str, models: list[str]) -> tuple[di
         if model == base and takes_base:
             names[model] = "base"
             continue
-        stem = PurePath(model.partition("@")[0]).name.replace(" ", "-") or "model"
+        stem = PurePath(re.split("[@+]", model)[0]).name.replace(" ", "-") or "model"
         stem = stem + "-model" if stem == "base" else stem
         taken, number = set(names.values()), 2
         name = stem
@@ -100,23 +102,41 @@ def name_sources(document: Document, method: str, models: list[str]) -> tuple[di
 
 def source(model: str) -> dict[str, str]:
     """A recipe's source for a mergekit reference."""
+    model, _, adapter = model.partition("+")
     path, _, revision = model.partition("@")
-    return {"model": path, "revision": revision} if revision else {"model": path}
+    fields = {"model": path, "revision": revision, "adapter": adapter}
+    return {key: value for key, value in fields.items() if value}
 
 
-def donor(document: Document, names: Mapping[str, str], base: str | None) -> str:
-    """The source whose config, tokenizer and templates go with the result: the base model's, unless the file says otherwise."""
+def tokenizer(document: Document, names: Mapping[str, str], base: str | None) -> dict[str, Any]:
+    """`template_from`, the base model's unless the file says otherwise, and whether rows are matched by its tokens."""
     default = names[base] if base else next(iter(names.values()))
     path: Path = ("tokenizer_source",)
     if document.data.get("tokenizer") is not None:
         document.known(("tokenizer",), document.data["tokenizer"], {"source"})
         path = ("tokenizer", "source")
     chosen = lookup(document, path)
-    if chosen in (None, "union"):
-        return default
+    if chosen in (None, "union"):  # a union that adds nothing: vocabularies that differ are refused in the merge
+        return {"template_from": default}
     if chosen == "base":
-        return default if base else document.fail(path, "tokenizer: base, but there is no base_model")
+        if base is None:
+            document.fail(path, "the tokenizer of the base, but there is no base_model")
+        return {"template_from": default, "vocabulary": "align"}
     model = reference(document, path)
     if model not in names:
         document.fail(path, f"{model} is none of the models", f"there are {', '.join(names)}")
-    return names[model]
+    return {"template_from": names[model], "vocabulary": "align"}
+
+
+def template(document: Document) -> dict[str, str]:
+    """`chat_template`: Jinja text as it is; `auto` leaves that of the tokenizer's source."""
+    text = document.data.get("chat_template")
+    if text in (None, "auto"):
+        return {}
+    if "{" not in str(text):
+        document.fail(
+            ("chat_template",),
+            f"chat_template: mergekit's template {text!r} is not shipped here",
+            "write its Jinja text",
+        )
+    return {"chat_template": str(text)}

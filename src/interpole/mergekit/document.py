@@ -16,8 +16,6 @@ Path = tuple[Any, ...]
 Setting = list[tuple[str | None, Any]]
 """A setting as (filter, value) in order, the first filter that the tensor's name contains counts; None fits all."""
 
-MERGE_ADAPTER = "merge the adapter into its model first, and name the result"
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -89,19 +87,18 @@ def at(document: Document, path: Path) -> Any:
 
 
 def reference(document: Document, path: Path) -> str:
-    """A model reference as `path` or `path@revision`."""
+    """A model reference as `path`, `path@revision` or either with `+adapter`."""
     value = at(document, path)
     if isinstance(value, Mapping):
         fields = document.known(path, value, {"model", "path", "revision", "lora"})
-        if fields.get("lora"):
-            document.fail((*path, "lora"), "a LoRA adapter in a mergekit file is not supported", MERGE_ADAPTER)
+        adapter = f"+{reference(document, (*path, 'lora'))}" if fields.get("lora") else ""
         if "model" in fields:
-            return reference(document, (*path, "model"))
-        return str(fields.get("path")) + (f"@{fields['revision']}" if fields.get("revision") else "")
+            return reference(document, (*path, "model")) + adapter
+        if "path" not in fields:
+            document.fail(path, "expected a model: a path")
+        return str(fields["path"]) + (f"@{fields['revision']}" if fields.get("revision") else "") + adapter
     if not isinstance(value, str):
         document.fail(path, f"expected a model, found {value!r}")
-    if "+" in value:
-        document.fail(path, f"{value}: a LoRA adapter in a mergekit file is not supported", MERGE_ADAPTER)
     return value
 
 
@@ -136,7 +133,7 @@ def lookup(document: Document, path: Path) -> Any:
     """The value at `path`, None where there is nothing."""
     value: Any = document.data
     for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else value[key]
+        value = value.get(key) if isinstance(value, Mapping) else value[key] if isinstance(value, list) else None
         if value is None:
             return None
     return value

@@ -25,7 +25,8 @@ class Segment:
 
     Attributes:
         path: where it stands in the file.
-        layers: its layers; None for all of the model.
+        layers: its layers in the result; None for all of the model.
+        source: the layers of the sources that they are.
         outer: kinds of tensors outside of the layers that go with it.
         own: source name → path of its `parameters`.
         common: paths of the `parameters` that hold for all sources, innermost first.
@@ -33,6 +34,7 @@ class Segment:
 
     path: Path
     layers: range | None
+    source: range
     outer: tuple[str, ...]
     own: Mapping[str, Path]
     common: Sequence[Path]
@@ -65,7 +67,9 @@ class Rules:
         for (layers, kinds, name), values in self.entries:
             kind = list(kinds) if kinds and len(kinds) > 1 else kinds and kinds[0]
             conditions = {"layers": layers, "kind": kind, "name": name}
-            chosen = {key: value for key, value in conditions.items() if value is not None}
+            chosen: dict[str, Any] = {key: value for key, value in conditions.items() if value is not None}
+            if kinds == ("lm_head",) or (name and "lm_head" in name):
+                chosen["optional"] = True  # tied models have none
             if chosen:
                 result["rules"].append(chosen | values)
             else:
@@ -77,35 +81,43 @@ def read_segments(document: Document, names: Mapping[str, str]) -> Iterator[Segm
     """The parts of the model that have settings of their own."""
     top: list[Path] = [("parameters",)]
     if "models" in document.data:
-        own = {
-            names[reference(document, (*path, "model"))]: (*path, "parameters")
-            for path, _ in items(document, ("models",))
-        }
-        yield Segment(("models",), None, (), own, top)
+        own = parameters_of(document, [path for path, _ in items(document, ("models",))], names)
+        added = {name: ("base_model", "parameters") for name in names.values() if name not in own and name != "base"}
+        yield Segment(("models",), None, range(0), (), own | added, top)
         return
     slices, start = list(items(document, ("slices",))), 0
     for number, (path, _) in enumerate(slices):
         sources = [source_path for source_path, _ in items(document, (*path, "sources"))]
         layers = [layer_range(document, source_path) for source_path in sources]
-        place = range(start, start + len(layers[0]))
         for source_path, found in zip(sources, layers, strict=True):
-            if (found.start, found.stop) != (place.start, place.stop):
+            if found != layers[0]:
                 document.fail(
                     (*source_path, "layer_range"),
-                    f"layers {[found.start, found.stop]} at the place of layers {[place.start, place.stop]}: stacking layers "
-                    "otherwise than the models do is not supported",
-                    "list slices that follow one another from layer 0, with one range for all sources of a slice",
+                    f"layers {found.start}-{found.stop} beside {layers[0].start}-{layers[0].stop} of the first source: one slice "
+                    "of different layers is not supported",
+                    "give all sources of a slice the same layer_range",
                 )
-        own = {names[reference(document, (*p, "model"))]: (*p, "parameters") for p in sources}
+        own = parameters_of(document, sources, names)
         outer = ("embedding",) * (number == 0) + ("norm", "lm_head") * (number == len(slices) - 1)
-        yield Segment(path, place, outer, own, [(*path, "parameters"), *top])
-        start = place.stop
+        yield Segment(path, range(start, start + len(layers[0])), layers[0], outer, own, [(*path, "parameters"), *top])
+        start += len(layers[0])
+
+
+def parameters_of(document: Document, paths: Sequence[Path], names: Mapping[str, str]) -> dict[str, Path]:
+    """The name of every source in a list and the path of its parameters."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = names[reference(document, (*path, "model"))]
+        if name in found:
+            document.fail(path, f"{name} is listed twice", "list it once, with the sum of its weights")
+        found[name] = (*path, "parameters")
+    return found
 
 
 def rules_of(segments: Sequence[Segment], found: Sequence[Mapping[Path, Setting]]) -> dict[str, Any]:
     """The settings of all segments as `weights`, `parameters` and `rules`; what is the same everywhere is said once."""
     rules = Rules()
-    whole = Segment((), None, (), {}, ())
+    whole = Segment((), None, range(0), (), {}, ())
     for segment, own in zip(segments, found, strict=True):
         for put, setting in own.items():
             graded = any(isinstance(value, list) for _, value in setting)
@@ -205,7 +217,8 @@ def weight(document: Document, method: str, segment: Segment, name: str, base: s
     elif method == "passthrough":
         if len(segment.own) != 1:
             document.fail(segment.path, "passthrough takes one model, or one per slice")
-        found = [*chain(document, "scale", [segment.own[name], *segment.common]), (None, 1.0)]
+        found = chain(document, "scale", [segment.own[name], *segment.common])
+        found += [] if found and found[-1][0] is None else [(None, 1.0)]
     else:
         found = chain(document, "weight", [segment.own[name], *segment.common])
     if not found or found[-1][0] is not None:
