@@ -101,7 +101,7 @@ SICK = {
     "another window": ({}, {"config": {"sliding_window": 4096}}, "window", "warn", "4096 in Thinking"),
     "a missing layer": ({}, {"weights": tiny.tensors(0, layers=2)}, "tensors", "stop", "only in"),
     "another width": ({}, {"weights": tiny.tensors(0, hidden=8)}, "tensors", "stop", "more like it"),
-    "a larger vocabulary": ({}, {"weights": tiny.tensors(0, vocab=48)}, "tensors", "stop", "48"),
+    "a larger vocabulary": ({}, {"weights": tiny.tensors(0, vocab=48)}, "rows", "note", "8 rows that instruct lacks"),
     "tied and untied": (
         {},
         {"weights": tiny.tensors(0, tied=False), "config": {"tie_word_embeddings": False}},
@@ -247,6 +247,36 @@ def test_rope_of_each_layer_type_is_told_apart():
     assert rope(one)["sliding_attention.rope_type"] == "default"
     linear = {"rope_theta": 10_000, "rope_scaling": {"type": "linear", "factor": 2}}
     assert rope(linear) == {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}
+
+
+def test_fused_experts_beside_those_apart_are_a_note(tmp_path):
+    layer = "model.layers.0.mlp.experts"
+    apart = tiny.tensors(0)
+    for e in range(2):
+        apart |= {f"{layer}.{e}.{p}_proj.weight": np.ones((8, 16), np.float32) for p in ("gate", "up")}
+        apart[f"{layer}.{e}.down_proj.weight"] = np.ones((16, 8), np.float32)
+    fused = {name: w for name, w in apart.items() if "experts" not in name}
+    fused |= {
+        f"{layer}.gate_up_proj": np.ones((2, 16, 16), np.float32),
+        f"{layer}.down_proj": np.ones((2, 16, 8), np.float32),
+    }
+    findings = diagnose(tmp_path, {"weights": fused}, {"weights": apart}).findings
+    assert [f.severity for f in findings if f.code == "experts"] == ["note"]
+    assert not [f for f in findings if f.code == "tensors"]
+
+
+def test_fp8_that_is_decoded_on_reading_is_a_warning(tmp_path):
+    from interpole.sources import readable
+
+    weights = tiny.tensors(0)
+    name = "model.layers.0.mlp.down_proj.weight"
+    weights |= {name: weights[name].astype(ml_dtypes.float8_e4m3fn), f"{name}_scale_inv": np.ones((1, 1), np.float32)}
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    coded = readable(open_checkpoint(write(tmp_path / "fp8", weights=weights, config=said)))
+    plain = open_checkpoint(write(tmp_path / "bf16", template=THINKING_TEMPLATE))
+    assert [(f.code, f.severity) for f in examine(coded, plain).findings if f.severity != "note"] == [
+        ("quantised", "warn")
+    ]
 
 
 def test_tekken_and_unigram_vocabularies_are_read(tmp_path):

@@ -6,12 +6,15 @@ sample of tensors. A table of small checks; every finding has a reason and a rem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from interpole.checkpoint import Checkpoint
 from interpole.doctor import configs, tensors, tokens
 from interpole.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
+from interpole.errors import MismatchError
+from interpole.experts import PerExpert
+from interpole.sources import fit
 
 __all__ = ["Diagnosis", "Finding", "examine"]
 
@@ -34,9 +37,13 @@ def examine(
     Returns:
         The findings, the gravest first; the verdict follows from them.
     """
-    pair = Side("Instruct", instruct), Side("Thinking", thinking)
+    given = {"instruct": instruct, "thinking": thinking} | ({} if base is None else {"base": base})
+    fitted, notes = _as_merged(given)
+    base = fitted.get("base")
+    pair = Side("Instruct", fitted["instruct"]), Side("Thinking", fitted["thinking"])
     reading = (tensors.check_weights,) if weights else ()
-    findings = list(_ask((*PAIR_CHECKS, *reading), *pair))
+    findings = [Finding("rows", "note", note, "that is how a merge makes them fit", "nothing") for note in notes]
+    findings += _ask((*PAIR_CHECKS, *reading), *pair)
     if base is not None:
         ancestor = Side("the base", base)
         for side in pair:
@@ -44,6 +51,22 @@ def examine(
             findings += [replace(finding, code=f"base-{finding.code}") for finding in found]
     gravest_first = sorted(dict.fromkeys(findings), key=lambda finding: list(VERDICTS)[::-1].index(finding.severity))
     return Diagnosis(instruct.label, thinking.label, base.label if base else None, tuple(gravest_first))
+
+
+def _as_merged(sources: Mapping[str, Checkpoint]) -> tuple[Mapping[str, Checkpoint], list[Finding]]:
+    """The sources as a merge can take them, and what that does to them; as they are where they cannot be fitted."""
+    try:
+        fitted, told = fit(sources, "thinking", "align")
+    except MismatchError:
+        return sources, []  # the checks tell what is wrong
+    notes = [
+        Finding("vocabulary", "note", note, "rows are matched by token where sizes differ", "nothing") for note in told
+    ]
+    for name, source in fitted.items():
+        if isinstance(getattr(source, "source", source), PerExpert):
+            what = f"the experts of {name} lie fused in one tensor, those of another source apart"
+            notes.append(Finding("experts", "note", what, "they are matched one by one, and written apart", "nothing"))
+    return fitted, notes
 
 
 def _ask(checks: Iterable[Check], a: Side, b: Side) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from interpole.checkpoint import Checkpoint
 from interpole.doctor.configs import language_config
 from interpole.doctor.findings import Check, Finding, Side
+from interpole.fp8 import Dequantised
 from interpole.matching import clashes
 from interpole.names import num_layers, place
 from interpole.sums import AbsoluteSums, absolute_sums, add_up
@@ -60,13 +61,19 @@ def check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
     """Weights stored in codes of few bits, which cannot be averaged as they are."""
     for side in (a, b):
         said = (language_config(side.checkpoint.config).get("quantization_config") or {}).get("quant_method")
-        if coded := _coded(side.checkpoint):
+        if isinstance(side.checkpoint, Dequantised):
+            what = f"{side.name} is stored in FP8 and read as bfloat16"
+            why = "its weights carry rounding errors of up to 6 %, as large as the difference between two close sides"
+            yield Finding(
+                "quantised", "warn", what, why, "take the unquantised checkpoint if there is one (without -FP8)"
+            )
+        elif coded := _coded(side.checkpoint):
             yield Finding(
                 "quantised",
                 "stop",
                 f"{side.name} is quantised ({said or 'method not said'}): e.g. {coded} is {side.checkpoint.specs[coded]}",
                 "its numbers mean something only with their scales; averaged with other scales they mean nothing",
-                "take the unquantised checkpoint (without -FP8, -AWQ, -GPTQ … in its name), or convert it to bfloat16",
+                "take the unquantised checkpoint (without -AWQ, -GPTQ … in its name); FP8 is decoded by `interpole.open`",
             )
         elif said:
             yield Finding(

@@ -49,8 +49,8 @@ def _extra_findings(side: Side, mine: Mapping[int, str], theirs: Mapping[int, st
             "vocabulary",
             "warn",
             f"{len(extra)} tokens are only in {side.name}: {_list_tokens(extra, mine)}",
-            "the other side's rows for them are padding that was never trained, and averaging with it weakens them",
-            f"if they matter (think markers do), keep {side.name}'s tokenizer and give their rows to {side.name}",
+            f"with {side.name}'s tokenizer their rows are {side.name}'s alone, with the other's they are left out",
+            f"if they matter (think markers do), keep {side.name}'s tokenizer: --template-from {side.name.lower()}",
         )
 
 
@@ -62,10 +62,11 @@ def _reused_finding(a: Side, b: Side, reused: list[int], mine: Mapping[int, str]
         "vocabulary",
         "stop" if whole else "warn",
         f"{len(reused)} ids ({share:.1%}) mean different tokens: id {seen}{' …' if len(reused) > 4 else ''}",
-        "the embedding rows of such an id are averaged though they stand for different things",
+        "by number, the rows of such an id are averaged though they stand for different things",
         "these are different tokenizers: take two checkpoints with one vocabulary"
         if whole
-        else "keep the tokenizer of the side whose tokens you need, and give it those rows",
+        else "match rows by token with --vocabulary align, and keep the tokenizer of the side whose tokens you need; or by "
+        "number with --vocabulary ids",
     )
 
 
