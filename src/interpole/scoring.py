@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from interpole import samples
 from interpole.curves import PointMetrics, read_curves, write_curves, write_metrics
 from interpole.errors import AnalysisError, RunError
-from interpole.metrics import CurveRow, measure
-from interpole.records import Sample
+from interpole.metrics import CurveRow, answer_of, measure, score_of
+from interpole.records import Outcome, Sample
 from interpole.stages import find_stages, to_json
 
 __all__ = ["load", "score"]
@@ -28,6 +29,8 @@ def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
     """
     found = _samples(run)
     metrics = measure(found, grading=grading)
+    if grading is not None:
+        found = [_under(sample, grading) for sample in found]
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
     stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}
@@ -47,6 +50,13 @@ def load(source: Path) -> list[Sample] | list[CurveRow]:
     if source.is_file():
         return read_curves(source)
     raise AnalysisError("no such run or table", source, "give a run folder or a curves.csv")
+
+
+def _under(sample: Sample, grading: str) -> Sample:
+    """The sample as one grading sees it."""
+    if sample.outcome is Outcome.FAILED:
+        return sample
+    return replace(sample, grades={grading: score_of(sample, grading)}, answer=answer_of(sample, grading))
 
 
 def _samples(run: Path) -> list[Sample]:

@@ -15,7 +15,7 @@ from interpole.chat import Trace
 from interpole.errors import TaskError
 from interpole.records import Outcome, Problem, Sampler
 
-__all__ = ["Benchmark", "Grade", "Grader", "Request", "as_the_paper_reads", "final_text"]
+__all__ = ["Benchmark", "Grade", "Grader", "Request", "as_the_paper_reads", "final_text", "kept", "problem_of"]
 
 
 class Grade(NamedTuple):
@@ -89,6 +89,36 @@ class Benchmark:
         if trace.outcome is Outcome.FAILED:
             return dict.fromkeys(self.gradings, Grade(0.0, None))
         return {name: grader(problem, trace) for name, grader in self.gradings.items()}
+
+
+def kept(trace: Trace, grades: Mapping[str, Grade]) -> dict[str, Any]:
+    """What is written down of a graded response besides its text; `answer` is that of the first grading."""
+    answers = {name: _short(grade.answer) for name, grade in grades.items()}
+    return {
+        "outcome": trace.outcome.value,
+        "closed": trace.closed,
+        "pseudo_close": trace.pseudo_close,
+        "answer": next(iter(answers.values()), None),
+        "answers": answers,
+        "grades": {name: grade.score for name, grade in grades.items()},
+    }
+
+
+def _short(answer: str | None) -> str | None:
+    """Inspect's summaries drop metadata beyond 1,000 characters; the whole answer is in the response."""
+    return answer if answer is None else answer[:200]
+
+
+def problem_of(sample_id: str, target: str, metadata: Mapping[str, Any]) -> Problem:
+    """Rebuild the problem from a logged sample, so that re-grading needs no data files."""
+    return Problem(
+        sample_id,
+        metadata["question"],
+        target,
+        tuple(metadata["choices"]),
+        metadata["difficulty"],
+        metadata["extra"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from copy import copy
-from typing import Any
 
 import anyio
 from inspect_ai import Task, task_with
@@ -21,7 +20,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from interpole.chat import Markers, Trace, trace
 from interpole.errors import TaskError
 from interpole.records import Problem
-from interpole.tasks.benchmark import Benchmark, Grade, final_text
+from interpole.tasks.benchmark import Benchmark, Grade, final_text, kept, problem_of
 
 __all__ = ["SCORE", "problem_of", "response_text", "sample_seed", "to_inspect"]
 
@@ -78,18 +77,6 @@ def sample_seed(run_seed: int, problem_id: str, epoch: int) -> int:
     """Seed of one sample, in 0..2³¹−1: a hash, so that it depends on nothing but the three arguments."""
     digest = hashlib.sha256(f"{run_seed}/{problem_id}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
-
-
-def problem_of(sample_id: str, target: str, metadata: dict[str, Any]) -> Problem:
-    """Rebuild the problem from a logged sample, so that re-grading needs no data files."""
-    return Problem(
-        sample_id,
-        metadata["question"],
-        target,
-        tuple(metadata["choices"]),
-        metadata["difficulty"],
-        metadata["extra"],
-    )
 
 
 def response_text(output: ModelOutput, markers: Markers) -> str:
@@ -179,11 +166,6 @@ def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
     return grade
 
 
-def _short(answer: str | None) -> str | None:
-    """Inspect's summaries drop metadata beyond 1,000 characters; the whole answer is in the response."""
-    return answer if answer is None else answer[:200]
-
-
 def _without_thinking(state: TaskState, trace: Trace) -> TaskState:
     """Copy a state, with the final text in place of the whole response."""
     answered = copy(state)
@@ -225,12 +207,7 @@ def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_epoc
                     "epoch": first_epoch + state.epoch - 1,
                     "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
                     "finish": finish_of(state.output),
-                    "outcome": seen.outcome.value,
-                    "closed": seen.closed,
-                    "pseudo_close": seen.pseudo_close,
-                    "answer": _short(first.answer),
-                    "answers": {name: _short(one.answer) for name, one in grades.items()},
-                    "grades": {name: one.score for name, one in grades.items()},
+                    **kept(seen, grades),
                     "difficulty": state.metadata.get("difficulty", ""),
                     "private": private,
                 },
