@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import interpole.report.payload as pack
 from interpole.curves import write_curves
 from interpole.errors import AnalysisError, OutputError, RunError
 from interpole.intervals import Interval
@@ -22,7 +23,7 @@ from interpole.report import FIGURES, hero, plot, write_figures, write_report
 from interpole.report import figures as f
 from interpole.report.marks import Mark, marks
 from interpole.report.pareto import front, pareto
-from interpole.report.payload import HEAD_CHARS, TAIL_CHARS, cell, payload, texts
+from interpole.report.payload import MAX_CHARS, cell, payload, texts
 from interpole.report.plots import chart
 from interpole.report.render import save, svg
 from interpole.report.style import COLOURS, OUTCOMES
@@ -331,12 +332,19 @@ def test_a_cell_says_outcome_and_score(sweep: list[Sample]) -> None:
 
 
 def test_long_responses_keep_their_ends_and_say_what_is_missing(sweep: list[Sample]) -> None:
-    text = "a" * HEAD_CHARS + "b" * 100_000 + "c" * TAIL_CHARS
+    text = "a" * 50_000 + "b" * 50_000
     long = [replace(s, response=text) for s in sweep[:4]]
     packed = payload(measure(long, resamples=50), long)
     response = next(texts(packed.chunks))[0][0][0]
-    assert response["text"] == "a" * HEAD_CHARS + "c" * TAIL_CHARS
-    assert (response["cut"], packed.num_cut) == (100_000, 4)
+    assert response["text"] == "a" * 6000 + "b" * 3000
+    assert (response["head"], response["cut"], packed.num_cut) == (6000, 100_000 - MAX_CHARS, 4)
+
+
+def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "BUDGET_CHARS", 2000 * len(sweep))
+    long = [replace(s, response="a" * 5000) for s in sweep]
+    rows = next(texts(payload(measure(long, resamples=20), long).chunks))[0]
+    assert {len(response["text"]) for row in rows for response in row} == {2000}
 
 
 def unpacked(page: str) -> str:

@@ -79,7 +79,7 @@ def html(
         markers: of the think block, to set thinking apart from the answer.
         private: tasks whose texts must not be shown.
     """
-    tasks = list(dict.fromkeys(m.task for m in metrics))
+    tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
     script = _asset("page.js")
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
@@ -93,9 +93,10 @@ def html(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         tasks=tasks,
-        axis=dial_span(marks(metrics)),
+        axis=dial_span(points),
         bands={band.task: (band.low, band.high) for band in shaded},
         verdicts=verdicts(metrics, stages, samples),
+        overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],
         charts={task: _charts(metrics, samples, task, shaded) for task in tasks},
         tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},
         payload=data,
@@ -138,18 +139,22 @@ def _charts(
     for key, (name, series) in figures.QUANTITIES.items():
         size = {"width": 252 if len(series) == 1 else 198, "height": 165}  # with the names at line ends, equally wide
         curves.append(_chart(figures.panel(points, task, key, shaded, **size), name, size, axis))
-    small = {"width": 126, "height": 84}
-    parts = _difficulties([s for s in samples if s.task == task])
-    hard = [(name, figures.small(marks(part), task, name, **small)) for name, part in parts.items()]
     return {
         "curves": [chart for chart in curves if chart],
         "pareto": _chart(pareto(points, task, 360, 230), "", {}, None),
         "outcomes": _chart(
             figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
         ),
-        "difficulty": [_chart(chart, name, small, axis) for name, chart in hard if chart],
+        "difficulty": _small(_difficulties([s for s in samples if s.task == task]), task, axis),
         "competitors": any(m.lam is None for m in metrics if m.task == task),
     }
+
+
+def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[Chart]:
+    """Small multiples: one per part of a task, or, without one, one per task."""
+    size = {"width": 126, "height": 84}
+    drawn = [(name, figures.small(marks(part), task or name, name, **size)) for name, part in parts.items()]
+    return [chart for chart in (_chart(small, name, size, axis) for name, small in drawn) if chart]
 
 
 def _chart(chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, float] | None) -> Chart | None:

@@ -19,9 +19,11 @@ from interpole.curves import PointMetrics, plain
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES
 
-__all__ = ["HEAD_CHARS", "TAIL_CHARS", "Payload", "cell", "difficulty", "pack", "payload", "texts"]
+__all__ = ["Payload", "cell", "difficulty", "pack", "payload", "texts"]
 
-HEAD_CHARS, TAIL_CHARS = 6000, 3000  # kept of a long response; the page says how much is left out
+MAX_CHARS, MIN_CHARS = 9000, 1500  # kept of a long response: as many as the budget allows, between these
+BUDGET_CHARS = 60_000_000  # of all responses, so that a page can be sent around: at worst some 30 MB
+HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
 CHUNK_CHARS = 400_000
 KINDS = list(OUTCOMES)
 Groups = Mapping[tuple[str, str], Mapping[str, Sequence[Sample]]]  # (task, problem) → point → samples by epoch
@@ -44,13 +46,14 @@ def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private:
         samples: of the same points; may be empty.
         private: tasks whose texts must not be shown: of them only outcomes and scores are packed.
     """
+    keep = min(MAX_CHARS, max(MIN_CHARS, BUDGET_CHARS // max(1, len(samples))))
     points = _points(metrics)
     groups = _groups(samples)
     questions, chunks, num_chars = [], [list[Any]()], 0
     for (task, problem), by_point in groups.items():
         first = next(iter(by_point.values()))[0]
         shown = task not in private
-        rows = [[_response(s, shown) for s in by_point.get(point, ())] for point, _ in points]
+        rows = [[_response(s, keep, shown) for s in by_point.get(point, ())] for point, _ in points]
         questions.append(
             {
                 "task": task,
@@ -74,7 +77,9 @@ def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private:
         "questions": questions,
         "private": sorted(private),
     }
-    return Payload(pack(index), tuple(pack(chunk) for chunk in chunks if chunk), sum(map(_is_cut, samples)))
+    return Payload(
+        pack(index), tuple(pack(chunk) for chunk in chunks if chunk), sum(len(s.response) > keep for s in samples)
+    )
 
 
 def pack(data: Any) -> str:
@@ -107,20 +112,16 @@ def _groups(samples: Sequence[Sample]) -> Groups:
     return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))}
 
 
-def _is_cut(sample: Sample) -> bool:
-    return len(sample.response) > HEAD_CHARS + TAIL_CHARS
-
-
-def _response(sample: Sample, shown: bool) -> dict[str, Any]:
-    """One response as the page shows it."""
-    text, cut = sample.response, 0
-    if _is_cut(sample):
-        cut = len(text) - HEAD_CHARS - TAIL_CHARS
-        text = text[:HEAD_CHARS] + text[-TAIL_CHARS:]
+def _response(sample: Sample, keep: int, shown: bool) -> dict[str, Any]:
+    """One response as the page shows it: `keep` characters of it, or none where texts are not shown."""
+    text, head = sample.response, round(HEAD_SHARE * keep)
+    cut = max(0, len(text) - keep)
+    if cut:
+        text = text[:head] + text[head - keep :]
     return {
         "text": text if shown else "",
         "cut": cut,
-        "head": HEAD_CHARS,
+        "head": head,
         "epoch": sample.epoch,
         "tokens": sample.num_tokens,
         "answer": sample.answer if shown else None,
