@@ -42,8 +42,7 @@ def examine(
     base = fitted.get("base")
     pair = Side("Instruct", fitted["instruct"]), Side("Thinking", fitted["thinking"])
     reading = (tensors.check_weights,) if weights else ()
-    findings = [Finding("rows", "note", note, "that is how a merge makes them fit", "nothing") for note in notes]
-    findings += _ask((*PAIR_CHECKS, *reading), *pair)
+    findings = [*notes, *_ask((*PAIR_CHECKS, *reading), *pair)]
     if base is not None:
         ancestor = Side("the base", base)
         for side in pair:
@@ -59,9 +58,7 @@ def _as_merged(sources: Mapping[str, Checkpoint]) -> tuple[Mapping[str, Checkpoi
         fitted, told = fit(sources, "thinking", "align")
     except MismatchError:
         return sources, []  # the checks tell what is wrong
-    notes = [
-        Finding("vocabulary", "note", note, "rows are matched by token where sizes differ", "nothing") for note in told
-    ]
+    notes = [Finding("rows", "note", note, "that is how a merge makes them fit", "nothing") for note in told]
     for name, source in fitted.items():
         if isinstance(getattr(source, "source", source), PerExpert):
             what = f"the experts of {name} lie fused in one tensor, those of another source apart"
