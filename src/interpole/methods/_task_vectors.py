@@ -17,6 +17,7 @@ from interpole.methods import Parameter
 __all__ = ["DENSITY", "NORMALIZE", "RESCALE", "SCALE", "SEED", "agreeing", "combine", "normalized"]
 
 Array = NDArray[np.float32]
+CHUNK_ELEMENTS = 1 << 16
 
 SCALE = Parameter(1.0, "factor on the merged task vector; mergekit calls it lambda")
 SEED = Parameter(0, "seed of the random masks", low=0)
@@ -59,6 +60,19 @@ def combine(
         A new float32 array of that shape.
     """
     factors = [np.float32(weight) for weight in weights]
+    out = np.empty(base.size, np.float32)
+    below, parts = base.reshape(-1), [delta.reshape(-1) for delta in deltas]
+    for start in range(0, base.size, CHUNK_ELEMENTS):
+        span = slice(start, start + CHUNK_ELEMENTS)
+        mixed = mix([part[span] for part in parts], factors, vote, normalize)
+        if scale != 1:
+            mixed *= np.float32(scale)
+        np.add(mixed, below[span], out=out[span])
+    return out.reshape(base.shape)
+
+
+def mix(deltas: Sequence[Array], factors: Sequence[np.float32], vote: bool, normalize: bool) -> Array:
+    """Σ wᵢ·δᵢ as `combine` needs it, for a piece that stays in the cache."""
     weighted = [delta * factor for delta, factor in zip(deltas, factors, strict=True)]
     divisor: Any = sum(factors, np.float32(0))
     if vote:
@@ -68,9 +82,6 @@ def combine(
     mixed = summed(weighted)
     if normalize:
         mixed /= np.where(np.abs(divisor) < 1e-8, np.float32(1), divisor)
-    if scale != 1:
-        mixed *= np.float32(scale)
-    mixed += base
     return mixed
 
 
