@@ -28,7 +28,7 @@ from interpole.records import Sampler
 from interpole.runs import Entry, Part, SourceInfo, TaskInfo
 from interpole.tasks import Benchmark
 
-__all__ = ["Plan", "Point", "PointConfig", "SweepConfig", "TaskConfig", "identity", "missing_parts"]
+__all__ = ["Plan", "Point", "PointConfig", "SweepConfig", "TaskConfig", "identity", "missing_parts", "release"]
 
 
 class _Strict(BaseModel):
@@ -265,7 +265,7 @@ class Plan:
             "prefix": self.config.prefix,
             "seed": self.config.seed,
             "sampler": self.config.sampler,
-            "engine": {name: _release(version) for name, version in engine.items()},
+            "engine": {name: release(version) for name, version in engine.items()},
         }
         problems = problems_hash(benchmark)
         own = {"weights": point.fingerprint, "sampler": sampler, "task": benchmark.name, "problems": problems}
@@ -364,7 +364,7 @@ def _adjusted(sampler: Sampler, settings: Mapping[str, float], **more: int) -> S
     return replace(sampler, **whole, **more)
 
 
-def _release(version: str) -> str:
+def release(version: str) -> str:
     """`2.13.0+cpu` → `2.13`: bug-fix releases and builds do not part samples from each other."""
     return re.sub(r"^(\d+\.\d+)\..*$", r"\1", version)
 
