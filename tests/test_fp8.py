@@ -176,7 +176,7 @@ def test_one_scale_for_the_whole_tensor_is_read_but_not_written(tmp_path):
 
 
 def test_fp8_is_not_written_where_no_source_says_how(pair):
-    with pytest.raises(RecipeError, match=r"no source is FP8"):
+    with pytest.raises(RecipeError, match=r"no source is FP8 in the layout"):
         interpole.merge(Recipe.between(*pair, 0.5, dtype="fp8"))
 
 

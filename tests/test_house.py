@@ -21,7 +21,7 @@ FLOORS = {  # DESIGN's floors; where a room of a floor builds on another of it, 
     2.5: ("sources", "journal"),
     3: ("merged", "doctor", "similarity", "presets"),
     3.5: ("audit",),
-    4: ("dial", "samples", "metrics", "card"),
+    4: ("dial", "samples", "metrics", "card", "hub"),
     4.5: ("transition", "plan"),
     5: ("stages", "recommend", "comparison", "sweep", "regrade", "combine", "registry"),
     5.5: ("scoring",),
@@ -53,6 +53,7 @@ NEVER_TORCH = (
         "presets",
         "mergekit",
         "card",
+        "hub",
         "metrics",
         "curves",
         "transition",
@@ -71,7 +72,6 @@ NEVER_TORCH = (
         "report",
         "watch",
     ),
-    *("fp8", "experts", "adapter", "vocabulary", "sources"),
 )
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
 

@@ -5,12 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import interpole
 import tiny
 from interpole.card import texts
-from interpole.errors import MismatchError, RecipeError
+from interpole.cli import app
+from interpole.errors import MismatchError, OutputError, RecipeError
 from interpole.recipe import Recipe, build
+from interpole.saving import Target, save_all
 from interpole.vocabulary import POLICIES, Aligned
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -155,3 +158,29 @@ def test_the_recipe_knows_these_policies_and_no_others():
         assert Recipe.between("a", "b", 0.5, vocabulary=policy).vocabulary == policy
     with pytest.raises(RecipeError, match="vocabulary"):
         build({"sources": {"instruct": "a", "thinking": "b"}, "lambda": 0.5, "vocabulary": "guess"}, "test")
+
+
+def test_points_of_different_vocabularies_are_not_written_together(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    sources = dict(zip(("instruct", "thinking"), map(interpole.open, paths), strict=True))
+    points = {lam: interpole.merge(Recipe.between(*paths, lam), sources) for lam in (0, 0.5)}
+    targets = [Target(merged, tmp_path / f"out-{lam}") for lam, merged in points.items()]
+    with pytest.raises(OutputError, match=r"different names or shapes(.|\n)*--template-from thinking"):
+        save_all(targets)
+    one = [Recipe.between(*paths, lam, template_from="thinking") for lam in (0, 0.5)]
+    save_all([Target(interpole.merge(recipe, sources), tmp_path / f"out-{recipe.lam}") for recipe in one])
+    assert len(interpole.open(tmp_path / "out-0.0")["lm_head.weight"]) == 40
+
+
+def test_the_command_line_takes_the_choice(tmp_path):
+    words = [f"w{i}" for i in range(150)]
+    paths = [str(model(tmp_path / side, i, [*words, f"<{side}>"], 160 + 8 * i)) for i, side in enumerate("it")]
+    merge = ["merge", *paths, "-l", "0.25", "-o", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, merge)
+    assert "id 150 is '<i>' in" in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, [*merge, "--vocabulary", "align"])
+    assert done.exit_code == 0, done.output
+    assert "9 rows that instruct lacks are thinking's" in done.output
+    out = interpole.open(tmp_path / "out")
+    rows_of(out, paths, 0.25, [(j, j) if j != 150 and j < 160 else (None, j) for j in range(168)])

@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from interpole.chat import find_markers, token_ids
 from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec
 from interpole.errors import MismatchError, RecipeError
-from interpole.experts import same_layout
 from interpole.fp8 import Blocks, Dequantised
 from interpole.matching import clashes
 from interpole.methods import get_method
 from interpole.methods._sparsify import Stream
 from interpole.recipe import DTYPE_NAMES, Recipe
 from interpole.rules import Coefficients, list_layers
-from interpole.sources import open_source
+from interpole.sources import fit, open_source
 from interpole.stacking import Stacked
-from interpole.vocabulary import same_vocabulary
 
 __all__ = ["Merged", "merge"]
 
@@ -208,8 +206,7 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Me
         sources = {name: open_source(**dict(source)) for name, source in recipe.sources.items()}
     if missing := set(recipe.sources) - set(sources):
         raise RecipeError(f"source {min(missing)!r} of the recipe is not given")
-    sources = same_layout({name: sources[name] for name in recipe.sources})
-    sources, notes = same_vocabulary(sources, recipe.template_source, recipe.vocabulary)
+    sources, notes = fit({name: sources[name] for name in recipe.sources}, recipe.template_source, recipe.vocabulary)
     first, *others = sources.values()
     for other in others:
         for clash in clashes(first, other, dtypes=recipe.dtype is None):
@@ -246,7 +243,7 @@ def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Bloc
     like = next((source for source in (donor, *sources.values()) if isinstance(source, Dequantised)), None)
     if like is None:
         raise RecipeError(
-            f"dtype {FP8}: no source is FP8, so nothing says which tensors to quantise, and how",
+            f"dtype {FP8}: no source is FP8 in the layout of the result, so nothing says which tensors to quantise, and how",
             ", ".join(source.label for source in sources.values()),
             "write bfloat16 and quantise it with the tool of your engine",
         )

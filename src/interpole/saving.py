@@ -86,6 +86,8 @@ def save_all(
             raise OutputError("the output exists already", out, "choose another --out, or remove it")
     _keep_freed_memory()
     first = targets[0].checkpoint
+    for checkpoint, out, _ in targets:
+        _check_same_shapes(first, checkpoint, out)
     shards = shards_of(first.layout, first.specs) if shard_bytes is None else cut_shards(first.specs, shard_bytes)
     folders = [out.parent / f".{out.name}.partial" for _, out, _ in targets]
     try:
@@ -108,6 +110,15 @@ def save_all(
                 error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)
             ) from error
         raise
+
+
+def _check_same_shapes(a: Checkpoint, b: Checkpoint, out: Path) -> None:
+    if a.keys() != b.keys() or any(spec.shape != b.specs[name].shape for name, spec in a.specs.items()):
+        raise OutputError(
+            "results of different names or shapes cannot be written together",
+            out,
+            "write them one by one; if the vocabularies differ, give all points one tokenizer: --template-from thinking",
+        )
 
 
 def shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:

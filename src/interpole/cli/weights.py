@@ -38,8 +38,17 @@ def merge(
     skip: Skip = None,
     embeddings: Embeddings = None,
     template_from: TemplateFrom = None,
-    dtype: Annotated[str | None, typer.Option(help="dtype of the result: bfloat16, float16 or float32.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.")
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]"),
+    ] = None,
     shard_size: Annotated[str | None, typer.Option(help="Cut the weights into files of this size, e.g. 5GB.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload the result to this hub repository; several: REPO-0.2, …")
+    ] = None,
     no_doctor: NoDoctor = False,
 ) -> None:
     """Write the model between two checkpoints to a folder that transformers and vLLM load.
@@ -48,27 +57,31 @@ def merge(
 
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
+    from interpole.hub import check_login, push
     from interpole.recipe import Recipe, parse_lambdas
     from interpole.rules import ablation
 
+    wanted = {"template_from": template_from, "dtype": dtype, "vocabulary": vocabulary}
+    settings = {key: value for key, value in wanted.items() if value is not None}
     if thinking is None:
         flags = {"--layers": layers, "--skip": skip, "--embeddings": embeddings}
         if given := [flag for flag, value in flags.items() if value]:
             raise typer.BadParameter(f"{given[0]} goes with INSTRUCT THINKING; a recipe says it itself")
-        settings = {"template_from": template_from, "dtype": dtype}
-        recipe = Recipe.load(Path(instruct)).with_(
-            **{key: value for key, value in settings.items() if value is not None}
-        )
+        recipe = Recipe.load(Path(instruct)).with_(**settings)
     elif lam is None:
         raise typer.BadParameter("say where between the two: --lambda 0.6")
     else:
         rules = ablation(layers, skip or (), embeddings)
-        recipe = Recipe.between(instruct, thinking, 0, rules=rules, template_from=template_from, dtype=dtype)
+        recipe = Recipe.between(instruct, thinking, 0, rules=rules, **settings)
     lams = None if lam is None else parse_lambdas(lam)
     recipes = {out: recipe if lams is None else recipe.at(lams[0])}
     if lams and len(lams) > 1:
         recipes = {out.with_name(f"{out.name}-{value:g}"): recipe.at(value) for value in lams}
+    if push_to_hub:
+        check_login(push_to_hub)
     write(recipes, None if shard_size is None else parse_size(shard_size), doctor=not no_doctor)
+    for folder in recipes if push_to_hub else ():
+        typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"))
 
 
 def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor: bool = True) -> None:
@@ -79,12 +92,13 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
     from interpole.cli.questions import examine_first
     from interpole.merged import merge as open_merge
     from interpole.saving import Target, save_all
-    from interpole.sources import open_source
+    from interpole.sources import fit, open_source
 
     first = next(iter(recipes.values()))
     sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
     if doctor and {"instruct", "thinking"} <= set(sources):
-        examine_first(sources["instruct"], sources["thinking"], sources.get("base"))
+        fitted, _ = fit(sources, first.template_source, first.vocabulary)
+        examine_first(fitted["instruct"], fitted["thinking"], fitted.get("base"))
     merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
