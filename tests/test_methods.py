@@ -2,6 +2,7 @@
 
 import hashlib
 from importlib import import_module
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -45,6 +46,13 @@ def test_every_method_is_registered_documented_and_cites_a_source():
         text = import_module(f"interpole.methods.{name}").__doc__
         assert len(text.splitlines()) >= 3, name
         assert all(parameter.doc for parameter in get_method(name).parameters.values())
+
+
+def test_every_method_and_parameter_is_in_the_docs():
+    text = (Path(__file__).parents[1] / "docs/methods.md").read_text()
+    for name in METHODS:
+        assert f"`{name}`" in text, name
+        assert all(f"`{key}`" in text for key in get_method(name).parameters), name
 
 
 WEIGHTS = [(0.3, 0.7), (0.5, 0.9), (1.5, -0.5)]
@@ -361,6 +369,8 @@ def test_a_rule_changes_one_source_and_leaves_the_other_to_later_rules(trio):
         ("ties", {"density": {"coder": 0.1}}, "instruct, thinking"),
         ("ties", {"normalize": 1}, "false or true"),
         ("ties", {"scale": {"instruct": 1}}, "one value"),
+        ("ties", {"normalize": [True, False]}, "not a single value"),
+        ("ties", {"density": []}, "finite number"),
         ("ties", {"gamma": 0.1}, "no parameter 'gamma'"),
         ("dare_linear", {"seed": 0.5}, "whole number"),
         ("nuslerp", {"along": "diagonals"}, "tensor or rows"),

@@ -244,6 +244,8 @@ def check_parameters(parameters: Mapping[str, Any], method: str, sources: Sequen
             allowed = ", ".join(sources) if parameter.per_source else "one value for all"
             raise ValueError(f"{key}: {dict(value)}: expected {allowed}")
         for part in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(part, list) and not isinstance(parameter.default, float):
+                raise ValueError(f"{key}: {part!r} is not a single value")
             for single in (part or [part]) if isinstance(part, list) else [part]:
                 if problem := parameter.problem(single):
                     raise ValueError(f"{key}: {part!r} is {problem}")
