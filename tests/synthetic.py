@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zipfile import ZipFile
 
@@ -88,8 +89,13 @@ def samples(
     return made
 
 
-def write_run(folder: Path, made: Sequence[Sample], private: Sequence[str] = ()) -> Path:
-    """A run folder that holds these samples, as a sweep leaves it."""
+def write_run(
+    folder: Path,
+    made: Sequence[Sample],
+    private: Sequence[str] = (),
+    samplers: Mapping[str, dict[str, float]] = MappingProxyType({}),
+) -> Path:
+    """A run folder that holds these samples, as a sweep leaves it; `samplers` has settings of points by name."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in made:
         groups.setdefault((sample.task, sample.point), []).append(sample)
@@ -106,7 +112,7 @@ def write_run(folder: Path, made: Sequence[Sample], private: Sequence[str] = ())
         part = Part(first_epoch=1, epochs=k, status="done", log="a.eval")
         same = dict.fromkeys(("settings", "problems_hash"), "0" * 64)
         hashes = {"identity": f"{number:064x}", "fingerprint": f"{number + 7:064x}"}
-        sampler = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 256}
+        sampler = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 256} | samplers.get(point, {})
         entries.append(
             Entry(
                 task=task,

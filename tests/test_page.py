@@ -332,6 +332,21 @@ def test_points_off_the_dial_can_be_opened(made: list[Sample], tmp_path: Path, o
     ) == ["TIES"]
 
 
+def test_a_run_without_a_dial_shows_its_points(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:
+    names = {0.6: "TIES", 1.0: "budget-64"}
+    off = [replace(s, lam=None, point=names[s.lam]) for s in made if s.lam in names]
+    path = tmp_path / "off.html"
+    path.write_text(html(measure(off, resamples=10), [], off), encoding="utf-8")
+    page = open_page(path)
+    assert page.inner_text("#lam") == "TIES"
+    assert page.query_selector("#slider").is_hidden()
+    page.keyboard.press("]")
+    page.click("tr[data-point=budget-64]")
+    page.wait_for_function("document.getElementById('r-meta').textContent.startsWith('budget-64')")
+    page.click("[data-choose=other]")
+    assert page.inner_text("#lam") == "budget-64"
+
+
 def test_twenty_thousand_samples_load_in_under_two_seconds(tmp_path: Path, open_page: Opened) -> None:
     many = samples(num_questions=228, k=8, padding=400)
     assert len(many) > 20_000

@@ -270,6 +270,36 @@ def test_a_task_that_was_not_measured_is_refused(run: Path, tmp_path: Path) -> N
             plot(run, figure, tmp_path / "x.png", task="astrology")
 
 
+def test_ablations_and_decoding_of_a_run_show_its_points(sweep: list[Sample], tmp_path: Path) -> None:
+    names = {"layers 0–2": 0.6, "layers 3–5": 0.9}
+    made = [replace(s, lam=None, point=name) for name, lam in names.items() for s in sweep if s.lam == lam]
+    samplers = {"layers 0–2": {"temperature": 0.7, "top_p": 0.8}}
+    run = write_run(tmp_path / "run", made, samplers=samplers)
+    means = {m.point: m.mean.value for m in measure(made, resamples=10)}
+    first_panel = chart(run, "layers").to_dict()["vconcat"][0]["hconcat"][0]
+    assert {v["point"]: v["value"] for v in values(first_panel)} == pytest.approx(means)
+    cells = {
+        (v["temperature"], v["top_p"]): v["value"]
+        for v in values(chart(run, "4").to_dict()["vconcat"][0]["hconcat"][0])
+    }
+    assert cells == {
+        ("0.7", "0.8"): pytest.approx(means["layers 0–2"]),
+        ("0.6", "0.95"): pytest.approx(means["layers 3–5"]),
+    }
+    with pytest.raises(AnalysisError, match="points on the dial"):
+        plot(run, "3", tmp_path / "x.png")
+    assert [p.name for p in write_figures(measure(made, resamples=10), [], tmp_path)] == ["pareto.png", "pareto.svg"]
+
+
+@pytest.mark.parametrize("figure", ["3", "4", "layers", "similarity"])
+def test_a_table_with_a_word_for_a_number_is_refused(tmp_path: Path, figure: str) -> None:
+    path = tmp_path / "table.csv"
+    head = {"4": "benchmark,metric,top_p,t0.6", "similarity": "model_a,model_b,sigma"}.get(figure, "model,lam,think64")
+    path.write_text(f"{head}\n" + ",".join(["0"] * head.count(",") + ["many"]) + "\n")
+    with pytest.raises(AnalysisError, match="is not a number: 'many'"):
+        plot(path, figure, tmp_path / "x.png")
+
+
 # ── verdicts ──
 
 

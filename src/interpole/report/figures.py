@@ -37,8 +37,8 @@ class Band:
     high: float
 
 
-def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250, height: int = 170) -> alt.ConcatChart:
-    """The paper's Figure 3: accuracy, Think #R and Token #N against λ, one row per task, stages shaded."""
+def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250, height: int = 170) -> Any:
+    """The paper's Figure 3: accuracy, Think #R and Token #N against λ, one row per task; None without a dial."""
     names = tasks(points)
     panels = []
     for task in names:
@@ -46,6 +46,8 @@ def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250,
             drawn = panel(points, task, quantity, bands, width, height)
             named = f"{task}: {title[0].lower()}{title[1:]}" if len(names) > 1 and quantity == "accuracy" else title
             panels += [drawn.properties(title=named)] if drawn else []
+    if not panels:
+        return None
     return alt.concat(*panels, columns=len(panels) // len(names), spacing={"column": 34, "row": 26})
 
 
@@ -179,9 +181,11 @@ def _token_axis() -> alt.Axis:
 
 def outcomes(
     metrics: Sequence[PointMetrics], task: str, width: int = 420, height: int = 190, legend: bool = True
-) -> alt.Chart:
-    """What became of the responses at each λ: shares of the outcomes, stacked, the dial only."""
+) -> alt.Chart | None:
+    """What became of the responses at each λ: shares of the outcomes, stacked; None without a dial."""
     mine = [m for m in metrics if m.task == task and m.lam is not None]
+    if len(mine) < 2:
+        return None
     seen = [o for o in OUTCOMES if any(m.outcomes.get(o) for m in mine)]
     values = [
         {"lam": m.lam, "order": i, "outcome": OUTCOMES[o][0], "share": m.outcomes.get(o, 0) / sum(m.outcomes.values())}

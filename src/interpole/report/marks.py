@@ -17,7 +17,7 @@ from interpole.curves import CurveRow, PointMetrics
 from interpole.errors import AnalysisError
 from interpole.intervals import UNKNOWN, Interval
 
-__all__ = ["STATISTICS", "Mark", "dial_span", "marks", "read_table", "table_marks", "tasks"]
+__all__ = ["STATISTICS", "Mark", "dial_span", "marks", "number", "read_table", "table_marks", "tasks"]
 
 STATISTICS = ("mean", "pass", "vote", "think", "tokens")
 _COLUMN = re.compile(r"(?:(?P<task>.+)_)?(?P<name>mean|pass|vote|think|tokens|length)(?P<k>\d*)(?:_ratio)?")
@@ -111,7 +111,7 @@ def table_marks(rows: Sequence[Mapping[str, str]], where: object = "") -> list[M
         for row in rows:
             statistics = dict(_numbers(row, own, where))
             k = max((int(match["k"] or 0) for _, match in own), default=0)
-            lam = float(row["lam"]) if row.get("lam") else None
+            lam = number(row, "lam", where) if row.get("lam") else None
             found.append(Mark(task, _point(row), lam, statistics, k or None))
     return found
 
@@ -128,8 +128,17 @@ def _numbers(
     """The statistics in a row; of Pass@8 and Pass@64 the later one stays."""
     for column, match in columns:
         if row[column]:
-            try:
-                value = float(row[column])
-            except ValueError:
-                raise AnalysisError(f"{column} is not a number: {row[column]!r}", where, "correct it") from None
+            value = number(row, column, where)
             yield match["name"], UNKNOWN._replace(value=value if match["name"] == "tokens" else value / 100)
+
+
+def number(row: Mapping[str, str], column: str, where: object) -> float:
+    """A cell as a number.
+
+    Raises:
+        AnalysisError: it is none.
+    """
+    try:
+        return float(row[column])
+    except (TypeError, ValueError):
+        raise AnalysisError(f"{column} is not a number: {row[column]!r}", where, "correct it") from None

@@ -62,6 +62,7 @@
   }
   function step(by) {
     const points = dial(), at = points.indexOf(state.point);
+    if (!points.length) return;
     setPoint(points[Math.min(points.length - 1, Math.max(0, (at < 0 ? 0 : at) + by))]);
   }
   function drawRail() {
@@ -126,7 +127,7 @@
     }
     drawRail();
     const points = dial();
-    if (!measured() && points.length) state.point = points[0];
+    if (!measured()) state.point = points[0] ?? DATA.points.findIndex((_, i) => measured(i));
     filter();
     if (!state.question || state.question.task !== task) { state.question = shown[0] ?? null; state.sample = 0; }
     drawList(); setPoint(state.point);
@@ -141,7 +142,7 @@
     const here = question.cells[state.point] ?? "";
     if (kind === "mixed") { const s = share(here); return s > 0 && s < 1; }
     if (kind === "unfinished") return [...here].some((code) => UNFINISHED.includes(outcome(code).label));
-    const shares = dial().map((i) => share(question.cells[i])).filter((s) => s !== null), mostly = shares.map((s) => s > 0.5);
+    const on = dial(), shares = (on.length ? on : DATA.points.map((_, i) => i)).map((i) => share(question.cells[i])).filter((s) => s !== null), mostly = shares.map((s) => s > 0.5);
     return { flips: new Set(mostly).size > 1, won: !mostly[0] && mostly.at(-1), lost: mostly[0] && !mostly.at(-1),
              never: shares.every((s) => s === 0), always: shares.every((s) => s === 1) }[kind];
   }

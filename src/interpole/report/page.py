@@ -94,6 +94,7 @@ def html(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         tasks=tasks,
         axis=dial_span(points),
+        has_dial=any(mark.lam is not None for mark in points),
         bands={band.task: (band.low, band.high) for band in shaded},
         verdicts=verdicts(metrics, stages, samples),
         overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],

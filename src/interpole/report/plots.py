@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,17 @@ from typing import Any
 import altair as alt
 
 from interpole import samples as run_samples
-from interpole.curves import PointMetrics, read_curves
+from interpole.curves import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError
 from interpole.metrics import measure
 from interpole.report import figures
 from interpole.report.ablations import Cell, ablation, decoding, similarity
-from interpole.report.marks import Mark, marks, read_table, table_marks, tasks
+from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
 from interpole.report.pareto import pareto
 from interpole.report.render import save
-from interpole.report.verdicts import bands
+from interpole.report.verdicts import bands, stages_of
 from interpole.runs import RunFile
-from interpole.stages import Stages, find_stages
+from interpole.stages import Stages
 
 __all__ = ["FIGURES", "chart", "hero", "plot", "write_figures"]
 
@@ -85,7 +86,7 @@ def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], fol
     """
     points, shaded = marks(metrics), bands(stages)
     names = tasks(points)
-    charts: dict[str, Any] = {"hero": hero(metrics, stages), "curves": figures.curves(points, shaded)}
+    charts = {"hero": hero(metrics, stages), "curves": figures.curves(points, shaded)}
     for task in names:
         end = f"-{_slug(task)}" if len(names) > 1 else ""
         charts[f"pareto{end}"] = pareto(points, task)
@@ -116,25 +117,23 @@ def _points(source: Path) -> tuple[list[Mark], list[figures.Band]]:
     """The marks of a run or table, and where its stage 2 lies."""
     if source.is_dir():
         samples = run_samples.read(source, texts=False)
-        return marks(measure(samples)), bands(find_stages(samples))
+        return marks(measure(samples)), bands(stages_of(samples))
     rows = read_table(source)
     if {"task", "lam", "think"} <= rows[0].keys():
         curve = read_curves(source)
-        return marks(curve), bands(find_stages(curve))
+        return marks(curve), bands(stages_of(curve))
     found = table_marks(rows, source)
     return found, _brackets(found)
 
 
 def _brackets(points: Sequence[Mark]) -> list[figures.Band]:
-    """Stage 2 of a table's dial: what its λ bracket, as it has no counts to fit."""
-    from interpole.curves import CurveRow
-
+    """Where stage 2 lies on a table's dial."""
     rows = [
         CurveRow(mark.task, mark.lam, mark.statistics["think"].value)
         for mark in points
         if mark.lam is not None and "think" in mark.statistics
     ]
-    return bands(find_stages(rows)) if rows else []
+    return bands(stages_of(rows))
 
 
 def _sigmas(source: Path) -> list[tuple[str, str, float]]:
@@ -143,9 +142,9 @@ def _sigmas(source: Path) -> list[tuple[str, str, float]]:
         raise AnalysisError(
             "no σ between models here",
             source,
-            "give a csv with model_a, model_b, sigma, as `interpole similarity` writes",
+            "give a csv with the columns model_a, model_b, sigma",
         )
-    return [(row["model_a"], row["model_b"], float(row["sigma"])) for row in rows]
+    return [(row["model_a"], row["model_b"], number(row, "sigma", source)) for row in rows]
 
 
 def _cells(source: Path) -> list[Cell]:
@@ -153,11 +152,17 @@ def _cells(source: Path) -> list[Cell]:
     if source.is_dir():
         return _run_cells(source)
     rows = read_table(source)
-    heads = [name for name in rows[0] if name.startswith("t0") or name.startswith("t1")]
+    heads = [name for name in rows[0] if re.fullmatch(r"t\d+(\.\d+)?", name)]
     if not heads or "top_p" not in rows[0]:
         raise AnalysisError("no decoding settings here", source, "give a csv with benchmark, metric, top_p, t0.60 …")
     return [
-        Cell(row["benchmark"], _metric(row["metric"]), float(head[1:]), float(row["top_p"]), float(row[head]) / 100)
+        Cell(
+            row["benchmark"],
+            _metric(row["metric"]),
+            float(head[1:]),
+            number(row, "top_p", source),
+            number(row, head, source) / 100,
+        )
         for row in rows
         for head in heads
     ]

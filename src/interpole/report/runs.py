@@ -13,8 +13,8 @@ from interpole.errors import OutputError, RunError
 from interpole.metrics import measure
 from interpole.records import Sample
 from interpole.report.page import html
+from interpole.report.verdicts import stages_of
 from interpole.runs import RunFile
-from interpole.stages import find_stages
 
 __all__ = ["Group", "describe", "write_report"]
 
@@ -50,7 +50,7 @@ def write_report(runs: Path | Sequence[Path], out: Path, *, include_texts: bool 
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
     page = html(
         measure(samples),
-        find_stages(samples),
+        stages_of(samples),
         samples,
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
         manifest=[group for run in read for group in describe(run.file, run.samples, run.suffix)],

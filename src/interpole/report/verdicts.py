@@ -12,13 +12,13 @@ from itertools import takewhile
 from typing import Literal
 
 from interpole.intervals import Interval
-from interpole.metrics import PointMetrics, difference
+from interpole.metrics import CurveRow, PointMetrics, difference
 from interpole.recommend import recommend
 from interpole.records import Sample
 from interpole.report.figures import Band
-from interpole.stages import POOLED, Stages
+from interpole.stages import POOLED, Stages, find_stages
 
-__all__ = ["Verdict", "bands", "percent", "verdicts"]
+__all__ = ["Verdict", "bands", "percent", "stages_of", "verdicts"]
 
 
 RESAMPLES = 1000
@@ -32,6 +32,11 @@ class Verdict:
     task: str
     headline: str
     text: str
+
+
+def stages_of(data: Sequence[Sample] | Sequence[CurveRow]) -> list[Stages]:
+    """The stages of samples or rows; none where nothing lies on the dial."""
+    return find_stages(data) if any(one.lam is not None for one in data) else []
 
 
 def bands(stages: Sequence[Stages]) -> list[Band]:
