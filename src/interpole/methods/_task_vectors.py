@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interpole.methods import Parameter
 
-__all__ = ["DENSITY", "NORMALIZE", "RESCALE", "SCALE", "SEED", "agreeing", "combine", "normalized"]
+__all__ = ["DENSITY", "RESCALE", "SCALE", "SEED", "agreeing", "combine", "normalize_parameter", "normalized"]
 
 Array = NDArray[np.float32]
 CHUNK_ELEMENTS = 1 << 16
@@ -32,7 +32,7 @@ DENSITY = Parameter(
 RESCALE = Parameter(False, "scale each sparsified task vector back to the L1 norm it had")
 
 
-def NORMALIZE(default: bool) -> Parameter:  # noqa: N802
+def normalize_parameter(default: bool) -> Parameter:
     """The parameter `normalize` with this default."""
     return Parameter(default, "divide by the sum of the weights (with a vote: of those that agree, element by element)")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from interpole.methods import Method, Parameter
 from interpole.methods._sparsify import restore_l1, without_outliers
-from interpole.methods._task_vectors import DENSITY, NORMALIZE, RESCALE, SCALE, combine
+from interpole.methods._task_vectors import DENSITY, RESCALE, SCALE, combine, normalize_parameter
 
 __all__ = ["METHOD", "PARAMETERS", "breadcrumbs"]
 
@@ -58,7 +58,7 @@ def breadcrumbs(
 PARAMETERS = {
     "density": DENSITY,
     "gamma": Parameter(0.01, "share of the largest magnitudes that is dropped", low=0, high=1, per_source=True),
-    "normalize": NORMALIZE(False),
+    "normalize": normalize_parameter(False),
     "rescale": RESCALE,
     "scale": SCALE,
 }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from interpole.methods import Method, Parameter
 from interpole.methods._sparsify import Stream, by_chance
-from interpole.methods._task_vectors import DENSITY, NORMALIZE, SCALE, SEED, combine
+from interpole.methods._task_vectors import DENSITY, SCALE, SEED, combine, normalize_parameter
 
 __all__ = ["METHOD", "PARAMETERS", "dare_linear"]
 
@@ -55,7 +55,7 @@ def dare_linear(
 
 PARAMETERS = {
     "density": DENSITY,
-    "normalize": NORMALIZE(False),
+    "normalize": normalize_parameter(False),
     "rescale": Parameter(True, "divide what is kept by the density"),
     "scale": SCALE,
     "seed": SEED,

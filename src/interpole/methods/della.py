@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interpole.methods import Method, Parameter
 from interpole.methods._sparsify import Stream, by_rank, restore_l1
-from interpole.methods._task_vectors import DENSITY, NORMALIZE, SCALE, SEED, combine
+from interpole.methods._task_vectors import DENSITY, SCALE, SEED, combine, normalize_parameter
 
 __all__ = ["METHOD", "PARAMETERS", "della"]
 
@@ -64,7 +64,7 @@ PARAMETERS = {
     "epsilon": Parameter(
         0.15, "how far the probabilities lie from the density, at most", low=0, high=1, per_source=True
     ),
-    "normalize": NORMALIZE(True),
+    "normalize": normalize_parameter(True),
     "rescale": Parameter(
         True,
         "divide what is kept by its probability; l1: scale to the L1 norm it had, as mergekit does",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.methods import Method
-from interpole.methods._task_vectors import NORMALIZE, SCALE, combine
+from interpole.methods._task_vectors import SCALE, combine, normalize_parameter
 
 __all__ = ["METHOD", "task_arithmetic"]
 
@@ -39,7 +39,7 @@ def task_arithmetic(
 
 METHOD = Method(
     merge=task_arithmetic,
-    parameters={"normalize": NORMALIZE(False), "scale": SCALE},
+    parameters={"normalize": normalize_parameter(False), "scale": SCALE},
     elementwise=True,
     base="needed",
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interpole.methods import Method
 from interpole.methods._sparsify import by_magnitude, restore_l1
-from interpole.methods._task_vectors import DENSITY, NORMALIZE, RESCALE, SCALE, combine
+from interpole.methods._task_vectors import DENSITY, RESCALE, SCALE, combine, normalize_parameter
 
 __all__ = ["METHOD", "ties"]
 
@@ -54,6 +54,6 @@ def ties(
 
 METHOD = Method(
     merge=ties,
-    parameters={"density": DENSITY, "normalize": NORMALIZE(True), "rescale": RESCALE, "scale": SCALE},
+    parameters={"density": DENSITY, "normalize": normalize_parameter(True), "rescale": RESCALE, "scale": SCALE},
     base="needed",
 )
