@@ -18,11 +18,12 @@ from typing import Any
 
 from interpole import __version__
 from interpole.engines.process import EngineProcess
-from interpole.errors import InterpoleError
+from interpole.errors import InterpoleError, RunError
 from interpole.journal import Journal, num_answers
 from interpole.plan import Plan, Point, SweepConfig, missing_parts
 from interpole.records import Generation
 from interpole.runs import NAME, Entry, Part, RunFile, exclusive
+from interpole.samples import read_log
 from interpole.tasks import Benchmark
 
 __all__ = ["Planned", "Progress", "Summary", "SweepConfig", "plan", "run"]
@@ -212,9 +213,12 @@ class _Sweep:
         model = inspect_model(name, journal.answer, planned.render, sampler)
         metadata = {"interpole": job.entry.model_dump(mode="json", exclude={"parts", "current"})}
         try:
-            return _inspect_eval(part, task, model, folder, metadata, planned.config.concurrency)
+            log = _inspect_eval(task, model, folder, metadata, planned.config.concurrency)
         except Exception as error:  # whatever a task does wrong costs this task, not the sweep
             return part.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        errors = [sample.error for sample in read_log(log, job.entry, part, texts=False) if sample.error]
+        message = f"{len(errors)} samples failed, the first: {errors[0]}" if errors else ""
+        return part.model_copy(update={"log": log.name, "status": "failed" if errors else "done", "error": message})
 
     def _record(self, job: _Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
@@ -233,8 +237,8 @@ class _Sweep:
         self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
 
 
-def _inspect_eval(part: Part, task: Any, model: Any, folder: Path, metadata: dict[str, Any], concurrency: int) -> Part:
-    """Run one evaluation under Inspect, quietly. A part in which any sample failed counts as failed."""
+def _inspect_eval(task: Any, model: Any, folder: Path, metadata: dict[str, Any], concurrency: int) -> Path:
+    """Run one evaluation under Inspect, quietly; returns its log."""
     from inspect_ai import eval as inspect_eval
 
     with _rare_collection():
@@ -255,14 +259,9 @@ def _inspect_eval(part: Part, task: Any, model: Any, folder: Path, metadata: dic
         )
     if not logs or logs[0].status == "cancelled":  # Inspect takes Ctrl-C for itself
         raise KeyboardInterrupt
-    (log,) = logs
-    errors = [sample.error.message for sample in log.samples or () if sample.error]
-    if log.error:
-        errors.insert(0, log.error.message)
-    made = {"log": Path(log.location).name, "status": "failed" if errors else "done", "error": ""}
-    if errors:
-        made["error"] = f"{len(errors)} samples failed, the first: {errors[0]}"
-    return part.model_copy(update=made)
+    if logs[0].error:
+        raise RunError(logs[0].error.message, logs[0].location)
+    return folder / Path(logs[0].location).name
 
 
 @contextmanager
