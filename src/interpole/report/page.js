@@ -77,7 +77,7 @@
     const entries = [["Mean@" + m.k, "blue", m.mean, percent], ["Think #R", "orange", m.think, percent], ["Token #N", "green", m.tokens, number]];
     $("now").replaceChildren(...entries.map(([name, hue, interval, show]) =>
       make("div", {}, make("dt", { "--c": colour(hue) }, name), make("dd", {}, show(interval[0]), make("small", {}, range(interval, show))))));
-    $("mix").replaceChildren(...m.outcomes.map((n, o) => { const i = make("i", { "--c": colour(DATA.outcomes[o].colour) }); i.style.flexGrow = n; return i; }));
+    $("mix").replaceChildren(...m.outcomes.flatMap((n, o) => (n ? [make("i", { "--c": colour(DATA.outcomes[o].colour), "--n": n })] : [])));
     const total = m.outcomes.reduce((a, b) => a + b, 0), ever = DATA.outcomes.map((_, o) => DATA.metrics.some((x) => x.task === state.task && x.outcomes[o]));
     for (const line of all("[data-at]")) line.textContent = `At ${DATA.points[state.point].label}, of ${total.toLocaleString("en")} responses:`;
     for (const legend of all("[data-legend]")) {
