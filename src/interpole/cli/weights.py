@@ -1,15 +1,15 @@
-"""Commands about weights: merge."""
+"""Commands about weights: merge, recipe convert, recipe presets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.cli.options import Base, Embeddings, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
     from interpole.recipe import Recipe
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
+recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(rich_help_panel="Weights")(merge)
+    app.add_typer(recipes_app, name="recipe", rich_help_panel="Weights")
 
 
 def merge(
@@ -37,6 +41,13 @@ def merge(
     layers: Layers = None,
     skip: Skip = None,
     embeddings: Embeddings = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A merge by name: ta, ties, skip-ffn-0.8, … (`interpole recipe presets`).")
+    ] = None,
+    base: Base = None,
+    marker_rows: Annotated[
+        str | None, typer.Option(help="Rows of the think markers from instruct or thinking, whatever λ is elsewhere.")
+    ] = None,
     template_from: TemplateFrom = None,
     dtype: Annotated[
         str | None, typer.Option(help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.")
@@ -58,21 +69,25 @@ def merge(
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
     from interpole.hub import check_login, push
-    from interpole.recipe import Recipe, parse_lambdas
-    from interpole.rules import ablation
+    from interpole.recipe import parse_lambdas
 
     wanted = {"template_from": template_from, "dtype": dtype, "vocabulary": vocabulary}
     settings = {key: value for key, value in wanted.items() if value is not None}
+    ablations = {"layers": layers, "skip": skip or (), "embeddings": embeddings}
     if thinking is None:
-        flags = {"--layers": layers, "--skip": skip, "--embeddings": embeddings}
-        if given := [flag for flag, value in flags.items() if value]:
-            raise typer.BadParameter(f"{given[0]} goes with INSTRUCT THINKING; a recipe says it itself")
-        recipe = Recipe.load(Path(instruct)).with_(**settings)
+        if any([*ablations.values(), preset, base, marker_rows]):
+            raise typer.BadParameter(
+                "ablations, --preset, --base and --marker-rows go with INSTRUCT THINKING, not with a recipe"
+            )
+        recipe = _load(Path(instruct), settings)
+    elif preset is not None:
+        recipe = _preset(preset, instruct, thinking, base, settings)
     elif lam is None:
         raise typer.BadParameter("say where between the two: --lambda 0.6")
     else:
-        rules = ablation(layers, skip or (), embeddings)
-        recipe = Recipe.between(instruct, thinking, 0, rules=rules, **settings)
+        recipe = _between(instruct, thinking, ablations, settings)
+    if marker_rows is not None:
+        recipe = _with_marker_rows(recipe, marker_rows)
     lams = None if lam is None else parse_lambdas(lam)
     recipes = {out: recipe if lams is None else recipe.at(lams[0])}
     if lams and len(lams) > 1:
@@ -82,6 +97,56 @@ def merge(
     write(recipes, None if shard_size is None else parse_size(shard_size), doctor=not no_doctor)
     for folder in recipes if push_to_hub else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"))
+
+
+def _load(path: Path, settings: dict[str, Any]) -> Recipe:
+    from interpole.recipe import Recipe
+
+    return Recipe.load(path).with_(**settings)
+
+
+def _preset(name: str, instruct: str, thinking: str, base: str | None, settings: dict[str, Any]) -> Recipe:
+    from interpole.presets import preset
+
+    return preset(name, instruct=instruct, thinking=thinking, base=base, **settings)
+
+
+def _between(instruct: str, thinking: str, ablations: dict[str, Any], settings: dict[str, Any]) -> Recipe:
+    from interpole.recipe import Recipe
+    from interpole.rules import ablation
+
+    return Recipe.between(instruct, thinking, 0, rules=ablation(**ablations), **settings)
+
+
+def _with_marker_rows(recipe: Recipe, side: str) -> Recipe:
+    from interpole.presets import marker_rows
+
+    rules = [rule.model_dump(by_alias=True, exclude_none=True) for rule in recipe.rules]
+    return recipe.with_(rules=[marker_rows(side), *rules])
+
+
+@recipes_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="FILE.yml", help="A recipe of mergekit's, or of ours.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. [default: print it]")] = None,
+) -> None:
+    """Write mergekit's YAML as our recipe; what is not supported is named with its line."""
+    from interpole.recipe import Recipe
+
+    text = Recipe.load(source).to_yaml()
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@recipes_app.command()
+def presets() -> None:
+    """List the merges that have a name: those the paper compared, and recipes of its neighbours."""
+    from interpole.presets import PRESETS
+
+    for name, meaning in PRESETS.items():
+        typer.echo(f"{name:18} {meaning}")
 
 
 def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor: bool = True) -> None:
