@@ -70,7 +70,7 @@ def readable(checkpoint: Checkpoint) -> Checkpoint:
     if said.get("quant_method") == "fp8":
         return Dequantised(checkpoint)
     raise CheckpointError(
-        f"{checkpoint.label} is quantised by {said.get('quant_method', 'an unnamed method')}; its integers cannot be averaged "
+        f"{checkpoint.label} is quantised by {said.get('quant_method', 'an unnamed method')}; its codes cannot be averaged "
         "and carry rounding errors larger than the difference between the poles",
         remedy="take the checkpoint it was made from, in bf16 or FP8 with weight_scale_inv",
     )
