@@ -39,7 +39,8 @@ def write(folder, seed, *, tied=True, moe=False, **sizes):
     torch.manual_seed(seed)
     settings = SIZES | {"tie_word_embeddings": tied} | sizes
     if moe:
-        config = Qwen3MoeConfig(**settings, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        config = Qwen3MoeConfig(**experts | settings)
     else:
         config = Qwen3Config(**settings)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)

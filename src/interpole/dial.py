@@ -7,7 +7,7 @@ child process of `interpole.engines.process`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from interpole.checkpoint import Checkpoint
@@ -20,30 +20,41 @@ from interpole.sources import open_source
 
 __all__ = ["ENGINES", "dial", "load_into", "open_engine"]
 
-ENGINES = ("transformers", "scripted")
+ENGINES = ("transformers", "vllm", "openai", "scripted")
 
 
-def open_engine(name: str, recipe: Recipe, **options: Any) -> Engine:
+def open_engine(name: str, recipe: Recipe | None, **options: Any) -> Engine:
     """Open an engine whose `at` and `load` take λ, a recipe (or its mapping), or a checkpoint.
 
     Args:
         name: one of `ENGINES`.
-        recipe: at λ alone, this recipe at that λ; config and tokenizer are those of its template source.
+        recipe: at λ alone, this recipe at that λ; config and tokenizer are those of its template source. None: the engine
+            holds no weights.
         **options: the engine's own, e.g. `dtype="float32"`, `max_rows=64`.
 
     Raises:
         EngineError: no such engine, no such option, or it cannot be opened.
     """
     try:
+        if name == "openai":
+            from interpole.engines.openai import OpenAIEngine
+
+            return OpenAIEngine(**options)
+        if name == "scripted":
+            from interpole.engines.scripted import ScriptedEngine
+
+            return ScriptedEngine(**options)
+        if recipe is None:
+            raise EngineError(f"the engine {name} needs a recipe", remedy=f"there are {', '.join(ENGINES)}")
         if name == "transformers":
             from interpole.engines.transformers import TransformersEngine
 
             resolve = dial(recipe)
             return TransformersEngine(resolve(recipe), resolve=resolve, **options)
-        if name == "scripted":
-            from interpole.engines.scripted import ScriptedEngine
+        if name == "vllm":
+            from interpole.engines.vllm import VllmEngine
 
-            return ScriptedEngine(**options)
+            return VllmEngine(recipe, partial(dial, recipe), **options)
     except TypeError as error:
         raise EngineError(f"engine {name}: {error}", remedy="check the engine's options") from error
     except ImportError as error:
@@ -85,7 +96,8 @@ def load_into(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def _open(spec: Mapping[str, Any]) -> Engine:
-    return open_engine(spec["engine"], build(spec["recipe"], "the recipe"), **spec.get("options", {}))
+    recipe = build(spec["recipe"], "the recipe") if spec["recipe"] else None
+    return open_engine(spec["engine"], recipe, **spec.get("options", {}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from interpole.checkpoint import Checkpoint
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
 
-__all__ = ["Engine", "Finished", "Request", "Resolve", "generate"]
+__all__ = ["Engine", "Finished", "Request", "Resolve", "eos_tokens", "generate"]
 
 Resolve = Callable[[Any], Checkpoint]
 """Makes a checkpoint of what `Engine.at` is given: λ, a recipe or a checkpoint."""
@@ -30,10 +30,11 @@ class Request(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """One answered request."""
+    """One answered request, or one that failed alone."""
 
     key: int
     generation: Generation
+    error: EngineError | None = None  # where set, there is no response
 
 
 class Engine(Protocol):
@@ -68,12 +69,26 @@ class Engine(Protocol):
 
 
 def generate(engine: Engine, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-    """Answer all prompts by `engine.add` and `engine.step`, in the order given."""
+    """Answer all prompts by `engine.add` and `engine.step`, in the order given.
+
+    Raises:
+        EngineError: a request failed, or there are not as many seeds as prompts.
+    """
     if len(prompts) != len(seeds):
         raise EngineError(f"{len(prompts)} prompts but {len(seeds)} seeds", remedy="give one seed per prompt")
     for key, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         engine.add(Request(key, prompt, sampler, seed))
     answers: dict[int, Generation] = {}
     while len(answers) < len(prompts):
-        answers |= dict(engine.step())
+        for key, generation, error in engine.step():
+            if error is not None:
+                raise error
+            answers[key] = generation
     return [answers[key] for key in range(len(prompts))]
+
+
+def eos_tokens(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a response: those of the generation config, else of the config, and the tokenizer's."""
+    given = checkpoint.generation_config.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    listed = given if isinstance(given, list) else [given]
+    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)

@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from interpole.checkpoint import Checkpoint
-from interpole.engines import Finished, Request, Resolve, generate
+from interpole.engines import Finished, Request, Resolve, eos_tokens, generate
 from interpole.engines.sampling import Settings, draw
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
@@ -104,7 +104,7 @@ class TransformersEngine:
         if self._device.type == "cpu" and (threads or self.model.num_parameters() < SMALL_PARAMETERS):
             torch.set_num_threads(threads or 1)
         self.weights = checkpoint
-        self._eos = _eos_tokens(checkpoint, self.tokenizer)
+        self._eos = eos_tokens(checkpoint, self.tokenizer)
         self._context_tokens = getattr(self.model.config, "max_position_embeddings", None) or 2**31
         self._vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self._max_rows = max_rows
@@ -241,13 +241,6 @@ class TransformersEngine:
         text_tokens = row.tokens[:-1] if row.finish == "stop" else row.tokens
         text = self.tokenizer.decode(text_tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return Generation(text, len(row.tokens), row.finish)
-
-
-def _eos_tokens(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a response: those of the generation config, else of the config, and the tokenizer's."""
-    given = checkpoint.generation_config.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    listed = given if isinstance(given, list) else [given]
-    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
 
 
 def _keep(batch: _Batch, live: list[int], settings: Any) -> _Batch:

@@ -1,0 +1,276 @@
+"""The engine over vLLM: one engine runs through a whole sweep, and λ moves in it while it stays up.
+
+It runs inside of this process (several workers are processes of their own): prompts and answers are tokens, there is no port to
+find and no server to wait for, and `EngineProcess` supervises it like any other engine. Loading is vLLM's own, so fused
+projections, experts and tensor parallelism are its business; `vllm_worker` streams the merge into it. No weights are read twice:
+the model starts empty, and the first `load` fills it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import vllm
+from transformers import AutoTokenizer
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from interpole.checkpoint import Checkpoint
+from interpole.engines import Finished, Request, Resolve, eos_tokens, generate
+from interpole.engines.vllm_worker import Proof, checksum
+from interpole.errors import EngineError, MismatchError
+from interpole.records import Generation, Sampler
+
+__all__ = ["VllmEngine"]
+
+WORKER = "interpole.engines.vllm_worker.DialWorker"
+SMALLER = "shorten it, or raise max_model_len; an empty prompt cannot be answered"
+
+
+class VllmEngine:
+    """A vLLM engine, driven step by step (see `interpole.engines.Engine`).
+
+    Attributes:
+        tokenizer: the model's tokenizer.
+        where: what the weights are now, as `load` was told.
+        proofs: what each worker reported of them.
+    """
+
+    def __init__(
+        self,
+        where: Any,
+        opener: Callable[[], Resolve],
+        *,
+        max_rows: int | None = None,
+        check: str = "sample",
+        **settings: Any,
+    ) -> None:
+        """Start vLLM with the architecture, config and tokenizer of `where`, and load its weights.
+
+        Args:
+            where: the first weights: λ, or a recipe.
+            opener: makes the function that makes checkpoints of what `at` and `load` are given. Every worker calls it, so it must
+                pickle.
+            max_rows: most responses generated at the same time; default vLLM's own (`max_num_seqs`).
+            check: how much of the weights is checked after every `load`: `sample`, or `all` (costs about as much as the switch).
+            **settings: vLLM's own `EngineArgs`: `tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`, `dtype` …
+
+        Raises:
+            EngineError: vLLM cannot be started with these settings, or loaded something else than it was given.
+        """
+        if check not in ("sample", "all"):
+            raise EngineError(f"check: {check!r}", remedy="say `sample` or `all`")
+        self._check_all, self._resolve = check == "all", opener()
+        first: Checkpoint = self._resolve(where)
+        self._specs = dict(first.specs)
+        with TemporaryDirectory(prefix="interpole-vllm-") as folder:
+            _write_assets(first, Path(folder))
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._llm = _start(folder, max_rows, settings)
+        config = self._llm.vllm_config
+        self._context_tokens, self._dtype = config.model_config.max_model_len, config.model_config.dtype
+        self._num_workers = config.parallel_config.world_size
+        self._eager = bool(config.model_config.enforce_eager)
+        self._eos = sorted(eos_tokens(first, self.tokenizer))
+        self.where, self.proofs = where, list[Proof]()
+        self._llm.collective_rpc("interpole_open", args=(opener,))
+        self.load(where)
+
+    def versions(self) -> dict[str, str]:
+        """Name, versions, dtype, device, number of workers, and whether the model is compiled: each may change roundings."""
+        return {
+            "engine": "vllm",
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": current_platform.device_type,
+            "workers": str(self._num_workers),
+            "compiled": "no" if self._eager else "yes",
+        }
+
+    def load(self, where: Any) -> str:
+        """Replace the weights in every worker, forget all cached prefixes, prove it, and return the fingerprint.
+
+        Raises:
+            EngineError: requests are in flight, or the proof failed; do not generate after that, but load again.
+            MismatchError: the weights are not those of the running architecture; nothing was changed.
+        """
+        self._check_idle()
+        checkpoint = self._resolve(where)
+        self._check_fits(checkpoint)
+        self.proofs = self._llm.collective_rpc("interpole_load", args=(where, self._check_all))
+        self.where = where
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("vLLM did not reset its prefix cache", remedy="load again, or start another engine")
+        expected = checksum(checkpoint, self._check_all)
+        for rank, proof in enumerate(self.proofs):
+            if proof.checksum != expected:
+                raise EngineError(
+                    f"worker {rank} loaded other weights than `merge` would write",
+                    checkpoint.label,
+                    "every worker must see the same, unchanged source folders; then load again",
+                )
+        self._refuse([proof.wrong for proof in self.proofs])
+        return checkpoint.fingerprint()
+
+    def verify(self) -> None:
+        """Read live weights again.
+
+        Raises:
+            EngineError: some of them are not what was last loaded; names them.
+        """
+        self._refuse(self._llm.collective_rpc("interpole_read_back"))
+
+    @contextmanager
+    def at(self, where: Any) -> Iterator[VllmEngine]:
+        """Run at other weights (λ, a recipe) inside a `with` block; afterwards the former are back."""
+        before = self.where
+        self.load(where)
+        try:
+            yield self
+        finally:
+            self._abort()
+            self.load(before)
+
+    def add(self, request: Request) -> None:
+        """Tokenise and queue a request.
+
+        Raises:
+            EngineError: its prompt leaves no room in the model's context, or vLLM refuses it.
+        """
+        prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        room = self._context_tokens - len(prompt)
+        if not prompt or room <= 0:
+            raise EngineError(
+                f"a prompt of {len(prompt)} tokens does not fit a context of {self._context_tokens}", remedy=SMALLER
+            )
+        settings = self._settings(request.sampler, request.seed, room)
+        try:
+            self._llm.add_request(str(request.key), {"prompt_token_ids": prompt}, settings)
+        except ValueError as error:
+            raise EngineError(f"vLLM refuses a request: {error}") from error
+
+    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
+        """Answer all prompts."""
+        return generate(self, prompts, sampler, seeds)
+
+    def step(self) -> list[Finished]:
+        """One step of vLLM's scheduler.
+
+        Raises:
+            EngineError: vLLM gave a response up.
+        """
+        if not self._llm.has_unfinished_requests():
+            return []
+        return [self._finished(output) for output in self._llm.step() if output.finished]
+
+    def close(self) -> None:
+        """End vLLM and its workers."""
+        self._llm.engine_core.shutdown()
+
+    def _finished(self, output: Any) -> Finished:
+        """The response without its final end-of-sequence token; everything else, special or not, stays."""
+        (answer,) = output.outputs
+        if answer.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM ended a response: {answer.finish_reason}", output.request_id)
+        tokens = list(answer.token_ids)
+        kept = tokens[:-1] if answer.finish_reason == "stop" else tokens
+        text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return Finished(int(output.request_id), Generation(text, len(tokens), answer.finish_reason))
+
+    def _settings(self, sampler: Sampler, seed: int, room: int) -> SamplingParams:
+        return SamplingParams(
+            temperature=sampler.temperature,
+            top_p=sampler.top_p,
+            top_k=sampler.top_k,
+            max_tokens=min(sampler.max_tokens, room),
+            seed=seed % 2**63,
+            stop_token_ids=self._eos,
+            detokenize=False,
+            skip_special_tokens=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _check_idle(self) -> None:
+        if self._llm.has_unfinished_requests():
+            raise EngineError("the weights cannot change under running requests", remedy="finish them first")
+
+    def _check_fits(self, checkpoint: Checkpoint) -> None:
+        for name in self._specs.keys() | checkpoint.specs.keys():
+            ours, theirs = self._specs.get(name), checkpoint.specs.get(name)
+            if ours is None or theirs is None or ours.shape != theirs.shape:
+                raise MismatchError(
+                    f"tensor {name} is {theirs or 'missing'}, the running model's is {ours or 'missing'}",
+                    checkpoint.label,
+                    "start another engine for another architecture",
+                )
+
+    def _refuse(self, wrong: Sequence[Sequence[str]]) -> None:
+        for rank, names in enumerate(wrong):
+            if names:
+                raise EngineError(
+                    f"{len(names)} live modules of worker {rank} do not hold what was loaded, the first: {names[0]}",
+                    remedy="load again; if it stays, this vLLM loads this architecture otherwise: please report it",
+                )
+
+    def _abort(self) -> None:
+        self._llm.abort_request(list(self._llm.output_processor.request_states), internal=True)
+
+
+def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEngine:
+    """A vLLM engine over a folder of config and tokenizer, with weights yet to come."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler lives in this process
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
+    options = (_cpu_defaults(settings) if current_platform.is_cpu() else {}) | settings
+    try:
+        arguments = EngineArgs(
+            model=folder,
+            load_format="dummy",
+            max_num_seqs=max_rows,
+            seed=0,
+            worker_extension_cls=WORKER,
+            generation_config="vllm",
+            disable_log_stats=True,
+            **options,
+        )
+        engine = LLMEngine.from_engine_args(arguments)
+    except (ValueError, RuntimeError, OSError, AssertionError) as error:
+        raise EngineError(
+            f"vLLM cannot be started: {error}", remedy="check engine_options: vLLM's own EngineArgs"
+        ) from error
+    size = engine.vllm_config.model_config.get_head_size()
+    if current_platform.is_cpu() and size not in CPUAttentionBackend.get_supported_head_sizes():
+        raise EngineError(f"vLLM has no attention for heads of {size} on a CPU", remedy="use the transformers engine")
+    return engine
+
+
+def _cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What suits a CPU: no compiling (minutes), one process if there is one worker, no pinning of several to NUMA nodes."""
+    defaults: dict[str, Any] = {"enforce_eager": True}
+    if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & settings.keys():
+        defaults["kv_cache_memory_bytes"] = 4 << 30
+    if settings.get("tensor_parallel_size", 1) == 1:
+        defaults["distributed_executor_backend"] = "uni"
+    else:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    return defaults
+
+
+def _write_assets(checkpoint: Checkpoint, folder: Path) -> None:
+    """Config, tokenizer and templates of a checkpoint, and nothing else, for vLLM to start from."""
+    for name, path in checkpoint.assets.items():
+        shutil.copyfile(path, folder / name)
+    (folder / "config.json").write_text(json.dumps(dict(checkpoint.config)), encoding="utf-8")
