@@ -12,189 +12,32 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Self
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing import Any
 
 from interpole import tasks
 from interpole.chat import Markers, added_tokens, find_markers, opens_thinking, render, special_variables
 from interpole.checkpoint import Checkpoint
+from interpole.config import PointConfig, SweepConfig, TaskConfig
 from interpole.dial import dial
+from interpole.engines.served import MESSAGES, Served
 from interpole.errors import RunError, TaskError
-from interpole.recipe import Recipe, Source, build, parse_lambdas
+from interpole.recipe import Recipe, Source, build
 from interpole.records import Sampler
 from interpole.runs import Entry, Part, SourceInfo, TaskInfo
+from interpole.sources import open_source
 from interpole.tasks import Benchmark
 
 __all__ = ["Plan", "Point", "PointConfig", "SweepConfig", "TaskConfig", "identity", "missing_parts", "release"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2: `0:1:0.1` is text, not a count of seconds in base 60."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by the class above)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+\Z"), list("-+0123456789"))
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z"),
-    list("-+.0123456789"),
-)
-
-
-class TaskConfig(_Strict):
-    """One task; settings left out are the sweep's, or the task's own (see `tasks.load`)."""
-
-    task: str
-    data: Path | None = None
-    split: str | None = None
-    limit: int | None = None
-    samples: int | None = Field(None, ge=1)
-    sampler: dict[str, float] = {}
-    grader: str | None = None
-    prompt: str | None = None
-
-
-class PointConfig(_Strict):
-    """A point besides those on the dial: a recipe, given as its difference to the sweep's, and sampler settings."""
-
-    name: str
-    recipe: dict[str, Any] = {}
-    sampler: dict[str, float] = {}
-
-
-class SweepConfig(_Strict):
-    r"""A sweep, as in `sweep.yml`.
-
-    Attributes:
-        sources: name → folder or hub id; a dial has `instruct` and `thinking`.
-        tasks: task names, or mappings as `TaskConfig`.
-        lambdas: `"0:1:0.1"` (start:stop:step, ends included), `"0,0.5,1"`, or a list; these points lie on the dial.
-        recipe: fields of the recipe for all points, e.g. `rules`.
-        points: further points.
-        samples: k, responses per problem; default the task's own.
-        limit: only the first so many problems of every task.
-        seed: of problems and responses.
-        sampler: settings over the tasks' own: temperature, top_p, top_k, max_tokens.
-        template_from: the source whose tokenizer, chat template and config serve all points.
-        prefix: put after every prompt, e.g. `"<think>\n"`.
-        markers: the think markers, where they cannot be found.
-        engine, engine_options: see `interpole.dial.open_engine`.
-        concurrency: how many samples are under way at a time; at least twice what the engine runs at once.
-        max_failures: engine failures at one point after which it is given up.
-        hang_seconds: silence after which the engine counts as hanging.
-    """
-
-    sources: dict[str, Source]
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
-    lambdas: tuple[float, ...] = ()
-    recipe: dict[str, Any] = {}
-    points: tuple[PointConfig, ...] = ()
-    samples: int | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
-    seed: int = 0
-    sampler: dict[str, float] = {}
-    template_from: str = ""
-    prefix: str = ""
-    markers: tuple[str, str] | None = None
-    engine: str = "transformers"
-    engine_options: dict[str, Any] = {}
-    concurrency: int = Field(256, ge=1)
-    max_failures: int = Field(3, ge=0)
-    hang_seconds: float = Field(600.0, gt=0)
-
-    @field_validator("sources", mode="before")
-    @classmethod
-    def _plain_sources(cls, value: Any) -> Any:
-        plain = value if isinstance(value, Mapping) else {}
-        return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in plain.items()}
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _plain_tasks(cls, value: Any) -> Any:
-        listed = [value] if isinstance(value, str | Mapping) else value
-        return tuple({"task": one} if isinstance(one, str) else one for one in listed)
-
-    @field_validator("lambdas", mode="before")
-    @classmethod
-    def _plain_lambdas(cls, value: Any) -> Any:
-        return parse_lambdas(value) if isinstance(value, str) else (value,) if isinstance(value, int | float) else value
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_settings(cls, value: dict[str, float]) -> dict[str, float]:
-        if unknown := set(value) - {"temperature", "top_p", "top_k", "max_tokens"}:
-            raise ValueError(f"no setting {min(unknown)!r}; there are temperature, top_p, top_k, max_tokens")
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_template(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and not value.get("template_from") and isinstance(value.get("sources"), Mapping):
-            names = list(value["sources"])
-            return {**value, "template_from": "thinking" if "thinking" in names else next(iter(names), "")}
-        return value
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.template_from not in self.sources:
-            raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
-        names = [f"λ={lam:g}" for lam in self.lambdas] + [point.name for point in self.points]
-        if not names:
-            raise ValueError("no points: give `lambdas` or `points`")
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two points are called {twice}")
-        return self
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> SweepConfig:
-        """Check `content`.
-
-        Raises:
-            RunError: a key or value makes no sense; with the key.
-        """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise RunError(f"{key + ': ' if key else ''}{message}", where, "see docs/sweep.md") from None
-
-    @classmethod
-    def load(cls, path: Path) -> SweepConfig:
-        """Read `sweep.yml`.
-
-        Raises:
-            RunError: no such file, not YAML, or a key or value that makes no sense.
-        """
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"cannot read the sweep: {error}", path) from None
-        if not isinstance(content, dict):
-            raise RunError("a sweep is a YAML mapping", path, "see docs/sweep.md")
-        return cls.of(content, path)
-
-
 @dataclass(frozen=True)
 class Point:
-    """One thing to evaluate: a recipe at its coefficients, the weights it makes, and settings of its own."""
+    """One thing to evaluate: where it is, the weights that are there, and settings of its own."""
 
     name: str
     lam: float | None  # None: not on the dial
-    recipe: Recipe
-    weights: Checkpoint
+    where: dict[str, Any]  # what an engine's `load` takes: a recipe, or a model that is served
+    weights: Checkpoint | Served
     sampler: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -224,27 +67,59 @@ class Plan:
             InterpoleError: something does not exist, or does not fit.
         """
         self.config = config
-        resolve = dial(self.base_recipe)
+        resolve = _open if config.served else dial(self.base_recipe)
+        self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
         self.points = [
-            *(self._point(resolve, f"λ={lam:g}", lam, {"lambda": lam}) for lam in config.lambdas),
-            *(self._point(resolve, point.name, None, point.recipe, point.sampler) for point in config.points),
+            *(
+                self._point(resolve, PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam)
+                for lam in config.lambdas
+            ),
+            *(self._point(resolve, point) for point in config.points),
         ]
         self.benchmarks = {bench.name: bench for bench in (self._benchmark(task) for task in config.tasks)}
         if len(self.benchmarks) < len(config.tasks):
             raise RunError("two tasks have one name", remedy="run them as two sweeps")
-        donor: Checkpoint = resolve(config.sources[config.template_from])
+        self.sources = {
+            name: SourceInfo(
+                label=source.model,
+                revision=source.revision,
+                fingerprint="" if config.served else resolve(source).fingerprint(),
+            )
+            for name, source in config.sources.items()
+        }
+
+    def _read_template(self, donor: Checkpoint | None) -> None:
+        """Find out how prompts are rendered and responses read: from a source, or as well as can be without one."""
+        config = self.config
+        if donor is None:
+            if not config.chat:
+                raise RunError(
+                    "no chat template to render prompts with", remedy="name one of the `sources` to take it from"
+                )
+            self.template, self.opened = MESSAGES, False
+            self.variables: dict[str, Any] = {}
+            self.specials: tuple[str, ...] = ()
+            self.markers = Markers(*(config.markers or ("<think>", "</think>")))
+            return
         if donor.chat_template is None:
             raise TaskError("no chat template", donor.label, "choose another source with template_from")
         self.template = donor.chat_template
-        self.variables: dict[str, Any] = dict(special_variables(donor.assets))
+        self.variables = dict(special_variables(donor.assets))
         self.markers = Markers(*config.markers) if config.markers else find_markers(donor.assets, self.template)
         opens, closes = (config.prefix.rfind(marker) for marker in (self.markers.open, self.markers.close))
         self.opened = opens > closes or (closes < 0 and opens_thinking(self.template, self.markers, **self.variables))
         self.specials = added_tokens(donor.assets)
-        self.sources = {
-            name: SourceInfo(label=source.model, revision=source.revision, fingerprint=resolve(source).fingerprint())
-            for name, source in config.sources.items()
-        }
+        if config.chat:
+            self.template, self.variables = MESSAGES, {}
+
+    @property
+    def engine_spec(self) -> dict[str, Any]:
+        """What the engine is opened with, as JSON (see `interpole.dial`)."""
+        options = self.config.engine_options
+        if self.config.served:  # which model, and where, is the points' own
+            options = {key: value for key, value in options.items() if key not in ("model", "base_url")}
+        recipe = {} if self.config.served else _dumped(self.base_recipe)
+        return {"engine": self.config.engine, "recipe": recipe, "options": options}
 
     @property
     def base_recipe(self) -> Recipe:
@@ -278,7 +153,7 @@ class Plan:
             settings=identity(shared),
             problems_hash=problems,
             fingerprint=point.fingerprint,
-            recipe=point.recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+            recipe=point.where,
             sampler=sampler,
             folder=f"logs/{_safe(benchmark.name)}/{point.slug}-{unique[:8]}",
         )
@@ -314,21 +189,28 @@ class Plan:
         sampler = _adjusted(loaded.sampler, {**self.config.sampler, **task.sampler}, seed=self.config.seed)
         return replace(loaded, k=task.samples or self.config.samples or loaded.k, sampler=sampler)
 
-    def _point(
-        self,
-        resolve: Any,
-        name: str,
-        lam: float | None,
-        recipe: Mapping[str, Any],
-        sampler: Mapping[str, float] | None = None,
-    ) -> Point:
-        chosen = self._recipe(recipe)
-        return Point(name, lam, chosen, resolve(chosen), dict(sampler or {}))
+    def _point(self, resolve: Any, point: PointConfig, lam: float | None = None) -> Point:
+        if not self.config.served:
+            recipe = self._recipe(point.recipe)
+            return Point(point.name, lam, _dumped(recipe), resolve(recipe), point.sampler)
+        options = self.config.engine_options
+        model = point.model or str(options["model"]).replace("{lambda}", f"{lam:g}")
+        base_url = point.base_url or str(options["base_url"])
+        served = Served(base_url=base_url, model=model, markers=(self.markers.open, self.markers.close))
+        return Point(point.name, lam, served.model_dump(mode="json"), served, point.sampler)
 
     def _recipe(self, own: Mapping[str, Any]) -> Recipe:
         sources = {name: source.model_dump(exclude_none=True) for name, source in self.config.sources.items()}
         shared = {"sources": sources, "template_from": self.config.template_from}
         return build({**shared, **self.config.recipe, **own}, "the sweep's recipe")
+
+
+def _open(source: Source) -> Checkpoint:
+    return open_source(**dict(source))
+
+
+def _dumped(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def identity(content: Any) -> str:

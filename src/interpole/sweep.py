@@ -106,13 +106,8 @@ def run(config: SweepConfig, out: Path, on_progress: OnProgress = lambda _: None
         existing = _existing(out)
         planned = Plan(config)
         tell = _Teller(on_progress)
-        spec = {
-            "engine": config.engine,
-            "recipe": planned.base_recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
-            "options": config.engine_options,
-        }
         with EngineProcess(
-            spec, max_failures=config.max_failures, hang_seconds=config.hang_seconds, report=tell.message
+            planned.engine_spec, max_failures=config.max_failures, hang_seconds=config.hang_seconds, report=tell.message
         ) as engine:
             import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
 
@@ -188,7 +183,7 @@ class _Sweep:
     def _move(self, point: Point) -> str:
         """Put a point's weights into the engine. Returns what went wrong, if anything."""
         try:
-            found = self._engine.load(point.recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+            found = self._engine.load(point.where)
         except InterpoleError as error:
             return str(error)
         return "" if found in ("", point.fingerprint) else "the sources were changed under the sweep: run it again"

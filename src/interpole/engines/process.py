@@ -273,9 +273,12 @@ def serve(open_engine: Callable[[Message], Engine]) -> None:
                     running.add(message["key"])
             except InterpoleError as error:
                 say(message["key"], type=type(error).__name__, error=[error.what, error.where, error.remedy])
-        for key, generation in _opened(engine).step():
+        for key, generation, failure in _opened(engine).step():
             running.discard(key)
-            say(key, generation=[generation.text, generation.num_tokens, generation.finish])
+            if failure is not None:
+                say(key, type=type(failure).__name__, error=[failure.what, failure.where, failure.remedy])
+            else:
+                say(key, generation=[generation.text, generation.num_tokens, generation.finish])
         if time.monotonic() - spoken > 1:
             spoken = time.monotonic()
             say(-1)
