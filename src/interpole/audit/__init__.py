@@ -7,7 +7,7 @@ what was dropped or copied, and whose files it carries; then it makes the merge 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -24,9 +24,9 @@ from interpole.sources import fit
 
 __all__ = ["AssetAudit", "Audit", "LambdaMap", "TensorAudit", "audit"]
 
-FIT, BETTER, EXACT = 2.5, 0.8, 0.999
+FIT, BETTER, MOST, EXACT = 2.5, 0.8, 0.9, 0.999
 """A fit is good within 2.5 roundings (three narrow ones give 1.8), two coefficients are better than one at under 0.8 of its
-residual, and an arithmetic is recognised by 99.9 % of the bits."""
+residual; 90 % of the bits make a tensor linear whatever the rest is (rows with a λ of their own), 99.9 % name the arithmetic."""
 SMALL_ELEMENTS = 64
 """Below this two coefficients fit anything."""
 
@@ -60,7 +60,7 @@ def audit(
     odd = dict(_odd_states(sides))
     names = [name for name in sides.merged if name not in odd]
     estimates = estimate(sides, names, threads, progress)
-    lambda_map = find_map({name: (e.low, e.high) for name, e in estimates.items() if _may_be_linear(e)})
+    lambda_map = _map(estimates, sides)
     tensors = [
         _tensor(name, sides, estimates.get(name), odd.get(name), lambda_map)
         for name in dict.fromkeys([*sides.instruct, *sides.merged])
@@ -100,6 +100,14 @@ def _is_spare_head(name: str, sides: Sides) -> bool:
     return found is not None and found.kind == "lm_head" and bool(sides.merged.config.get("tie_word_embeddings"))
 
 
+def _map(estimates: Mapping[str, Estimate], sides: Sides) -> LambdaMap | None:
+    """The map of the tensors that may be linear; the largest of them tells how often the merge rounded."""
+    linear = {name: e for name, e in estimates.items() if _may_be_linear(e)}
+    largest = max(linear, key=lambda name: sides.merged.specs[name].num_elements, default=None)
+    once = largest is not None and linear[largest].one_rounding
+    return find_map({name: e.interval(once) for name, e in linear.items()})
+
+
 def _may_be_linear(e: Estimate) -> bool:
     return not math.isnan(e.lam) and (e.one_rounding or e.residual <= FIT)
 
@@ -110,7 +118,7 @@ def _tensor(name: str, sides: Sides, e: Estimate | None, odd: str | None, lambda
     size = (sides.merged if name in sides.merged else sides.instruct).specs[name].num_elements
     if e is None:
         return TensorAudit(name, layer, kind, size, odd or "other")
-    lam = lambda_map.by_name.get(name) if lambda_map else None
+    lam = lambda_map.at(name) if lambda_map else None
     arithmetic, exact = ("", 0.0) if lam is None else best_arithmetic(name, sides, lam)
     state = _state(e, exact, size)
     return TensorAudit(
@@ -133,7 +141,7 @@ def _state(e: Estimate, exact: float, size: int) -> str:
     if copied:
         return "same" if copied[:2] == ["instruct", "thinking"] else copied[0]
     two_fit_better = e.residual_two < BETTER * e.residual and size >= SMALL_ELEMENTS
-    if exact >= EXACT or (e.residual <= FIT and not two_fit_better and not math.isnan(e.lam)):
+    if exact >= MOST or (e.residual <= FIT and not two_fit_better and not math.isnan(e.lam)):
         return "linear"
     return "combination" if e.residual_two <= FIT and size >= SMALL_ELEMENTS else "other"
 

@@ -55,10 +55,9 @@ class Estimate:
     Attributes:
         differing: number of elements that differ from Instruct, Thinking and (with a base) the base.
         lam: λ by least squares; nan where both sides are equal.
-        low: smallest λ that the tensor allows.
-        high: largest λ that it allows.
-        one_rounding: whether [low, high] are all λ that give every sampled bit by one rounding; otherwise it is lam with its
-            uncertainty.
+        low: smallest λ that gives every sampled bit by one rounding.
+        high: the largest; smaller than `low` where no λ does.
+        spread: uncertainty of `lam`.
         residual: root mean square distance from the line, in units of one rounding to the merged dtype.
         weights: the best weights of Instruct and Thinking, not bound to sum to one.
         of_base: whether these are weights of differences to the base, which fit better then.
@@ -69,11 +68,23 @@ class Estimate:
     lam: float
     low: float
     high: float
-    one_rounding: bool
+    spread: float
     residual: float
     weights: tuple[float, float]
     of_base: bool
     residual_two: float
+
+    @property
+    def one_rounding(self) -> bool:
+        """Whether some λ gives every sampled bit by one rounding."""
+        return self.low <= self.high
+
+    def interval(self, one_rounding: bool) -> tuple[float, float]:
+        """The λ that the tensor allows, if the merge is known to round once or if it may have rounded more often."""
+        low, high = self.lam - self.spread, self.lam + self.spread
+        if not self.one_rounding:
+            return low, high
+        return (self.low, self.high) if one_rounding else (min(low, self.low), max(high, self.high))
 
 
 def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: Any) -> dict[str, Estimate]:
@@ -117,14 +128,11 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     (slope, kappa), residual_two, of_base = min(
         ((*fit(1, x), x == 3) for x in range(2, num_vectors)), key=lambda found: found[1]
     )
-    low, high = _interval(merged, a, b, dtype) if not math.isnan(lam) else (math.nan, math.nan)
-    one_rounding = low <= high
-    if not one_rounding:
-        spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
-        low, high = lam - spread, lam + spread
+    low, high = _interval(merged, a, b, dtype)
+    spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
     differing = tuple(int(number) for number in sums[num_vectors**2 :])
     weights = (1 - slope + kappa, slope)
-    return Estimate(differing, lam, low, high, one_rounding, residual, weights, of_base, residual_two)
+    return Estimate(differing, lam, low, high, spread, residual, weights, of_base, residual_two)
 
 
 def _least_squares(gram: Array, vectors: Sequence[int]) -> tuple[list[float], float]:
@@ -177,11 +185,12 @@ def _interval(merged: Array, a: Array, b: Array, dtype: np.dtype[Any]) -> tuple[
 def simplest(low: float, high: float) -> float:
     """The number in [low, high] with the fewest decimals; among these one that ends in 5, else the most central."""
     for digits in range(13):
-        scale = 10**digits
+        scale: int = 10**digits
         candidates = range(math.ceil(low * scale - 1e-9), math.floor(high * scale + 1e-9) + 1)
         if candidates:
             few = candidates[:: max(1, len(candidates) // 100)]
-            return min(few, key=lambda n: (n % 5 != 0, abs(n / scale - (low + high) / 2))) / scale
+            chosen = min(few, key=lambda n: (n % 5 != 0, abs(n / scale - (low + high) / 2)))
+            return chosen / scale
     return (low + high) / 2
 
 

@@ -24,6 +24,10 @@ class LambdaMap:
     rules: tuple[Mapping[str, Any], ...]
     by_name: Mapping[str, float]
 
+    def at(self, name: str) -> float | None:
+        """λ of a tensor; for one that did not take part in the search that of the whole model."""
+        return self.by_name.get(name, self.lam if isinstance(self.lam, float) else None)
+
     def __str__(self) -> str:
         """On one line: `λ = 0 but for 0.8 in layers 2-3`."""
         exceptions = ", ".join(f"{rule['lambda']:g} in {_where(rule)}" for rule in self.rules[:8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,11 +19,14 @@ from interpole.errors import InterpoleError, InterpoleWarning
 from interpole.merged import Merged, merge
 from interpole.recipe import DTYPE_NAMES, Recipe, build
 from interpole.sums import sum_tensors
+from interpole.vocabulary import vocabulary, vocabulary_tensors
 
 __all__ = ["propose", "reproduce"]
 
-WORTHLESS = 0.5
-"""Share of wrong weights from which on a recipe is none; 22–28 % is what narrow arithmetic makes of the right one."""
+FEW_ROWS = 64
+"""As many rows of tokens may have a λ of their own."""
+WORTHLESS = 0.6
+"""Share of wrong weights from which on a recipe is none; narrow arithmetic makes 20–40 % of the right one."""
 
 
 def propose(
@@ -64,7 +68,9 @@ def reproduce(
     """The recipe that comes nearest, and the tensors with the number of weights that it gives otherwise."""
     best: tuple[Recipe | None, list[TensorAudit]] = None, list(tensors)
     fewest = WORTHLESS * sum(tensor.num_elements for tensor in tensors)
-    for recipe in recipes:
+    queue = deque(recipes)
+    while queue:
+        recipe = queue.popleft()
         try:
             again = merge(recipe, {name: sides.sources[name] for name in recipe.sources})
         except InterpoleError:  # the sources fit each other, but not this method or these rules
@@ -73,7 +79,34 @@ def reproduce(
         wrong = sum(tensor.num_wrong or 0 for tensor in tried)
         if wrong <= fewest:
             best, fewest = (recipe, tried), wrong
+            if recipe.lam is not None and not any(rule.rows for rule in recipe.rules):
+                queue.extend(filter(None, [_with_rows(recipe, tried, sides)]))
     return best
+
+
+def _with_rows(recipe: Recipe, tensors: Sequence[TensorAudit], sides: Sides) -> Recipe | None:
+    """The recipe with rules for the rows of tokens that it gives wrongly and that are copies of one side's; None without."""
+    tokens = {row: token for token, row in (vocabulary(sides.merged) or {}).items()}
+    rows: dict[float, set[int]] = {0.0: set(), 1.0: set()}
+    for tensor in tensors:
+        width = sides.merged.specs[tensor.name].shape[-1] if tensor.name in vocabulary_tensors(sides.merged) else 0
+        if width and 0 < (tensor.num_wrong or 0) <= FEW_ROWS * width:
+            matrices = [side[tensor.name] for side in (sides.merged, sides.instruct, sides.thinking)]
+            for row in _odd_rows(recipe, tensor.name, matrices[0], sides):
+                for lam, matrix in zip(rows, matrices[1:], strict=True):
+                    if np.array_equal(matrices[0][row], matrix[row]):
+                        rows[lam].add(row)
+    named = {lam: [tokens[row] for row in sorted(chosen) if row in tokens] for lam, chosen in rows.items()}
+    rules = [{"rows": names, "lambda": lam} for lam, names in named.items() if names]
+    if not rules:
+        return None
+    content = recipe.model_dump(by_alias=True, exclude_none=True)
+    return build(content | {"rules": [*rules, *content["rules"]]}, "the audit")
+
+
+def _odd_rows(recipe: Recipe, name: str, matrix: NDArray[Any], sides: Sides) -> list[int]:
+    again = merge(recipe, {key: sides.sources[key] for key in recipe.sources})[name]
+    return [int(row) for row in np.flatnonzero((again != matrix).any(axis=-1))]
 
 
 def _tried(again: Merged, tensors: Sequence[TensorAudit], merged: Checkpoint, threads: int | None) -> list[TensorAudit]:
