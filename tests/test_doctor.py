@@ -292,7 +292,7 @@ def test_tekken_and_unigram_vocabularies_are_read(tmp_path):
     )
     from interpole.doctor.tokens import vocabulary
 
-    assert vocabulary(open_checkpoint(folder)) == {"YQ==": 10, "[THINK]": 3}
+    assert vocabulary(open_checkpoint(folder)) == {"a": 10, "[THINK]": 3}
     other = write(tmp_path / "unigram", tokens=False)
     (other / "tokenizer.json").write_text(json.dumps({"model": {"vocab": [["<s>", 0.0], ["a", -1.5]]}}))
     assert vocabulary(open_checkpoint(other)) == {"<s>": 0, "a": 1}

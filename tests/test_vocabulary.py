@@ -14,7 +14,7 @@ from interpole.cli import app
 from interpole.errors import MismatchError, OutputError, RecipeError
 from interpole.recipe import Recipe, build
 from interpole.saving import Target, save_all
-from interpole.vocabulary import POLICIES, Aligned
+from interpole.vocabulary import POLICIES, Aligned, vocabulary
 
 WORDS = [f"w{i}" for i in range(30)]
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -100,6 +100,20 @@ def test_an_id_with_another_meaning_is_refused_with_the_choices(tmp_path, tekken
     rows_of(aligned, paths, 0.25, [(None, 1) if j == 1 else (j, j) for j in range(40)])
     by_id = interpole.merge(Recipe.between(*paths, 0.25, vocabulary="ids"))
     rows_of(by_id, paths, 0.25, [(j, j) for j in range(40)])
+
+
+def test_mistrals_own_tokenizer_file_spells_tokens_as_the_other_does(tmp_path):
+    ByteLevel = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel
+    words = [bytes([i]) for i in range(256)] + ["é à".encode(), b"\xff\x00 "]
+    entries = [{"rank": i, "token_bytes": base64.b64encode(word).decode()} for i, word in enumerate(words)]
+    folder = tiny.write(tmp_path / "m", tiny.tensors(0))
+    (folder / "tekken.json").write_text(json.dumps({"config": {"default_num_special_tokens": 5}, "vocab": entries}))
+    known = vocabulary(interpole.open(folder))
+    assert {token for token in known if len(token) == 1} == set(ByteLevel.alphabet())
+    for text in ("é à", " a\n"):
+        spelt = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]
+        assert all(letter in known for letter in spelt)
+    assert known[ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("é à")[0][0]] == 256 + 5
 
 
 def test_tokens_at_other_ids_are_matched_by_their_string(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import prod
@@ -118,7 +119,7 @@ def same_vocabulary(
 def vocabulary(checkpoint: Checkpoint) -> Mapping[str, int] | None:
     """Token → id, added tokens included, from `tokenizer.json` or `tekken.json`; None where there is neither.
 
-    Tokens that tekken keeps as bytes are given in base64, as in the file.
+    Tokens that tekken keeps as bytes are spelt as byte-level tokenizers spell them, so that both files can be compared.
     """
     for name, reader in (("tokenizer.json", _from_tokenizer), ("tekken.json", _from_tekken)):
         if path := checkpoint.assets.get(name):
@@ -142,8 +143,17 @@ def _from_tekken(content: Mapping[str, Any]) -> dict[str, int]:
     config, words = content.get("config", {}), content.get("vocab", ())
     shift = config.get("default_num_special_tokens", 0)
     used = config.get("default_vocab_size", shift + len(words)) - shift  # the file holds more than the model knows
-    known = {entry["token_bytes"]: entry["rank"] + shift for entry in words[:used]}
+    known = {_spell(b64decode(entry["token_bytes"])): entry["rank"] + shift for entry in words[:used]}
     return known | {entry["token_str"]: entry["rank"] for entry in content.get("special_tokens") or ()}
+
+
+def _spell(token: bytes) -> str:
+    """Bytes in the letters that byte-level BPE gives them: printable ones their own, the others those from 256 on, in order."""
+    return token.decode("latin-1").translate(_LETTERS)
+
+
+_UNPRINTABLE = [*range(33), *range(127, 161), 173]
+_LETTERS = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
 
 
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
