@@ -36,7 +36,7 @@ class Journal:
     def __init__(self, path: Path, answer: Answer, on_answer: OnAnswer) -> None:
         """Read what is there; `on_answer` is told of every answer, in any thread."""
         self._path, self._answer, self._on_answer = path, answer, on_answer
-        self._known = dict(_lines(path))
+        self._known = _lines(path, mend=True)
         self._lock = threading.Lock()
         self.num_generated = 0
 
@@ -78,13 +78,13 @@ def num_answers(path: Path) -> int:
     return len(_lines(path))
 
 
-def _lines(path: Path) -> dict[str, Generation]:
-    """Answers by key. A last line that was cut off by a crash is left out, and cut off the file."""
+def _lines(path: Path, *, mend: bool = False) -> dict[str, Generation]:
+    """Answers by key. A last line that is not whole is left out; `mend` cuts it off the file, for whoever appends next."""
     if not path.exists():
         return {}
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    if mend and len(whole) < len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
     rows = (json.loads(line) for line in whole.splitlines())

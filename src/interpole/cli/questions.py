@@ -1,7 +1,8 @@
-"""Commands that ask about checkpoints: doctor, similarity."""
+"""Commands that ask about checkpoints: doctor, similarity, audit."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ __all__ = ["examine_first", "register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (doctor, similarity):
+    for command in (doctor, similarity, audit):
         app.command(rich_help_panel="Ask about weights")(command)
 
 
@@ -56,8 +57,6 @@ def similarity(
     as_json: Json = False,
 ) -> None:
     """Measure how far two checkpoints are apart: σ per tensor, layer and module kind; with a base, kinship too."""
-    from pathlib import Path
-
     from interpole.cli.show import show_similarity
     from interpole.cli.weights import bytes_bar
     from interpole.similarity import compare
@@ -71,9 +70,33 @@ def similarity(
     else:
         show_similarity(found, by)
     if heatmap:
-        from interpole.report import plot_heatmap
+        from interpole.report.ablations import heatmap as draw
+        from interpole.report.render import save
 
-        typer.echo(str(plot_heatmap(found.cells(), Path(heatmap))), err=True)
+        typer.echo(str(save(draw(found.cells()), Path(heatmap))), err=True)
+
+
+def audit(
+    merged: Annotated[str, typer.Argument(metavar="MERGED", help="The merge in question: a folder or a hub id.")],
+    instruct: Instruct,
+    thinking: Thinking,
+    base: Base = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Also one row per tensor.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Recover how a merge was made: λ of every tensor, by which map, in which rounding, whose files, and the recipe."""
+    from interpole.audit import audit as examine_merge
+    from interpole.cli.show import show_audit
+    from interpole.cli.weights import bytes_bar
+    from interpole.sources import open_source
+
+    sources = [open_source(source) for source in (merged, instruct, thinking, base) if source is not None]
+    with bytes_bar("reading", sources[0].num_bytes) as advance:
+        found = examine_merge(*sources, progress=advance)
+    if as_json:
+        typer.echo(found.to_json())
+    else:
+        show_audit(found, tensors=tensors)
 
 
 def examine_first(instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None) -> Diagnosis:

@@ -1,4 +1,4 @@
-"""Commands about runs: sweep, score, stages, report, plot, recommend."""
+"""Commands about runs: sweep, watch, score, stages, recommend, report, plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (sweep, score, stages, recommend, report, plot):
+    for command in (sweep, watch, score, stages, recommend, report, plot):
         app.command(rich_help_panel="Measure and choose")(command)
 
 
@@ -191,15 +191,16 @@ def report(
     ] = False,
 ) -> None:
     """Write one self-contained HTML page of a run: curves, stages, responses, how it was run. Needs no network."""
+    from interpole.metrics import measure
     from interpole.report import write_figures, write_report
-    from interpole.scoring import load
-    from interpole.scoring import score as score_run
+    from interpole.samples import read
     from interpole.stages import find_stages
 
     page = write_report(runs, out or runs[0] / "report.html", include_texts=include_texts)
     if figures:
         for run in runs:
-            write_figures(score_run(run), find_stages(load(run)), run / "figures")
+            found = read(run, texts=False)
+            write_figures(measure(found), find_stages(found), run / "figures")
     typer.echo(str(page))
 
 
@@ -212,3 +213,13 @@ def plot(
     from interpole.report import plot as draw
 
     typer.echo(str(draw(source, figure, out)))
+
+
+def watch(
+    run: Run,
+    price_per_million: Annotated[float | None, typer.Option(help="US dollars for a million generated tokens.")] = None,
+) -> None:
+    """Watch a running or finished sweep: points, curves as sparklines, time and cost left. It only reads."""
+    from interpole.watch import watch as show
+
+    show(run, price_per_million=price_per_million)

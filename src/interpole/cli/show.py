@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from interpole.audit import Audit
     from interpole.curves import PointMetrics
     from interpole.doctor import Diagnosis
     from interpole.intervals import Interval
@@ -187,6 +188,21 @@ def show_similarity(found: Similarity, by: str) -> None:
     table(f"σ by {by}", [by, "parameters", "σ", *kin], rows)
     for name, reason in found.left_out:
         console.print(f"[dim]left out: {name} ({reason})[/dim]")
+
+
+def show_audit(found: Audit, *, tensors: bool) -> None:
+    """The findings in sentences, the tensors if wanted, and the recipe."""
+    for line in found.summary():
+        console.print(Text(line))
+    if tensors:
+        rows = [
+            [name, state, "–" if lam is None else f"{lam:g}", f"{residual:.2f}", arithmetic, f"{100 * exact:.1f}"]
+            for name, state, lam, residual, arithmetic, exact, _ in found.rows()
+        ]
+        console.print()
+        table("Tensors", ["tensor", "state", "λ", "residual", "rounding", "exact %"], rows)
+    if found.recipe:
+        console.print(f"\n{found.recipe.to_yaml()}", markup=False, end="")
 
 
 def show_plan(planned: Sequence[Planned]) -> None:

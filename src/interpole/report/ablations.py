@@ -15,7 +15,7 @@ import altair as alt
 from interpole.report.marks import STATISTICS, Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 
-__all__ = ["Cell", "ablation", "decoding", "similarity"]
+__all__ = ["Cell", "ablation", "decoding", "heatmap", "similarity"]
 
 SIZE = {"width": 150}
 ROW_HEIGHT = 22
@@ -103,6 +103,22 @@ def similarity(rows: Sequence[tuple[str, str, float]]) -> alt.LayerChart:
     y = alt.Y("b:N", title=None, sort=names, axis=alt.Axis(**plain))
     return _heat(
         values, x, y, [sigma for *_, sigma in rows], "Weight similarity σ (smaller is more similar)", 66 * len(names)
+    )
+
+
+def heatmap(cells: Sequence[tuple[int | None, str, float]]) -> alt.LayerChart:
+    """σ by layer and module kind, from `similarity.Similarity.cells`; what stands outside of the layers comes last."""
+    layers = [f"{layer}" if layer is not None else "outside" for layer, _, _ in cells]
+    values: list[dict[str, Any]] = [
+        {"layer": layer, "kind": kind, "value": sigma, "text": f"{sigma:.3f}"}
+        for layer, (_, kind, sigma) in zip(layers, cells, strict=True)
+    ]
+    plain = {"domain": False, "ticks": False, "labelColor": COLOURS["ink"]}
+    kinds = list(dict.fromkeys(kind for _, kind, _ in cells))
+    x = alt.X("kind:N", title=None, sort=kinds, axis=alt.Axis(labelAngle=0, orient="top", **plain))
+    y = alt.Y("layer:N", title="layer", sort=list(dict.fromkeys(layers)), axis=alt.Axis(**plain))
+    return _heat(
+        values, x, y, [sigma for *_, sigma in cells], "Weight similarity σ (smaller is more similar)", 92 * len(kinds)
     )
 
 

@@ -1,0 +1,71 @@
+"""Commands that choose: compare points in pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interpole.cli.options import Json, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interpole.comparison import Comparison
+    from interpole.metrics import Difference
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(rich_help_panel="Measure and choose")(compare)
+
+
+def compare(
+    run: Run,
+    points: Annotated[
+        list[str], typer.Argument(metavar="POINT POINT…", help="Two or more, by λ or by name; the first is compared with.")
+    ],
+    *,
+    effect: Annotated[float, typer.Option(help="The difference in accuracy one would like to see (a share).")] = 0.02,
+    grading: Annotated[str | None, typer.Option(help="Score by this grading. [default: each task's own]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare points in pairs, question by question: what differs, what could have been seen, and what more would take."""
+    from interpole import comparison
+    from interpole.cli.show import show_json
+    from interpole.samples import read
+
+    found = comparison.compare(read(run, texts=False), points, effect=effect, grading=grading)
+    if as_json:
+        show_json(comparison.to_json(found))
+    else:
+        _show(found)
+
+
+def _show(found: Sequence[Comparison]) -> None:
+    """A table per task, then every comparison in words."""
+    from interpole.cli.show import console, table
+
+    for task in dict.fromkeys(one.task for one in found):
+        mine = [one for one in found if one.task == task]
+        rows = [
+            [one.b, _change(one.accuracy, 100), _change(one.tokens, 1), _change(one.think, 100)] for one in mine
+        ]
+        asked = f"{mine[0].accuracy.num_questions} questions, paired"
+        columns = ["point", "accuracy, points", "Token #N", "Think #R, points"]
+        table(f"{task}: change from {mine[0].a}, with 95 % intervals ({asked})", columns, rows)
+        for one in mine:
+            console.print(f"{one.verdict}.", markup=False)
+            console.print(f"  {one.takes}.", style="dim", markup=False)
+        unpaired = max(one.accuracy.num_unpaired for one in mine)
+        if unpaired:
+            console.print(f"  {unpaired} questions were answered at one of the points only and are left out.", style="dim")
+
+
+def _change(change: Difference, scale: float) -> str:
+    """A difference with its interval: `-4.2 [-8, -1]`."""
+    value, low, high = (scale * end for end in change.value)
+    ends = f" [dim]\\[{low:+,.0f}, {high:+,.0f}][/dim]" if low == low else ""
+    return f"{value:+,.1f}{ends}"
