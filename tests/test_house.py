@@ -24,7 +24,7 @@ FLOORS = {  # DESIGN's floors; where a room of a floor builds on another of it, 
     4: ("dial", "samples", "metrics", "card", "hub"),
     4.5: ("transition", "plan"),
     5: ("stages", "recommend", "comparison", "sweep", "regrade", "combine", "registry"),
-    5.5: ("scoring",),
+    5.5: ("scoring", "estimate"),
     6: ("report", "serve", "lab", "watch"),
     7: ("cli", "__main__"),
 }

@@ -38,6 +38,7 @@ class Planned:
     lam: float | None
     num_samples: int
     num_present: int
+    max_tokens: int  # cap on each
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,17 @@ def plan(config: SweepConfig, out: Path) -> list[Planned]:
     engine = existing.engine if existing and existing.engine_options == config.engine_options else {}
     if engine.get("engine") != config.engine:
         engine = {}
-    work = _work(Plan(config), existing, engine)
+    planned = Plan(config)
     return [
-        Planned(job.benchmark.name, job.point.name, job.point.lam, job.num_samples, job.num_present(out))
-        for job in work
+        Planned(
+            job.benchmark.name,
+            job.point.name,
+            job.point.lam,
+            job.num_samples,
+            job.num_present(out),
+            planned.sampler(job.benchmark, job.point).max_tokens,
+        )
+        for job in _work(planned, existing, engine)
     ]
 
 
