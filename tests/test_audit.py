@@ -227,6 +227,17 @@ def test_every_arithmetic_is_told_from_the_others(way, family, tmp_path):
     assert ("narrow" in found.arithmetic) == ("narrow" in way)
 
 
+def test_small_norms_do_not_disturb_the_map_of_a_merge_in_narrow_arithmetic(tmp_path):
+    from interpole.lab import shipped
+
+    sides = {name: open_checkpoint(getattr(shipped(), name)) for name in ("instruct", "thinking", "base")}
+    merged = handmade(sides, tmp_path, lambda _, a, b, __: ARITHMETICS["weighted, narrow"][0](a, b, 0.8, BF16))
+    found = audit(merged, **pair(sides))
+    assert (found.lambda_map.lam, found.lambda_map.rules) == (0.8, ())
+    wrong = sum(tensor.num_wrong for tensor in found.tensors) / sum(tensor.num_elements for tensor in found.tensors)
+    assert 0.2 < wrong < 0.3  # the share of weights that bfloat16 arithmetic changes
+
+
 def test_the_ends_are_copies(family, tmp_path):
     for lam, state in ((0.0, "instruct"), (1.0, "thinking")):
         found = audit(made(family, tmp_path / state, lam), **pair(family))

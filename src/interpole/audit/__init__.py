@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from interpole.audit.assets import AssetAudit, audit_assets, donor
-from interpole.audit.estimate import Estimate, Sides, best_arithmetic, estimate
+from interpole.audit.estimate import Estimate, Sides, estimate, exact_shares, simplest
 from interpole.audit.findings import ON_LINE, STATES, Audit, TensorAudit
 from interpole.audit.mapping import LambdaMap, find_map
 from interpole.audit.reproduce import propose, reproduce
@@ -103,9 +103,22 @@ def _is_spare_head(name: str, sides: Sides) -> bool:
 def _map(estimates: Mapping[str, Estimate], sides: Sides) -> LambdaMap | None:
     """The map of the tensors that may be linear; the largest of them tells how often the merge rounded."""
     linear = {name: e for name, e in estimates.items() if _may_be_linear(e)}
-    largest = max(linear, key=lambda name: sides.merged.specs[name].num_elements, default=None)
-    once = largest is not None and linear[largest].one_rounding
-    return find_map({name: e.interval(once) for name, e in linear.items()})
+    if not linear:
+        return None
+    largest = max(linear, key=lambda name: sides.merged.specs[name].num_elements)
+    once = linear[largest].one_rounding
+    intervals = {name: e.interval(once) for name, e in linear.items()}
+    if not once:  # a few weights, rounded thrice, can look like another λ: ask their bits
+        lam = simplest(*intervals[largest])
+        arithmetic, _ = _most(exact_shares(largest, sides, lam))
+        for name, (low, high) in intervals.items():
+            if not low <= lam <= high and exact_shares(name, sides, lam)[arithmetic] == 1:
+                intervals[name] = min(low, lam), max(high, lam)
+    return find_map(intervals)
+
+
+def _most(shares: Mapping[str, float]) -> tuple[str, float]:
+    return max(shares.items(), key=lambda share: share[1])
 
 
 def _may_be_linear(e: Estimate) -> bool:
@@ -119,7 +132,7 @@ def _tensor(name: str, sides: Sides, e: Estimate | None, odd: str | None, lambda
     if e is None:
         return TensorAudit(name, layer, kind, size, odd or "other")
     lam = lambda_map.at(name) if lambda_map else None
-    arithmetic, exact = ("", 0.0) if lam is None else best_arithmetic(name, sides, lam)
+    arithmetic, exact = ("", 0.0) if lam is None else _most(exact_shares(name, sides, lam))
     state = _state(e, exact, size)
     return TensorAudit(
         name,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from interpole.audit.arithmetic import ARITHMETICS
 from interpole.checkpoint import DTYPES, Checkpoint
 from interpole.sums import add_up, dot, float32_parts, sum_tensors
 
-__all__ = ["Estimate", "Sides", "best_arithmetic", "estimate", "sample", "simplest"]
+__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "sample", "simplest"]
 
 SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
 BIAS = 0.004
@@ -194,13 +193,13 @@ def simplest(low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def best_arithmetic(name: str, sides: Sides, lam: float) -> tuple[str, float]:
-    """The arithmetic that gives most of the sampled elements exactly, and the share it gives."""
+def exact_shares(name: str, sides: Sides, lam: float) -> dict[str, float]:
+    """Arithmetic → the share of sampled elements that it gives exactly with this λ."""
     dtype = DTYPES[sides.merged.specs[name].dtype]
     merged, a, b = sample(sides, name)
-    share = partial(_share, merged, a.astype(np.float32), b.astype(np.float32), lam, dtype)
-    return max(((key, share(key)) for key in ARITHMETICS), key=lambda pair: pair[1])
-
-
-def _share(merged: Array, a: Array, b: Array, lam: float, dtype: np.dtype[Any], key: str) -> float:
-    return float(np.mean(ARITHMETICS[key][0](a, b, lam, dtype) == merged)) if merged.size else 1.0
+    if not merged.size:
+        return dict.fromkeys(ARITHMETICS, 1.0)
+    wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)
+    return {
+        key: float(np.mean(compute(wide_a, wide_b, lam, dtype) == merged)) for key, (compute, _) in ARITHMETICS.items()
+    }
