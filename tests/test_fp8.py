@@ -1,6 +1,7 @@
 """FP8 with block scales: read, merged and written, against slow float64 loops."""
 
 import json
+from collections import Counter
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +12,7 @@ import tiny
 from interpole.checkpoint import open_checkpoint
 from interpole.errors import CheckpointError, RecipeError
 from interpole.fp8 import quantise
-from interpole.recipe import Recipe
+from interpole.recipe import Recipe, build
 
 E4M3 = ml_dtypes.float8_e4m3fn
 BF16 = ml_dtypes.bfloat16
@@ -128,6 +129,22 @@ def test_at_the_ends_fp8_in_and_out_is_byte_for_byte(fp8_pair, tmp_path, end):
     assert all(out[name].tobytes() == source[name].tobytes() for name in source)
     assert all(merged.read(name, 1, 5).tobytes() == source.read(name, 1, 5).tobytes() for name in source)
     assert (out.path / "config.json").read_bytes() == (fp8_pair[end] / "config.json").read_bytes()
+
+
+def test_a_method_on_whole_tensors_is_computed_once_for_a_tensor_of_codes(fp8_pair, tmp_path, monkeypatch):
+    recipe = {
+        "method": "slerp",
+        "sources": dict(zip(("instruct", "thinking"), map(str, fp8_pair), strict=True)),
+        "lambda": 0.3,
+    }
+    exact, merged = (interpole.merge(build(recipe | {"dtype": dtype}, "test")) for dtype in ("float32", "fp8"))
+    calls, read = [], interpole.Merged._merge
+    monkeypatch.setattr(interpole.Merged, "_merge", lambda *args: calls.append(args[1]) or read(*args))
+    out = open_checkpoint(interpole.save(merged, tmp_path / "out"))
+    assert max(Counter(calls).values()) == 2  # once for codes, once for scales
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert out[name + "_scale_inv"].tobytes() == slow_quantise(exact[name], np.float32)[1].tobytes()
+    assert (out[name] == slow_quantise(exact[name], np.float32)[0]).mean() > 0.99
 
 
 def test_where_a_written_tensor_is_cut_does_not_matter(fp8_pair):

@@ -75,7 +75,12 @@ class Merged(Checkpoint):
             return self._read(name, start, stop, DTYPES[spec.dtype])
         if (source := self._as_stored(name)) is not None:
             return source.read(name, start, stop)
-        return self._fp8.encode(name, start, stop, partial(self._read, dtype=DTYPES["F32"]))
+        values = partial(self._read, dtype=DTYPES["F32"])
+        if not self._method.elementwise:  # merged once, not for every row of blocks
+            weight = self._fp8.weight(name)
+            whole = values(weight, 0, self.specs[weight].num_elements)
+            return self._fp8.encode(name, start, stop, lambda _, first, last: whole[first:last])
+        return self._fp8.encode(name, start, stop, values)
 
     def _read(self, name: str, start: int, stop: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         spec = self.specs[name]
@@ -114,7 +119,8 @@ class Merged(Checkpoint):
     def piece_elements(self, name: str) -> int | None:
         """How the tensor is best read: None in pieces of any size, or the whole at once."""
         if self._fp8 and self._fp8.holds(name):
-            return None if self._as_stored(name) else self._fp8.piece_elements(name)
+            whole = not self._method.elementwise and self.specs[name].num_elements
+            return None if self._as_stored(name) else whole or self._fp8.piece_elements(name)
         if (source := self.copied_from(name)) is not None:
             return source.piece_elements(name)
         if not self._method.elementwise:
