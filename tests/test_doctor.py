@@ -384,5 +384,5 @@ def test_a_pair_of_235b_is_examined_in_seconds(tmp_path):
     seconds = time.process_time() - start
     assert len(pair[0]) == 94 * (128 * 3 + 5) + 3
     assert pair[0].num_bytes > 400e9
-    assert not any(f.severity == "stop" for f in diagnosis.findings if f.code != "tensors" or "ties" not in f.what)
+    assert diagnosis.verdict != "stop"
     assert seconds < 10, f"{seconds:.1f} s"  # 1–2 s on a quiet core; the margin is for busy machines
