@@ -103,7 +103,9 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name, command in commands.items():
                 results[name].append(timed(command))
-    medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in results.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in results.items()
+    }
     print(f"two checkpoints of {num_bytes / 2e9:.2f} GB, {os.cpu_count()} cores, {platform.machine()}, warm cache")
     print(f"{'':24}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}")
     for name, (wall, cpu, peak) in medians.items():
