@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
 def compare(
     run: Run,
     points: Annotated[
-        list[str], typer.Argument(metavar="POINT POINT…", help="Two or more, by λ or by name; the first is compared with.")
+        list[str],
+        typer.Argument(metavar="POINT POINT…", help="Two or more, by λ or by name; the first is compared with."),
     ],
     *,
     effect: Annotated[float, typer.Option(help="The difference in accuracy one would like to see (a share).")] = 0.02,
@@ -50,9 +51,7 @@ def _show(found: Sequence[Comparison]) -> None:
 
     for task in dict.fromkeys(one.task for one in found):
         mine = [one for one in found if one.task == task]
-        rows = [
-            [one.b, _change(one.accuracy, 100), _change(one.tokens, 1), _change(one.think, 100)] for one in mine
-        ]
+        rows = [[one.b, _change(one.accuracy, 100), _change(one.tokens, 1), _change(one.think, 100)] for one in mine]
         asked = f"{mine[0].accuracy.num_questions} questions, paired"
         columns = ["point", "accuracy, points", "Token #N", "Think #R, points"]
         table(f"{task}: change from {mine[0].a}, with 95 % intervals ({asked})", columns, rows)
@@ -61,7 +60,9 @@ def _show(found: Sequence[Comparison]) -> None:
             console.print(f"  {one.takes}.", style="dim", markup=False)
         unpaired = max(one.accuracy.num_unpaired for one in mine)
         if unpaired:
-            console.print(f"  {unpaired} questions were answered at one of the points only and are left out.", style="dim")
+            console.print(
+                f"  {unpaired} questions were answered at one of the points only and are left out.", style="dim"
+            )
 
 
 def _change(change: Difference, scale: float) -> str:
