@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli import choose, lab, questions, runs, weights
+from interpole.cli import choose, lab, questions, responses, runs, weights
 from interpole.errors import InterpoleError, InterpoleWarning
 
 __all__ = ["app", "main"]
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for part in (lab, weights, questions, runs, choose):
+for part in (lab, weights, questions, runs, responses, choose):
     part.register(app)
 
 

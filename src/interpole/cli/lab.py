@@ -28,8 +28,9 @@ def demo(
     limit: Annotated[int, typer.Option(help="Number of questions.")] = 120,
 ) -> None:
     """Do it all on the shipped tiny pair, in minutes: merge, evaluate, find the stages, write the report."""
-    from interpole.cli.runs import report, start
+    from interpole.cli.runs import report
     from interpole.cli.show import console
+    from interpole.cli.sweep import start
     from interpole.cli.weights import write
     from interpole.lab import shipped
     from interpole.plan import SweepConfig

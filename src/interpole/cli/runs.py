@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from interpole.cli.options import Embeddings, Json, Layers, NoDoctor, Run, RunOrCurves, Skip, TemplateFrom
-
-if TYPE_CHECKING:
-    from interpole.plan import SweepConfig
+from interpole.cli.options import Json, Run, RunOrCurves
+from interpole.cli.sweep import sweep
 
 __all__ = ["register"]
 
@@ -21,114 +19,39 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Measure and choose")(command)
 
 
-def sweep(
-    instruct: Annotated[
-        str, typer.Argument(metavar="INSTRUCT|SWEEP.yml", help="Instruct checkpoint, or a sweep as YAML.")
-    ],
-    thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")] = None,
-    *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.")],
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable."),
-    ] = None,
-    lam: Annotated[str, typer.Option("--lambda", "-l", help="Points on the dial: 0:1:0.1 or 0,0.5,1.")] = "0:1:0.1",
-    samples: Annotated[
-        int | None, typer.Option("--samples", "-k", help="Responses per question. [default: the task's]")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A local file with the task's problems.")] = None,
-    layers: Layers = None,
-    skip: Skip = None,
-    embeddings: Embeddings = None,
-    template_from: TemplateFrom = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Only the k likeliest tokens; 0: off. [default: the task's]")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Cap on generated tokens. [default: the task's]")] = None,
-    prefix: Annotated[str | None, typer.Option(help="Text put after every prompt, e.g. '<think>\\n'.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of problems and responses.")] = None,
-    engine: Annotated[str | None, typer.Option(help="transformers or scripted. [default: transformers]")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and what is there already.")
-    ] = False,
-    no_doctor: NoDoctor = False,
-) -> None:
-    """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
-
-    `interpole sweep INSTRUCT THINKING --task arithmetic --lambda 0:1:0.1 --samples 8 --out runs/x`
-
-    `interpole sweep sweep.yml --out runs/x` takes everything from a file (docs/sweep.md).
-    """
-    from interpole.plan import SweepConfig
-
-    sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
-    settings: dict[str, Any] = {
-        "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed, "engine": engine,
-        "sampler": {name: value for name, value in sampler.items() if value is not None},
-    }  # fmt: skip
-    if thinking is None:
-        config = SweepConfig.load(Path(instruct))
-        given = {name: value for name, value in settings.items() if value not in (None, {})}
-        config = SweepConfig.of(config.model_dump(exclude_unset=True, by_alias=True) | given, instruct)
-    else:
-        from interpole.rules import ablation
-
-        settings |= {
-            "sources": {"instruct": instruct, "thinking": thinking},
-            "tasks": [{"task": name, "data": data} for name in task or ["arithmetic"]],
-            "lambdas": lam,
-            "recipe": {"rules": ablation(layers, skip or (), embeddings)},
-        }
-        config = SweepConfig.of({name: value for name, value in settings.items() if value not in (None, {})})
-    start(config, out, dry_run=dry_run, doctor=not no_doctor)
-
-
-def start(config: SweepConfig, out: Path, *, dry_run: bool = False, doctor: bool = True) -> None:
-    """Run a sweep with a progress display, write its tables and say what came of it."""
-    from interpole.cli.questions import examine_first
-    from interpole.cli.show import show_metrics, show_plan, show_stages, sweep_bar
-    from interpole.scoring import load, score
-    from interpole.sources import open_source
-    from interpole.stages import find_stages
-    from interpole.sweep import plan, run
-
-    if doctor and {"instruct", "thinking"} <= set(config.sources):
-        examine_first(*(open_source(**dict(config.sources[name])) for name in ("instruct", "thinking")))
-    if dry_run:
-        return show_plan(plan(config, out))
-    with sweep_bar() as on_progress:
-        summary = run(config, out, on_progress)
-    show_metrics(score(out))
-    if config.lambdas:
-        show_stages(find_stages(load(out)))
-    typer.echo(f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s → {out}")
-    for entry in summary.failed:
-        typer.echo(f"failed: {entry.task} at {entry.point}; run the same command to try again", err=True)
-    if summary.failed:
-        raise typer.Exit(1)
-    return None
-
-
 def score(
     run: Run,
     grading: Annotated[str | None, typer.Option(help="Score by this grading. [default: each task's own]")] = None,
+    regrade: Annotated[
+        bool, typer.Option("--regrade", help="First grade all responses again, from their texts.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Recompute all metrics of a run from its samples, without a model; writes curves.csv, metrics.json, stages.json."""
     from interpole.cli.show import show_metrics
     from interpole.scoring import score as score_run
 
+    if regrade:
+        _regrade(run)
     metrics = score_run(run, grading=grading)
     if as_json:
         typer.echo((run / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
         show_metrics(metrics)
         typer.echo(f"wrote curves.csv, metrics.json and stages.json to {run}")
+
+
+def _regrade(run: Path) -> None:
+    from interpole.regrade import regrade
+
+    found = regrade(run)
+    typer.echo(f"graded {found.num_samples:,} responses again", err=True)
+    for (task, grading), num in found.changed.items():
+        typer.echo(f"{task}, {grading}: {num:,} scores changed", err=True)
+    if not found.changed:
+        typer.echo("no score changed", err=True)
+    for task in found.left_out:
+        typer.echo(f"{task}: not graded again, as its scorers are Inspect's; see `inspect score`", err=True)
 
 
 def stages(source: RunOrCurves, as_json: Json = False) -> None:

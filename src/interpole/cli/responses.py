@@ -1,0 +1,169 @@
+"""Commands about what runs hold: samples, runs merge, runs list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interpole.cli.options import Json, Run
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from interpole.records import Sample
+    from interpole.runs import RunFile
+
+__all__ = ["register"]
+
+SHOWN_CHARS = 3000
+
+runs = typer.Typer(help="Run folders: combine them, list them.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(rich_help_panel="Measure and choose")(samples)
+    app.add_typer(runs, name="runs", rich_help_panel="Measure and choose")
+
+
+def samples(
+    run: Run,
+    *,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Of this problem. Repeatable.")] = None,
+    lam: Annotated[str | None, typer.Option("--lambda", "-l", help="At these λ: 0.5 or 0,0.5,1.")] = None,
+    point: Annotated[str | None, typer.Option(help="At this point, by its name.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of this task.")] = None,
+    right: Annotated[
+        bool | None, typer.Option("--right/--wrong", help="Only right ones, or only wrong ones.", show_default=False)
+    ] = None,
+    grading: Annotated[
+        str | None, typer.Option(help="Right or wrong by this grading. [default: the task's own]")
+    ] = None,
+    num: Annotated[int, typer.Option("-n", help="Show at most so many.")] = 5,
+    full: Annotated[
+        bool, typer.Option("--full", help=f"Whole responses; else cut at {SHOWN_CHARS:,} characters.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show responses: thinking dimmed, answer, how it ended, tokens and grades."""
+    from itertools import islice
+
+    from interpole.errors import AnalysisError
+    from interpole.metrics import score_of
+    from interpole.recipe import parse_lambdas
+    from interpole.records import Outcome
+    from interpole.runs import RunFile
+
+    lams = None if lam is None else parse_lambdas(lam)
+
+    def wanted(one: Sample) -> bool:
+        return (not ids or one.problem in ids) and (
+            right is None or (one.outcome is not Outcome.FAILED and (score_of(one, grading) >= 1) == right)
+        )
+
+    file = RunFile.load(run)
+    found = list(islice((one for one in _read(run, file, task, point, lams) if wanted(one)), num))
+    if not found:
+        points = ", ".join(dict.fromkeys(entry.point for entry in file.current))
+        raise AnalysisError("no response is like that", run, f"tasks: {', '.join(file.tasks)}; points: {points}")
+    if as_json:
+        from interpole.cli.show import show_json
+
+        show_json([asdict(one) for one in found])
+        return
+    for one in found:
+        _show(one, file, full)
+
+
+def _read(
+    run: Path, file: RunFile, task: str | None, point: str | None, lams: Sequence[float] | None
+) -> Iterator[Sample]:
+    """Samples of the entries asked for, log by log as they are consumed."""
+    from interpole.samples import read_log
+
+    for entry in file.current:
+        on_dial = lams is None or (entry.lam is not None and any(abs(entry.lam - lam) < 1e-9 for lam in lams))
+        if task in (None, entry.task) and point in (None, entry.point) and on_dial:
+            for part in entry.parts:
+                if part.log is not None:
+                    yield from read_log(run / entry.folder / part.log, entry, part)
+
+
+def _show(one: Sample, file: RunFile, full: bool) -> None:
+    """Print one sample."""
+    from rich.text import Text
+
+    from interpole.cli.show import console
+
+    grades = ", ".join(f"{name} {score:g}" for name, score in one.grades.items())
+    closed_by = f" by {one.pseudo_close}" if one.pseudo_close else ""
+    ended = f"{one.outcome.value.replace('_', '-')}{closed_by}, {one.num_tokens:,} tokens, {grades or one.error}"
+    console.rule(Text(f"{one.task} · {one.point} · {one.problem} · sample {one.epoch}"), align="left")
+    console.print(Text(_printable(one.question, full)), style="bold")
+    console.print(_response(one, file, full))
+    console.print(
+        Text(f"→ {one.answer or 'no answer'} (should be {one.target or 'checked by program'}); {ended}\n"), style="cyan"
+    )
+
+
+def _response(one: Sample, file: RunFile, full: bool) -> Text:
+    """The response with its thinking dimmed."""
+    from rich.text import Text
+
+    from interpole.chat import Markers, trace
+
+    seen = trace(one.response, one.finish, Markers(*file.markers), opened=file.opened, specials=file.specials)
+    start = one.response.rfind(seen.answer) if seen.answer else len(one.response)
+    thinking, answer = (one.response[:start], one.response[start:]) if seen.thinking is not None else ("", one.response)
+    return Text.assemble((_printable(thinking, full), "dim"), _printable(answer, full))
+
+
+def _printable(text: str, full: bool) -> str:
+    """Text without control characters, which could do things to a terminal; long text without its middle."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+    if full or len(text) <= SHOWN_CHARS:
+        return text
+    half = SHOWN_CHARS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
+
+
+@runs.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; the first one's settings hold.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+) -> None:
+    """Make one run of several, without generating anything; refused where weights, settings or problems differ."""
+    from interpole.combine import combine
+
+    made = combine(folders, out)
+    again = f"; {made.num_duplicates:,} were there more than once" if made.num_duplicates else ""
+    typer.echo(f"{made.num_samples:,} responses{again} → {out}")
+    for part in made.unfinished:
+        typer.echo(f"left out, as it is not finished: {part}", err=True)
+
+
+@runs.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look.")] = Path("runs"),
+) -> None:
+    """List the run folders in a folder: tasks, points, how much is done, when it last changed."""
+    from interpole.cli.show import table
+    from interpole.runs import NAME, RunFile
+
+    rows = []
+    for path in sorted(folder.glob(f"*/{NAME}")):
+        file = RunFile.load(path.parent)
+        done = sum(entry.status == "done" for entry in file.current)
+        points = len({entry.point for entry in file.current})
+        rows.append(
+            [path.parent.name, ", ".join(file.tasks), str(points), f"{done}/{len(file.current)}", file.updated[:16]]
+        )
+    table(f"Runs in {folder}", ["run", "tasks", "points", "done", "changed"], rows)

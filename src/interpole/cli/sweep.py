@@ -1,0 +1,217 @@
+"""The command `sweep`: flags or a file → a checked configuration, then the run or its estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
+
+if TYPE_CHECKING:
+    from interpole.config import SweepConfig
+    from interpole.estimate import Estimate
+
+__all__ = ["start", "sweep"]
+
+LAMBDAS = "0:1:0.1"
+
+Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]")]
+TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]")]
+TopK = Annotated[int | None, typer.Option(help="Only the k likeliest tokens; 0: off. [default: the task's]")]
+MaxTokens = Annotated[int | None, typer.Option(help="Cap on generated tokens. [default: the task's]")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="With --engine openai: a model as the endpoint calls it; 'name@{lambda}' is a dial. Repeatable.",
+    ),
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option("--engine-option", metavar="NAME=VALUE", help="Of the engine, e.g. dtype=float32. Repeatable."),
+]
+
+Lambdas = Annotated[
+    str | None,
+    typer.Option("--lambda", "-l", help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]"),
+]
+Samples = Annotated[int | None, typer.Option("--samples", "-k", help="Responses per question. [default: the task's]")]
+GuessTokens = Annotated[
+    float | None, typer.Option(help="With --dry-run: tokens of a response, where the run has none to go by.")
+]
+TokensPerSecond = Annotated[
+    float | None, typer.Option(help="With --dry-run: of the engine. [default: as measured in the run]")
+]
+Grader = Annotated[
+    str | None, typer.Option(help="Of a FILE.jsonl: math, choice, exact, regex or python:module.function.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, what is there already, and what the rest costs.")
+]
+BaseUrl = Annotated[str | None, typer.Option(help="With --engine openai: the endpoint, e.g. http://localhost:8000/v1.")]
+EngineName = Annotated[str | None, typer.Option(help="transformers, vllm, openai or scripted. [default: transformers]")]
+
+
+def sweep(
+    instruct: Annotated[
+        str | None, typer.Argument(metavar="[INSTRUCT|SWEEP.yml]", help="Instruct checkpoint, or a sweep as YAML.")
+    ] = None,
+    thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.")],
+    task: Tasks = None,
+    lam: Lambdas = None,
+    samples: Samples = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A local file with the task's problems.")] = None,
+    grader: Grader = None,
+    layers: Layers = None,
+    skip: Skip = None,
+    embeddings: Embeddings = None,
+    template_from: TemplateFrom = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    max_tokens: MaxTokens = None,
+    prefix: Annotated[str | None, typer.Option(help="Text put after every prompt, e.g. '<think>\\n'.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of problems and responses.")] = None,
+    engine: EngineName = None,
+    engine_option: EngineOptions = None,
+    base_url: BaseUrl = None,
+    model: Models = None,
+    dry_run: DryRun = False,
+    guess_tokens: GuessTokens = None,
+    tokens_per_second: TokensPerSecond = None,
+    no_doctor: NoDoctor = False,
+) -> None:
+    """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
+
+    `interpole sweep INSTRUCT THINKING --task arithmetic --lambda 0:1:0.1 --samples 8 --out runs/x`
+
+    `interpole sweep sweep.yml --out runs/x` takes everything from a file (docs/sweep.md); flags go before it.
+
+    `interpole sweep --engine openai --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
+    """
+    from interpole.config import SweepConfig
+    from interpole.rules import ablation
+
+    sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
+    served = _served(model or (), base_url, lam)
+    settings: dict[str, Any] = {
+        "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
+        "engine": engine or ("openai" if served else None),
+        "engine_options": _options(engine_option or ()) | served.pop("engine_options", {}),
+        "lambdas": lam, "sampler": {name: value for name, value in sampler.items() if value is not None},
+        "tasks": [{"task": name, "data": data, "grader": grader} for name in task or ()],
+        "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
+    } | served  # fmt: skip
+    given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
+    if (data or grader) and not task:
+        raise typer.BadParameter("--data and --grader go with --task")
+    if instruct is not None and thinking is None:
+        written = SweepConfig.load(Path(instruct)).model_dump(exclude_unset=True, by_alias=True)
+        both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
+        given = written | given | both
+    elif instruct is not None:
+        given = {"sources": {"instruct": instruct, "thinking": thinking}} | given
+    elif not served:
+        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
+    if instruct is None or thinking is not None:
+        given = {"tasks": ["arithmetic"]} | ({} if model else {"lambdas": LAMBDAS}) | given
+    config = SweepConfig.of(given, instruct or "the sweep")
+    if dry_run:
+        _estimate(config, out, guess_tokens, tokens_per_second)
+    else:
+        start(config, out, doctor=not no_doctor)
+
+
+def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dict[str, Any]:
+    """Settings of points that are served: names with `{lambda}` in them are a dial, the others points of their own."""
+    dial = [name for name in models if "{lambda}" in name]
+    if len(dial) > 1:
+        raise typer.BadParameter("only one --model can have {lambda} in it: a run has one dial")
+    if not dial and lam is not None and models:
+        raise typer.BadParameter("--lambda needs a --model with {lambda} in it, e.g. 'name@{lambda}'")
+    options = ({"base_url": base_url} if base_url else {}) | ({"model": dial[0]} if dial else {})
+    points = [{"name": name, "model": name} for name in models if name not in dial]
+    lambdas = {"lambdas": lam or LAMBDAS} if dial else {}
+    return {"engine_options": options, "points": points} | lambdas if models or base_url else {}
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs; values are read as YAML."""
+    import yaml
+
+    if wrong := next((one for one in given if "=" not in one), None):
+        raise typer.BadParameter(f"--engine-option {wrong}: write NAME=VALUE, e.g. dtype=float32")
+    return {name: yaml.safe_load(value) for name, _, value in (one.partition("=") for one in given)}
+
+
+def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
+    """Run a sweep with a progress display, write its tables and say what came of it."""
+    from interpole.cli.questions import examine_first
+    from interpole.cli.show import show_metrics, show_stages, sweep_bar
+    from interpole.scoring import load, score
+    from interpole.sources import open_source
+    from interpole.stages import find_stages
+    from interpole.sweep import run
+
+    if doctor and not config.served and {"instruct", "thinking"} <= set(config.sources):
+        examine_first(*(open_source(**dict(config.sources[name])) for name in ("instruct", "thinking")))
+    with sweep_bar() as on_progress:
+        summary = run(config, out, on_progress)
+    for entry in summary.failed:
+        reason = next((part.error for part in entry.parts if part.error), "")
+        typer.echo(f"failed: {entry.task} at {entry.point}; run the same command to try again. {reason}", err=True)
+    show_metrics(score(out))
+    if config.lambdas:
+        show_stages(find_stages(load(out)))
+    typer.echo(f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s → {out}")
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def _estimate(config: SweepConfig, out: Path, guess_tokens: float | None, tokens_per_second: float | None) -> None:
+    from interpole.cli.show import show_plan
+    from interpole.estimate import estimate
+    from interpole.sweep import plan
+
+    planned = plan(config, out)
+    show_plan(planned)
+    found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
+    for line in _sentences(found):
+        typer.echo(line)
+
+
+def _sentences(found: Estimate) -> list[str]:
+    """Tokens, hours and memory in words, with what they rest on."""
+    if not found.num_samples:
+        return []
+    if found.num_tokens is None:
+        lines = [
+            f"at most {found.most_tokens:,} tokens, if every response went on to its cap; for an estimate "
+            "give --guess-tokens, or run a pilot: the same command with --samples 1"
+        ]
+    else:
+        bases = ", ".join(f"{basis} ({num:,})" for basis, num in found.bases.items())
+        lines = [f"about {found.num_tokens:,.0f} tokens, at most {found.most_tokens:,}; lengths: {bases}"]
+    if found.hours is not None:
+        lines.append(f"about {found.hours:,.2f} hours at {found.tokens_per_second:,.0f} tokens per second")
+    elif found.num_tokens is not None:
+        lines.append("hours: give --tokens-per-second, or run a pilot: the same command with --samples 1")
+    if found.memory is not None:
+        cache = found.memory.cache_bytes
+        kept = "an unknown size" if cache is None else f"{cache / 1e9:,.2f} GB"
+        weights = found.memory.weights_bytes / 1e9
+        lines.append(
+            f"memory: {weights:,.2f} GB of weights (one model; the two ends stay on disk), and {kept} of cache for "
+            f"{found.memory.rows} responses at once; vllm takes what its gpu_memory_utilization allows"
+        )
+    return lines
