@@ -226,7 +226,9 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Me
 def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """The array in float32; exact for bfloat16, float16 and float8."""
     if array.dtype == DTYPES["BF16"]:
-        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        wide = array.view(np.uint16).astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
     return array.astype(np.float32)
 
 

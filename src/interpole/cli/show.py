@@ -100,22 +100,22 @@ def show_stages(stages: Sequence[Stages]) -> None:
     def boundary(found: Interval | None) -> str:
         if found is None:
             return "–"
-        return f"{found.value:.2f}" + (
-            f" [dim]\\[{found.low:.2f}, {found.high:.2f}][/dim]" if found.low == found.low else ""
-        )
+        ends = f" [dim]({found.low:.2f}–{found.high:.2f})[/dim]" if found.low == found.low else ""
+        return f"{found.value:.2f}{ends}"
 
     rows = [
         [
             s.task,
-            boundary(s.lambda_on),
-            boundary(s.lambda_mid),
-            boundary(s.lambda_off),
+            *(boundary(found) for found in (s.lambda_on, s.lambda_mid, s.lambda_off)),
             f"\\[{s.stage2[0]:g}, {s.stage2[1]:g}]" if s.stage2 else "–",
-            s.method + ("" if s.fits or s.method == "none" else ", poor fit"),
         ]
         for s in stages
     ]
-    table("Stages: λ where Think #R reaches", ["task", "5 %", "50 %", "95 %", "stage 2", "fit"], rows)
+    table(
+        "Stages: λ where Think #R reaches …, and the swept λ around stage 2",
+        ["task", "5 %", "50 %", "95 %", "stage 2"],
+        rows,
+    )
     for s in stages:
         for line in (s.refusal, *s.notes, *(f"open: {need}" for need in s.needs)):
             if line:
