@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint check docs constraints clean
+.PHONY: demo test lint check docs bench-merge constraints clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -26,6 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[transformers,eval,test,dev]'
 	touch $@
+
+bench-merge: $(STAMP) # against mergekit, in an environment of its own
+	test -d .venv-mergekit || ($(PYTHON) -m venv .venv-mergekit && .venv-mergekit/bin/pip install --quiet torch==2.13.0 mergekit==0.1.5)
+	$(PY) benchmarks/merge.py --mergekit .venv-mergekit/bin/mergekit-yaml
+	$(PY) benchmarks/merge.py --many
 
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
