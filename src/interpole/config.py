@@ -51,16 +51,46 @@ class TaskConfig(_Strict):
 
 
 class PointConfig(_Strict):
-    """A point besides those on the dial: a recipe, given as its difference to the sweep's, and sampler settings.
+    """A point besides those on the dial: other weights, another way of asking, or both.
 
-    With the engine `openai` it is a model that somebody serves: `model`, and `base_url` where it is not the sweep's.
+    Attributes:
+        name: default what the others say, e.g. `ta` or `λ=0.6, budget 256`.
+        lam: `lambda` in YAML; a point that it is given to with other settings is still not on the dial.
+        preset: a merge by name (see `presets`), in the place of the sweep's recipe; some need a source called `base`.
+        recipe: fields of the recipe, as a difference to the sweep's or the preset's.
+        sampler: settings over the sweep's.
+        instruction: put below the question, e.g. "Be brief."
+        budget_tokens: a thought is cut after so many tokens and closed.
+        close: what closes it; default the closing marker on a line of its own.
+        model: with the engine `openai`, the model that somebody serves.
+        base_url: its address, where that is not the sweep's.
     """
 
     name: str
+    lam: float | None = Field(default=None, alias="lambda")
+    preset: str = ""
     recipe: dict[str, Any] = {}
     sampler: dict[str, float] = {}
+    instruction: str = ""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    close: str = ""
     model: str = ""
     base_url: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or value.get("name"):
+            return value
+        said = {"lambda": "λ={:g}", "preset": "{}", "instruction": "“{}”", "budget_tokens": "budget {}"}
+        parts = [form.format(value[key]) for key, form in said.items() if value.get(key) is not None]
+        return {**value, "name": ", ".join(parts)} if set(value) - {"lambda"} and parts else value
+
+    @model_validator(mode="after")
+    def _closes_something(self) -> Self:
+        if self.close and self.budget_tokens is None:
+            raise ValueError("`close` says how a budget closes a thought: give budget_tokens too")
+        return self
 
 
 class SweepConfig(_Strict):
@@ -163,6 +193,8 @@ class SweepConfig(_Strict):
             raise ValueError("engine_options: base_url is missing")
         if any("@" in url for url in (self.engine_options.get("base_url", ""), *(p.base_url for p in self.points))):
             raise ValueError("a base_url is written down with the run: put the key into OPENAI_API_KEY instead")
+        if self.chat and (cut := next((point.name for point in self.points if point.budget_tokens), None)):
+            raise ValueError(f"{cut}: a server that renders the chat itself cannot go on with a thought; see api")
         if self.chat and self.prefix:
             raise ValueError("a server that renders the chat itself takes no prefix; see engine_options: api")
 

@@ -9,23 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interpole import tasks
+from interpole.budget import Budget, within
 from interpole.chat import Markers, added_tokens, find_markers, opens_thinking, render, special_variables
 from interpole.checkpoint import Checkpoint
 from interpole.config import PointConfig, SweepConfig, TaskConfig
 from interpole.dial import dial
 from interpole.engines.served import MESSAGES, Served
 from interpole.errors import RunError, TaskError
+from interpole.methods import get_method
+from interpole.presets import preset
 from interpole.recipe import Recipe, Source, build
 from interpole.records import Sampler
 from interpole.runs import Entry, Part, SourceInfo, TaskInfo
 from interpole.sources import open_source
 from interpole.tasks import Benchmark
+
+if TYPE_CHECKING:
+    from interpole.engines.provider import Answer
 
 __all__ = ["Plan", "Point", "PointConfig", "SweepConfig", "TaskConfig", "identity", "missing_parts", "release"]
 
@@ -39,6 +45,14 @@ class Point:
     where: dict[str, Any]  # what an engine's `load` takes: a recipe, or a model that is served
     weights: Checkpoint | Served
     sampler: Mapping[str, float] = field(default_factory=dict)
+    instruction: str = ""  # below the question
+    budget: Budget | None = None  # of thinking
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """What is special in how this point is asked."""
+        budget = {"budget_tokens": self.budget.num_tokens, "close": self.budget.close} if self.budget else {}
+        return ({"instruction": self.instruction} if self.instruction else {}) | budget
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,11 +138,22 @@ class Plan:
     @property
     def base_recipe(self) -> Recipe:
         """The recipe that the points are variants of."""
-        return self._recipe({"lambda": self.config.lambdas[0]} if self.config.lambdas else self.config.points[0].recipe)
+        lambdas = self.config.lambdas
+        return self._recipe({"lambda": lambdas[0]}) if lambdas else self._own_recipe(self.config.points[0])
 
-    def render(self, messages: Any) -> str:
-        """The prompt for chat messages, with the sweep's prefix."""
+    def render(self, messages: Sequence[Mapping[str, Any]], instruction: str = "") -> str:
+        """The prompt for chat messages, with an instruction below the last of them, and the sweep's prefix."""
+        if instruction:
+            *before, last = messages
+            messages = [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
         return render(self.template, messages, **self.variables) + self.config.prefix
+
+    def answer(self, point: Point, answer: Answer) -> Answer:
+        """How an engine answers at a point: within its budget, if it has one."""
+        return within(answer, point.budget, self._is_thinking) if point.budget else answer
+
+    def _is_thinking(self, text: str) -> bool:
+        return self.markers.close not in text and (self.opened or self.markers.open in text)
 
     def entry(self, benchmark: Benchmark, point: Point, engine: Mapping[str, str]) -> Entry:
         """What one task at one point will be called; without parts."""
@@ -144,6 +169,7 @@ class Plan:
         }
         problems = problems_hash(benchmark)
         own = {"weights": point.fingerprint, "sampler": sampler, "task": benchmark.name, "problems": problems}
+        own |= {"asking": point.asking} if point.asking else {}
         unique = identity({key: value for key, value in shared.items() if key not in ("sources", "sampler")} | own)
         return Entry(
             task=benchmark.name,
@@ -155,6 +181,7 @@ class Plan:
             fingerprint=point.fingerprint,
             recipe=point.where,
             sampler=sampler,
+            asking=point.asking,
             folder=f"logs/{_safe(benchmark.name)}/{point.slug}-{unique[:8]}",
         )
 
@@ -190,19 +217,49 @@ class Plan:
         return replace(loaded, k=task.samples or self.config.samples or loaded.k, sampler=sampler)
 
     def _point(self, resolve: Any, point: PointConfig, lam: float | None = None) -> Point:
+        where, weights = self._weights(resolve, point, lam if point.lam is None else point.lam)
+        close = point.close or f"\n{self.markers.close}\n\n"
+        budget = Budget(point.budget_tokens, close) if point.budget_tokens else None
+        return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget)
+
+    def _weights(
+        self, resolve: Any, point: PointConfig, lam: float | None
+    ) -> tuple[dict[str, Any], Checkpoint | Served]:
+        """What an engine's `load` takes for a point, and what is there."""
         if not self.config.served:
-            recipe = self._recipe(point.recipe)
-            return Point(point.name, lam, _dumped(recipe), resolve(recipe), point.sampler)
+            recipe = self._own_recipe(point)
+            return _dumped(recipe), resolve(recipe)
         options = self.config.engine_options
-        model = point.model or str(options["model"]).replace("{lambda}", f"{lam:g}")
+        model = point.model or str(options["model"])
+        model = model if lam is None else model.replace("{lambda}", f"{lam:g}")
         base_url = point.base_url or str(options["base_url"])
         served = Served(base_url=base_url, model=model, markers=(self.markers.open, self.markers.close))
-        return Point(point.name, lam, served.model_dump(mode="json"), served, point.sampler)
+        return served.model_dump(mode="json"), served
+
+    def _own_recipe(self, point: PointConfig) -> Recipe:
+        """The recipe of a point: the sweep's or a preset, with what the point changes."""
+        own = {**point.recipe, **({} if point.lam is None else {"lambda": point.lam})}
+        if not point.preset:
+            return self._recipe(own)
+        names = {name: name for name in ("instruct", "thinking", "base") if name in self._sources}
+        if missing := {"instruct", "thinking"} - set(names):
+            raise RunError(f"no source {min(missing)!r} for preset {point.preset}", point.name, "name it in `sources`")
+        recipe = preset(point.preset, **names, **own)
+        return self._recipe(
+            _dumped(recipe) | {"sources": {k: self._sources[v.model] for k, v in recipe.sources.items()}}
+        )
+
+    @cached_property
+    def _sources(self) -> dict[str, dict[str, Any]]:
+        return {name: source.model_dump(exclude_none=True) for name, source in self.config.sources.items()}
 
     def _recipe(self, own: Mapping[str, Any]) -> Recipe:
-        sources = {name: source.model_dump(exclude_none=True) for name, source in self.config.sources.items()}
-        shared = {"sources": sources, "template_from": self.config.template_from}
-        return build({**shared, **self.config.recipe, **own}, "the sweep's recipe")
+        """A recipe of the sweep's sources; a base is left out where the method takes none."""
+        content = {"sources": self._sources, **self.config.recipe, **own}
+        if "sources" not in own and get_method(content.get("method", "linear")).base == "no":
+            content["sources"] = {name: source for name, source in self._sources.items() if name != "base"}
+        donor = self.config.template_from
+        return build(({"template_from": donor} if donor in content["sources"] else {}) | content, "the sweep's recipe")
 
 
 def _open(source: Source) -> Checkpoint:

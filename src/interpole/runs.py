@@ -67,6 +67,7 @@ class Entry(_Record):
     fingerprint: str  # of the weights
     recipe: dict[str, Any]
     sampler: dict[str, Any]
+    asking: dict[str, Any] = {}  # what else is special here: instruction, budget_tokens, close
     folder: str  # relative to the run
     parts: tuple[Part, ...] = ()
     current: bool = True  # False: superseded by other settings; its logs are kept and not read

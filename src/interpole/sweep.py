@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,9 @@ class _Sweep:
 
         planned, folder = self._plan, self._out / job.entry.folder
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(_journal_path(folder, part), self._engine.submit, self._tell.answer)
+        journal = Journal(
+            _journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer
+        )
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
             replace(job.benchmark, k=part.epochs, sampler=sampler),
@@ -213,7 +216,8 @@ class _Sweep:
             first_epoch=part.first_epoch,
         )
         name = f"{job.point.slug}-{job.entry.identity[:12]}"
-        model = inspect_model(name, journal.answer, planned.render, sampler)
+        render = partial(planned.render, instruction=job.point.instruction)
+        model = inspect_model(name, journal.answer, render, sampler)
         metadata = {"interpole": job.entry.model_dump(mode="json", exclude={"parts", "current"})}
         try:
             log = _inspect_eval(task, model, folder, metadata, planned.config.concurrency)

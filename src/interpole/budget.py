@@ -1,0 +1,81 @@
+"""A thinking budget over any engine: the thought is cut after N tokens, closed, and the model goes on to its answer.
+
+This is what people set instead of λ (vLLM's `thinking_token_budget`, llama.cpp's `--reasoning-budget`). It works on answers, in
+two requests, so every engine that is sent rendered prompts can do it. The text that closes a thought is not generated, and so
+not counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from interpole.records import Generation, Sampler
+
+if TYPE_CHECKING:
+    from interpole.engines.provider import Answer
+
+__all__ = ["Budget", "within"]
+
+
+class Budget(NamedTuple):
+    """How long a response may think."""
+
+    num_tokens: int  # generated from the start of the response
+    close: str  # what is put where the thought is cut, closing marker and all
+
+
+def within(answer: Answer, budget: Budget, is_thinking: Callable[[str], bool]) -> Answer:
+    """An `Answer` whose responses think for no longer than the budget.
+
+    A response that has closed its thought by then, or has not begun one, goes on as it is. The second request draws from a seed
+    of its own. Both together keep to the sampler's `max_tokens`.
+
+    Args:
+        answer: of an engine.
+        budget: the tokens, and how to close.
+        is_thinking: whether a response that was cut off here is inside a thought.
+    """
+
+    def limited(prompt: str, sampler: Sampler, seed: int) -> Future[Generation]:
+        whole: Future[Generation] = Future()
+        first = replace(sampler, max_tokens=min(budget.num_tokens, sampler.max_tokens))
+
+        def go_on(cut: Generation) -> None:
+            left = sampler.max_tokens - cut.num_tokens
+            if cut.finish != "length" or cut.num_tokens < first.max_tokens or left <= 0:
+                return whole.set_result(cut)
+            text = cut.text.rstrip("\ufffd")  # half a character, if the cut fell into one
+            text = text.rstrip() + budget.close if is_thinking(text) else text
+
+            def join(rest: Generation) -> None:
+                num_tokens = cut.num_tokens + rest.num_tokens
+                whole.set_result(Generation(text + rest.text, num_tokens, rest.finish))
+
+            second = answer(prompt + text, replace(sampler, max_tokens=left), _next(seed))
+            return _then(second, join, whole)
+
+        _then(answer(prompt, first, seed), go_on, whole)
+        return whole
+
+    return limited
+
+
+def _then(done: Future[Generation], do: Callable[[Generation], None], whole: Future[Generation]) -> None:
+    """Hand the result of `done` to `do`; what fails, fails `whole`."""
+
+    def pass_on(done: Future[Generation]) -> None:
+        try:
+            do(done.result())
+        except Exception as error:  # whoever awaits the whole is told
+            whole.set_exception(error)
+
+    done.add_done_callback(pass_on)
+
+
+def _next(seed: int) -> int:
+    """The seed of the second request: of the first's, and not near another sample's."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/go on".encode()).digest()[:4], "big") & 0x7FFFFFFF
