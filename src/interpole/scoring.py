@@ -21,16 +21,25 @@ def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
 
     Args:
         run: the run folder.
-        grading: the grading to score by; default each task's own.
+        grading: the grading to score by; default each task's own. A task that has no such grading keeps its own, and its
+            `PointMetrics.grading` says so.
 
     Raises:
         RunError: no run, or no samples in it yet.
-        AnalysisError: no such grading.
+        AnalysisError: no task has such a grading.
     """
     found = _samples(run)
-    metrics = measure(found, grading=grading)
+    graded = {sample.task for sample in found if grading in sample.grades}
+    if grading is not None and not graded:
+        known = sorted({name for sample in found for name in sample.grades})
+        raise AnalysisError(f"no task of this run has a grading {grading!r}", run, f"there are {', '.join(known)}")
+    metrics = [
+        one
+        for task in dict.fromkeys(sample.task for sample in found)
+        for one in measure([s for s in found if s.task == task], grading=grading if task in graded else None)
+    ]
     if grading is not None:
-        found = [_under(sample, grading) for sample in found]
+        found = [_under(sample, grading) if sample.task in graded else sample for sample in found]
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
     stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}

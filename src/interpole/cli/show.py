@@ -83,7 +83,8 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
             ]
             for m in points
         ]
-        title = f"{task}: {points[0].num_questions} questions × {k} samples; in percent, with 95 % intervals"
+        by = f", graded by {points[0].grading!r}" if points[0].grading else ""
+        title = f"{task}{by}: {points[0].num_questions} questions × {k} samples; in percent, with 95 % intervals"
         table(title, ["point", f"Mean@{k}", f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
         seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
         ends = [
