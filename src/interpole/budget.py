@@ -18,7 +18,7 @@ from interpole.records import Generation, Sampler
 if TYPE_CHECKING:
     from interpole.engines.provider import Answer
 
-__all__ = ["Budget", "within"]
+__all__ = ["Budget", "next_seed", "within"]
 
 
 class Budget(NamedTuple):
@@ -55,7 +55,7 @@ def within(answer: Answer, budget: Budget, is_thinking: Callable[[str], bool]) -
                 num_tokens = cut.num_tokens + rest.num_tokens
                 whole.set_result(Generation(text + rest.text, num_tokens, rest.finish))
 
-            second = answer(prompt + text, replace(sampler, max_tokens=left), _next(seed))
+            second = answer(prompt + text, replace(sampler, max_tokens=left), next_seed(seed))
             return _then(second, join, whole)
 
         _then(answer(prompt, first, seed), go_on, whole)
@@ -76,6 +76,6 @@ def _then(done: Future[Generation], do: Callable[[Generation], None], whole: Fut
     done.add_done_callback(pass_on)
 
 
-def _next(seed: int) -> int:
+def next_seed(seed: int) -> int:
     """The seed of the second request: of the first's, and not near another sample's."""
     return int.from_bytes(hashlib.sha256(f"{seed}/go on".encode()).digest()[:4], "big") & 0x7FFFFFFF
