@@ -72,6 +72,9 @@ def sweep(
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
     data: Annotated[Path | None, typer.Option(help="A local file with the task's problems.")] = None,
     grader: Grader = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The user message, with {question} in it. [default: the task's]")
+    ] = None,
     layers: Layers = None,
     skip: Skip = None,
     embeddings: Embeddings = None,
@@ -109,12 +112,12 @@ def sweep(
         "engine": engine or ("openai" if served else None),
         "engine_options": _options(engine_option or ()) | served.pop("engine_options", {}),
         "lambdas": lam, "sampler": {name: value for name, value in sampler.items() if value is not None},
-        "tasks": [{"task": name, "data": data, "grader": grader} for name in task or ()],
+        "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
         "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
-    if (data or grader) and not task:
-        raise typer.BadParameter("--data and --grader go with --task")
+    if (data or grader or prompt) and not task:
+        raise typer.BadParameter("--data, --grader and --prompt go with --task")
     if instruct is not None and thinking is None:
         written = SweepConfig.load(Path(instruct)).model_dump(exclude_unset=True, by_alias=True)
         both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
