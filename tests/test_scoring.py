@@ -119,6 +119,36 @@ def test_a_run_is_scored_by_the_grading_asked_for_where_a_task_has_it(written):
         score(written, grading="strict")
 
 
+def test_ifeval_of_written_responses(tmp_path):
+    from test_tasks import real_checkers
+
+    problem = next(
+        one for one in real_checkers().problems if one.metadata["instruction_id_list"] == ["punctuation:no_comma"]
+    )
+    row = {"key": int(problem.id), "prompt": problem.question, **problem.metadata}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    responses = [
+        "<think>Let me see, commas, yes.</think>A trip without them",
+        {"text": "<think>a monologue without one and", "finish": "length"},
+        "<think>Let me see, commas<tool_call>A trip without them",
+        {"text": "<think>another of them", "finish": "length"},
+    ]
+    config = {
+        "sources": {name: source(tmp_path / name, i) for i, name in enumerate(("instruct", "thinking"))},
+        "tasks": [{"task": "ifeval", "data": str(tmp_path / "in.jsonl")}],
+        "lambdas": "1",
+        "samples": 4,
+        "engine": "scripted",
+        "engine_options": {"script": [{"responses": responses}]},
+    }
+    sweep.run(SweepConfig.of(config), tmp_path / "run")
+    found = samples.read(tmp_path / "run", texts=False)
+    for grading, mean, twice in (("paper", 3 / 4, 1), ("robust", 1 / 2, 5 / 6)):
+        (m,) = measure(found, grading=grading, resamples=50)
+        assert (m.mean.value, m.pass_at[1].value) == pytest.approx((mean, twice))
+        assert (m.vote, m.think.value) == (None, 0.25)
+
+
 # ── grading again ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
