@@ -7,8 +7,8 @@ import pytest
 import interpole
 import tiny
 from interpole.errors import MismatchError
-from interpole.experts import PerExpert
 from interpole.recipe import Recipe
+from interpole.views.experts import PerExpert
 
 NUM_EXPERTS, HIDDEN = 3, 16
 STEM = "model.layers.{}.mlp.experts"

@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import interpole
-from interpole.fp8 import quantise
 from interpole.names import KINDS, num_layers, place
 from interpole.recipe import Recipe
 from interpole.rules import ablation
+from interpole.views.fp8 import quantise
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

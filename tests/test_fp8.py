@@ -11,8 +11,8 @@ import interpole
 import tiny
 from interpole.checkpoint import open_checkpoint
 from interpole.errors import CheckpointError, RecipeError
-from interpole.fp8 import quantise
 from interpole.recipe import Recipe, build
+from interpole.views.fp8 import quantise
 
 E4M3 = ml_dtypes.float8_e4m3fn
 BF16 = ml_dtypes.bfloat16

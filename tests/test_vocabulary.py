@@ -14,7 +14,7 @@ from interpole.cli import app
 from interpole.errors import MismatchError, OutputError, RecipeError
 from interpole.recipe import Recipe, build
 from interpole.saving import Target, save_all
-from interpole.vocabulary import POLICIES, Aligned, vocabulary
+from interpole.views.vocabulary import POLICIES, Aligned, vocabulary
 
 WORDS = [f"w{i}" for i in range(30)]
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")

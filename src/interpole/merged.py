@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from interpole.chat import find_markers, token_ids
 from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec
 from interpole.errors import MismatchError, RecipeError
-from interpole.fp8 import Blocks, Dequantised
 from interpole.matching import clashes
 from interpole.methods import get_method
 from interpole.methods._sparsify import Stream
 from interpole.recipe import DTYPE_NAMES, Recipe
 from interpole.rules import Coefficients, list_layers
 from interpole.sources import fit, open_source
-from interpole.stacking import Stacked
+from interpole.views.fp8 import Blocks, Dequantised
+from interpole.views.stacking import Stacked
 
 __all__ = ["Merged", "merge"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from interpole.adapter import Adapted, adapter_base, is_adapter
 from interpole.checkpoint import Checkpoint, Folder, locate
 from interpole.errors import CheckpointError
-from interpole.experts import same_layout
-from interpole.fp8 import Dequantised
-from interpole.vocabulary import same_vocabulary
+from interpole.views.adapter import Adapted, adapter_base, is_adapter
+from interpole.views.experts import same_layout
+from interpole.views.fp8 import Dequantised
+from interpole.views.vocabulary import same_vocabulary
 
 __all__ = ["fit", "open_source", "readable"]
 

@@ -19,7 +19,7 @@ from interpole.errors import InterpoleError, InterpoleWarning
 from interpole.merged import Merged, merge
 from interpole.recipe import DTYPE_NAMES, Recipe, build
 from interpole.sums import sum_tensors
-from interpole.vocabulary import vocabulary, vocabulary_tensors
+from interpole.views.vocabulary import vocabulary, vocabulary_tensors
 
 __all__ = ["propose", "reproduce"]
 

@@ -57,8 +57,7 @@ def similarity(
     as_json: Json = False,
 ) -> None:
     """Measure how far two checkpoints are apart: σ per tensor, layer and module kind; with a base, kinship too."""
-    from interpole.cli.show import show_similarity
-    from interpole.cli.weights import bytes_bar
+    from interpole.cli.show import bytes_bar, show_similarity
     from interpole.similarity import compare
     from interpole.sources import open_source
 
@@ -86,8 +85,7 @@ def audit(
 ) -> None:
     """Recover how a merge was made: λ of every tensor, by which map, in which rounding, whose files, and the recipe."""
     from interpole.audit import audit as examine_merge
-    from interpole.cli.show import show_audit
-    from interpole.cli.weights import bytes_bar
+    from interpole.cli.show import bytes_bar, show_audit
     from interpole.sources import open_source
 
     sources = [open_source(source) for source in (merged, instruct, thinking, base) if source is not None]

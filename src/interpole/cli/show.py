@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interpole.sweep import Planned, Progress
 
 __all__ = [
+    "bytes_bar",
     "show_diagnosis",
     "show_json",
     "show_metrics",
@@ -251,3 +252,14 @@ def sweep_bar() -> Iterator[Callable[[Progress], None]]:
                 bar.console.print(p.message)
 
         yield on_progress
+
+
+@contextmanager
+def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr that counts bytes and shows their speed."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,6 +153,7 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
 
     from interpole.card import texts
     from interpole.cli.questions import examine_first
+    from interpole.cli.show import bytes_bar
     from interpole.merged import merge as open_merge
     from interpole.saving import Target, save_all
     from interpole.sources import fit, open_source
@@ -185,15 +184,3 @@ def parse_size(text: str) -> int:
         return int(float(number) * units[text.upper()[len(number) :]])
     except (ValueError, KeyError):
         raise typer.BadParameter(f"not a size: {text!r}; write 5GB, 500MB or a number of bytes") from None
-
-
-@contextmanager
-def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr that counts bytes and shows their speed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)

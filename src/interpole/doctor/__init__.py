@@ -13,8 +13,8 @@ from interpole.checkpoint import Checkpoint
 from interpole.doctor import configs, tensors, tokens
 from interpole.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
 from interpole.errors import MismatchError
-from interpole.experts import PerExpert
 from interpole.sources import fit
+from interpole.views.experts import PerExpert
 
 __all__ = ["Diagnosis", "Finding", "examine"]
 

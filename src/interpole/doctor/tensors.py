@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from interpole.checkpoint import Checkpoint
 from interpole.doctor.configs import language_config
 from interpole.doctor.findings import Check, Finding, Side
-from interpole.fp8 import Dequantised
 from interpole.matching import clashes
 from interpole.names import num_layers, place
 from interpole.sums import AbsoluteSums, absolute_sums, add_up
+from interpole.views.fp8 import Dequantised
 
 __all__ = ["CHECKS", "check_weights"]
 

@@ -10,7 +10,7 @@ from interpole.checkpoint import Checkpoint
 from interpole.doctor.configs import language_config
 from interpole.doctor.findings import Check, Finding, Side, differences
 from interpole.errors import TaskError
-from interpole.vocabulary import same_tokenizer, vocabulary
+from interpole.views.vocabulary import same_tokenizer, vocabulary
 
 __all__ = ["CHECKS", "VOCABULARY_CHECKS", "vocabulary"]
 
