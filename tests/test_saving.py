@@ -231,3 +231,12 @@ def test_weights_are_cut_into_shards_of_a_size(merged, tmp_path, shard_bytes):
     for shard in set(out.layout.values()):
         tensors = [name for name in out if out.layout[name] == shard]
         assert len(tensors) == 1 or sum(out.specs[name].num_bytes for name in tensors) <= shard_bytes
+
+
+@pytest.mark.parametrize(("chunk", "threads"), [(1, 2), (7, 1), (100, 5), (1 << 16, 3)])
+def test_chunk_size_and_thread_count_do_not_matter(pair, tmp_path, monkeypatch, chunk, threads):
+    recipe = Recipe.between(*pair, 0.37, rules=[{"name": "*mlp*", "lambda": 0.9}, {"name": "*norm*", "lambda": 1}])
+    expected = interpole.merge(recipe)
+    monkeypatch.setattr(saving, "CHUNK_ELEMENTS", chunk)
+    written = interpole.open(interpole.save(interpole.merge(recipe), tmp_path / "out", threads=threads))
+    assert all(written[name].tobytes() == expected[name].tobytes() for name in expected)
