@@ -221,6 +221,24 @@ def test_a_dry_run_says_tokens_hours_and_memory(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_profile_sets_everything_and_flags_go_before_it(tmp_path):
+    from interpole.lab import shipped
+
+    own = tmp_path / "aime.jsonl"
+    own.write_text('{"question": "Two?", "answer": 5}\n{"question": "Three?", "answer": 6}\n')
+    pair = shipped()
+    flags = ["--profile", "paper-4b", "--task", "aime25", "--data", own, "--out", tmp_path / "run", "--dry-run"]
+    told = " ".join(call("sweep", pair.instruct, pair.thinking, *flags, "--no-doctor").split())
+    assert all(
+        f"aime25 λ={lam} 128 0 128" in told for lam in ("0", "0.2", "0.4", "0.45", "0.5", "0.55", "0.6", "0.8", "1")
+    )
+    assert "aime25 Instruct, its own sampler 128 0 128" in told  # 2 problems × 64
+    assert f"at most {10 * 128 * 81_920:,} tokens" in told
+    less = ["--samples", "2", "--max-tokens", "100", "--lambda", "0.4"]
+    told = " ".join(call("sweep", pair.instruct, pair.thinking, *flags, *less, "--no-doctor").split())
+    assert "8 responses to generate at most 800 tokens" in told
+
+
 def test_the_cache_of_known_models_is_as_large_as_their_configs_say():
     qwen3_4b = {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     assert kv_bytes_per_token(qwen3_4b) == 147_456  # 144 KiB in bfloat16

@@ -189,6 +189,10 @@ class SweepConfig(_Strict):
         for point in self.points:
             if not (point.model or model) or not (point.base_url or self.engine_options.get("base_url")):
                 raise ValueError(f"{point.name} needs a model and a base_url, its own or in engine_options")
+            if "{lambda}" in (point.model or model) and point.lam is None:
+                raise ValueError(f"{point.name} needs a λ for the model {point.model or model}")
+            if point.recipe or point.preset or self.recipe:
+                raise ValueError(f"{point.name} has a recipe, but its weights are the server's")
         if self.lambdas and not self.engine_options.get("base_url"):
             raise ValueError("engine_options: base_url is missing")
         if any("@" in url for url in (self.engine_options.get("base_url", ""), *(p.base_url for p in self.points))):

@@ -67,6 +67,7 @@ def sweep(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.")],
     task: Tasks = None,
+    profile: Annotated[str | None, typer.Option(help="A published experiment's settings: paper-4b, paper-30b.")] = None,
     lam: Lambdas = None,
     samples: Samples = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
@@ -116,15 +117,19 @@ def sweep(
         "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
+    if profile:
+        given = _like(profile, given)
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
     if instruct is not None and thinking is None:
+        if profile:
+            raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
         written = SweepConfig.load(Path(instruct)).model_dump(exclude_unset=True, by_alias=True)
         both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
         given = written | given | both
     elif instruct is not None:
-        given = {"sources": {"instruct": instruct, "thinking": thinking}} | given
-    elif not served:
+        given |= {"sources": {"instruct": instruct, "thinking": thinking}}
+    elif not served and not profile:
         raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
     if instruct is None or thinking is not None:
         given = {"tasks": ["arithmetic"]} | ({} if model else {"lambdas": LAMBDAS}) | given
@@ -133,6 +138,35 @@ def sweep(
         _estimate(config, out, guess_tokens, tokens_per_second)
     else:
         start(config, out, doctor=not no_doctor)
+
+
+def _like(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A published experiment's settings below those given; its tasks, unless others are named."""
+    from dataclasses import asdict
+
+    from interpole.tasks import profile
+
+    paper = profile(name)
+    alone = paper.sampler(next(iter(paper.k)), 0.0)
+    published = {}
+    for task, k in paper.k.items():
+        sampler = asdict(paper.samplers[task])
+        del sampler["seed"]
+        published[task] = {"task": task, "samples": k, "sampler": sampler}
+    for setting in ("samples", "sampler"):  # a task's own would go before these
+        for one in published.values() if setting in given else ():
+            one[setting] = one[setting] | given[setting] if setting == "sampler" else given[setting]
+    tasks = given.get("tasks", [{"task": task} for task in published])
+    instruct = {"name": "Instruct, its own sampler", "recipe": {"lambda": 0.0}}
+    return {
+        "sources": {"instruct": paper.instruct, "thinking": paper.thinking},
+        "lambdas": paper.lams,
+        "points": [{**instruct, "sampler": {"temperature": alone.temperature, "top_p": alone.top_p}}],
+    } | {**given, "tasks": [published.get(one["task"], {}) | _said(one) for one in tasks]}
+
+
+def _said(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dict[str, Any]:
