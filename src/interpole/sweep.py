@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,7 @@ from interpole.runs import NAME, Entry, Part, RunFile, exclusive
 from interpole.samples import read_log
 from interpole.tasks import Benchmark
 
-__all__ = ["Planned", "Progress", "Summary", "SweepConfig", "plan", "run"]
+__all__ = ["Planned", "Progress", "Summary", "SweepConfig", "engine_of", "journal_path", "plan", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +99,41 @@ def plan(config: SweepConfig, out: Path) -> list[Planned]:
     ]
 
 
-def run(config: SweepConfig, out: Path, on_progress: OnProgress = lambda _: None) -> Summary:
+def engine_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> EngineProcess:
+    """Start the engine of a sweep; to be closed by whoever asked for it."""
+    config = planned.config
+    return EngineProcess(
+        planned.engine_spec, max_failures=config.max_failures, hang_seconds=config.hang_seconds, report=report
+    )
+
+
+def run(
+    config: SweepConfig,
+    out: Path,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    engine: EngineProcess | None = None,
+) -> Summary:
     """Run a sweep, or the rest of it.
 
     Args:
         config: the sweep.
         out: the run folder; made, continued or extended.
         on_progress: told of every answer, from any thread.
+        engine: one that is open already (`engine_of`), and stays so.
 
     Raises:
         InterpoleError: a source or task does not fit, the engine cannot be opened, or `out` cannot be written. What fails at one
             point is recorded there (`Summary.failed`) and the sweep goes on.
     """
-    with exclusive(out):
+    with exclusive(out), ExitStack() as stack:
         existing = _existing(out)
         planned = Plan(config)
         tell = _Teller(on_progress)
-        with EngineProcess(
-            planned.engine_spec, max_failures=config.max_failures, hang_seconds=config.hang_seconds, report=tell.message
-        ) as engine:
-            import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
+        running = engine or stack.enter_context(engine_of(planned, tell.message))
+        import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
 
-            return _Sweep(planned, out, existing, engine, tell).run()
+        return _Sweep(planned, out, existing, running, tell).run()
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,7 @@ class _Job:
     def num_present(self, out: Path) -> int:
         """Samples that need not be generated: those of finished logs, and answers in journals."""
         folder = out / self.entry.folder
-        waiting = sum(num_answers(_journal_path(folder, part)) for part in self.entry.parts if part.status != "done")
+        waiting = sum(num_answers(journal_path(folder, part)) for part in self.entry.parts if part.status != "done")
         return min(self.num_samples, self.num_done + waiting)
 
 
@@ -204,9 +217,7 @@ class _Sweep:
 
         planned, folder = self._plan, self._out / job.entry.folder
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(
-            _journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer
-        )
+        journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer)
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
             replace(job.benchmark, k=part.epochs, sampler=sampler),
@@ -237,7 +248,7 @@ class _Sweep:
         self._file.save(self._out)
         folder = self._out / after.folder
         if made.status == "done":
-            _journal_path(folder, made).unlink(missing_ok=True)
+            journal_path(folder, made).unlink(missing_ok=True)
         for log in folder.glob("*.eval"):
             if log.name not in {part.log for part in parts}:
                 log.unlink()
@@ -375,7 +386,8 @@ def _existing(out: Path) -> RunFile | None:
     return RunFile.load(out) if (out / NAME).exists() else None
 
 
-def _journal_path(folder: Path, part: Part) -> Path:
+def journal_path(folder: Path, part: Part) -> Path:
+    """Where the answers of a part are kept until its log is whole."""
     return folder / f"epoch-{part.first_epoch}.answers.jsonl"
 
 

@@ -1,0 +1,175 @@
+"""Does an adaptive sweep give the grid's answer, and for how much? Simulated pairs whose truth is known.
+
+Every pair has a transition, a difficulty per question, accuracies and lengths of its own, drawn at random. The grid (11 λ)
+and the adaptive sweep ask the same questions. One core, about five minutes:
+
+    python benchmarks/adaptive_simulation.py [--pairs 100] [--into docs/search.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from interpole.allocation import Goal
+from interpole.errors import InterpoleWarning
+from interpole.explore import Found, explore
+from interpole.recommend import recommend
+from interpole.records import Outcome, Sample
+from interpole.transition import find_transition, from_samples
+
+Array = NDArray[np.float64]
+GRID = tuple(round(0.1 * i, 1) for i in range(11))
+START, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
+GOALS = {
+    "balanced": Goal(), "accuracy": Goal("accuracy"), "max-tokens": Goal("max_tokens"), "min-accuracy": Goal("min_accuracy"),
+}  # fmt: skip
+
+
+class SimulatedPair:
+    """An `Oracle` without a model; the same question, epoch and λ give the same response."""
+
+    def __init__(self, seed: int, num_questions: int = 60, k: int = 8) -> None:
+        """Draw a pair."""
+        rng = np.random.default_rng(seed)
+        self.seed, self.num_questions, self.k = seed, num_questions, k
+        self.middle, self.width = rng.uniform(0.3, 0.7), rng.uniform(0.06, 0.25)
+        self.direct, self.dip, self.thinking = rng.uniform(-1, 1), rng.uniform(0, 1.5), rng.uniform(1, 4)
+        self.settling = rng.uniform(0.05, 0.3)  # how long thinking takes to be good
+        self.short, self.long = rng.uniform(5, 300), rng.uniform(400, 4000)
+        self.growth = rng.uniform(0.2, 1.2)  # of a thought, from the transition on
+        self.ease = rng.normal(0, 1.5, num_questions)
+        self.own = rng.normal(0, 0.03, num_questions)
+        self._samples: dict[tuple[float, int], list[Sample]] = {}
+        self._wanted: dict[float, int] = {}
+
+    def think(self, lam: float) -> Array:
+        """(Q,) probability that a response thinks."""
+        return np.asarray(expit(2 * 2.944 / self.width * (lam - self.middle - self.own)))
+
+    def accuracy(self, lam: float) -> Array:
+        """(Q,) probability that it is right."""
+        direct = expit(self.ease + self.direct - self.dip * np.sin(np.pi * min(lam / self.middle, 1.0)) ** 2)
+        after = max(0.0, lam - self.middle)
+        thought = expit(self.ease + self.direct + self.thinking * (1 - np.exp(-after / self.settling)))
+        return np.asarray(direct + self.think(lam) * (thought - direct))
+
+    def tokens(self, lam: float) -> Array:
+        """(Q,) mean tokens of a response."""
+        thought = self.long * (1 + self.growth * (lam - self.middle))
+        return np.asarray(self.short + self.think(lam) * thought * (1 - 0.1 * self.ease))
+
+    def responses(self, lam: float, epoch: int) -> list[Sample]:
+        """One response to every question."""
+        if (lam, epoch) not in self._samples:
+            rng = np.random.default_rng([self.seed, round(lam * 1e6), epoch])
+            closed = rng.random(self.num_questions) < self.think(lam)
+            right = rng.random(self.num_questions) < self.accuracy(lam)
+            length = np.maximum(self.tokens(lam), 2) * rng.lognormal(-0.125, 0.5, self.num_questions)
+            self._samples[lam, epoch] = [
+                Sample(
+                    "t", f"λ={lam:g}", lam, f"q{q}", epoch, "?", "1", "", max(1, round(length[q])), "stop",
+                    Outcome.CLOSED if closed[q] else Outcome.DIRECT, bool(closed[q]), str(int(right[q])),
+                    {"own": float(right[q])},
+                )
+                for q in range(self.num_questions)
+            ]  # fmt: skip
+        return self._samples[lam, epoch]
+
+    def probe(self, lam: float, num_prompts: int) -> list[Sample]:
+        """First responses to the first questions."""
+        return self.responses(lam, 1)[:num_prompts]
+
+    def measure(self, wanted: Mapping[float, int]) -> list[Sample]:
+        """All samples so far."""
+        self._wanted |= wanted
+        return [s for lam, k in self._wanted.items() for epoch in range(1, k + 1) for s in self.responses(lam, epoch)]
+
+    def grid(self, first_epoch: int = 1) -> list[Sample]:
+        """What the whole grid gives; from another first epoch, another grid's responses."""
+        epochs = range(first_epoch, first_epoch + self.k)
+        return [s for lam in GRID for epoch in epochs for s in self.responses(lam, epoch)]
+
+    def goal(self, name: str) -> Goal:
+        """A goal of this name whose limit cuts through this pair's curves."""
+        goal = GOALS[name]
+        between = 0.4 + 0.6 * np.random.default_rng([self.seed, 7]).random()
+        if goal.name == "max_tokens":
+            return goal._replace(limit=between * float(self.tokens(1.0).mean()))
+        top = max(float(self.accuracy(lam).mean()) for lam in GRID)
+        return goal._replace(limit=between * top) if goal.name == "min_accuracy" else goal
+
+
+def compare(pair: SimulatedPair, goal: Goal) -> tuple[Found, dict[str, float]]:
+    """The adaptive sweep against the grid: share of tokens, agreement, and how much worse by the truth."""
+    grid = pair.grid()
+    found = explore(pair, GRID, pair.k, goal)
+    lams = []
+    for samples in (found.samples, grid, pair.grid(101)):
+        chosen = recommend(samples, resamples=200, **goal.options)
+        lams.append((chosen.choice or chosen.nearest).lam)  # type: ignore[union-attr]
+    accuracy, tokens = (np.array([float(of(lam).mean()) for lam in lams]) for of in (pair.accuracy, pair.tokens))
+
+    def same(i: int) -> bool:
+        return bool(abs(accuracy[i] - accuracy[1]) <= 0.02 and abs(tokens[i] / tokens[1] - 1) <= 0.1)
+
+    middles = [find_transition(from_samples(grid, resamples=200)).mid, found.transition.mid]
+    return found, {
+        "tokens": found.num_tokens / sum(s.num_tokens for s in grid),
+        "same": float(same(0)),
+        "step": float(same(0) or abs(lams[0] - lams[1]) < 0.1 + 1e-9),
+        "grid same": float(same(2)),
+        "grid step": float(same(2) or abs(lams[2] - lams[1]) < 0.1 + 1e-9),
+        "accuracy": accuracy[0] - accuracy[1],
+        "longer": tokens[0] / tokens[1] - 1,
+        "middle": abs(middles[1].value - middles[0].value) if middles[0] and middles[1] else np.nan,
+        "truth": abs(middles[1].value - pair.middle) if middles[1] else np.nan,
+        "rounds": float(len(found.rounds)),
+    }
+
+
+def study(num_pairs: int, sizes: tuple[tuple[int, int], ...]) -> str:
+    """A table over goals and sizes."""
+    lines = [
+        "| questions × samples | goal | tokens, of the grid's: mean (most) | as good a λ (a second grid) | or one step beside "
+        "it (a second grid) | true accuracy, mean change | true tokens, mean change | λ50 within ±.03 of the grid's | … of the truth |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for num_questions, k in sizes:
+        for name in GOALS:
+            pairs = [SimulatedPair(seed, num_questions, k) for seed in range(num_pairs)]
+            rows = [compare(pair, pair.goal(name))[1] for pair in pairs]
+            column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+            lines.append(
+                f"| {num_questions} × {k} | {name} | {column['tokens'].mean():.0%} ({column['tokens'].max():.0%}) | "
+                f"{column['same'].mean():.0%} ({column['grid same'].mean():.0%}) | "
+                f"{column['step'].mean():.0%} ({column['grid step'].mean():.0%}) | "
+                f"{100 * column['accuracy'].mean():+.1f} points | {column['longer'].mean():+.0%} | "
+                f"{np.mean(column['middle'] <= 0.03):.0%} | {np.mean(column['truth'] <= 0.03):.0%} |"
+            )
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table, or write it between the marks of a page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--into", type=Path)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", InterpoleWarning)
+    table = study(given.pairs, ((30, 16), (60, 8), (200, 4), (200, 8)))
+    if given.into:
+        text = given.into.read_text(encoding="utf-8")
+        before, rest = text.split(START)
+        given.into.write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
