@@ -256,12 +256,10 @@ def test_the_samples_of_a_failed_point_are_no_pilot(tmp_path):
     assert estimate(config, bench.out, sweep.plan(config, bench.out)).num_tokens is None
 
 
-def test_the_yaml_of_the_docs_is_a_sweep():
+def test_the_yaml_of_the_docs_is_a_sweep(tmp_path):
     text = (Path(__file__).parents[1] / "docs/sweep.md").read_text()
-    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)):
-        path = Path(__file__).parent / f".sweep-{number}.yml"
-        try:
-            path.write_text(block)
-            sweep.SweepConfig.load(path)
-        finally:
-            path.unlink()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        (tmp_path / "sweep.yml").write_text(block)
+        sweep.SweepConfig.load(tmp_path / "sweep.yml")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -147,6 +148,19 @@ def test_ifeval_of_written_responses(tmp_path):
         (m,) = measure(found, grading=grading, resamples=50)
         assert (m.mean.value, m.pass_at[1].value) == pytest.approx((mean, twice))
         assert (m.vote, m.think.value) == (None, 0.25)
+
+
+def test_the_table_shows_the_score_without_format_failures_beside_the_raw_one(written):
+    told = CliRunner().invoke(app, ["score", str(written)]).stdout
+    aime, gpqa = told[told.index("aime25:") : told.index("gpqa_diamond:")], told[told.index("gpqa_diamond:") :]
+    assert re.search(r"Mean@4 +corrected", aime)
+    # unclosed and pseudo-closed ones left out, "Two?" has one right of two; "Find $b$." is as it was: (1/4 + 1/2) / 2
+    assert re.search(r"λ=1 +37\.5 \[.*?\] +37\.5 ", aime)
+    assert "corrected" not in gpqa.partition("how responses ended")[0]
+    found = [one for one in samples.read(written, texts=False) if one.task == "aime25"]
+    (robust,) = measure(found, grading="robust", resamples=50)
+    assert robust.corrected.value == pytest.approx(1 / 2)
+    assert robust.format_failures.value == pytest.approx(2 / 8)
 
 
 # ── grading again ────────────────────────────────────────────────────────────────────────────────────────────────

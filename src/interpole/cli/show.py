@@ -73,10 +73,14 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
     for task in dict.fromkeys(m.task for m in metrics):
         points = [m for m in metrics if m.task == task]
         k = max(m.k for m in points)
+        broken = any(
+            m.format_failures.value > 0 for m in points
+        )  # then the score without format failures, beside the raw one
         rows = [
             [
                 m.point,
                 share(m.mean),
+                *([share(m.corrected, ends=False)] if broken else []),
                 share(m.pass_at[-1], ends=False),
                 share(m.vote, ends=False),
                 share(m.think),
@@ -86,7 +90,8 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
         ]
         by = f", graded by {points[0].grading!r}" if points[0].grading else ""
         title = f"{task}{by}: {points[0].num_questions} questions × {k} samples; in percent, with 95 % intervals"
-        table(title, ["point", f"Mean@{k}", f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
+        corrected = ["corrected"] if broken else []
+        table(title, ["point", f"Mean@{k}", *corrected, f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
         seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
         ends = [
             [m.point, f"{m.tokens_median:,.0f}", f"{m.tokens_p95:,.0f}", *(f"{m.outcomes.get(o, 0):,}" for o in seen)]
