@@ -97,6 +97,7 @@ def test_another_seed_adds_samples_and_the_same_one_never_twice(bench, tmp_path)
         ({"tasks.own.problems_hash": "p"}, "the problems of tasks differ in own"),
         ({"entries.0.fingerprint": "f"}, "own at λ=0.5 differ in weights"),
         ({"entries.0.sampler.top_k": 3}, "own at λ=0.5 differ in sampler"),
+        ({"entries.0.asking.instruction": "Be brief."}, "own at λ=0.5 differ in instruction or budget"),
     ],
 )
 def test_runs_that_cannot_stand_in_one_table_are_refused_with_the_reason(bench, tmp_path, change, message):

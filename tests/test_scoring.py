@@ -217,6 +217,19 @@ def test_markers_are_read_again_too(written):
     assert samples.read(written) == before
 
 
+def test_tasks_with_scorers_of_inspects_are_left_out_and_named(written):
+    file = RunFile.load(written)
+    own = file.tasks["own"]
+    foreign = own.model_copy(update={"spec": own.spec | {"task": "inspect_evals/gsm8k"}})
+    try:
+        file.model_copy(update={"tasks": {**file.tasks, "own": foreign}}).save(written)
+        told = CliRunner().invoke(app, ["score", str(written), "--regrade"]).output
+    finally:
+        file.save(written)
+    assert "graded 16 responses again" in told
+    assert "own: not graded again, as its scorers are Inspect's" in told
+
+
 def test_a_damaged_file_of_grades_is_named(written):
     log = next(written.rglob("*.eval"))
     regraded_path(log).write_text("[[")

@@ -111,7 +111,8 @@ def _shared(file: RunFile) -> dict[str, Any]:
 def _essence(entry: Entry) -> dict[str, Any]:
     """What samples at one point must have in common: everything but the seed."""
     sampler = {name: value for name, value in entry.sampler.items() if name != "seed"}
-    return {"λ": entry.lam, "weights": entry.fingerprint, "problems": entry.problems_hash, "sampler": sampler}
+    own = {"λ": entry.lam, "weights": entry.fingerprint, "problems": entry.problems_hash, "sampler": sampler}
+    return own | {"instruction or budget": entry.asking}
 
 
 def _equal(a: Mapping[str, Any], b: Mapping[str, Any], where: str, what: str) -> None:

@@ -24,7 +24,7 @@ from interpole.journal import Journal, num_answers
 from interpole.plan import Plan, Point, SweepConfig, missing_parts
 from interpole.records import Generation
 from interpole.runs import NAME, Entry, Part, RunFile, exclusive
-from interpole.samples import read_log
+from interpole.samples import read_log, regraded_path
 from interpole.tasks import Benchmark
 
 __all__ = ["Planned", "Progress", "Summary", "SweepConfig", "engine_of", "journal_path", "plan", "run"]
@@ -252,6 +252,7 @@ class _Sweep:
         for log in folder.glob("*.eval"):
             if log.name not in {part.log for part in parts}:
                 log.unlink()
+                regraded_path(log).unlink(missing_ok=True)
         self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
 
 
