@@ -122,7 +122,7 @@ class LivePair:
         return found
 
     def measure(self, wanted: Mapping[float, int]) -> list[Sample]:
-        """Sweep what is missing, then read the run."""
+        """Sweep what is missing, then read the run: as much of it as was asked for so far, so that a second time is as the first."""
         missing = sorted((k, lam) for lam, k in wanted.items() if k > self._have.get(lam, 0))
         for k, group in groupby(missing, key=lambda pair: pair[0]):
             summary = sweep.run(
@@ -134,7 +134,7 @@ class LivePair:
                     f"{first.task} failed at {first.point}: {first.parts[0].error}", self._out, "run it again to go on"
                 )
         self._have |= wanted
-        return [s for s in read(self._out, texts=False) if s.lam in self._config.lambdas]
+        return [s for s in read(self._out, texts=False) if s.lam is not None and s.epoch <= self._have.get(s.lam, 0)]
 
     def _at(self, lams: list[float], k: int) -> SweepConfig:
         """The sweep at these λ with at most k samples per question."""

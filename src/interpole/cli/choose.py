@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from interpole.comparison import Comparison
+    from interpole.explore import Found
     from interpole.metrics import Difference
 
-__all__ = ["register"]
+__all__ = ["register", "show_found"]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +64,29 @@ def _show(found: Sequence[Comparison]) -> None:
             console.print(
                 f"  {unpaired} questions were answered at one of the points only and are left out.", style="dim"
             )
+
+
+def show_found(found: Found) -> None:
+    """What an adaptive sweep found of the transition, what it spent, and what it saved against the grid."""
+    from interpole.cli.show import console
+
+    middle = found.transition.mid
+    low, high = found.bracket
+    if middle is None:
+        console.print(f"\n{found.transition.refusal or '; '.join(found.transition.notes)}", markup=False)
+    else:
+        console.print(
+            f"\nHalf of the responses think at λ={middle.value:.3f} (95 %: {middle.low:.3f} to {middle.high:.3f}); "
+            f"bisection alone: {low:.3f} to {high:.3f}.",
+            markup=False,
+        )
+    share = found.num_tokens / found.grid_tokens
+    console.print(
+        f"Spent {found.num_tokens:,} tokens in {found.num_responses:,} responses: {share:.0%} of about "
+        f"{found.grid_tokens:,.0f} tokens for the grid's {found.grid_responses:,} responses. "
+        f"Stopped after {len(found.rounds)} rounds: {found.stopped}.",
+        markup=False,
+    )
 
 
 def _change(change: Difference, scale: float) -> str:

@@ -52,11 +52,24 @@ Tasks = Annotated[
     list[str] | None,
     typer.Option(help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable."),
 ]
+Prompt = Annotated[str | None, typer.Option(help="The user message, with {question} in it. [default: the task's]")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, what is there already, and what the rest costs.")
 ]
 BaseUrl = Annotated[str | None, typer.Option(help="With --engine openai: the endpoint, e.g. http://localhost:8000/v1.")]
 EngineName = Annotated[str | None, typer.Option(help="transformers, vllm, openai or scripted. [default: transformers]")]
+
+Adaptive = Annotated[
+    bool, typer.Option("--adaptive", help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).")
+]
+GoalText = Annotated[
+    str, typer.Option("--goal", help="With --adaptive: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.")
+]
+Rounds = Annotated[int, typer.Option(help="With --adaptive: at most so many rounds after the bisection.")]
+BudgetTokens = Annotated[
+    float | None, typer.Option(help="With --adaptive: tokens to spend. [default: 35 % of the grid's]")
+]
+BudgetSamples = Annotated[int | None, typer.Option(help="With --adaptive: responses to spend.")]
 
 
 def sweep(
@@ -73,9 +86,7 @@ def sweep(
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
     data: Annotated[Path | None, typer.Option(help="A local file with the task's problems.")] = None,
     grader: Grader = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="The user message, with {question} in it. [default: the task's]")
-    ] = None,
+    prompt: Prompt = None,
     layers: Layers = None,
     skip: Skip = None,
     embeddings: Embeddings = None,
@@ -93,6 +104,11 @@ def sweep(
     dry_run: DryRun = False,
     guess_tokens: GuessTokens = None,
     tokens_per_second: TokensPerSecond = None,
+    adaptive: Adaptive = False,
+    goal: GoalText = "balanced",
+    rounds: Rounds = 8,
+    budget_tokens: BudgetTokens = None,
+    budget_samples: BudgetSamples = None,
     no_doctor: NoDoctor = False,
 ) -> None:
     """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
@@ -121,23 +137,31 @@ def sweep(
         given = _like(profile, given)
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
+    if instruct is None and not served and not profile:
+        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
     if instruct is not None and thinking is None:
         if profile:
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
-        written = SweepConfig.load(Path(instruct)).model_dump(exclude_unset=True, by_alias=True)
-        both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
-        given = written | given | both
-    elif instruct is not None:
-        given |= {"sources": {"instruct": instruct, "thinking": thinking}}
-    elif not served and not profile:
-        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
-    if instruct is None or thinking is not None:
-        given = {"tasks": ["arithmetic"]} | ({} if model else {"lambdas": LAMBDAS}) | given
+        given = _over_file(Path(instruct), given)
+    else:
+        pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
+        given = {"tasks": ["arithmetic"]} | ({} if model else {"lambdas": LAMBDAS}) | given | pair
     config = SweepConfig.of(given, instruct or "the sweep")
     if dry_run:
         _estimate(config, out, guess_tokens, tokens_per_second)
+    elif adaptive:
+        start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor)
     else:
         start(config, out, doctor=not no_doctor)
+
+
+def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings given on the command line over those of a SWEEP.yml."""
+    from interpole.config import SweepConfig
+
+    written = SweepConfig.load(path).model_dump(exclude_unset=True, by_alias=True)
+    both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
+    return written | given | both
 
 
 def _like(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -193,15 +217,13 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
 
 def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
     """Run a sweep with a progress display, write its tables and say what came of it."""
-    from interpole.cli.questions import examine_first
     from interpole.cli.show import show_metrics, show_stages, sweep_bar
     from interpole.scoring import load, score
-    from interpole.sources import open_source
     from interpole.stages import find_stages
     from interpole.sweep import run
 
-    if doctor and not config.served and {"instruct", "thinking"} <= set(config.sources):
-        examine_first(*(open_source(**dict(config.sources[name])) for name in ("instruct", "thinking")))
+    if doctor:
+        _examine(config)
     with sweep_bar() as on_progress:
         summary = run(config, out, on_progress)
     for entry in summary.failed:
@@ -213,6 +235,46 @@ def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
     typer.echo(f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s → {out}")
     if summary.failed:
         raise typer.Exit(1)
+
+
+def start_adaptive(
+    config: SweepConfig,
+    out: Path,
+    goal: str,
+    rounds: int,
+    budget_tokens: float | None,
+    budget_samples: int | None,
+    *,
+    doctor: bool = True,
+) -> None:
+    """Run an adaptive sweep, and say what it recommends, what it spent and what it saved."""
+    from interpole.adaptive import run
+    from interpole.allocation import parse_goal
+    from interpole.cli.choose import show_found
+    from interpole.cli.show import show_metrics, show_recommendation
+    from interpole.explore import Spending
+    from interpole.recommend import recommend
+    from interpole.scoring import score
+
+    wanted = parse_goal(goal)
+    if doctor:
+        _examine(config)
+    spending = Spending(budget_tokens, budget_samples)
+    found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
+    show_metrics(score(out))
+    sources = [config.sources[name].model for name in ("instruct", "thinking") if name in config.sources]
+    names = (sources[0], sources[1]) if len(sources) == 2 else ("INSTRUCT", "THINKING")
+    show_recommendation(recommend(found.samples, sources=names, **wanted.options))
+    show_found(found)
+
+
+def _examine(config: SweepConfig) -> None:
+    """Ask the doctor, where the sweep is of a pair at hand."""
+    from interpole.cli.questions import examine_first
+    from interpole.sources import open_source
+
+    if not config.served and {"instruct", "thinking"} <= set(config.sources):
+        examine_first(*(open_source(**dict(config.sources[name])) for name in ("instruct", "thinking")))
 
 
 def _estimate(config: SweepConfig, out: Path, guess_tokens: float | None, tokens_per_second: float | None) -> None:
