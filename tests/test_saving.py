@@ -59,7 +59,7 @@ def test_the_recipe_in_the_folder_makes_the_same_folder(merged, tmp_path):
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
 
 
-def test_the_model_card_has_the_hubs_front_matter(merged, pair):
+def test_the_model_card_has_the_hubs_front_matter(pair):
     named = Recipe.model_validate(
         {"sources": {"instruct": "acme/Instruct", "thinking": "acme/Thinking"}, "lambda": 0.6}
     )

@@ -159,7 +159,7 @@ def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[
 
 
 def _keep_freed_memory() -> None:
-    """Ask glibc not to give freed pieces back to the system at once; otherwise page faults take most of the time (docs/log.md)."""
+    """Ask glibc to keep freed pieces; given back to the system at once, page faults take most of the time (docs/log.md)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
