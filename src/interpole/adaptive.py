@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from interpole import sweep
 from interpole.allocation import Goal
-from interpole.chat import trace
-from interpole.config import SweepConfig
+from interpole.asking import ask
+from interpole.config import PointConfig, SweepConfig
 from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
 from interpole.explore import Found, Spending, explore
-from interpole.journal import Journal
 from interpole.plan import Plan, Point
 from interpole.records import Sample
 from interpole.runs import NAME, Part, exclusive
@@ -101,15 +100,16 @@ class LivePair:
         self, config: SweepConfig, out: Path, planned: Plan, engine: EngineProcess, on_progress: OnProgress
     ) -> None:
         """Wrap an open engine; `planned` is the plan of `config`."""
-        self._config, self._out, self._engine, self._on_progress = config, out, engine, on_progress
+        self._config, self._out, self._plan, self._engine = config, out, planned, engine
+        self._on_progress = on_progress
         self._k = {name: bench.k for name, bench in planned.benchmarks.items()}
         self._have: dict[float, int] = {}
         self.num_questions = sum(len(bench.problems) for bench in planned.benchmarks.values())
 
     def probe(self, lam: float, num_prompts: int) -> list[Sample]:
         """First responses to the first questions of each task, from disk where they are there."""
-        planned = Plan(self._at([lam], 1))
-        (point,) = planned.points
+        planned = self._plan
+        point = planned.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam)
         each = -(-num_prompts // len(planned.benchmarks))
         known = [s for s in read(self._out) if s.lam == lam and s.epoch == 1] if (self._out / NAME).exists() else []
         found = []
@@ -118,11 +118,15 @@ class LivePair:
             for bench in planned.benchmarks.values():
                 asked = [problem.id for problem in bench.problems[:each]]
                 mine = [s for s in known if s.task == bench.name and s.problem in asked]
-                found += mine if len(mine) == len(asked) else self._ask(planned, point, bench, each)
+                found += (
+                    mine
+                    if len(mine) == len(asked)
+                    else self._ask(point, replace(bench, problems=bench.problems[:each], k=1))
+                )
         return found
 
     def measure(self, wanted: Mapping[float, int]) -> list[Sample]:
-        """Sweep what is missing, then read the run: as much of it as was asked for so far, so that a second time is as the first."""
+        """Sweep what is missing, then read as much of the run as was asked for so far: a second time is as the first."""
         missing = sorted((k, lam) for lam, k in wanted.items() if k > self._have.get(lam, 0))
         for k, group in groupby(missing, key=lambda pair: pair[0]):
             summary = sweep.run(
@@ -144,31 +148,15 @@ class LivePair:
         ]
         return self._config.model_copy(update={"lambdas": tuple(lams), "tasks": tuple(tasks)})
 
-    def _ask(self, planned: Plan, point: Point, bench: Benchmark, num: int) -> list[Sample]:
-        """Ask the engine itself; answers go where a sweep will look for them."""
-        from interpole.tasks.inspect import sample_seed
-
-        entry = planned.entry(bench, point, self._engine.versions())
-        folder = self._out / entry.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(journal_path(folder, Part(first_epoch=1, epochs=1)), self._engine.submit, lambda *_: None)
-        sampler = planned.sampler(bench, point)
-        pending = [
-            journal.answer(
-                planned.render([{"role": "user", "content": bench.prompt(problem)}]),
-                sampler,
-                sample_seed(sampler.seed, problem.id, 1),
+    def _ask(self, point: Point, bench: Benchmark) -> list[Sample]:
+        """Ask the engine itself; answers go where a sweep of all problems will look for them."""
+        whole = self._plan.benchmarks[bench.name]
+        entry = self._plan.entry(whole, point, self._engine.versions())
+        path = journal_path(self._out / entry.folder, Part(first_epoch=1, epochs=1))
+        return [
+            Sample(
+                bench.name, point.name, point.lam, problem.id, epoch, problem.question, problem.answer, answer.text,
+                answer.num_tokens, answer.finish, seen.outcome, seen.closed, None, {},
             )
-            for problem in bench.problems[:num]
-        ]
-        found = []
-        for problem, future in zip(bench.problems[:num], pending, strict=True):
-            answer = future.result()
-            seen = trace(answer.text, answer.finish, planned.markers, opened=planned.opened, specials=planned.specials)
-            found.append(
-                Sample(
-                    bench.name, point.name, point.lam, problem.id, 1, problem.question, problem.answer, answer.text,
-                    answer.num_tokens, answer.finish, seen.outcome, seen.closed, None, {},
-                )
-            )  # fmt: skip
-        return found
+            for problem, epoch, answer, seen in ask(self._plan, self._engine, point, bench, path)
+        ]  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from interpole.errors import RunError
 from interpole.recipe import Source, parse_lambdas
 
-__all__ = ["PointConfig", "SweepConfig", "TaskConfig"]
+__all__ = ["PointConfig", "SweepConfig", "TaskConfig", "read_yaml"]
 
 
 class _Strict(BaseModel):
@@ -44,6 +44,7 @@ class TaskConfig(_Strict):
     data: Path | None = None
     split: str | None = None
     limit: int | None = None
+    only: tuple[str, ...] | None = None  # ids of the problems to ask
     samples: int | None = Field(None, ge=1)
     sampler: dict[str, float] = {}
     grader: str | None = None
@@ -234,10 +235,19 @@ class SweepConfig(_Strict):
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"cannot read the sweep: {error}", path) from None
-        if not isinstance(content, dict):
-            raise RunError("a sweep is a YAML mapping", path, "see docs/sweep.md")
-        return cls.of(content, path)
+        return cls.of(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with the numbers of YAML 1.2.
+
+    Raises:
+        RunError: no such file, not YAML, or no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"cannot read the sweep: {error}", path) from None
+    if not isinstance(content, dict):
+        raise RunError("a sweep is a YAML mapping", path, "see docs/sweep.md")
+    return content

@@ -81,14 +81,12 @@ class Plan:
             InterpoleError: something does not exist, or does not fit.
         """
         self.config = config
-        resolve = _open if config.served else dial(self.base_recipe)
+        resolve: Any = _open if config.served else dial(self.base_recipe)
+        self._resolve = resolve
         self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
         self.points = [
-            *(
-                self._point(resolve, PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam)
-                for lam in config.lambdas
-            ),
-            *(self._point(resolve, point) for point in config.points),
+            *(self.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam) for lam in config.lambdas),
+            *(self.point(point) for point in config.points),
         ]
         self.benchmarks = {bench.name: bench for bench in (self._benchmark(task) for task in config.tasks)}
         if len(self.benchmarks) < len(config.tasks):
@@ -213,22 +211,23 @@ class Plan:
             grader=task.grader,
             prompt=task.prompt,
         )
+        if task.only:
+            loaded = _among(loaded, task.only)
         sampler = _adjusted(loaded.sampler, {**self.config.sampler, **task.sampler}, seed=self.config.seed)
         return replace(loaded, k=task.samples or self.config.samples or loaded.k, sampler=sampler)
 
-    def _point(self, resolve: Any, point: PointConfig, lam: float | None = None) -> Point:
-        where, weights = self._weights(resolve, point, lam if point.lam is None else point.lam)
+    def point(self, point: PointConfig, lam: float | None = None) -> Point:
+        """A point with its weights; `lam`: where it is on the dial."""
+        where, weights = self._weights(point, lam if point.lam is None else point.lam)
         close = point.close or f"\n{self.markers.close}\n\n"
         budget = Budget(point.budget_tokens, close) if point.budget_tokens else None
         return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget)
 
-    def _weights(
-        self, resolve: Any, point: PointConfig, lam: float | None
-    ) -> tuple[dict[str, Any], Checkpoint | Served]:
+    def _weights(self, point: PointConfig, lam: float | None) -> tuple[dict[str, Any], Checkpoint | Served]:
         """What an engine's `load` takes for a point, and what is there."""
         if not self.config.served:
             recipe = self._own_recipe(point)
-            return _dumped(recipe), resolve(recipe)
+            return _dumped(recipe), self._resolve(recipe)
         options = self.config.engine_options
         model = point.model or str(options["model"])
         model = model if lam is None else model.replace("{lambda}", f"{lam:g}")
@@ -260,6 +259,14 @@ class Plan:
             content["sources"] = {name: source for name, source in self._sources.items() if name != "base"}
         donor = self.config.template_from
         return build(({"template_from": donor} if donor in content["sources"] else {}) | content, "the sweep's recipe")
+
+
+def _among(benchmark: Benchmark, ids: Sequence[str]) -> Benchmark:
+    """The benchmark with these problems alone."""
+    found = tuple(problem for problem in benchmark.problems if problem.id in set(ids))
+    if missing := set(ids) - {problem.id for problem in found}:
+        raise TaskError(f"no problem {min(missing)!r}", benchmark.name, "check `only`, and the limit")
+    return replace(benchmark, problems=found)
 
 
 def _open(source: Source) -> Checkpoint:

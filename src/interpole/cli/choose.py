@@ -1,7 +1,8 @@
-"""Commands that choose: compare points in pairs."""
+"""Commands that choose: compare points in pairs, search λ maps; and what an adaptive sweep says."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from interpole.comparison import Comparison
     from interpole.explore import Found
     from interpole.metrics import Difference
+    from interpole.search import Finalist, Result
 
 __all__ = ["register", "show_found"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command(rich_help_panel="Measure and choose")(compare)
+    for command in (compare, search):
+        app.command(rich_help_panel="Measure and choose")(command)
 
 
 def compare(
@@ -94,3 +97,52 @@ def _change(change: Difference, scale: float) -> str:
     value, low, high = (scale * end for end in change.value)
     ends = f" [dim]\\[{low:+,.0f}, {high:+,.0f}][/dim]" if low == low else ""
     return f"{value:+,.1f}{ends}"
+
+
+def search(
+    space: Annotated[
+        Path, typer.Argument(metavar="SPACE.yml", help="A pair, tasks, and what to vary (docs/search.md).")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: made, or continued.")],
+    trials: Annotated[int | None, typer.Option(help="Recipes to try, in all. [default: the file's, or 50]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search λ maps, methods and sampler settings for more accuracy with fewer tokens; needs `pip install 'interpole[search]'`.
+
+    Trials run on the live engine and write no checkpoint. The best are measured on questions that no trial saw.
+    """
+    from interpole import search as room
+    from interpole.cli.show import show_json, sweep_bar
+    from interpole.space import SpaceFile
+
+    file = SpaceFile.load(space)
+    file = file if trials is None else file.model_copy(update={"trials": trials})
+    with sweep_bar() as on_progress:
+        found = room.run(file, out, on_progress=on_progress, tell=lambda text: typer.echo(text, err=True))
+    if as_json:
+        show_json(room.to_json(found))
+    else:
+        _show_result(found, out)
+
+
+def _show_result(found: Result, out: Path) -> None:
+    """The finalists on the questions held out, what mattered, and where the recipes are."""
+    from interpole.cli.show import console, table
+
+    def seen(one: Finalist) -> str:
+        return "–" if one.seen_accuracy is None else f"{100 * one.seen_accuracy:.1f} % at {one.seen_tokens:,.0f}"
+
+    rows = [
+        [one.name, f"{100 * one.accuracy:.1f}", f"{one.tokens:,.1f}", "best" if one.is_best else "", seen(one)]
+        for one in found.finalists
+    ]
+    held = f"{found.num_held_out_questions} questions held out, {found.num_search_questions} searched on"
+    table(f"Measured on {held}", ["point", "accuracy, %", "Token #N", "", "in the search"], rows)
+    names = dict.fromkeys(name for values in found.importance.values() for name in values)
+    if names:
+        shares = [[name, *(f"{values.get(name, 0):.0%}" for values in found.importance.values())] for name in names]
+        table("What matters, of what was varied", ["value", *found.importance], shares)
+    failed = f", {found.num_failed} of them failed" if found.num_failed else ""
+    console.print(f"{found.num_trials} trials{failed}. Recipes: {out / 'recipes'}. In pairs: ", end="", markup=False)
+    console.print(f"interpole compare {out / 'held-out'} POINT POINT", markup=False, soft_wrap=True)
