@@ -22,8 +22,10 @@ import torch
 import vllm
 from transformers import AutoTokenizer
 from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -156,10 +158,10 @@ class VllmEngine:
             raise EngineError(
                 f"a prompt of {len(prompt)} tokens does not fit a context of {self._context_tokens}", remedy=SMALLER
             )
-        settings = self._settings(request.sampler, request.seed, room)
         try:
+            settings = self._settings(request.sampler, request.seed, room)
             self._llm.add_request(str(request.key), {"prompt_token_ids": prompt}, settings)
-        except ValueError as error:
+        except (VLLMError, ValueError) as error:
             raise EngineError(f"vLLM refuses a request: {error}") from error
 
     def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
@@ -167,11 +169,7 @@ class VllmEngine:
         return generate(self, prompts, sampler, seeds)
 
     def step(self) -> list[Finished]:
-        """One step of vLLM's scheduler.
-
-        Raises:
-            EngineError: vLLM gave a response up.
-        """
+        """One step of vLLM's scheduler."""
         if not self._llm.has_unfinished_requests():
             return []
         return [self._finished(output) for output in self._llm.step() if output.finished]
@@ -184,7 +182,8 @@ class VllmEngine:
         """The response without its final end-of-sequence token; everything else, special or not, stays."""
         (answer,) = output.outputs
         if answer.finish_reason not in ("stop", "length"):
-            raise EngineError(f"vLLM ended a response: {answer.finish_reason}", output.request_id)
+            error = EngineError(f"vLLM gave a response up: {answer.finish_reason}", remedy="run again; see vLLM's log")
+            return Finished(int(output.request_id), Generation("", 0, "error"), error)
         tokens = list(answer.token_ids)
         kept = tokens[:-1] if answer.finish_reason == "stop" else tokens
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -243,23 +242,27 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
             seed=0,
             worker_extension_cls=WORKER,
             generation_config="vllm",
-            disable_log_stats=True,
             **options,
         )
-        engine = LLMEngine.from_engine_args(arguments)
-    except (ValueError, RuntimeError, OSError, AssertionError) as error:
+        config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        size = config.model_config.get_head_size()
+        if current_platform.is_cpu() and size not in CPUAttentionBackend.get_supported_head_sizes():
+            raise EngineError(
+                f"vLLM has no attention for heads of {size} on a CPU", remedy="use the transformers engine"
+            )
+        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+    except (VLLMError, ValueError, RuntimeError, OSError, AssertionError) as error:
         raise EngineError(
-            f"vLLM cannot be started: {error}", remedy="check engine_options: vLLM's own EngineArgs"
+            f"vLLM cannot be started: {error}", remedy="check engine_options: vLLM's EngineArgs"
         ) from error
-    size = engine.vllm_config.model_config.get_head_size()
-    if current_platform.is_cpu() and size not in CPUAttentionBackend.get_supported_head_sizes():
-        raise EngineError(f"vLLM has no attention for heads of {size} on a CPU", remedy="use the transformers engine")
-    return engine
 
 
 def _cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What suits a CPU: no compiling (minutes), one process if there is one worker, no pinning of several to NUMA nodes."""
-    defaults: dict[str, Any] = {"enforce_eager": True}
+    """What suits a CPU: no compiling (minutes), one process if there is one worker, no pinning of several to NUMA nodes.
+
+    Prompts are read whole: between two pieces of one vLLM 0.32 rewinds its request's generator, which a CPU's cannot do.
+    """
+    defaults: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
     if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & settings.keys():
         defaults["kv_cache_memory_bytes"] = 4 << 30
     if settings.get("tensor_parallel_size", 1) == 1:
