@@ -167,7 +167,7 @@ def asked(folder):
 
 
 def test_an_adaptive_sweep_is_an_ordinary_run_and_is_not_asked_twice(sweep_of, tmp_path):
-    command = [*sweep_of, "--adaptive", "--out", str(tmp_path / "run"), "--goal", "max-tokens=10"]
+    command = [*sweep_of, "--adaptive", "--out", str(tmp_path / "run"), "--goal", "max-tokens=10", "--rounds", "2"]
     shown = CliRunner().invoke(app, command, catch_exceptions=False)
     assert shown.exit_code == 0
     flat = " ".join(shown.stdout.split())
