@@ -3,7 +3,7 @@
 Every pair has a transition, a difficulty per question, accuracies and lengths of its own, drawn at random. The grid (11 λ)
 and the adaptive sweep ask the same questions. One core, about five minutes:
 
-    python benchmarks/adaptive_simulation.py [--pairs 100] [--into docs/search.md]
+    python benchmarks/adaptive_simulation.py [--pairs 60] [--into docs/search.md]
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def study(num_pairs: int, sizes: tuple[tuple[int, int], ...]) -> str:
 def main() -> None:
     """Print the table, or write it between the marks of a page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--into", type=Path)
     given = parser.parse_args()
     warnings.simplefilter("ignore", InterpoleWarning)
