@@ -1,11 +1,11 @@
-"""A λ switch in a running engine against writing a folder and loading that: seconds, for a pair with Qwen3-0.6B's shapes.
+"""A λ switch in a running engine against writing a folder and loading that, for a pair with Qwen3-0.6B's shapes.
 
     python benchmarks/dial.py                        # transformers
     .venv-vllm/bin/python benchmarks/dial.py --engine vllm
 
-The pair is random (pairs.py) with the tiny pair's tokenizer. `switch` is `engine.load(λ)`: merge, load and check.
-`write` is what `interpole merge` does without starting Python. `start` is a new engine on that folder, its imports not counted;
-for vLLM also `reload`: its own loading of the written folder into the running engine. Last line: JSON.
+All times are in seconds and end with the first token. `switch` is `engine.load(λ)`; `write` is what `interpole merge` does once Python is
+up; `start` is a new engine on that folder in the same process; `process` the same in a new process, as when a server is started.
+The pair is random (pairs.py) with the tiny pair's tokenizer. Last line: JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from interpole.dial import open_engine
 from interpole.lab import shipped
 from interpole.merged import merge
 from interpole.recipe import Recipe
+from interpole.records import Sampler
 from interpole.saving import save
 from pairs import SHAPES, build
 
@@ -35,11 +38,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def seconds(action: Callable[[], Any]) -> float:
+def seconds(action: Callable[..., Any], *arguments: Any) -> float:
     """Wall time of a call."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+    before = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - before
 
 
 def pair(work: Path, size: str) -> tuple[Path, Path]:
@@ -52,36 +55,39 @@ def pair(work: Path, size: str) -> tuple[Path, Path]:
 
 
 def measure(engine_name: str, sources: tuple[Path, Path], out: Path, rounds: int) -> dict[str, list[float]]:
-    """Every way to get to another λ, in turn, `rounds` times; the first round of `switch` warms the page cache."""
+    """Switches in one engine, after one that warms the page cache; then folders, each loaded by new engines."""
     options = OPTIONS[engine_name]
     engine: Any = open_engine(engine_name, Recipe.between(*sources, 0.0), **options)
-    engine.load(LAMBDAS[-1])
-    found: dict[str, list[float]] = {"switch": [], "write": [], "start": []}
+
+    def switch(lam: float) -> None:
+        engine.load(lam)
+        engine.generate(["1"], Sampler(temperature=0, max_tokens=1), [0])
+
+    switch(LAMBDAS[-1])
+    found: dict[str, list[float]] = {"switch": [seconds(switch, lam) for lam in LAMBDAS[:rounds]]}
+    found |= {"write": [], "start": [], "process": []}
+    command = [sys.executable, __file__, "--engine", engine_name, "--only-start", str(out)]
     for lam in LAMBDAS[:rounds]:
-        recipe = Recipe.between(*sources, lam)
-        found["switch"].append(seconds(lambda lam=lam: engine.load(lam)))
-        found["write"].append(seconds(lambda recipe=recipe: save(merge(recipe), out)))
-        if engine_name == "vllm":
-            reload = {"weights_path": str(out)}
-            found.setdefault("reload", []).append(
-                seconds(lambda reload=reload: engine._llm.collective_rpc("reload_weights", kwargs=reload))
-            )
-        found["start"].append(seconds(lambda: start(engine_name, out, options)))
+        found["write"].append(seconds(save, merge(Recipe.between(*sources, lam)), out))
+        found["start"].append(seconds(start, engine_name, out))
+        found["process"].append(seconds(subprocess.run, command))
         shutil.rmtree(out)
     return found
 
 
-def start(engine_name: str, folder: Path, options: dict[str, Any]) -> None:
-    """A new engine on a folder, by the engine's own means."""
+def start(engine_name: str, folder: Path) -> None:
+    """A new engine on a folder, by the engine's own means, up to its first token."""
     if engine_name == "transformers":
+        import torch
         from transformers import AutoModelForCausalLM
 
-        AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        with torch.inference_mode():
+            AutoModelForCausalLM.from_pretrained(folder, dtype="auto")(torch.tensor([[1]]))
         return
-    from vllm import LLM
+    from vllm import LLM, SamplingParams
 
-    llm = LLM(str(folder), enforce_eager=True, distributed_executor_backend="uni", **options)
-    llm.llm_engine.engine_core.shutdown()
+    llm = LLM(str(folder), enforce_eager=True, distributed_executor_backend="uni", **OPTIONS["vllm"])
+    llm.generate("1", SamplingParams(max_tokens=1), use_tqdm=False)
 
 
 def main() -> None:
@@ -91,7 +97,11 @@ def main() -> None:
     parser.add_argument("--size", choices=SHAPES, default="0.6b")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, help="folder for the pair (kept); default a temporary one")
+    parser.add_argument("--only-start", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.only_start:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        return start(options.engine, options.only_start)
     work = options.work or Path(tempfile.mkdtemp(prefix="interpole-dial-"))
     found = measure(options.engine, pair(work, options.size), work / "merged", options.rounds)
     medians = {name: statistics.median(times) for name, times in found.items()}
@@ -99,11 +109,12 @@ def main() -> None:
     print("| | seconds |\n| --- | --- |")
     for name, value in medians.items():
         print(f"| {name} | {value:.2f} |")
-    ratio = (medians["write"] + medians["start"]) / medians["switch"]
-    print(f"write + start against switch: {ratio:.1f} ×")
+    ratios = {way: (medians["write"] + medians[way]) / medians["switch"] for way in ("start", "process")}
+    print(", ".join(f"write + {way} against switch: {ratio:.1f} ×" for way, ratio in ratios.items()))
     if not options.work:
         shutil.rmtree(work)
-    print(json.dumps({"engine": options.engine, "size": options.size, "times": found, "ratio": ratio}))
+    print(json.dumps({"engine": options.engine, "size": options.size, "times": found, "ratios": ratios}))
+    return None
 
 
 if __name__ == "__main__":

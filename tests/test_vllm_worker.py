@@ -10,7 +10,8 @@ from interpole.recipe import Recipe
 
 torch = pytest.importorskip("torch")
 
-from interpole.engines.vllm_worker import checksum, pieces, tensors  # noqa: E402
+from interpole.engines.stream import tensors  # noqa: E402
+from interpole.engines.vllm_worker import checksum, pieces  # noqa: E402
 
 CPU = torch.device("cpu")
 RULES = {

@@ -1,32 +1,23 @@
 """What runs inside of every vLLM worker: the merge, streamed into the model's own weight loading, and the proof that it arrived.
 
-A worker opens the sources itself and computes what it loads, so nothing large crosses process borders, whatever the number of
-workers. The files are mapped, not read: where both ends fit in memory they stay there, and a switch is one pass over them; where
-they do not, the system streams them from disk. Sums are computed on the model's own device, with the bits of `methods.linear`.
+A worker opens the sources itself and computes what it loads (`interpole.engines.stream`), so nothing large crosses process
+borders, whatever the number of workers.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from interpole.checkpoint import DTYPES, Checkpoint, TensorSpec
+from interpole.checkpoint import Checkpoint, TensorSpec
 from interpole.engines import Resolve
-from interpole.engines.weights import to_torch
+from interpole.engines.stream import CHUNK_ELEMENTS, Named, tensors
 
-__all__ = ["DialWorker", "Proof", "checksum", "pieces", "tensors"]
+__all__ = ["DialWorker", "Proof", "checksum", "pieces"]
 
-Named = tuple[str, torch.Tensor]
-Terms = tuple[tuple[Checkpoint, float], ...]
-
-CHUNK_ELEMENTS = 1 << 16
-"""Elements summed at a time on a CPU: inputs and result stay in the second-level cache."""
 NUM_WINDOWS, WINDOW_ELEMENTS = 4, 64
 """How much of every tensor a checksum covers unless all of it is wanted."""
 NUM_COLUMNS = 8
@@ -72,53 +63,6 @@ class DialWorker:
     def interpole_read_back(self: Any) -> tuple[str, ...]:
         """The live modules that do not hold what was last loaded."""
         return tuple(one.prefix for one in self._interpole_readings.values() if not one.holds())
-
-
-# ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
-    """All tensors of a checkpoint, by name, in its own dtypes, equal to `checkpoint[name]` bit for bit.
-
-    A weighted sum of sources (`Merged.terms`) is computed on `device` from their mapped files; anything else by the checkpoint.
-    """
-    terms_of = getattr(checkpoint, "terms", lambda _: None)
-    for name, spec in checkpoint.specs.items():
-        terms = terms_of(name)
-        yield name, to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device)
-
-
-def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device) -> torch.Tensor:
-    """Σ wᵢ·Θᵢ: every product and sum rounded to float32 once, left to right, then once to the result's dtype."""
-    inputs = [(_mapped(source, name), float(np.float32(weight))) for source, weight in terms]
-    if len(inputs) == 1:
-        return inputs[0][0].reshape(spec.shape)
-    dtype = to_torch(np.empty(0, DTYPES[spec.dtype])).dtype
-    result = torch.empty(spec.num_elements, dtype=dtype, device=device)
-    step = CHUNK_ELEMENTS if device.type == "cpu" else max(spec.num_elements, 1)
-    for start in range(0, spec.num_elements, step):
-        part = slice(start, start + step)
-        total: Any = 0.0
-        for i, (tensor, weight) in enumerate(inputs):
-            product = tensor[part].to(device, torch.float32) * weight
-            total = total.add_(product) if i else product
-        result[part] = total
-    return result.reshape(spec.shape)
-
-
-def _mapped(source: Checkpoint, name: str) -> torch.Tensor:
-    """The flattened tensor of a source, without copying it where its bytes lie in a file as they are."""
-    spec, origin = source.specs[name], source.origin(name)
-    if origin is None:
-        return to_torch(source.read(name))
-    data = _map(origin.path)[origin.offset_bytes : origin.offset_bytes + spec.num_bytes]
-    aligned = data if origin.offset_bytes % DTYPES[spec.dtype].itemsize == 0 else data.copy()
-    return to_torch(aligned.view(DTYPES[spec.dtype]))
-
-
-@cache
-def _map(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.asarray(np.memmap(path, np.uint8, "c"))  # "c": torch wants memory that could be written; the file stays
 
 
 # ── the checksum of what was sent ────────────────────────────────────────────────────────────────────────────────

@@ -9,24 +9,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from interpole.checkpoint import DTYPES, Checkpoint
+from interpole.checkpoint import Checkpoint
+from interpole.engines.stream import tensors
 from interpole.errors import MismatchError
 
 __all__ = ["load_into"]
 
 _EXPERT = re.compile(r"(?P<stem>.+\.experts)\.(?P<index>\d+)\.(?P<part>gate|up|down)_proj\.(?P<rest>weight|bias)")
-_TWINS = {
-    DTYPES["BF16"]: (np.int16, torch.bfloat16),
-    DTYPES["F8_E4M3"]: (np.uint8, torch.float8_e4m3fn),
-    DTYPES["F8_E5M2"]: (np.uint8, torch.float8_e5m2),
-}
-"""numpy dtypes that torch does not take, with an integer dtype of their size and torch's own."""
 
 
 def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -40,16 +33,10 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         MismatchError: a tensor is missing, extra, or of another shape. The model is as it was.
     """
     views = _plan(model.state_dict(), checkpoint)
-    for name, view in views.items():
-        view.copy_(to_torch(checkpoint[name]))
-
-
-def to_torch(array: NDArray[Any]) -> torch.Tensor:
-    """The array as a tensor that shares its memory; bfloat16 and float8 included."""
-    if array.dtype in _TWINS:
-        integer, dtype = _TWINS[array.dtype]
-        return torch.from_numpy(array.view(integer)).view(dtype)
-    return torch.from_numpy(array)
+    device = next(model.parameters()).device
+    for name, tensor in tensors(checkpoint, device):
+        if name in views:
+            views[name].copy_(tensor)
 
 
 def _plan(targets: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -1,0 +1,95 @@
+"""A checkpoint as a stream of torch tensors for a live model, computed where the model is.
+
+The files of sources are mapped, not read: where both ends fit in memory they stay there, shared by all processes, and a pass over
+the dial is one pass over them; where they do not, the system reads them from disk. Sums have the bits of `methods.linear`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interpole.checkpoint import DTYPES, Checkpoint, TensorSpec
+
+__all__ = ["CHUNK_ELEMENTS", "Named", "tensors", "to_torch"]
+
+Named = tuple[str, torch.Tensor]
+Terms = tuple[tuple[Checkpoint, float], ...]
+
+CHUNK_ELEMENTS = 1 << 16
+"""Elements summed at a time on a CPU: inputs and result stay in the second-level cache."""
+_TWINS = {
+    DTYPES["BF16"]: (np.int16, torch.bfloat16),
+    DTYPES["F8_E4M3"]: (np.uint8, torch.float8_e4m3fn),
+    DTYPES["F8_E5M2"]: (np.uint8, torch.float8_e5m2),
+}
+"""numpy dtypes that torch does not take, with an integer dtype of their size and torch's own."""
+
+
+def to_torch(array: NDArray[Any]) -> torch.Tensor:
+    """The array as a tensor that shares its memory; bfloat16 and float8 included."""
+    if array.dtype in _TWINS:
+        integer, dtype = _TWINS[array.dtype]
+        return torch.from_numpy(array.view(integer)).view(dtype)
+    return torch.from_numpy(array)
+
+
+def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
+    """All tensors of a checkpoint, by name, in its own dtypes, equal to `checkpoint[name]` bit for bit.
+
+    A weighted sum of sources (`Merged.terms`) is computed on `device` from their mapped files; anything else by the checkpoint.
+    """
+    _keep_freed_memory()
+    terms_of = getattr(checkpoint, "terms", lambda _: None)
+    for name, spec in checkpoint.specs.items():
+        terms = terms_of(name)
+        yield name, to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device)
+
+
+def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device) -> torch.Tensor:
+    """Σ wᵢ·Θᵢ: every product and sum rounded to float32 once, left to right, then once to the result's dtype."""
+    inputs = [(_mapped(source, name), float(np.float32(weight))) for source, weight in terms]
+    if len(inputs) == 1:
+        return inputs[0][0].reshape(spec.shape)
+    dtype = to_torch(np.empty(0, DTYPES[spec.dtype])).dtype
+    result = torch.empty(spec.num_elements, dtype=dtype, device=device)
+    step = CHUNK_ELEMENTS if device.type == "cpu" else max(spec.num_elements, 1)
+    for start in range(0, spec.num_elements, step):
+        part = slice(start, start + step)
+        total: Any = 0.0
+        for i, (tensor, weight) in enumerate(inputs):
+            product = tensor[part].to(device, torch.float32) * weight
+            total = total.add_(product) if i else product
+        result[part] = total
+    return result.reshape(spec.shape)
+
+
+def _mapped(source: Checkpoint, name: str) -> torch.Tensor:
+    """The flattened tensor of a source, without copying it where its bytes lie in a file as they are."""
+    spec, origin = source.specs[name], source.origin(name)
+    if origin is None:
+        return to_torch(source.read(name))
+    data = _map(origin.path)[origin.offset_bytes : origin.offset_bytes + spec.num_bytes]
+    aligned = data if origin.offset_bytes % DTYPES[spec.dtype].itemsize == 0 else data.copy()
+    return to_torch(aligned.view(DTYPES[spec.dtype]))
+
+
+@cache
+def _map(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.asarray(np.memmap(path, np.uint8, "c"))  # "c": torch wants memory that could be written; the file stays
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Ask glibc not to give freed pieces back to the system at once; page faults take a third of the time otherwise."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
