@@ -109,7 +109,8 @@ def test_a_sweep_stopped_mid_point_loses_only_what_was_in_flight(bench, how):
     bench.write([{"contains": PROBLEMS[2].question, "lambda": 0.5, "responses": [hang]}, *TALK])
     (bench.folder / "sweep.json").write_text(bench.config().model_dump_json())
     code = (
-        "import json, sys; from pathlib import Path; from interpole import sweep\n"
+        "import json, signal, sys; from pathlib import Path; from interpole import sweep\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts in the background
         "config = sweep.SweepConfig.of(json.loads(Path(sys.argv[1]).read_text()))\n"
         "sweep.run(config, Path(sys.argv[2]))"
     )
