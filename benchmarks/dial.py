@@ -3,8 +3,9 @@
     python benchmarks/dial.py                        # transformers
     .venv-vllm/bin/python benchmarks/dial.py --engine vllm
 
-All times are in seconds and end with the first token. `switch` is `engine.load(λ)`; `write` is what `interpole merge` does once Python is
-up; `start` is a new engine on that folder in the same process; `process` the same in a new process, as when a server is started.
+All times are in seconds and end with the first token (but for `write`). `switch` is `engine.load(λ)`; `write` is what `interpole
+merge` does once Python is up; `start` is a new engine on that folder in the same process; `process` the same in a new process,
+as when a server is started.
 The pair is random (pairs.py) with the tiny pair's tokenizer. Last line: JSON.
 """
 
