@@ -120,6 +120,7 @@ def watch(
     watcher = Watcher(Path(run))
     reading, start = watcher.read(), time.monotonic()
     first = sum(reading.done)
+    console = console or Console()  # not Rich's global one, which other libraries redirect
     with Live(view(reading, price=price_per_million), console=console, auto_refresh=False) as live:
         while any(entry.status == "planned" for entry in reading.entries):
             sleep(every_seconds)
