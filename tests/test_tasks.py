@@ -138,7 +138,7 @@ def test_a_hostile_answer_costs_bounded_time_and_the_next_is_graded(aime, box, m
     scores(aime, aime.problems[0], r"</think>\boxed{1}")  # starts the worker
     start = time.monotonic()
     assert scores(aime, aime.problems[0], rf"</think>\boxed{{{box}}}") == {"paper": (0, None), "robust": (0, None)}
-    assert time.monotonic() - start < 12
+    assert time.monotonic() - start < 60
     monkeypatch.setattr(grading._MATH, "limit_seconds", 10.0)
     assert scores(aime, aime.problems[0], r"</think>\boxed{70}")["paper"] == (1, "70")
 
@@ -384,7 +384,7 @@ def test_the_guard_outlives_whatever_its_worker_does(tmp_path, monkeypatch):
     assert guard.ask(do="die") is None
     start = time.monotonic()
     assert guard.ask(do="hang") is None
-    assert 0.9 < time.monotonic() - start < 10
+    assert 0.9 < time.monotonic() - start < 60
     assert guard.ask(do="eat") == {}
     assert guard.ask(do="deep") == {}
     with pytest.raises(TaskError, match=r"cannot work[\s\S]*do this"):
