@@ -81,7 +81,7 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
                 m.point,
                 share(m.mean),
                 *([share(m.corrected, ends=False)] if broken else []),
-                share(m.pass_at[-1], ends=False),
+                share(m.pass_at[-1] if m.pass_at else None, ends=False),
                 share(m.vote, ends=False),
                 share(m.think),
                 f"{m.tokens.value:,.1f}",
