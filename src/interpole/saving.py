@@ -77,7 +77,7 @@ def save_all(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write several checkpoints of one set of names and shapes together, so that bytes they share are read once.
+    """Write several checkpoints of one set of names and shapes together, piece by piece, so that the disk is read once.
 
     Args and errors are those of `save`; either all folders are made or none.
     """
