@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from pairs import SHAPES
+from pairs import SHAPES, build_apart
 
 LAMBDAS = "0:1:0.1"
 
@@ -92,6 +92,16 @@ def compare(commands: dict[str, list[str]], out: Path, rounds: int) -> dict[str,
     return {name: Cost(*map(statistics.median, zip(*found, strict=True))) for name, found in costs.items()}
 
 
+def report(size: str, rounds: int, costs: dict[str, Cost]) -> None:
+    """Print a table, relative to its first line, and one line of JSON."""
+    base = next(iter(costs.values())).wall_seconds
+    print(f"Qwen3-{size} pair, {os.cpu_count()} cores, median of {rounds}")
+    print("| | wall s | × first | CPU s | peak MB |\n| --- | --- | --- | --- | --- |")
+    for name, (wall, cpu, peak) in costs.items():
+        print(f"| {name} | {wall:.2f} | {wall / base:.2f} | {cpu:.2f} | {peak:.0f} |")
+    print(json.dumps({"size": size, "rounds": rounds, "costs": {name: cost._asdict() for name, cost in costs.items()}}))
+
+
 def main() -> None:
     """Build the pair, run everything, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,33 +111,16 @@ def main() -> None:
     parser.add_argument("--many", action="store_true", help="also eleven λ in one read against eleven runs")
     parser.add_argument("--work", type=Path, help="folder for the pair (kept); default a temporary one")
     options = parser.parse_args()
-    work = options.work or Path(tempfile.mkdtemp(prefix="interpole-bench-"))
-    for seed in (
-        1,
-        2,
-    ):  # in a process of its own: this one must stay small, as its memory counts in its children's peaks
-        code = f"from pairs import build, Path; build(Path({str(work)!r}) / '{options.size}-{seed}', '{options.size}', {seed})"
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
-    a, b, out = work / f"{options.size}-1", work / f"{options.size}-2", work / "out"
-    commands = contenders(a, b, out, options.mergekit, work)
-    if options.many:
-        one = commands["interpole"]
-        each = " && ".join(" ".join([*one[:5], str(i / 10), "--out", f"{out}-{i}"]) for i in range(11))
-        commands = {"eleven λ, one read": [*one[:5], LAMBDAS, "--out", str(out)], "eleven runs": ["sh", "-c", each]}
-    costs = compare(commands, out, options.rounds)
-    base = next(iter(costs.values())).wall_seconds
-    print(f"Qwen3-{options.size} pair, {os.cpu_count()} cores, median of {options.rounds}")
-    print("| | wall s | × first | CPU s | peak MB |\n| --- | --- | --- | --- | --- |")
-    for name, cost in costs.items():
-        wall, cpu, peak = cost
-        print(f"| {name} | {wall:.2f} | {wall / base:.2f} | {cpu:.2f} | {peak:.0f} |")
-    if not options.work:
-        shutil.rmtree(work)
-    print(
-        json.dumps(
-            {"size": options.size, "rounds": options.rounds, "costs": {n: c._asdict() for n, c in costs.items()}}
-        )
-    )
+    with tempfile.TemporaryDirectory(prefix="interpole-bench-") as temporary:
+        work = options.work or Path(temporary)
+        a, b = build_apart(work, options.size)
+        out = work / "out"
+        commands = contenders(a, b, out, options.mergekit, work)
+        if options.many:
+            one = commands["interpole"]
+            each = " && ".join(" ".join([*one[:5], str(i / 10), "--out", f"{out}-{i}"]) for i in range(11))
+            commands = {"eleven runs": ["sh", "-c", each], "eleven λ, one read": [*one[:5], LAMBDAS, "--out", str(out)]}
+        report(options.size, options.rounds, compare(commands, out, options.rounds))
 
 
 if __name__ == "__main__":

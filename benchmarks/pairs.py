@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +88,12 @@ def build(folder: Path, size: str, seed: int) -> Path:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(config(size)))
     return folder
+
+
+def build_apart(work: Path, size: str) -> tuple[Path, Path]:
+    """Write a pair from processes of their own: a benchmark must stay small, its memory counts in its children's peaks."""
+    a, b = work / f"{size}-1", work / f"{size}-2"
+    for seed, folder in enumerate((a, b), 1):
+        code = f"from pairs import build, Path; build(Path({str(folder)!r}), {size!r}, {seed})"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+    return a, b

@@ -18,8 +18,11 @@ import tiny
 from interpole import saving
 from interpole.card import texts
 from interpole.errors import OutputError
+from interpole.lab import shipped
+from interpole.presets import marker_rows
 from interpole.recipe import Recipe
 from interpole.rules import ablation
+from interpole.saving import Target
 
 
 @pytest.fixture
@@ -207,20 +210,26 @@ def test_transformers_loads_the_folder(tmp_path):
     assert torch.equal(model.get_parameter(name), expected)
 
 
-def test_several_lambdas_written_together_equal_those_written_alone(pair, tmp_path):
-    sources = dict(zip(("instruct", "thinking"), map(interpole.open, pair), strict=True))
-    merged = {lam: interpole.merge(Recipe.between(*pair, lam), sources) for lam in (0, 0.25, 1)}
-    saving.save_all([saving.Target(checkpoint, tmp_path / f"together-{lam}") for lam, checkpoint in merged.items()])
-    for lam, checkpoint in merged.items():
-        alone = interpole.save(checkpoint, tmp_path / f"alone-{lam}")
-        for path in alone.iterdir():
+def test_several_lambdas_written_together_equal_those_written_alone_and_read_the_sources_once(tmp_path, monkeypatch):
+    pair = shipped()
+    recipe = Recipe.between(pair.instruct, pair.thinking, 0).with_(rules=[marker_rows("thinking")])
+    sources = dict(zip(recipe.sources, map(interpole.open, (pair.instruct, pair.thinking)), strict=True))
+    merged = {lam: interpole.merge(recipe.at(lam), sources) for lam in (0, 0.25, 0.7, 1)}
+    alone = {lam: interpole.save(checkpoint, tmp_path / f"alone-{lam}") for lam, checkpoint in merged.items()}
+    preadv, num_read = os.preadv, []
+    monkeypatch.setattr(os, "preadv", lambda *args: num_read.append(preadv(*args)) or num_read[-1])
+    saving.save_all([Target(checkpoint, tmp_path / f"together-{lam}") for lam, checkpoint in merged.items()])
+    sizes = sum(source.num_bytes for source in sources.values())
+    assert 0.9 * sizes < sum(num_read) <= 1.001 * sizes  # the marker rows are read beside
+    for lam, folder in alone.items():
+        for path in folder.iterdir():
             assert path.read_bytes() == (tmp_path / f"together-{lam}" / path.name).read_bytes()
 
 
 def test_if_one_of_several_outputs_exists_none_is_made(merged, tmp_path):
     (tmp_path / "out-b").mkdir()
     with pytest.raises(OutputError, match="exists already"):
-        saving.save_all([saving.Target(merged, tmp_path / f"out-{x}") for x in "ab"])
+        saving.save_all([Target(merged, tmp_path / f"out-{x}") for x in "ab"])
     assert leftovers(tmp_path) == ["out-b"]
 
 

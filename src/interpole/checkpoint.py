@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -31,6 +33,7 @@ __all__ = [
     "Tensors",
     "locate",
     "open_checkpoint",
+    "reading_once",
     "template_of",
 ]
 
@@ -144,6 +147,19 @@ def template_of(assets: Mapping[str, Path]) -> str | None:
     return None
 
 
+_held = threading.local()
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Inside, what this thread reads of a file a second time, the same elements of a tensor, comes from memory, read-only."""
+    _held.pieces = {}
+    try:
+        yield
+    finally:
+        del _held.pieces
+
+
 @final
 class Tensors:
     """The tensors of some safetensors files, read by byte range; safe to use from several threads.
@@ -181,6 +197,10 @@ class Tensors:
         spec, origin = self.specs[name], self.origins[name]
         dtype = DTYPES[spec.dtype]
         stop = spec.num_elements if stop is None else stop
+        pieces: dict[tuple[Any, ...], Array] | None = getattr(_held, "pieces", None)
+        key = (id(self), name, start, stop)
+        if pieces is not None and key in pieces:
+            return pieces[key]
         out = np.empty(stop - start, dtype)
         view, offset = out.view(np.uint8).data, origin.offset_bytes + start * dtype.itemsize
         while len(view):
@@ -188,6 +208,9 @@ class Tensors:
             if num_read <= 0:
                 raise CorruptError(f"the file ended inside tensor {name}", origin.path, "fetch the file again")
             view, offset = view[num_read:], offset + num_read
+        if pieces is not None:
+            out.flags.writeable = False
+            pieces[key] = out
         return out
 
     def _descriptor(self, path: Path) -> int:
@@ -235,6 +258,10 @@ class Folder(Checkpoint):
         Reads about 1 KB per tensor, so it takes milliseconds for any size. Training changes nearly every weight, so two
         different models differ in it; an edit of a few single numbers between the windows goes unseen.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name in sorted(self.specs):
             spec = self.specs[name]

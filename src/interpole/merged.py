@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interpole.chat import find_markers, token_ids
 from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec
 from interpole.errors import MismatchError, RecipeError
+from interpole.kernels import weighted_sum
 from interpole.matching import clashes
 from interpole.methods import get_method
 from interpole.methods._sparsify import Stream
@@ -89,6 +90,7 @@ class Merged(Checkpoint):
             begin, end = row * spec.shape[-1], (row + 1) * spec.shape[-1]
             first, last = max(begin, start), min(end, stop)
             if first < last:
+                data = data if data.flags.writeable else data.copy()
                 data[first - start : last - start] = self._piece(name, other, (first, last), (begin, end), dtype)
         return data
 
@@ -105,7 +107,7 @@ class Merged(Checkpoint):
         if (source := self.copied_from(name)) is not None:
             return ((source, 1.0),) if source.specs[name].dtype == self.specs[name].dtype else None
         coefficients = self._plan[name]
-        if self.recipe.method != "linear" or dict(coefficients.parameters).get("normalize") or name in self._rows:
+        if not self._is_sum(coefficients) or name in self._rows:
             return None
         return tuple(zip(self._inputs, coefficients.weights, strict=True))
 
@@ -156,22 +158,30 @@ class Merged(Checkpoint):
         if (source := self._copied(name, coefficients)) is not None:
             return cast(source.read(name, *span), dtype)
         if self._method.elementwise:
-            return cast(self._merge(name, coefficients, span), dtype)
-        merged = cast(self._merge(name, coefficients, whole), dtype)
+            return cast(self._merge(name, coefficients, span, dtype), dtype)
+        merged = cast(self._merge(name, coefficients, whole, dtype), dtype)
         return merged[span[0] - whole[0] : span[1] - whole[0]]
 
-    def _merge(self, name: str, coefficients: Coefficients, span: Span) -> NDArray[np.float32]:
+    def _is_sum(self, coefficients: Coefficients) -> bool:
+        return self.recipe.method == "linear" and not dict(coefficients.parameters).get("normalize")
+
+    def _merge(self, name: str, coefficients: Coefficients, span: Span, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The merged elements in float32, or in `dtype` where one loop computes and rounds them."""
+        pieces = [source.read(name, *span) for source in self._inputs]
+        fused = dtype == DTYPES["BF16"] and self._is_sum(coefficients)
+        if fused and (rounded := weighted_sum(pieces, coefficients.weights)) is not None:
+            return rounded
         shape = self.specs[name].shape
         if self._method.elementwise or span != (0, self.specs[name].num_elements):
             shape = (span[1] - span[0],)
-        inputs = [to_float32(source.read(name, *span)).reshape(shape) for source in self._inputs]
+        inputs = [to_float32(piece).reshape(shape) for piece in pieces]
         arguments = dict(coefficients.parameters)
         if self._method.base != "no" and "base" in self.sources:
             arguments["base"] = to_float32(self.sources["base"].read(name, *span)).reshape(shape)
         if self._method.random:
             seed = int(arguments.pop("seed"))
             arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]
-        merged: NDArray[np.float32] = self._method.merge(inputs, coefficients.weights, **arguments)
+        merged: NDArray[Any] = self._method.merge(inputs, coefficients.weights, **arguments)
         return merged.reshape(-1)
 
     def _row_plan(self, name: str) -> dict[int, Coefficients]:

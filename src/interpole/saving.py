@@ -21,13 +21,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interpole.checkpoint import Checkpoint, Origin, TensorSpec, template_of
+from interpole.checkpoint import Checkpoint, Origin, TensorSpec, reading_once, template_of
 from interpole.errors import OutputError
 
 __all__ = ["Target", "save", "save_all"]
 
-CHUNK_ELEMENTS = 1 << 16
-"""Elements computed at a time: inputs and result stay in the second-level cache."""
+CHUNK_ELEMENTS = 1 << 18
+"""Elements computed at a time: inputs and result stay in the caches."""
+SPAN_ELEMENTS = 1 << 22
+"""Elements a thread takes at a time."""
 WRITE_BYTES = 1 << 17
 """Bytes per write; larger ones are slower on fresh page-cache files (docs/log.md)."""
 
@@ -228,16 +230,19 @@ def _jobs(writers: Sequence[_Writer], names: Iterable[str]) -> Iterator[Callable
         if computed:
             size = computed[0].checkpoint.specs[name].num_elements
             step = computed[0].checkpoint.piece_elements(name) or CHUNK_ELEMENTS
-            for start in range(0, size, step):
-                yield partial(_compute, computed, name, start, min(start + step, size))
+            for start in range(0, size, max(step, SPAN_ELEMENTS)):
+                yield partial(_compute, computed, name, range(start, min(start + max(step, SPAN_ELEMENTS), size), step))
 
 
-def _compute(writers: Sequence[_Writer], name: str, start: int, stop: int) -> int:
+def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
     written = 0
-    for checkpoint, descriptor, offsets in writers:
-        data = checkpoint.read(name, start, stop)
-        write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
-        written += data.nbytes
+    for start in starts:
+        stop = min(start + starts.step, starts.stop)
+        with reading_once():
+            for checkpoint, descriptor, offsets in writers:
+                data = checkpoint.read(name, start, stop)
+                write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
+                written += data.nbytes
     return written
 
 

@@ -1,0 +1,6 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def weighted_sum(inputs: tuple[NDArray[Any], ...], weights: tuple[float, ...], out: NDArray[Any]) -> None: ...
+def absolute_sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float, float]: ...

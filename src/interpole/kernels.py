@@ -1,0 +1,49 @@
+"""The two hot loops over bfloat16 in C (`_kernels.c`), where that was built; None where numpy has to do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.header import DTYPES
+
+try:
+    from interpole import _kernels
+except ImportError:  # installed without a C compiler
+    _kernels = None  # type: ignore[assignment]
+
+__all__ = ["absolute_sums", "weighted_sum"]
+
+MOST_INPUTS = 16
+
+Array = NDArray[Any]
+
+
+def weighted_sum(inputs: Sequence[Array], weights: Sequence[float]) -> Array | None:
+    """Σ wᵢ·xᵢ as `interpole.methods.linear` defines it, rounded once to bfloat16; None unless all inputs are bfloat16.
+
+    Args:
+        inputs: flat arrays of one length.
+        weights: one number per input.
+    """
+    if not _fit(inputs):
+        return None
+    out = np.empty(inputs[0].shape, np.uint16)
+    _kernels.weighted_sum(tuple(array.view(np.uint16) for array in inputs), tuple(map(float, weights)), out)
+    return out.view(DTYPES["BF16"])
+
+
+def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
+    """Σ|a − b|, Σ|a| and Σ|b| in rows of 1,024 in float32, then float64; None unless both are bfloat16."""
+    return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if _fit((a, b)) else None
+
+
+def _fit(arrays: Sequence[Array]) -> bool:
+    return (
+        _kernels is not None
+        and len(arrays) <= MOST_INPUTS
+        and all(array.dtype == DTYPES["BF16"] and array.flags.c_contiguous for array in arrays)
+    )
