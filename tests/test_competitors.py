@@ -13,9 +13,11 @@ from interpole import samples, sweep
 from interpole.budget import Budget, within
 from interpole.cli import app
 from interpole.errors import EngineError, InterpoleError, RunError
-from interpole.metrics import difference
+from interpole.journal import Journal
+from interpole.metrics import difference, measure
 from interpole.plan import Plan
 from interpole.records import Generation, Sampler
+from interpole.report import write_report
 from interpole.runs import RunFile
 from interpole.sweep import SweepConfig
 
@@ -41,7 +43,7 @@ def test_a_thought_is_cut_closed_and_answered_and_only_generated_tokens_count():
     whole, asked = answered(
         [Generation("<think>\na b ", 4, "length"), Generation("7", 2, "stop")], Sampler(max_tokens=10)
     )
-    assert whole.result() == Generation("<think>\na b\n</think>\n\n7", 6, "stop")
+    assert whole.result() == Generation("<think>\na b\n</think>\n\n7", 6, "stop", forced=True)
     assert [(prompt, cap) for prompt, cap, _ in asked] == [("Q:", 4), ("Q:<think>\na b" + CUT, 6)]
     assert asked[0][2] == 7
     assert asked[1][2] not in (7, 8)
@@ -119,6 +121,7 @@ def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_
         ("λ=1, “Be brief.”", None, "7", 2, False),
         ("λ=0.4, budget 5", None, "9", 2, False),
     }
+    assert {s.point for s in samples.read(tmp_path / "run", texts=False) if s.forced} == {"λ=1, budget 5"}
     entries = {entry.point: entry for entry in RunFile.load(tmp_path / "run").current}
     assert entries["λ=1, budget 5"].asking == {"budget_tokens": 5, "close": CUT}
     assert entries["λ=1, “Be brief.”"].asking == {"instruction": "Be brief."}
@@ -133,6 +136,40 @@ def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_
     asked = (tmp_path / "asked").read_text().splitlines()
     assert len(asked) == before + 4  # two questions, in two requests each
     assert {s.point for s in samples.read(tmp_path / "run")} == {point for point, *_ in found}
+
+
+def test_a_thought_closed_by_force_is_told_from_one_that_closed_itself(config, tmp_path):
+    run = tmp_path / "run"
+    sweep.run(config(POINTS), run)
+    shown = CliRunner().invoke(app, ["samples", str(run), "--point", "λ=1, budget 5", "-n", "1"]).stdout
+    assert "closed (thought closed by force), 7 tokens" in " ".join(shown.split())
+    assert "force" not in CliRunner().invoke(app, ["samples", str(run), "--point", "λ=0.4, budget 5"]).stdout
+    assert {m.point: m.num_forced for m in measure(samples.read(run))} == {
+        "λ=1, budget 5": 2, "λ=1, “Be brief.”": 0, "λ=0.4, budget 5": 0,
+    }  # fmt: skip
+    assert "of them forced" in CliRunner().invoke(app, ["score", str(run)]).stdout
+    write_report(run, tmp_path / "report.html")
+    assert ">of it forced</th>" in (tmp_path / "report.html").read_text()
+
+
+def test_answers_and_logs_from_before_force_was_noted_are_read_as_not_forced(tmp_path):
+    journal = tmp_path / "epoch-1.answers.jsonl"
+    Journal(journal, lambda *_: _done(Generation("a", 1, "stop", forced=True)), lambda *_: None).answer(
+        "Q", Sampler(), 0
+    )
+    key, *fields = json.loads(journal.read_text())
+    assert fields == ["a", 1, "stop", True]
+    journal.write_text(json.dumps([key, *fields[:3]]) + "\n")
+    known = Journal(journal, None, lambda *_: None).answer("Q", Sampler(), 0)
+    assert known.result() == Generation("a", 1, "stop", forced=False)
+    synthetic.write_run(tmp_path / "run", synthetic.samples(num_questions=2, lams=(0.0,)))  # its logs do not say
+    assert not any(s.forced for s in samples.read(tmp_path / "run"))
+
+
+def _done(generation):
+    future = Future()
+    future.set_result(generation)
+    return future
 
 
 def test_a_budget_over_a_live_model_is_two_requests_by_hand(tmp_path):

@@ -2,7 +2,7 @@
 
 This is what people set instead of λ (vLLM's `thinking_token_budget`, llama.cpp's `--reasoning-budget`). It works on answers, in
 two requests, so every engine that is sent rendered prompts can do it. The text that closes a thought is not generated, and so
-not counted.
+not counted; a response that it closed says so (`forced`).
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ def within(answer: Answer, budget: Budget, is_thinking: Callable[[str], bool]) -
             if cut.finish != "length" or cut.num_tokens < first.max_tokens or left <= 0:
                 return whole.set_result(cut)
             text = cut.text.rstrip("\ufffd")  # half a character, if the cut fell into one
-            text = text.rstrip() + budget.close if is_thinking(text) else text
+            forced = is_thinking(text)
+            text = text.rstrip() + budget.close if forced else text
 
             def join(rest: Generation) -> None:
                 num_tokens = cut.num_tokens + rest.num_tokens
-                whole.set_result(Generation(text + rest.text, num_tokens, rest.finish))
+                whole.set_result(Generation(text + rest.text, num_tokens, rest.finish, forced))
 
             second = answer(prompt + text, replace(sampler, max_tokens=left), next_seed(seed))
             return _then(second, join, whole)

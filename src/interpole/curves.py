@@ -65,6 +65,7 @@ class PointMetrics:
     corrected: Interval | None  # Mean@k over responses without a format failure; None: none is without
     format_failures: Interval  # share of responses that thought and did not close with the marker
     outcomes: Mapping[Outcome, int]  # every outcome, also those that did not occur; sums to all samples
+    num_forced: int = 0  # responses whose thought a budget closed; they count for Think #R
 
 
 @dataclass(frozen=True, slots=True)

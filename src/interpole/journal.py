@@ -88,4 +88,4 @@ def _lines(path: Path, *, mend: bool = False) -> dict[str, Generation]:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     rows = (json.loads(line) for line in whole.splitlines())
-    return {key: Generation(text, num_tokens, finish) for key, text, num_tokens, finish in rows}
+    return {key: Generation(*fields) for key, *fields in rows}

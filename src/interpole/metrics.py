@@ -274,7 +274,7 @@ def _point_metrics(
     return PointMetrics(
         task=group[0].task, point=table.point, lam=group[0].lam, grading=grading or "",
         num_questions=len(n), num_missing=num_asked - len(n), num_samples=len(table.row), k=k,
-        outcomes={outcome: outcomes[outcome] for outcome in Outcome},
+        outcomes={outcome: outcomes[outcome] for outcome in Outcome}, num_forced=sum(s.forced for s in group),
         **found | {"vote": found["vote"] if votes else None},
     )  # fmt: skip
 

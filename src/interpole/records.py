@@ -76,6 +76,7 @@ class Generation:
     text: str
     num_tokens: int  # generated tokens, the end-of-sequence token included
     finish: str  # "stop": the model ended; "length": the cap did
+    forced: bool = False  # a budget cut the thought and closed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Sample:
     answers: Mapping[str, str | None] = field(default_factory=dict)  # by grading, where gradings read different answers
     pseudo_close: str | None = None  # the special token that closed the thought in the marker's place
     private: bool = False  # its question must not be published
+    forced: bool = False  # a budget cut its thought and closed it; runs made before this was kept say False
 
     @property
     def score(self) -> float:

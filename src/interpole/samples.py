@@ -128,6 +128,7 @@ def _sample(one: Mapping[str, Any], entry: Entry, part: Part, anew: Mapping[str,
         answers={} if failed else kept.get("answers") or {},
         pseudo_close=None if failed else kept.get("pseudo_close"),
         private=bool(kept.get("private")),
+        forced=bool(kept.get("forced")),
     )
 
 

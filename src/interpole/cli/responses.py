@@ -102,7 +102,10 @@ def _show(one: Sample, file: RunFile, full: bool) -> None:
 
     grades = ", ".join(f"{name} {score:g}" for name, score in one.grades.items())
     closed_by = f" by {one.pseudo_close}" if one.pseudo_close else ""
-    ended = f"{one.outcome.value.replace('_', '-')}{closed_by}, {one.num_tokens:,} tokens, {grades or one.error}"
+    forced = " (thought closed by force)" if one.forced else ""
+    ended = (
+        f"{one.outcome.value.replace('_', '-')}{closed_by}{forced}, {one.num_tokens:,} tokens, {grades or one.error}"
+    )
     console.rule(Text(f"{one.task} · {one.point} · {one.problem} · sample {one.epoch}"), align="left")
     console.print(Text(_printable(one.question, full)), style="bold")
     console.print(_response(one, file, full))

@@ -93,11 +93,19 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
         corrected = ["corrected"] if broken else []
         table(title, ["point", f"Mean@{k}", *corrected, f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
         seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
+        cut = any(m.num_forced for m in points)  # by a budget: of these, the thought was closed by force
         ends = [
-            [m.point, f"{m.tokens_median:,.0f}", f"{m.tokens_p95:,.0f}", *(f"{m.outcomes.get(o, 0):,}" for o in seen)]
+            [
+                m.point,
+                f"{m.tokens_median:,.0f}",
+                f"{m.tokens_p95:,.0f}",
+                *(f"{m.outcomes.get(o, 0):,}" for o in seen),
+                *([f"{m.num_forced:,}"] if cut else []),
+            ]
             for m in points
         ]
         columns = ["point", "median tokens", "95th pct.", *(outcome.value.replace("_", "-") for outcome in seen)]
+        columns += ["of them forced"] if cut else []
         table(f"{task}: how responses ended", columns, ends)
 
 

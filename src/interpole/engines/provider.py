@@ -70,7 +70,8 @@ class Provider(ModelAPI):
         stop_reason = "max_tokens" if generation.finish == "length" else "stop"
         usage = ModelUsage(output_tokens=generation.num_tokens, total_tokens=generation.num_tokens)
         choice = ChatCompletionChoice(message=message, stop_reason=stop_reason)
-        return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
+        metadata = {"forced": True} if generation.forced else None
+        return ModelOutput(model=self.model_name, choices=[choice], usage=usage, metadata=metadata)
 
     def _next_seed(self, prompt: str) -> int:
         """A seed for a task that gives none: of the run, the prompt, and how often it was asked."""

@@ -79,7 +79,7 @@
       make("div", {}, make("dt", { "--c": colour(hue) }, name), make("dd", {}, show(interval[0]), make("small", {}, range(interval, show))))));
     $("mix").replaceChildren(...m.outcomes.flatMap((n, o) => (n ? [make("i", { "--c": colour(DATA.outcomes[o].colour), "--n": n })] : [])));
     const total = m.outcomes.reduce((a, b) => a + b, 0), ever = DATA.outcomes.map((_, o) => DATA.metrics.some((x) => x.task === state.task && x.outcomes[o]));
-    for (const line of all("[data-at]")) line.textContent = `At ${DATA.points[state.point].label}, of ${total.toLocaleString("en")} responses:`;
+    for (const line of all("[data-at]")) line.textContent = `At ${DATA.points[state.point].label}, of ${total.toLocaleString("en")} responses${m.forced ? ` (${percent(m.forced / total)} with a thought closed by force)` : ""}:`;
     for (const legend of all("[data-legend]")) {
       legend.replaceChildren(...m.outcomes.flatMap((n, o) => ever[o] ? [make("li", { class: n ? "" : "none" },
         make("span", { "--c": colour(DATA.outcomes[o].colour) }, DATA.outcomes[o].label), make("b", {}, percent(n / total)))] : []));
@@ -215,7 +215,7 @@
     if (!response) { $("r-meta").textContent = "No response at this point."; box.replaceChildren(); return; }
     const code = cells[state.sample], grades = Object.entries(response.grades).map(([name, score]) => `${name} ${+score.toFixed(3)}`).join(", ");
     $("r-meta").replaceChildren(make("b", {}, `${DATA.points[state.point].label}, sample ${state.sample + 1} of ${cells.length}: ${right(code) ? "right" : "wrong"}`),
-      ` · ${outcome(code).label} · ${response.tokens.toLocaleString("en")} tokens` + (response.answer === null ? "" : ` · answer read: ${response.answer}`) + (grades ? ` · ${grades}` : ""));
+      ` · ${outcome(code).label}${response.forced ? " (thought closed by force)" : ""} · ${response.tokens.toLocaleString("en")} tokens` + (response.answer === null ? "" : ` · answer read: ${response.answer}`) + (grades ? ` · ${grades}` : ""));
     box.replaceChildren(...(response.error ? [make("span", { class: "gap" }, response.error)] : pieces(response)));
     box.scrollTop = 0;
   }

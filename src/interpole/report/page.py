@@ -186,13 +186,16 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     k = max(m.k for m in metrics)
     passes, votes = any(m.pass_at for m in metrics), any(m.vote for m in metrics)
     columns = ["", f"Mean@{k}", "well-formed", *([f"Pass@{k}"] if passes else []), *([f"Vote@{k}"] if votes else [])]
-    columns += ["Think #R", "Token #N", "median", "95th pct.", "if right", "unfinished"]
-    rows = [{"point": m.point if m.lam is None else f"λ={m.lam:g}", "cells": _cells(m, passes, votes)} for m in metrics]
+    cut = any(m.num_forced for m in metrics)
+    columns += ["Think #R", *(["of it forced"] if cut else [])]
+    columns += ["Token #N", "median", "95th pct.", "if right", "unfinished"]
+    names = [m.point if m.lam is None else f"λ={m.lam:g}" for m in metrics]
+    rows = [{"point": name, "cells": _cells(m, passes, votes, cut)} for name, m in zip(names, metrics, strict=True)]
     asked = max(m.num_questions for m in metrics)
     return {"columns": columns, "rows": rows, "summary": f"{asked:,} questions, {k} samples each"}
 
 
-def _cells(m: PointMetrics, passes: bool, votes: bool) -> list[Cell]:
+def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool) -> list[Cell]:
     """One line of the table."""
     unfinished = sum(m.outcomes.get(kind, 0) for kind in UNFINISHED) / max(1, sum(m.outcomes.values()))
     return [
@@ -201,6 +204,7 @@ def _cells(m: PointMetrics, passes: bool, votes: bool) -> list[Cell]:
         *([_share(m.pass_at[-1] if m.pass_at else None)] if passes else []),
         *([_share(m.vote)] if votes else []),
         _share(m.think),
+        *([Cell(f"{100 * m.num_forced / max(1, m.num_samples):.1f}")] if cut else []),
         _length(m.tokens),
         _length(Interval(m.tokens_median, float("nan"), float("nan"))),
         _length(Interval(m.tokens_p95, float("nan"), float("nan"))),

@@ -124,6 +124,7 @@ def _response(sample: Sample, keep: int, shown: bool) -> dict[str, Any]:
         "head": head,
         "epoch": sample.epoch,
         "tokens": sample.num_tokens,
+        "forced": sample.forced,
         "answer": sample.answer if shown else None,
         "grades": plain(dict(sample.grades)),
         "error": sample.error if shown else "",
@@ -142,6 +143,7 @@ def _measured(m: PointMetrics) -> dict[str, Any]:
         "think": list(m.think),
         "tokens": list(m.tokens),
         "outcomes": [m.outcomes.get(kind, 0) for kind in KINDS],
+        "forced": m.num_forced,
     }
     return dict(plain(kept))
 

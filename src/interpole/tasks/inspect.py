@@ -47,8 +47,8 @@ def to_inspect(
         specials: the tokenizer's added tokens (`chat.added_tokens`).
         first_epoch: number of the first sample of each question; larger when a run is topped up.
 
-    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, outcome, closed, pseudo_close, answer, answers and
-    grades (by grading), difficulty, private.
+    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, forced, outcome, closed, pseudo_close, answer,
+    answers and grades (by grading), difficulty, private.
     """
 
     def read(output: ModelOutput) -> Trace:
@@ -207,6 +207,7 @@ def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_epoc
                     "epoch": first_epoch + state.epoch - 1,
                     "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
                     "finish": finish_of(state.output),
+                    "forced": bool((state.output.metadata or {}).get("forced")),
                     **kept(seen, grades),
                     "difficulty": state.metadata.get("difficulty", ""),
                     "private": private,
