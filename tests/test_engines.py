@@ -83,6 +83,16 @@ def test_tokens_tied_with_the_last_of_top_k_are_all_kept():
     assert seen == pytest.approx(reference(logits, Sampler(temperature=1, top_k=3, top_p=1)), abs=2e-4)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_logits_that_are_no_numbers_are_an_error_and_not_a_token(value, temperature):
+    logits = torch.zeros(2, 100)
+    logits[1, 3] = value
+    settings = Settings.of([Sampler(temperature=temperature)] * 2, 100, logits.device)
+    with pytest.raises(EngineError, match="not finite"):
+        draw(logits, settings, torch.zeros(2))
+
+
 def test_rows_of_one_batch_keep_their_own_settings():
     logits = torch.tensor(np.random.default_rng(1).normal(size=(3, 150)).astype(np.float32))
     samplers = [Sampler(temperature=0), Sampler(temperature=5, top_p=1, top_k=0), Sampler(temperature=1, top_k=1)]
@@ -216,6 +226,18 @@ def test_an_engine_that_fails_once_is_replaced_and_nothing_is_lost(tmp_path, how
     assert texts == ["good"] * 7 + ["late"] + ["good"] * 32  # the new child is at λ = 0.5 again
     assert len(reports) == 1
     assert ("exit status 9" if how == "die" else "silent for 1 s") in reports[0]
+
+
+@pytest.mark.parametrize("nonsense", ["?", "[]", '{"key": 3, "generation": ["7", -1, "stop"]}'])
+def test_an_engine_that_answers_nonsense_is_replaced_and_nothing_is_lost(tmp_path, nonsense):
+    first = 'if mkdir "$0" 2>&-; then read; read; read; echo "$1"; cat >&2; else exec "$2" -m interpole.dial; fi'
+    command, reports = ["bash", "-c", first, str(tmp_path / "mark"), nonsense, sys.executable], []
+    with scripted([{"contains": "", "responses": ["good"]}], reports, command=command) as engine:
+        future = engine.submit("x", GREEDY, 0)
+        engine.load({"lambda": 0.5})
+        assert future.result(20).text == "good"
+    (report,) = reports
+    assert "answered what makes no sense" in report
 
 
 def test_an_engine_that_keeps_failing_is_given_up_until_the_next_place():

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -34,10 +35,15 @@ class Endpoint(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, answer):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, answer, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.answer, self.asked, self.headers_seen, self.models = answer, [], [], (200, {"data": []}, {})
         self.lock = threading.Lock()
+
+    def go(self):
+        """Stop answering: whoever connects from now on is refused."""
+        self.shutdown()
+        self.server_close()
 
     @property
     def url(self):
@@ -75,14 +81,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(answer):
-    endpoint = Endpoint(answer)
+def serving(answer, port=0):
+    endpoint = Endpoint(answer, port)
     threading.Thread(target=endpoint.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield endpoint
     finally:
-        endpoint.shutdown()
-        endpoint.server_close()
+        endpoint.go()
 
 
 def in_turn(*answers):
@@ -264,8 +269,8 @@ def served(url, **changes):
     return SweepConfig.of(content | changes)
 
 
-def test_a_failed_sample_is_recorded_and_alone_asked_again(tmp_path):
-    trouble = (500, {}, {})
+@pytest.mark.parametrize("trouble", [(500, {}, {}), "{'not': json"], ids=["500", "nonsense"])
+def test_a_failed_sample_is_recorded_and_alone_asked_again(tmp_path, trouble):
     with serving(lambda body: trouble if body["seed"] % 3 == 0 else chat("hm</think>7")) as endpoint:
         summary = sweep.run(served(endpoint.url), tmp_path / "run")
         found = samples.read(tmp_path / "run")
@@ -285,6 +290,37 @@ def test_a_failed_sample_is_recorded_and_alone_asked_again(tmp_path):
     assert (run.sources, run.markers) == ({}, MARKERS)
     (entry,) = run.current
     assert entry.recipe == {"base_url": endpoint.url, "model": "small", "markers": list(MARKERS)}
+
+
+def test_an_endpoint_that_dies_mid_sweep_costs_what_was_in_flight_and_its_own_point(tmp_path):
+    with serving(None) as dying, serving(lambda _: chat("hm</think>7")) as other:
+
+        def answer(_):
+            if len(dying.asked) == 3:
+                dying.go()
+                return BROKEN
+            return chat("hm</think>7")
+
+        dying.answer = answer
+        names = {"theirs": dying.url, "others": other.url}
+        points = [{"name": name, "model": "big", "base_url": url} for name, url in names.items()]
+        options = {"backoff_seconds": 0.01, "retries": 1, "connections": 1}
+        config = served(dying.url, points=points, engine_options=options, max_failures=1)
+        told = []
+        summary = sweep.run(config, tmp_path / "run", lambda seen: told.append(seen.message))
+        assert [entry.point for entry in summary.failed] == ["theirs"]
+        assert "the engine failed 2 times" in summary.failed[0].parts[0].error
+        assert any("cannot connect" in message and "starting another (1 of 1)" in message for message in told)
+        found = samples.read(tmp_path / "run")
+        failed = Counter((one.point, one.outcome is Outcome.FAILED) for one in found)
+        assert failed == {("theirs", True): 4, ("theirs", False): 2, ("others", False): 6}
+        with serving(lambda _: chat("hm</think>7"), dying.server_port) as back:
+            assert sweep.run(config, tmp_path / "run").failed == ()
+            assert (len(back.asked), len(other.asked)) == (4, 6)
+        assert {(one.point, one.outcome) for one in samples.read(tmp_path / "run")} == {
+            ("theirs", Outcome.CLOSED),
+            ("others", Outcome.CLOSED),
+        }
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 """The sweep: every sample once, whatever is killed, changed, added or broken in between."""
 
 import json
+import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 import live
@@ -61,8 +67,17 @@ class Bench:
         return self.summary.num_generated
 
     @property
+    def generated(self):
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
+
+    @property
     def num_generated(self):
-        return len(self.journal.read_text().splitlines()) if self.journal.exists() else 0
+        return len(self.generated)
+
+    def wait_until(self, condition):
+        deadline = time.monotonic() + 90
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def read(self, **options):
         return samples.read(self.out, **options)
@@ -103,8 +118,43 @@ def test_a_finished_sweep_generates_nothing_and_starts_no_evaluation(bench):
     assert [(one.num_samples, one.num_present) for one in sweep.plan(bench.config(), bench.out)] == [(8, 8)] * 3
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
-def test_a_sweep_stopped_mid_point_loses_only_what_was_in_flight(bench, how):
+def is_gone(process):
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
+    rng, apart = random.Random(0), multiprocessing.get_context("forkserver")
+    apart.set_forkserver_preload(["inspect_ai._eval.eval", "interpole.engines.provider", "interpole.tasks.inspect"])
+    wanted = {"lambdas": "0:1:0.25", "samples": 8, "concurrency": 6}  # 160 samples
+    options = bench.config().engine_options
+    slow = bench.config(**wanted, engine_options=options | {"step_seconds": 0.04})
+    states = [(0, 0)]  # samples generated so far, and those of them that need not be generated again
+    for _ in range(10):
+        process, num = apart.Process(target=sweep.run, args=(slow, bench.out)), states[-1][0] + rng.randrange(10)
+        process.start()
+        bench.wait_until(lambda num=num: bench.num_generated >= num)
+        time.sleep(rng.uniform(0, 0.2))
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        process.join()
+        bench.wait_until(lambda them=children: all(map(is_gone, them)))
+        assert process.exitcode == -signal.SIGKILL
+        states.append((bench.num_generated, sum(one.num_present for one in sweep.plan(slow, bench.out))))
+    assert states[-1][1] > 20
+    lost = set()
+    for (start, kept_before), (end, kept) in pairwise(states):  # answers are kept in the order in which they are given
+        ours, num_kept = bench.generated[start:end], kept - kept_before
+        assert 0 <= len(ours) - num_kept <= 6
+        lost.update(ours[num_kept:])
+    assert bench.sweep(**wanted) == 160 - states[-1][1]
+    assert {line for line, times in Counter(bench.generated).items() if times > 1} <= lost
+    assert len({(one.lam, one.problem, one.epoch) for one in bench.read()}) == len(bench.read()) == 160
+    assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
+
+
+def test_a_sweep_interrupted_mid_point_loses_only_what_was_in_flight(bench):
     hang = {"text": "7", "fail": "hang", "once": str(bench.folder / "hung")}
     bench.write([{"contains": PROBLEMS[2].question, "lambda": 0.5, "responses": [hang]}, *TALK])
     (bench.folder / "sweep.json").write_text(bench.config().model_dump_json())
@@ -116,11 +166,9 @@ def test_a_sweep_stopped_mid_point_loses_only_what_was_in_flight(bench, how):
     )
     command = [sys.executable, "-c", code, bench.folder / "sweep.json", bench.out]
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        deadline = time.monotonic() + 90
-        while not (bench.folder / "hung").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        bench.wait_until((bench.folder / "hung").exists)
         time.sleep(0.5)  # the answers on their way arrive
-        process.send_signal(how)
+        process.send_signal(signal.SIGINT)
     assert process.returncode != 0
     before = bench.num_generated
     assert 8 <= before < 16
@@ -184,13 +232,23 @@ def test_a_run_is_topped_up_and_extended_without_generating_anything_twice(bench
     assert {(one.task, one.score) for one in bench.read() if one.question == "3+4"} == {("own", 1.0)}
 
 
-def test_an_engine_that_dies_mid_sweep_costs_nothing(bench):
-    bad = {"text": "7", "fail": "die", "once": str(bench.folder / "died")}
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("die", ["ended with exit status 9; starting another"]),
+        ("memory", ["ended with exit status 1; starting another", "MemoryError"]),
+        ("hang", ["was silent for 1 s; starting another"]),
+    ],
+)
+def test_an_engine_that_fails_mid_sweep_costs_nothing(bench, how, told):
+    bad = {"text": "7", "fail": how, "once": str(bench.folder / "failed")}
     bench.write([{"contains": PROBLEMS[1].question, "lambda": 0.5, "responses": [bad]}, *TALK])
     seen = []
-    assert bench.sweep(seen.append) == 24
-    assert any("ended with exit status 9; starting another" in one.message for one in seen)
+    assert bench.sweep(seen.append, hang_seconds=1.0) == 24
+    (message,) = (one.message for one in seen if "the engine" in one.message)
+    assert all(part in message for part in told)
     assert bench.summary.failed == ()
+    assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
 
 
 def test_a_point_that_keeps_failing_is_recorded_and_the_sweep_goes_on(bench):
@@ -273,6 +331,30 @@ def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
         one = found[problem.id, epoch]
         assert (one.response, one.num_tokens, one.finish) == (answer.text, answer.num_tokens, answer.finish)
     assert summary.num_tokens == sum(answer.num_tokens for answer in expected)
+
+
+def test_a_point_whose_weights_are_broken_fails_and_the_others_stand(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    instruct, thinking = live.pair(tmp_path)
+    weights = load_file(thinking / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], torch.nan)
+    save_file(weights, thinking / "model.safetensors", {"format": "pt"})
+    config = {
+        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+        "tasks": "arithmetic",
+        "lambdas": "0,1",
+        "samples": 1,
+        "limit": 3,
+        "sampler": {"max_tokens": 8},
+        "max_failures": 0,
+    }
+    summary = sweep.run(SweepConfig.of(config), tmp_path / "run")
+    assert [entry.point for entry in summary.failed] == ["λ=1"]
+    assert "the model's logits are not finite" in summary.failed[0].parts[0].error
+    outcomes = {(one.lam, one.outcome is Outcome.FAILED) for one in samples.read(tmp_path / "run")}
+    assert outcomes == {(0.0, False), (1.0, True)}
 
 
 def test_parts_cover_exactly_what_is_missing():

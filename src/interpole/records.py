@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from interpole.errors import TaskError
+from interpole.errors import EngineError, TaskError
 
 __all__ = ["Generation", "Outcome", "Problem", "Sample", "Sampler"]
 
@@ -75,8 +75,16 @@ class Generation:
 
     text: str
     num_tokens: int  # generated tokens, the end-of-sequence token included
-    finish: str  # "stop": the model ended; "length": the cap did
+    finish: str  # "stop": the model ended; "length": the cap did; "error": there is no response
     forced: bool = False  # a budget cut the thought and closed it
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine can have generated."""
+        whole = isinstance(self.text, str) and isinstance(self.num_tokens, int) and self.num_tokens >= 0
+        if not whole or self.finish not in ("stop", "length", "error"):
+            raise EngineError(
+                f"no response: {self.num_tokens!r} tokens, finish {self.finish!r}, {str(self.text)[:40]!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class EngineProcess:
             if error := reply.exception():
                 answer.set_exception(error)
             else:
-                answer.set_result(Generation(*reply.result()["generation"]))
+                answer.set_result(reply.result()["generation"])
 
         reply.add_done_callback(pass_on)
         return answer
@@ -215,7 +215,11 @@ class EngineProcess:
             heard = time.monotonic()
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                if problem := self._receive(json.loads(line)):
+                try:
+                    problem = self._receive(json.loads(line))
+                except (ValueError, LookupError, TypeError, EngineError) as error:
+                    return f"answered what makes no sense ({error}): {line[:200].decode(errors='replace')}"
+                if problem:
                     return problem
 
     def _generating(self) -> bool:
@@ -225,6 +229,8 @@ class EngineProcess:
 
     def _receive(self, reply: Message) -> str:
         """Pass a reply on. Returns what is wrong where a new child did not reach the old one's weights."""
+        if "generation" in reply:
+            reply["generation"] = Generation(*reply["generation"])
         with self._lock:
             message, future = self._pending.pop(reply["key"], (None, None))
             if "fingerprint" in reply:
@@ -273,7 +279,11 @@ def serve(open_engine: Callable[[Message], Engine]) -> None:
                     running.add(message["key"])
             except InterpoleError as error:
                 say(message["key"], type=type(error).__name__, error=[error.what, error.where, error.remedy])
-        for key, generation, failure in _opened(engine).step():
+        try:
+            finished = _opened(engine).step()
+        except InterpoleError as error:
+            sys.exit(str(error))  # the parent reads it from the log
+        for key, generation, failure in finished:
             running.discard(key)
             if failure is not None:
                 say(key, type=type(failure).__name__, error=[failure.what, failure.where, failure.remedy])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from interpole.errors import EngineError
 from interpole.records import Sampler
 
 __all__ = ["Settings", "draw"]
@@ -52,10 +53,16 @@ def draw(
 
     Returns:
         (B,) token ids; the arg max in greedy rows.
+
+    Raises:
+        EngineError: logits that are no numbers, or infinite.
     """
     logits = logits.float()
+    largest, likeliest = logits.max(-1)
+    if not bool(largest.isfinite().all()):
+        raise EngineError("the model's logits are not finite", remedy="its weights are broken, or need a wider dtype")
     if bool(settings.greedy.all()):
-        return logits.argmax(-1)
+        return likeliest
     whole = num_candidates >= logits.shape[-1]
     values, tokens = logits.sort(dim=-1, descending=True) if whole else logits.topk(num_candidates)  # (B, K)
     off = settings.top_k >= logits.shape[-1]
@@ -75,4 +82,4 @@ def draw(
     index = (mass <= uniforms[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
     index = index.minimum(kept.sum(-1, keepdim=True) - 1)  # rounding must not lead past the last
     drawn = tokens.gather(-1, index)[:, 0]
-    return torch.where(settings.greedy, logits.argmax(-1), drawn)
+    return torch.where(settings.greedy, likeliest, drawn)

@@ -2,7 +2,8 @@
 
 A script is a list of entries; the first whose `contains` is in the prompt, and whose `lambda` (if it has one) is the current λ,
 answers with its `responses` in turn. A response is a text, or a mapping: `text`, `num_tokens`, `finish`, or `fail` for what can
-go wrong (`"refuse"`: this request; `"die"`: the process; `"hang"`: never an answer; with `once`, a file that is made, only once).
+go wrong (`"refuse"`: this request; `"die"`: the process; `"memory"`: there is none left; `"hang"`: never an answer; with `once`,
+a file that is made, only once).
 """
 
 from __future__ import annotations
@@ -27,17 +28,23 @@ class ScriptedEngine:
     """Replays a script (see the module's docstring and `interpole.engines.Engine`)."""
 
     def __init__(
-        self, script: Sequence[Mapping[str, Any]] | str | Path, *, rows: int = 16, journal: str | Path | None = None
+        self,
+        script: Sequence[Mapping[str, Any]] | str | Path,
+        *,
+        rows: int = 16,
+        step_seconds: float = 0.0,
+        journal: str | Path | None = None,
     ) -> None:
         """Take a script.
 
         Args:
             script: the entries, or a JSON file of them.
             rows: how many requests one step answers.
+            step_seconds: how long a step takes.
             journal: a file that gets one line for every answer given.
         """
         self._script = json.loads(Path(script).read_text()) if isinstance(script, str | Path) else list(script)
-        self._rows, self._journal = rows, journal and Path(journal)
+        self._rows, self._step_seconds, self._journal = rows, step_seconds, journal and Path(journal)
         self._queue: deque[Request] = deque()
         self._turns: Counter[int] = Counter()
         self._lam: float | None = None
@@ -78,6 +85,7 @@ class ScriptedEngine:
 
     def step(self) -> list[Finished]:
         """Answer the next few requests."""
+        time.sleep(self._step_seconds)
         return [self._answer(self._queue.popleft()) for _ in range(min(self._rows, len(self._queue)))]
 
     def _entry(self, prompt: str) -> int:
@@ -111,6 +119,8 @@ class ScriptedEngine:
     def _fail(self, how: str) -> None:
         if how == "die":
             os._exit(9)
+        if how == "memory":
+            bytearray(1 << 62)  # more than any machine has: Python's own MemoryError
         while how == "hang":
             time.sleep(1)
         if how:
