@@ -72,6 +72,11 @@ def test_a_budget_is_kept(spending):
     assert 0.7 * limit <= spent <= 1.08 * limit  # tokens of what is asked next are expected, not known
 
 
+def test_a_budget_that_the_bisection_takes_whole_is_refused():
+    with pytest.raises(AnalysisError, match="80 responses left nothing of the budget"):
+        explore(SimulatedPair(1), GRID, 8, spending=Spending(num_samples=80))
+
+
 def test_without_a_limit_the_grid_is_the_most_that_is_asked():
     found = explore(SimulatedPair(1, 20, 2), GRID, 2, Goal("accuracy"), rounds=99, spending=Spending(num_tokens=1e12))
     assert max(sum(s.lam == lam for s in found.samples) for lam in GRID) <= 40

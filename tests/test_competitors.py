@@ -12,6 +12,7 @@ import tiny
 from interpole import samples, sweep
 from interpole.budget import Budget, within
 from interpole.cli import app
+from interpole.comparison import compare
 from interpole.errors import EngineError, InterpoleError, RunError
 from interpole.journal import Journal
 from interpole.metrics import difference, measure
@@ -147,6 +148,8 @@ def test_a_thought_closed_by_force_is_told_from_one_that_closed_itself(config, t
     assert {m.point: m.num_forced for m in measure(samples.read(run))} == {
         "λ=1, budget 5": 2, "λ=1, “Be brief.”": 0, "λ=0.4, budget 5": 0,
     }  # fmt: skip
+    (found,) = compare(samples.read(run), ["λ=0.4, budget 5", "λ=1, budget 5"])
+    assert "of 2 responses at λ=1, budget 5, 2 count as thinking by force" in found.verdict
     assert "of them forced" in CliRunner().invoke(app, ["score", str(run)]).stdout
     write_report(run, tmp_path / "report.html")
     assert ">of it forced</th>" in (tmp_path / "report.html").read_text()

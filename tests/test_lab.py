@@ -2,10 +2,16 @@
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import interpole
+from interpole import samples
+from interpole.cli import app
 from interpole.errors import CheckpointError, OutputError, TaskError
 from interpole.lab import pair_in, shipped
 
@@ -264,3 +270,29 @@ def test_shipped_instruct_answers_at_once_and_shipped_thinking_thinks_and_is_rig
     assert all(text.startswith("<think>\n") and "</think>" in text for text in texts["thinking"])
     right = [text.endswith(f"</think>\n\n{p.answer}") for text, p in zip(texts["thinking"], problems, strict=True)]
     assert sum(right) >= 11
+
+
+# --- the demo
+
+
+@pytest.mark.slow
+def test_the_demo_runs_every_command_it_shows_and_merges_once(tmp_path, monkeypatch):
+    out, demo = tmp_path / "demo", ["demo", "--samples", "2", "--limit", "12", "--out", str(tmp_path / "demo")]
+    done = CliRunner().invoke(app, demo)
+    assert done.exit_code == 0, done.output
+    typed = [shlex.split(line)[2:] for line in done.stdout.splitlines() if line.startswith("$ interpole ")]
+    words = ["sweep", "stages", "recommend", "recommend", "compare", "sweep", "search", "report", "plot", "merge"]
+    assert [arguments[0] for arguments in typed] == words
+    points = {(s.point, s.forced) for s in samples.read(out / "run", texts=False)}
+    assert {("λ=0", False), ("λ=1", False), ("ties", False), ("λ=1, budget 40", True)} <= points
+    for said in ("of 24 responses at λ=1, budget 40", "tokens for the grid's 264 responses", "10 trials. Recipes:"):
+        assert said in " ".join(done.stdout.split())
+    assert (out / "run/report.html").exists()
+    assert "<svg" in (out / "pareto.svg").read_text()
+    merged = Path(typed[-1][-1])
+    assert interpole.open(merged).num_bytes == interpole.open(shipped().thinking).num_bytes
+
+    again = []  # every other command knows what it has done already, and is tested for that
+    monkeypatch.setattr("interpole.cli.lab._step", lambda _, *arguments: again.append([*map(str, arguments)]))
+    assert CliRunner().invoke(app, demo).exit_code == 0
+    assert again == typed[:-1]

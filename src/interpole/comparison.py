@@ -69,7 +69,7 @@ def compare(
                     difference(*sides, metric=metric, grading=grading, resamples=resamples, seed=seed)
                     for metric in ("mean", "tokens", "think")
                 )
-                verdict, takes = _verdict(accuracy), _takes(accuracy, effect)
+                verdict, takes = _verdict(accuracy) + "".join(map(_forced, sides)), _takes(accuracy, effect)
                 found.append(Comparison(task, names[0], name, accuracy, tokens, think, verdict, takes))
     if not found:
         raise AnalysisError(f"no task has {names[0]!r} and another of the points", remedy="sweep them on one task")
@@ -98,6 +98,12 @@ def needed(change: Difference, effect: float) -> tuple[int, float | None]:
 def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Plain data, with the keys of `Comparison`; what is not known is null."""
     return [plain(asdict(comparison)) for comparison in comparisons]
+
+
+def _forced(samples: Sequence[Sample]) -> str:
+    """How many responses at a point count for Think #R because a budget closed their thought."""
+    num = sum(s.forced for s in samples)
+    return f"; of {len(samples):,} responses at {samples[0].point}, {num:,} count as thinking by force" if num else ""
 
 
 def _find(point: str, samples: Sequence[Sample]) -> str:

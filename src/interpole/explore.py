@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import expit
 
 from interpole.allocation import Goal, Observed, as_good, choose, plausible, worth
+from interpole.errors import AnalysisError
 from interpole.intervals import Array
 from interpole.records import Outcome, Sample
 from interpole.transition import Transition, find_transition, fit_logistic, from_samples
@@ -115,6 +116,9 @@ def explore(
         spending: the most that may be spent, the bisection included (and exceeded only by that).
         seed: of the plausible curves.
         tell: told of every step.
+
+    Raises:
+        AnalysisError: the bisection alone takes what may be spent.
     """
     probes, bracket = bisect(oracle)
     tell(f"thinking sets in between λ={bracket[0]:.3f} and λ={bracket[1]:.3f} ({len(probes)} responses)")
@@ -123,6 +127,11 @@ def explore(
     stopped = f"{rounds} rounds are over"
     for number in range(rounds):
         added = search.next(spending, rounds - number)
+        if not added and not done:
+            raise AnalysisError(
+                f"the bisection's {len(probes)} responses left nothing of the budget to measure with",
+                remedy="allow more (--budget-tokens), ask more questions, or sweep the whole grid: it is small",
+            )
         if not added:
             stopped = "the budget is spent" if min(search.counts) < num_samples else "the whole grid was measured"
             break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,38 @@ lab = typer.Typer(
     help="The tiny trained Instruct/Thinking pair: where it lies, and how to train another.", no_args_is_help=True
 )
 
+SWEEP = """\
+# What to measure: the dial from Instruct (0) to Thinking (1), and what people set in its place.
+sources:
+  instruct: {instruct}
+  thinking: {thinking}
+  base: {base}
+tasks: arithmetic
+lambdas: 0:0.4:0.1,0.45,0.5,0.55,0.6:1:0.1
+points:
+  - {{lambda: 1, budget_tokens: 40}}  # Thinking, whose thought is cut after 40 tokens
+  - {{preset: ties}}                  # another way to merge
+samples: {samples}
+limit: {limit}
+engine_options: {{dtype: float32}}    # faster on a CPU
+"""
+SPACE = """\
+# What to search: a λ for attention and one for feed-forward in each half of the layers.
+sources:
+  instruct: {instruct}
+  thinking: {thinking}
+tasks: arithmetic
+samples: 1
+limit: 48
+lambdas: [0.5, 0.6, 1]               # measured beside what is found
+engine_options: {{dtype: float32}}
+space:
+  groups: 2
+  kinds: [attention, ffn]
+trials: 10
+finalists: 3
+"""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
@@ -21,41 +55,58 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; kept, and continued if it is there.")] = Path(
-        "demo"
-    ),
-    samples: Annotated[int, typer.Option("--samples", "-k", help="Responses per question.")] = 4,
-    limit: Annotated[int, typer.Option(help="Number of questions.")] = 120,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for it all; kept, and continued if it is there.")
+    ] = Path("demo"),
+    samples: Annotated[int, typer.Option("--samples", "-k", min=2, help="Responses per question.")] = 4,
+    limit: Annotated[int, typer.Option(min=12, help="Number of questions.")] = 120,
 ) -> None:
-    """Do it all on the shipped tiny pair, in minutes: merge, evaluate, find the stages, write the report."""
-    from interpole.cli.runs import report
+    """Walk through it all on the shipped tiny pair, in minutes: each step shows its command, then really runs it."""
     from interpole.cli.show import console
-    from interpole.cli.sweep import start
-    from interpole.cli.weights import write
     from interpole.lab import shipped
-    from interpole.plan import SweepConfig
-    from interpole.recipe import Recipe
     from interpole.recommend import recommend
     from interpole.scoring import load
 
-    pair = shipped()
-    console.rule("Sweep: the dial from Instruct to Thinking")
-    config = SweepConfig.of(
-        {
-            "sources": {"instruct": str(pair.instruct), "thinking": str(pair.thinking)},
-            "tasks": ["arithmetic"],
-            "lambdas": "0:0.4:0.1,0.45,0.5,0.55,0.6:1:0.1",
-            "samples": samples,
-            "limit": limit,
-        }
-    )
-    start(config, out / "run")
-    console.rule("The λ to use, its model, and the report")
-    choice = recommend(load(out / "run"), balanced=True).lam
+    pair, run, budget = shipped(), out / "run", 50
+    ends = (pair.instruct, pair.thinking)
+    sources = {name: json.dumps(str(getattr(pair, name))) for name in ("instruct", "thinking", "base")}
+    for name, text in (("sweep.yml", SWEEP), ("space.yml", SPACE)):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text.format(**sources, samples=samples, limit=limit), encoding="utf-8")
+    size = ("--task", "arithmetic", "--samples", samples, "--limit", limit, "--engine-option", "dtype=float32")
+    goal = ("--goal", f"max-tokens={budget}")
+
+    _step("Sweep the dial, and what people set in its place", "sweep", out / "sweep.yml", "--out", run)
+    _step("Where thinking sets in", "stages", run)
+    _step("The λ to use", "recommend", run, "--balanced")
+    _step(f"The λ for {budget} tokens a response", "recommend", run, "--max-tokens", budget)
+    _step("Is it better than a thinking budget, or TIES?", "compare", run, "0.5", "λ=1, budget 40", "ties")
+    _step("The same λ for fewer tokens", "sweep", *ends, *size, "--adaptive", *goal, "--out", out / "adaptive")
+    _step("Is there more in λ by layers and modules?", "search", out / "space.yml", "--out", out / "search")
+    _step("The page", "report", run)
+    _step("A figure for a paper", "plot", run, "--figure", "pareto", "--out", out / "pareto.svg")
+    choice = recommend(load(run), balanced=True).lam
     merged = out / f"merged-{choice:g}"
-    if choice is not None and not merged.exists():
-        write({merged: Recipe.between(pair.instruct, pair.thinking, choice)})
-    report([out / "run"], out=None, figures=True, include_texts=False)
+    if not merged.exists():
+        _step("The model", "merge", *ends, "--lambda", f"{choice:g}", "--out", merged)
+    console.rule("There it is", align="left")
+    console.print(f"The page is {run / 'report.html'}, the model {merged}.", markup=False, soft_wrap=True)
+    console.print("For a pair and questions of your own, docs/tutorial.md goes the same way.")
+
+
+def _step(title: str, *words: object) -> None:
+    """One command: its title, the file it reads, the line a user would type, and what it says."""
+    from interpole.cli import app
+    from interpole.cli.show import console
+
+    arguments = [str(word) for word in words]
+    console.print()
+    console.rule(title, align="left")
+    if arguments[1].endswith(".yml"):
+        console.print(Path(arguments[1]).read_text(encoding="utf-8"), style="dim", markup=False, soft_wrap=True)
+    console.print(f"$ interpole {shlex.join(arguments)}\n", style="bold", markup=False, soft_wrap=True)
+    if code := app(arguments, standalone_mode=False):
+        raise typer.Exit(code)
 
 
 @lab.command()

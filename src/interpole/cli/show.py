@@ -45,11 +45,12 @@ def show_json(data: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table whose first column is words and the others numbers."""
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         shown.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
+    console.print(title, style="bold", markup=False)  # a table's own title would be cut at the table's width
     console.print(shown)
     console.print()
 
@@ -89,7 +90,8 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
             for m in points
         ]
         by = f", graded by {points[0].grading!r}" if points[0].grading else ""
-        title = f"{task}{by}: {points[0].num_questions} questions × {k} samples; in percent, with 95 % intervals"
+        each = f"{k} sample{'s' * (k > 1)}" if min(m.k for m in points) == k else f"up to {k} samples"
+        title = f"{task}{by}: {points[0].num_questions} questions × {each}; in percent, with 95 % intervals"
         corrected = ["corrected"] if broken else []
         table(title, ["point", f"Mean@{k}", *corrected, f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
         seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]

@@ -217,9 +217,8 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
 
 def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
     """Run a sweep with a progress display, write its tables and say what came of it."""
-    from interpole.cli.show import show_metrics, show_stages, sweep_bar
-    from interpole.scoring import load, score
-    from interpole.stages import find_stages
+    from interpole.cli.show import show_metrics, sweep_bar
+    from interpole.scoring import score
     from interpole.sweep import run
 
     if doctor:
@@ -230,8 +229,6 @@ def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
         reason = next((part.error for part in entry.parts if part.error), "")
         typer.echo(f"failed: {entry.task} at {entry.point}; run the same command to try again. {reason}", err=True)
     show_metrics(score(out))
-    if config.lambdas:
-        show_stages(find_stages(load(out)))
     typer.echo(f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s → {out}")
     if summary.failed:
         raise typer.Exit(1)

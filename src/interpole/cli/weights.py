@@ -151,6 +151,8 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
     """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
     from time import perf_counter
 
+    from rich.filesize import decimal
+
     from interpole.card import texts
     from interpole.cli.questions import examine_first
     from interpole.cli.show import bytes_bar
@@ -170,10 +172,10 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
         save_all(targets, shard_bytes=shard_bytes, progress=advance)
     seconds = perf_counter() - start
     for out, checkpoint in merged.items():
-        typer.echo(f"{out}: {len(checkpoint)} tensors, {checkpoint.num_bytes / 1e9:.2f} GB")
+        typer.echo(f"{out}: {len(checkpoint)} tensors, {decimal(checkpoint.num_bytes)}")
         for note in checkpoint.notes:
             typer.echo(f"  {note}")
-    typer.echo(f"{num_bytes / 1e9:.2f} GB in {seconds:.1f} s ({num_bytes / 1e9 / seconds:.2f} GB/s)")
+    typer.echo(f"{decimal(num_bytes)} in {seconds:.1f} s ({decimal(round(num_bytes / seconds))}/s)")
 
 
 def parse_size(text: str) -> int:
