@@ -15,6 +15,7 @@ SOURCE = ROOT / "src/interpole"
 FLOORS = {  # DESIGN's floors; where a room of a floor builds on another of it, the lower half comes first
     0: ("errors",),
     0.5: ("records", "header", "intervals"),
+    0.7: ("locate",),
     1: ("checkpoint", "kernels", "names", "methods", "chat", "curves", "runs"),
     1.5: ("rules", "views", "mergekit"),
     2: ("recipe", "matching", "saving", "sums", "tasks", "engines"),

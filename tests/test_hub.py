@@ -1,11 +1,18 @@
-"""Uploading a merge, with a hub that only writes down what it is asked."""
+"""Downloads from a hub over HTTP; uploads to one that only writes down what it is asked."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from hub_server import serving
 from interpole.cli import app
+from interpole.lab import shipped
+
+PAIR = shipped().instruct, shipped().thinking
 
 
 class FakeHub:
@@ -70,3 +77,70 @@ def test_a_refused_upload_leaves_the_folder(pair, tmp_path, hub, monkeypatch):
     assert "upload_folder refused" in str(result.exception or result.output)
     assert "trail" not in str(result.exception or result.output)
     assert json.loads((tmp_path / "out/config.json").read_text())
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs `interpole` against a hub that has the tiny pair and AIME'25; and what was fetched from it."""
+    problems = tmp_path / "problems"
+    problems.mkdir()
+    for part in ("I", "II"):
+        lines = [json.dumps({"question": f"{part}: {n} + 1 = ?", "answer": str(n + 1)}) for n in range(15)]
+        (problems / f"aime2025-{part}.jsonl").write_text("\n".join(lines))
+    repos = {
+        ("models", "lab/instruct"): PAIR[0],
+        ("models", "lab/thinking"): PAIR[1],
+        ("datasets", "opencompass/AIME2025"): problems,
+    }
+    with serving(repos) as (url, served):
+
+        def run(*arguments, offline="0"):
+            here = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": offline}
+            interpole = [sys.executable, "-m", "interpole", *map(str, arguments)]
+            return subprocess.run(interpole, capture_output=True, text=True, env=os.environ | here, timeout=120)
+
+        yield run, served
+
+
+def test_the_doctor_asks_a_hub_for_headers_only(command):
+    run, served = command
+    asked = run("doctor", "lab/instruct", "lab/thinking", "--json")
+    local = run("doctor", *PAIR, "--json")
+    assert asked.returncode == local.returncode == 0, asked.stderr
+    findings, expected = (json.loads(answer.stdout)["findings"] for answer in (asked, local))
+    assert [finding["code"] for finding in findings] == [finding["code"] for finding in expected]
+    weights = [num_bytes for name, num_bytes in served if name.endswith(".safetensors")]
+    assert weights
+    assert max(weights) <= 100_001 < (PAIR[0] / "model.safetensors").stat().st_size  # what the library takes of a file
+
+
+def test_two_hub_ids_are_downloaded_merged_and_found_again_offline(command, tmp_path):
+    run, _ = command
+    done = run("merge", "lab/instruct", "lab/thinking", "-l", "0.6", "-o", tmp_path / "from-hub")
+    assert done.returncode == 0, done.stderr
+    assert (
+        run("merge", "lab/instruct", "lab/thinking", "-l", "0.6", "-o", tmp_path / "again", offline="1").returncode == 0
+    )
+    run("merge", *PAIR, "-l", "0.6", "-o", tmp_path / "local")
+    for path in (tmp_path / "local").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "from-hub" / path.name).read_bytes()
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_a_repository_that_is_not_there_is_a_clear_error(command, tmp_path):
+    run, _ = command
+    for asked in (("doctor",), ("merge", "-l", "0.6", "-o", tmp_path / "out")):
+        done = run(asked[0], "lab/instruct", "lab/none", *asked[1:])
+        assert done.returncode == 1
+        assert "cannot get lab/none" in done.stderr
+        assert "Repository Not Found" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_benchmarks_problems_are_fetched_from_the_hub(command, tmp_path):
+    run, served = command
+    asked = ("--task", "aime25", "-k", "2", "--lambda", "0,1", "--dry-run", "--out", tmp_path / "run")
+    done = run("sweep", "lab/instruct", "lab/thinking", *asked)
+    assert done.returncode == 0, done.stderr
+    assert {"aime2025-I.jsonl", "aime2025-II.jsonl"} <= {name for name, _ in served}
+    assert "120" in done.stdout  # 30 problems, twice, at two λ

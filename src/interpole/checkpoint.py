@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -23,16 +22,18 @@ from numpy.typing import NDArray
 
 from interpole.errors import CheckpointError, CorruptError
 from interpole.header import DTYPES, TensorSpec, read_header, read_json
+from interpole.locate import ASSET_PATTERNS, fetch_headers, locate
 
 __all__ = [
     "DTYPES",
     "Checkpoint",
     "Folder",
+    "Headers",
     "Origin",
     "TensorSpec",
     "Tensors",
-    "locate",
     "open_checkpoint",
+    "open_headers",
     "reading_once",
     "template_of",
 ]
@@ -43,22 +44,6 @@ CONVERT = (
     'convert once: python -c "from transformers import AutoModelForCausalLM as M; '
     "M.from_pretrained('{path}').save_pretrained('{path}-safetensors')\""
 )
-ASSET_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "tekken.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "*.py",
-)
-"""The files besides weights that make a folder loadable."""
 
 
 class Origin(NamedTuple):
@@ -232,9 +217,7 @@ class Folder(Checkpoint):
         """
         self.path = path
         self.label = label or str(path)
-        self.assets = {p.name: p for pattern in ASSET_PATTERNS for p in sorted(path.glob(pattern)) if p.is_file()}
-        if "config.json" not in self.assets:
-            raise CheckpointError("no config.json: not a model folder", path, "give the folder that holds config.json")
+        self.assets = _assets(path)
         self.config = read_json(self.assets["config.json"])
         self._tensors = _read_tensors(path)
         self.specs = self._tensors.specs
@@ -275,6 +258,37 @@ class Folder(Checkpoint):
         return digest.hexdigest()
 
 
+@final
+class Headers(Checkpoint):
+    """A hub repository of which only the small files and the headers of the weights were fetched; no tensor can be read."""
+
+    def __init__(self, path: Path, label: str, specs: Mapping[str, TensorSpec], layout: Mapping[str, str]) -> None:
+        """Take the folder of the small files, and what the headers say."""
+        self.label, self.specs, self.layout = label, specs, layout
+        self.assets = _assets(path)
+        self.config = read_json(self.assets["config.json"])
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(f"of {self.label} only the headers were fetched, not {name}", remedy="open it whole")
+
+    def origin(self, name: str) -> None:  # noqa: ARG002
+        """None: nothing lies here."""
+        return
+
+    def piece_elements(self, name: str) -> None:  # noqa: ARG002
+        """None: nothing is read."""
+        return
+
+    def fingerprint(self) -> str:
+        """Hash of names, dtypes and shapes; says nothing of the weights."""
+        return hashlib.sha256(repr(sorted(self.specs.items())).encode()).hexdigest()
+
+
 def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Folder:
     """Open a local folder, or a Hugging Face hub id through the `hf` cache, as it lies on disk.
 
@@ -289,20 +303,20 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None)
     return Folder(locate(source, revision), str(source))
 
 
-def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a source; a hub id is downloaded into the `hf` cache, if it is not there.
+def open_headers(source: str | os.PathLike[str], revision: str | None = None) -> Folder | Headers:
+    """As `open_checkpoint`, but of a hub id that is not in the cache no weights are downloaded, only their headers.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be downloaded.
+        CorruptError: the files contradict themselves.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError("a checkpoint is a folder, this is a file", path, f"give the folder: {path.parent}")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise CheckpointError(f"no such folder: {source}", remedy="give an existing folder or a hub id (owner/name)")
-    return _download(str(source), revision)
+    if Path(source).expanduser().exists():
+        return open_checkpoint(source, revision)
+    folder = locate(source, revision, weights=False)
+    try:
+        return Folder(folder, str(source))
+    except CheckpointError:  # the weights are not in the cache
+        return Headers(folder, str(source), *fetch_headers(str(source), folder.name))
 
 
 def _read_tensors(folder: Path) -> Tensors:
@@ -339,19 +353,11 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = [*ASSET_PATTERNS, "model*.safetensors", "model.safetensors.index.json", "adapter_*"]
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"cannot get {repo} (revision {revision or 'main'}) from the hub: {reason}",
-            remedy="check the id and your network; gated models need `hf auth login`; offline, fetch it before",
-        ) from error
+def _assets(folder: Path) -> dict[str, Path]:
+    found = {p.name: p for pattern in ASSET_PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
+    if "config.json" not in found:
+        raise CheckpointError("no config.json: not a model folder", folder, "give the folder that holds config.json")
+    return found
 
 
 def _close_all(descriptors: dict[Path, int]) -> None:

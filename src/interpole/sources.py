@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from interpole.checkpoint import Checkpoint, Folder, locate
+from interpole.checkpoint import Checkpoint, Folder, open_headers
 from interpole.errors import CheckpointError
+from interpole.locate import locate
 from interpole.views.adapter import Adapted, adapter_base, is_adapter
 from interpole.views.experts import same_layout
 from interpole.views.fp8 import Dequantised
@@ -19,7 +20,11 @@ __all__ = ["fit", "open_source", "readable"]
 
 
 def open_source(
-    model: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
+    model: str | os.PathLike[str],
+    revision: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    *,
+    weights: bool = True,
 ) -> Checkpoint:
     """Open a local folder or a Hugging Face hub id, through the `hf` cache, so that its tensors can be merged.
 
@@ -27,18 +32,19 @@ def open_source(
         model: a folder or hub id, of a model or of a LoRA adapter whose config names its base.
         revision: branch, tag or commit of a hub id.
         adapter: a LoRA adapter to apply to the model; a folder or hub id.
+        weights: False for questions that read no tensor: of a hub id that is not in the cache only the headers are fetched.
 
     Raises:
         CheckpointError: nothing is there, it cannot be downloaded, or it is quantised in a way that is not read.
         CorruptError: the files contradict themselves.
         MismatchError: the adapter does not fit the model.
     """
-    folder = locate(model, revision)
+    folder = locate(model, revision, weights=weights)
     if is_adapter(folder):
         if adapter is not None:
             raise CheckpointError(f"{model} is an adapter itself", adapter, "name the base: {model: BASE, adapter: …}")
         return Adapted(open_source(adapter_base(folder)), folder, str(model))
-    checkpoint = readable(Folder(folder, str(model)))
+    checkpoint = readable(Folder(folder, str(model)) if weights else open_headers(model, revision))
     return checkpoint if adapter is None else Adapted(checkpoint, locate(adapter), str(adapter))
 
 

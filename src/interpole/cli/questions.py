@@ -36,9 +36,8 @@ def doctor(
     from interpole.doctor import examine
     from interpole.sources import open_source
 
-    diagnosis = examine(
-        open_source(instruct), open_source(thinking), open_source(base) if base else None, weights=weights
-    )
+    sources = [open_source(source, weights=weights) for source in (instruct, thinking, base) if source]
+    diagnosis = examine(*sources, weights=weights)
     if as_json:
         typer.echo(diagnosis.to_json())
     else:

@@ -1,0 +1,5 @@
+"""`python -m interpole`: the command line."""
+
+from interpole.cli import main
+
+main()

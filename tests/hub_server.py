@@ -1,0 +1,85 @@
+"""A Hugging Face hub on this machine, over HTTP, as far as downloads go: repositories are folders, revisions are one commit."""
+
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+class Hub(BaseHTTPRequestHandler):
+    def __init__(self, repos, served, *args):
+        self.repos, self.served = repos, served
+        super().__init__(*args)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        api = parts[:1] == ["api"]
+        parts = parts[1:] if api else parts
+        kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
+        name, rest = "/".join(parts[:2]), parts[2:]
+        folder = self.repos.get((kind, name))
+        if folder is None:
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+        elif api and rest[:1] == ["tree"]:
+            self.answer_json(
+                [
+                    {"type": "file", "path": str(p.relative_to(folder)), "size": p.stat().st_size, "oid": etag(p)}
+                    for p in sorted(folder.rglob("*"))
+                    if p.is_file()
+                ]
+            )
+        elif api:
+            self.answer_json({"id": name, "sha": COMMIT, "siblings": []})
+        else:  # …/resolve/COMMIT/FILE
+            self.answer_file(folder / "/".join(rest[2:]))
+
+    def answer_json(self, content):
+        self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def answer_file(self, path):
+        if not path.is_file():
+            return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
+        data, status = path.read_bytes(), 200
+        if (wanted := self.headers.get("Range")) and self.command == "GET":
+            first, last = wanted.removeprefix("bytes=").split("-")
+            data, status = data[int(first) : int(last or len(data)) + 1], 206
+        if self.command == "GET":
+            self.served.append((path.name, len(data)))
+        return self.answer(status, data, {"ETag": f'"{etag(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+
+    def answer(self, status, data, headers):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": len(data)}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def etag(path):
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serving(repos):
+    """The hub's address and, of every file that was fetched, its name and how many bytes; repos: (kind, name) → folder."""
+    served = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, {k: Path(v) for k, v in repos.items()}, served))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", served
+    finally:
+        server.shutdown()
+        server.server_close()
