@@ -372,8 +372,7 @@ def interpole(*arguments):
 
 
 def sweep(pair, out, engine, *options):
-    chosen = options or ("-k", "4", "--lambda", "0,0.7,1")
-    interpole("sweep", *pair, "--out", out, "--engine", engine, "--task", "arithmetic", "--limit", "24", *chosen)
+    interpole("sweep", *pair, "--out", out, "--engine", engine, "--task", "arithmetic", "--limit", "24", *options)
     return samples.read(out)
 
 
@@ -423,21 +422,33 @@ def test_the_tiny_pair_gives_the_same_greedy_answers_through_all_three_engines(t
     assert {key[1]: answer for key, answer in answers["openai"].items()} == half
 
 
-def test_the_tiny_pair_swept_by_both_engines_has_metrics_within_each_others_intervals(tiny_pair, tmp_path):
-    ours, plain = (
-        {point.lam: point for point in measure(sweep(tiny_pair, tmp_path / engine, engine))}
-        for engine in ("vllm", "transformers")
-    )
-    assert ours.keys() == plain.keys() == {0.0, 0.7, 1.0}
-    for lam, point in ours.items():
+def test_the_tiny_pair_and_its_competitors_swept_by_both_engines_have_metrics_within_each_others_intervals(
+    tiny_pair, tmp_path
+):
+    instruct, thinking = map(str, tiny_pair)
+    plan = {
+        "sources": {"instruct": instruct, "thinking": thinking, "base": instruct},
+        "tasks": [{"task": "arithmetic", "limit": 24, "samples": 4}],
+        "lambdas": "0,0.7,1",
+        "points": [{"name": "budget", "lambda": 1, "budget_tokens": 20}, {"name": "ties", "preset": "ties"}],
+    }
+    (tmp_path / "sweep.yml").write_text(json.dumps(plan))
+    found = {}
+    for engine in ("vllm", "transformers"):
+        interpole("sweep", "--engine", engine, "--out", tmp_path / engine, tmp_path / "sweep.yml")
+        found[engine] = {point.point: point for point in measure(samples.read(tmp_path / engine))}
+    ours, plain = found.values()
+    assert ours.keys() == plain.keys() == {"λ=0", "λ=0.7", "λ=1", "budget", "ties"}
+    for name, point in ours.items():
         assert (point.num_questions, point.num_samples) == (24, 96)
         for metric in ("mean", "think", "tokens"):
-            a, b = getattr(point, metric), getattr(plain[lam], metric)
-            assert a.low <= b.high, (lam, metric)
-            assert b.low <= a.high, (lam, metric)
-    assert ours[0.0].think.value == 0
-    assert ours[1.0].think.value == 1
-    assert ours[1.0].mean.value > ours[0.0].mean.value + 0.2
+            a, b = getattr(point, metric), getattr(plain[name], metric)
+            assert a.low <= b.high, (name, metric)
+            assert b.low <= a.high, (name, metric)
+    assert ours["λ=0"].think.value == 0
+    assert ours["λ=1"].think.value == 1
+    assert ours["λ=1"].mean.value > ours["λ=0"].mean.value + 0.2
+    assert ours["budget"].tokens.value < 40 < ours["λ=1"].tokens.value
     assert RunFile.load(tmp_path / "vllm").engine["engine"] == "vllm"
 
 
