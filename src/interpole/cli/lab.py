@@ -89,6 +89,7 @@ def demo(
     merged = out / f"merged-{choice:g}"
     if not merged.exists():
         _step("The model", "merge", *ends, "--lambda", f"{choice:g}", "--out", merged)
+    console.print()
     console.rule("There it is", align="left")
     console.print(f"The page is {run / 'report.html'}, the model {merged}.", markup=False, soft_wrap=True)
     console.print("For a pair and questions of your own, docs/tutorial.md goes the same way.")

@@ -17,7 +17,7 @@ from interpole.report.style import COLOURS
 __all__ = ["front", "pareto"]
 
 PLACES = (  # of a label beside its point: align, dx, dy
-    ("left", 7, -6), ("left", 8, 4), ("right", -7, -6), ("right", -7, 8), ("left", 6, 14), ("left", 9, 24), ("left", 9, 36),
+    ("left", 7, -6), ("left", 8, 4), ("right", -7, -6), ("right", -7, 8), ("left", 6, 14), ("left", -6, -14),
 )  # fmt: skip
 MARGIN = 0.06  # of an axis, kept free at both ends
 CHARACTER = (6.0, 10.0)  # width and height of one in a label, in pixels
@@ -130,13 +130,16 @@ def _pixels(domain: tuple[float, float], extent: int, log: bool) -> Callable[[fl
 
 
 def _place_labels(values: list[dict[str, Any]], x: Callable[[float], float], y: Callable[[float], float]) -> None:
-    """Choose for each label the first of `PLACES` where it touches no point and no label placed before it."""
+    """Choose for each label the first of `PLACES` where it touches no point and no label placed before it, else none.
+
+    Points on the front choose first.
+    """
     at = [(x(v["tokens"]), y(v["mean"])) for v in values]
     taken: list[Box] = [(left - 4, top - 4, left + 4, top + 4) for left, top in at]
-    for v, point in zip(values, at, strict=True):
+    for v, point in sorted(zip(values, at, strict=True), key=lambda one: not one[0]["front"]):
         boxes = [_box(point, len(v["label"]), *place) for place in PLACES]
-        v["place"] = next((i for i, box in enumerate(boxes) if not any(_touch(box, other) for other in taken)), 0)
-        taken.append(boxes[v["place"]])
+        v["place"] = next((i for i, box in enumerate(boxes) if not any(_touch(box, other) for other in taken)), None)
+        taken += [] if v["place"] is None else [boxes[v["place"]]]
 
 
 def _box(point: tuple[float, float], num_characters: int, align: str, dx: float, dy: float) -> Box:
