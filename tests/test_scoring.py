@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from interpole.errors import AnalysisError
 from interpole.metrics import measure
 from interpole.records import Outcome
 from interpole.regrade import regrade
+from interpole.report import write_report
 from interpole.runs import RunFile
 from interpole.samples import regraded_path
-from interpole.scoring import score
+from interpole.scoring import load, score
 from interpole.sweep import SweepConfig
 from interpole.tasks import custom
 from interpole.tasks.benchmark import Grade
@@ -116,8 +118,29 @@ def test_a_run_is_scored_by_the_grading_asked_for_where_a_task_has_it(written):
         assert found == {"aime25": (name, aime), "gpqa_diamond": (name, gpqa), "own": ("", 3 / 4)}
         rows = {row["task"]: float(row["mean"]) for row in csv.DictReader((written / "curves.csv").open())}
         assert rows == {"aime25": aime, "gpqa_diamond": gpqa, "own": 3 / 4}
-    with pytest.raises(AnalysisError, match=r"no task of this run has a grading 'strict'[\s\S]*exact, paper, robust"):
-        score(written, grading="strict")
+    refused = r"no task of this run has a grading 'strict'[\s\S]*exact, paper, robust"
+    for use in (partial(score, written), partial(load, written), partial(write_report, written, written / "r.html")):
+        with pytest.raises(AnalysisError, match=refused):
+            use(grading="strict")
+    with pytest.raises(AnalysisError, match="scores of one grading"):
+        load(written / "curves.csv", grading="paper")
+
+
+def test_page_recommendation_and_stages_go_by_the_grading_asked_for(written):
+    aime = {}
+    for grading in ("paper", "robust"):
+        told = CliRunner().invoke(
+            app, ["recommend", str(written), "--max-tokens", "9e9", "--json", "--task", "aime25", "--grading", grading]
+        )
+        aime[grading] = json.loads(told.stdout)["accuracy"]["value"]
+        assert CliRunner().invoke(app, ["stages", str(written), "--grading", grading]).exit_code == 0
+        CliRunner().invoke(app, ["report", str(written), "--no-figures", "--grading", grading], catch_exceptions=False)
+        page = (written / "report.html").read_text()
+        assert f"Graded by {grading}, where a task has that grading." in page
+        assert f"aime25: 2 questions, 4 samples each, graded by {grading}</caption>" in page
+        assert "own: 1 questions, 4 samples each</caption>" in page
+        assert f"<td>{100 * aime[grading]:.1f}" in page
+    assert aime == {"paper": 3 / 8, "robust": 1 / 2}
 
 
 def test_ifeval_of_written_responses(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from interpole.metrics import CurveRow, answer_of, measure, score_of
 from interpole.records import Outcome, Sample
 from interpole.stages import find_stages, to_json
 
-__all__ = ["load", "score"]
+__all__ = ["load", "measured", "score", "under"]
 
 
 def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
@@ -28,18 +29,7 @@ def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
         RunError: no run, or no samples in it yet.
         AnalysisError: no task has such a grading.
     """
-    found = _samples(run)
-    graded = {sample.task for sample in found if grading in sample.grades}
-    if grading is not None and not graded:
-        known = sorted({name for sample in found for name in sample.grades})
-        raise AnalysisError(f"no task of this run has a grading {grading!r}", run, f"there are {', '.join(known)}")
-    metrics = [
-        one
-        for task in dict.fromkeys(sample.task for sample in found)
-        for one in measure([s for s in found if s.task == task], grading=grading if task in graded else None)
-    ]
-    if grading is not None:
-        found = [_under(sample, grading) if sample.task in graded else sample for sample in found]
+    metrics, found = measured(_samples(run), grading, run)
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
     stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}
@@ -47,22 +37,50 @@ def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
     return metrics
 
 
-def load(source: Path) -> list[Sample] | list[CurveRow]:
+def load(source: Path, *, grading: str | None = None) -> list[Sample] | list[CurveRow]:
     """What the analyses take: the samples of a run folder, or the rows of a curves.csv.
+
+    Args:
+        source: the folder or the file.
+        grading: see `score`; a curves.csv has one grading, and takes none.
 
     Raises:
         RunError: neither is there.
-        AnalysisError: the table cannot be meant as it stands.
+        AnalysisError: the table cannot be meant as it stands, or there is no such grading.
     """
     if source.is_dir():
-        return _samples(source)
-    if source.is_file():
-        return read_curves(source)
-    raise AnalysisError("no such run or table", source, "give a run folder or a curves.csv")
+        return under(_samples(source), grading, source)
+    if not source.is_file():
+        raise AnalysisError("no such run or table", source, "give a run folder or a curves.csv")
+    if grading is not None:
+        raise AnalysisError("a table has the scores of one grading", source, "give the run folder with --grading")
+    return read_curves(source)
+
+
+def measured(
+    samples: Sequence[Sample], grading: str | None = None, where: object = ""
+) -> tuple[list[PointMetrics], list[Sample]]:
+    """The metrics of samples by a grading, and the samples as it sees them (`under`)."""
+    found = under(samples, grading, where)
+    graded = {sample.task for sample in samples if grading in sample.grades}
+    return [replace(m, grading=grading or "") if m.task in graded else m for m in measure(found)], found
+
+
+def under(samples: Sequence[Sample], grading: str | None, where: object = "") -> list[Sample]:
+    """The samples as one grading sees them; those of tasks that do not have it, and all where it is None, as they are.
+
+    Raises:
+        AnalysisError: no task has such a grading.
+    """
+    graded = {sample.task for sample in samples if grading in sample.grades}
+    if grading is not None and not graded:
+        known = sorted({name for sample in samples for name in sample.grades})
+        raise AnalysisError(f"no task of this run has a grading {grading!r}", where, f"there are {', '.join(known)}")
+    return [_under(sample, grading) if grading and sample.task in graded else sample for sample in samples]
 
 
 def _under(sample: Sample, grading: str) -> Sample:
-    """The sample as one grading sees it."""
+    """One sample as a grading sees it."""
     if sample.outcome is Outcome.FAILED:
         return sample
     return replace(sample, grades={grading: score_of(sample, grading)}, answer=answer_of(sample, grading))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpole.cli.options import Json, Run
+from interpole.cli.options import Grading, Json, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def compare(
     ],
     *,
     effect: Annotated[float, typer.Option(help="The difference in accuracy one would like to see (a share).")] = 0.02,
-    grading: Annotated[str | None, typer.Option(help="Score by this grading. [default: each task's own]")] = None,
+    grading: Grading = None,
     as_json: Json = False,
 ) -> None:
     """Compare points in pairs, question by question: what differs, what could have been seen, and what more would take."""

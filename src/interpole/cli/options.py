@@ -10,6 +10,7 @@ import typer
 __all__ = [
     "Base",
     "Embeddings",
+    "Grading",
     "Instruct",
     "Json",
     "Layers",
@@ -27,6 +28,7 @@ Base = Annotated[str | None, typer.Option(help="What both were made from: a fold
 NoDoctor = Annotated[bool, typer.Option("--no-doctor", help="Do not examine the pair first.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `interpole sweep` writes it.")]
 RunOrCurves = Annotated[Path, typer.Argument(metavar="RUN|CURVES.csv", help="A run folder, or a curves.csv.")]
+Grading = Annotated[str | None, typer.Option(help="Score by this grading. [default: each task's own]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Layers = Annotated[
     str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")

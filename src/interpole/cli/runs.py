@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli.options import Json, Run, RunOrCurves
+from interpole.cli.options import Grading, Json, Run, RunOrCurves
 from interpole.cli.sweep import sweep
 
 __all__ = ["register"]
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def score(
     run: Run,
-    grading: Annotated[str | None, typer.Option(help="Score by this grading. [default: each task's own]")] = None,
+    grading: Grading = None,
     regrade: Annotated[
         bool, typer.Option("--regrade", help="First grade all responses again, from their texts.")
     ] = False,
@@ -54,13 +54,13 @@ def _regrade(run: Path) -> None:
         typer.echo(f"{task}: not graded again, as its scorers are Inspect's; see `inspect score`", err=True)
 
 
-def stages(source: RunOrCurves, as_json: Json = False) -> None:
+def stages(source: RunOrCurves, *, grading: Grading = None, as_json: Json = False) -> None:
     """Find the three stages: where thinking sets in (Think #R at 5, 50 and 95 %), per task and pooled."""
     from interpole.cli.show import show_json, show_stages
     from interpole.scoring import load
     from interpole.stages import find_stages, to_json
 
-    found = find_stages(load(source))
+    found = find_stages(load(source, grading=grading))
     if as_json:
         show_json(to_json(found))
     else:
@@ -80,6 +80,7 @@ def recommend(
         bool, typer.Option("--balanced", help="95 % of the best accuracy at the fewest tokens.")
     ] = False,
     task: Annotated[str | None, typer.Option(help="Go by this task. [default: all, weighing the same]")] = None,
+    grading: Grading = None,
     as_json: Json = False,
 ) -> None:
     """Say which λ to use for a budget, what to expect of it, and how to make it. Exit code 3: nothing meets the budget."""
@@ -93,7 +94,7 @@ def recommend(
         info = RunFile.load(source).sources
         names = (info["instruct"].label, info["thinking"].label) if {"instruct", "thinking"} <= set(info) else names
     found = room.recommend(
-        load(source), max_tokens=max_tokens, min_accuracy=min_accuracy, max_cost=max_cost,
+        load(source, grading=grading), max_tokens=max_tokens, min_accuracy=min_accuracy, max_cost=max_cost,
         price_per_million=price_per_million, balanced=balanced, task=task, sources=names,
     )  # fmt: skip
     if as_json:
@@ -109,21 +110,21 @@ def report(
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. [default: RUN/report.html]")] = None,
     figures: Annotated[bool, typer.Option(help="Also PNG and SVG of every figure, in RUN/figures.")] = True,
+    grading: Grading = None,
     include_texts: Annotated[
         bool, typer.Option("--include-texts", help="Show questions even of tasks that ask not to be published.")
     ] = False,
 ) -> None:
     """Write one self-contained HTML page of a run: curves, stages, responses, how it was run. Needs no network."""
-    from interpole.metrics import measure
     from interpole.report import write_figures, write_report
     from interpole.samples import read
+    from interpole.scoring import measured
     from interpole.stages import find_stages
 
-    page = write_report(runs, out or runs[0] / "report.html", include_texts=include_texts)
-    if figures:
-        for run in runs:
-            found = read(run, texts=False)
-            write_figures(measure(found), find_stages(found), run / "figures")
+    page = write_report(runs, out or runs[0] / "report.html", grading=grading, include_texts=include_texts)
+    for run in runs if figures else ():
+        metrics, found = measured(read(run, texts=False), grading, run)
+        write_figures(metrics, find_stages(found), run / "figures")
     typer.echo(str(page))
 
 

@@ -128,7 +128,9 @@ def _lede(metrics: Sequence[PointMetrics]) -> str:
     responses = sum(sum(m.outcomes.values()) for m in metrics)
     others = f" and {num_others} points off the dial" if num_others else ""
     where = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
-    return f"{responses:,} responses to {sum(tasks.values()):,} questions of {where}, at {num_lams} λ{others}."
+    graded = {m.grading for m in metrics} - {""}
+    by = f" Graded by {graded.pop()}, where a task has that grading." if graded else ""
+    return f"{responses:,} responses to {sum(tasks.values()):,} questions of {where}, at {num_lams} λ{others}.{by}"
 
 
 def _charts(
@@ -192,7 +194,8 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     names = [m.point if m.lam is None else f"λ={m.lam:g}" for m in metrics]
     rows = [{"point": name, "cells": _cells(m, passes, votes, cut)} for name, m in zip(names, metrics, strict=True)]
     asked = max(m.num_questions for m in metrics)
-    return {"columns": columns, "rows": rows, "summary": f"{asked:,} questions, {k} samples each"}
+    by = f", graded by {metrics[0].grading}" if metrics[0].grading else ""
+    return {"columns": columns, "rows": rows, "summary": f"{asked:,} questions, {k} samples each{by}"}
 
 
 def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool) -> list[Cell]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from interpole import samples as run_samples
 from interpole.errors import OutputError, RunError
-from interpole.metrics import measure
 from interpole.records import Sample
 from interpole.report.page import html
 from interpole.report.verdicts import stages_of
 from interpole.runs import RunFile
+from interpole.scoring import measured, under
 
 __all__ = ["Group", "describe", "write_report"]
 
@@ -32,24 +32,28 @@ class _Run:
     suffix: str
 
 
-def write_report(runs: Path | Sequence[Path], out: Path, *, include_texts: bool = False) -> Path:
+def write_report(
+    runs: Path | Sequence[Path], out: Path, *, grading: str | None = None, include_texts: bool = False
+) -> Path:
     """Write the page of one or more runs.
 
     Args:
         runs: run folders. With several, every task is shown under the name of its run.
         out: the file to write, `report.html` for instance.
+        grading: the grading to score by; tasks that do not have it keep their own, as the page says of each.
         include_texts: also show questions and responses of tasks whose authors ask that they not be published.
 
     Raises:
         RunError: a folder is not a run, has no samples yet, or its logs cannot be read.
+        AnalysisError: no task of one of the runs has such a grading.
         OutputError: the page cannot be written.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
-    read = [_read(folder, len(folders) > 1) for folder in folders]
-    samples = [sample for run in read for sample in run.samples]
+    read = [_read(folder, len(folders) > 1, grading) for folder in folders]
+    metrics, samples = measured([sample for run in read for sample in run.samples], grading)
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
     page = html(
-        measure(samples),
+        metrics,
         stages_of(samples),
         samples,
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
@@ -60,8 +64,8 @@ def write_report(runs: Path | Sequence[Path], out: Path, *, include_texts: bool 
     return _write(page, Path(out))
 
 
-def _read(folder: Path, several: bool) -> _Run:
-    file, samples = RunFile.load(folder), run_samples.read(folder)
+def _read(folder: Path, several: bool, grading: str | None) -> _Run:
+    file, samples = RunFile.load(folder), under(run_samples.read(folder), grading, folder)
     if not samples:
         raise RunError("no samples yet", folder, "let the sweep finish at least one point")
     suffix = f" · {folder.resolve().name}" if several else ""
