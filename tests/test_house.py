@@ -30,7 +30,8 @@ FLOORS = {  # DESIGN's floors; where a room of a floor builds on another of it, 
     5.5: ("scoring", "estimate", "adaptive"),
     5.7: ("search",),
     6: ("report", "serve", "lab", "watch"),
-    7: ("cli", "__main__"),
+    7: ("cli",),
+    8: ("__main__",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEAVY = {"torch", "transformers", "inspect_ai", "vllm"}
