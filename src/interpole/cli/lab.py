@@ -59,7 +59,7 @@ def demo(
         Path, typer.Option("--out", "-o", help="Folder for it all; kept, and continued if it is there.")
     ] = Path("demo"),
     samples: Annotated[int, typer.Option("--samples", "-k", min=2, help="Responses per question.")] = 4,
-    limit: Annotated[int, typer.Option(min=12, help="Number of questions.")] = 120,
+    limit: Annotated[int, typer.Option(min=12, help="Number of questions.")] = 96,
 ) -> None:
     """Walk through it all on the shipped tiny pair, in minutes: each step shows its command, then really runs it."""
     from interpole.cli.show import console

@@ -133,7 +133,7 @@ def plot(
     figure: Annotated[str, typer.Option(help="2, 3, 4, 5, layers, modules, similarity or pareto.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .pdf, .png or .svg.")],
 ) -> None:
-    """Draw one of the paper's figures from a run or a curves file, fit for a paper."""
+    """Draw a figure of a run or a curves file, fit for a paper; docs/report.md says what each shows."""
     from interpole.report import plot as draw
 
     typer.echo(str(draw(source, figure, out)))
