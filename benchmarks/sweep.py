@@ -1,0 +1,196 @@
+"""What the loop around an engine costs: a sweep against the same engine driven bare, and reading a run of 100,000 samples.
+
+    python benchmarks/sweep.py           # about ten minutes
+    python benchmarks/sweep.py --quick   # the same with fewer samples
+
+A sweep moves the engine's weights from λ to λ, hands prompts to it in another process, grades, and keeps answers and logs.
+`bare` calls the same engine's `load` and `generate` with the same prompts, sampler and seeds in one process, and keeps nothing.
+Two engines: transformers with the shipped tiny pair, whose responses are so short that the loop is under strain, and the scripted
+engine at the pace of a real one (64 responses of 250 tokens at 20 ms per token: one every 78 ms). `outside` is the share of the
+sweep's time in which no request was with the engine: of all of it, and after the start (imports, opening the engine). What a
+λ switch costs: dial.py. Last line: JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interpole import sweep
+from interpole.dial import open_engine
+from interpole.engines.process import EngineProcess
+from interpole.lab import shipped
+from interpole.plan import Plan
+from interpole.runs import RunFile
+from interpole.sweep import SweepConfig
+from interpole.tasks.inspect import sample_seed
+from merge import Cost, measure
+
+BATCH, RESPONSE_TOKENS, TOKEN_SECONDS = 64, 250, 0.02
+RESPONSE_SECONDS = RESPONSE_TOKENS * TOKEN_SECONDS / BATCH  # from one response to the next
+LAMBDAS = [round(0.1 * i, 1) for i in range(10)]
+
+
+class Times(NamedTuple):
+    """A sweep, and the same engine driven bare."""
+
+    num_samples: int
+    num_tokens: int
+    wall_seconds: float  # of the sweep, from nothing
+    start_seconds: float  # until its first request
+    busy_seconds: float  # during which requests were with the engine
+    bare_seconds: float
+
+    @property
+    def outside(self) -> tuple[float, float]:
+        """Share of the sweep's time outside of generation: of all of it, and after its start."""
+        after = self.wall_seconds - self.start_seconds
+        return 1 - self.busy_seconds / self.wall_seconds, 1 - self.busy_seconds / after
+
+    @property
+    def relative_speed(self) -> float:
+        """Samples per second of the sweep, after its start, over those of the bare engine."""
+        return self.bare_seconds / (self.wall_seconds - self.start_seconds)
+
+
+class Watch:
+    """Notes when requests are with an engine."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        """Put itself before the engine's `submit`."""
+        self.busy_seconds, self.first, self._since, self._num = 0.0, 0.0, 0.0, 0
+        self._lock, self._submit = threading.Lock(), engine.submit
+        engine.submit = self.submit  # type: ignore[method-assign]
+
+    def submit(self, *request: Any) -> Any:
+        """Pass a request on."""
+        self._count(1)
+        future = self._submit(*request)
+        future.add_done_callback(lambda _: self._count(-1))
+        return future
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            self.first = self.first or now
+            if self._num:
+                self.busy_seconds += now - self._since
+            self._num, self._since = self._num + change, now
+
+
+def time_both(config: SweepConfig, out: Path) -> Times:
+    """Run a sweep, then its engine alone."""
+    begin = time.perf_counter()
+    with sweep.engine_of(Plan(config)) as engine:
+        watch = Watch(engine)
+        summary = sweep.run(config, out, engine=engine)
+        wall = time.perf_counter() - begin
+    if summary.failed:
+        raise SystemExit(f"failed: {summary.failed[0].parts}")
+    start = watch.first - begin
+    return Times(summary.num_generated, summary.num_tokens, wall, start, watch.busy_seconds, time_bare(config))
+
+
+def time_bare(config: SweepConfig) -> float:
+    """Seconds that the sweep's engine alone takes for its switches and responses."""
+    planned = Plan(config)
+    (benchmark,) = planned.benchmarks.values()
+    asked = [(problem, epoch) for epoch in range(1, benchmark.k + 1) for problem in benchmark.problems]
+    prompts = [planned.render([{"role": "user", "content": benchmark.prompt(problem)}]) for problem, _ in asked]
+    seeds = [sample_seed(config.seed, problem.id, epoch) for problem, epoch in asked]
+    engine: Any = open_engine(config.engine, planned.base_recipe, **config.engine_options)
+    begin = time.perf_counter()
+    for point in planned.points:
+        engine.load(point.where)
+        engine.generate(prompts, planned.sampler(benchmark, point), seeds)
+    return time.perf_counter() - begin
+
+
+def config(engine: str, samples: int, lams: list[float], **options: Any) -> SweepConfig:
+    """The tiny pair's task, with this engine."""
+    pair = shipped()
+    content = {
+        "sources": {"instruct": str(pair.instruct), "thinking": str(pair.thinking)},
+        "tasks": "arithmetic", "lambdas": lams, "samples": samples, "engine": engine, "engine_options": options,
+    }  # fmt: skip
+    return SweepConfig.of(content)
+
+
+def scripted(samples: int, lams: list[float], **options: Any) -> SweepConfig:
+    """Written responses of random words, half of which think."""
+    draw = random.Random(0)
+    words = [str(draw.randrange(10**6)) for _ in range(5000)]
+    texts = [" ".join(draw.choices(words, k=RESPONSE_TOKENS)) for _ in range(500)]
+    responses = [
+        {"text": f"<think>\n{text}\n</think>\n\n7" if i % 2 else text, "num_tokens": RESPONSE_TOKENS}
+        for i, text in enumerate(texts)
+    ]
+    return config("scripted", samples, lams, script=[{"contains": "", "responses": responses}], **options)
+
+
+def large_run(out: Path, samples: int) -> int:
+    """A run of ten points of `samples` responses to 204 questions: one is swept, the others are copies. Returns how many."""
+    sweep.run(scripted(samples, LAMBDAS[:1], rows=1024), out)
+    run = RunFile.load(out)
+    (first,) = run.entries
+    entries = [first]
+    for lam in LAMBDAS[1:]:
+        changes = {"point": f"λ={lam:g}", "lam": lam, "identity": f"{lam}", "folder": f"logs/{lam}"}
+        entries.append(first.model_copy(update=changes))
+        shutil.copytree(out / first.folder, out / f"logs/{lam}")
+    run.model_copy(update={"entries": tuple(entries)}).save(out)
+    return 204 * samples * len(LAMBDAS)
+
+
+def main() -> None:
+    """Measure, print two tables and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
+    options = parser.parse_args()
+    less = 10 if options.quick else 1
+    with tempfile.TemporaryDirectory(prefix="interpole-bench-") as temporary:
+        work = Path(temporary)
+        configs = {
+            "tiny pair, transformers": config("transformers", 10 // less, [0.0, 0.4, 0.6, 0.8, 1.0], dtype="float32"),
+            "20 ms per token, scripted": scripted(6 // less or 1, [0.3, 0.6], rows=1, step_seconds=RESPONSE_SECONDS),
+        }
+        times = {name: time_both(one, work / name) for name, one in configs.items()}
+        num = large_run(work / "large", 50 // less)
+        disk_mb = sum(path.stat().st_size for path in (work / "large").rglob("*.eval")) / 1e6
+        interpole = str(Path(sys.executable).with_name("interpole"))
+        commands = {"score": [], "report": ["--no-figures"]}
+        costs = {name: measure([interpole, name, str(work / "large"), *flags]) for name, flags in commands.items()}
+    print_tables(times, costs, num, disk_mb)
+
+
+def print_tables(times: dict[str, Times], costs: dict[str, Cost], num: int, disk_mb: float) -> None:
+    """What was found, for people and for machines."""
+    load = os.getloadavg()[2]
+    print(f"{os.cpu_count()} cores, load average of the last quarter of an hour {load:.1f}\n")
+    print("| | samples | tokens each | wall s | outside | after the start | samples/s | bare | ratio |")
+    print("| --- |" + " ---: |" * 8)
+    for name, one in times.items():
+        loop, bare = (one.num_samples / s for s in (one.wall_seconds - one.start_seconds, one.bare_seconds))
+        all_of_it, after = one.outside
+        print(
+            f"| {name} | {one.num_samples:,} | {one.num_tokens / one.num_samples:.0f} | {one.wall_seconds:.0f} | "
+            f"{all_of_it:.1%} | {after:.1%} | {loop:.1f} | {bare:.1f} | {one.relative_speed:.2f} |"
+        )
+    print(f"\n| {num:,} samples, {disk_mb:.0f} MB of logs | wall s | CPU s | peak MB |\n| --- |" + " ---: |" * 3)
+    for name, (wall, cpu, peak) in costs.items():
+        print(f"| `interpole {name}` | {wall:.1f} | {cpu:.1f} | {peak:.0f} |")
+    found = {"load": load, "times": {name: one._asdict() for name, one in times.items()}, "num_samples": num}
+    print(json.dumps(found | {"costs": {name: cost._asdict() for name, cost in costs.items()}}))
+
+
+if __name__ == "__main__":
+    main()
