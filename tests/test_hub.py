@@ -80,7 +80,7 @@ def test_a_refused_upload_leaves_the_folder(pair, tmp_path, hub, monkeypatch):
 
 
 @pytest.fixture
-def command(tmp_path):
+def command(pair, tmp_path):
     """Runs `interpole` against a hub that has the tiny pair and AIME'25; and what was fetched from it."""
     problems = tmp_path / "problems"
     problems.mkdir()
@@ -90,6 +90,7 @@ def command(tmp_path):
     repos = {
         ("models", "lab/instruct"): PAIR[0],
         ("models", "lab/thinking"): PAIR[1],
+        ("models", "lab/other"): pair[1],
         ("datasets", "opencompass/AIME2025"): problems,
     }
     with serving(repos) as (url, served):
@@ -112,6 +113,14 @@ def test_the_doctor_asks_a_hub_for_headers_only(command):
     weights = [num_bytes for name, num_bytes in served if name.endswith(".safetensors")]
     assert weights
     assert max(weights) <= 100_001 < (PAIR[0] / "model.safetensors").stat().st_size  # what the library takes of a file
+
+
+def test_a_pair_that_cannot_be_merged_is_refused_before_its_weights_are_downloaded(command, tmp_path):
+    run, served = command
+    done = run("merge", "lab/instruct", "lab/other", "-l", "0.6", "-o", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert "stopped" in done.stderr
+    assert max(num_bytes for name, num_bytes in served if name.endswith(".safetensors")) <= 100_001
 
 
 def test_two_hub_ids_are_downloaded_merged_and_found_again_offline(command, tmp_path):

@@ -271,7 +271,7 @@ def _examine(config: SweepConfig) -> None:
     from interpole.sources import open_source
 
     if not config.served and {"instruct", "thinking"} <= set(config.sources):
-        examine_first(*(open_source(**dict(config.sources[name])) for name in ("instruct", "thinking")))
+        examine_first(*(open_source(**dict(config.sources[name]), weights=False) for name in ("instruct", "thinking")))
 
 
 def _estimate(config: SweepConfig, out: Path, guess_tokens: float | None, tokens_per_second: float | None) -> None:

@@ -161,10 +161,11 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
     from interpole.sources import fit, open_source
 
     first = next(iter(recipes.values()))
-    sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
-    if doctor and {"instruct", "thinking"} <= set(sources):
-        fitted, _ = fit(sources, first.template_source, first.vocabulary)
+    if doctor and {"instruct", "thinking"} <= set(first.sources):  # before weights are downloaded
+        headers = {name: open_source(**dict(source), weights=False) for name, source in first.sources.items()}
+        fitted, _ = fit(headers, first.template_source, first.vocabulary)
         examine_first(fitted["instruct"], fitted["thinking"], fitted.get("base"))
+    sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
     merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
