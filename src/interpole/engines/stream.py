@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from interpole.checkpoint import DTYPES, Checkpoint, TensorSpec
+from interpole.kernels import weighted_sum
 
 __all__ = ["CHUNK_ELEMENTS", "Named", "tensors", "to_torch"]
 
@@ -55,9 +56,14 @@ def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
 
 def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device) -> torch.Tensor:
     """Σ wᵢ·Θᵢ: every product and sum rounded to float32 once, left to right, then once to the result's dtype."""
-    inputs = [(_mapped(source, name), float(np.float32(weight))) for source, weight in terms]
-    if len(inputs) == 1:
-        return inputs[0][0].reshape(spec.shape)
+    arrays = [_mapped(source, name) for source, _ in terms]
+    if len(arrays) == 1:
+        return to_torch(arrays[0]).reshape(spec.shape)
+    weights = [float(np.float32(weight)) for _, weight in terms]
+    fused = device.type == "cpu" and spec.dtype == "BF16"
+    if fused and (rounded := weighted_sum(arrays, weights)) is not None:
+        return to_torch(rounded).reshape(spec.shape)
+    inputs = list(zip(map(to_torch, arrays), weights, strict=True))
     dtype = to_torch(np.empty(0, DTYPES[spec.dtype])).dtype
     result = torch.empty(spec.num_elements, dtype=dtype, device=device)
     step = CHUNK_ELEMENTS if device.type == "cpu" else max(spec.num_elements, 1)
@@ -71,14 +77,14 @@ def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device) -> tor
     return result.reshape(spec.shape)
 
 
-def _mapped(source: Checkpoint, name: str) -> torch.Tensor:
+def _mapped(source: Checkpoint, name: str) -> NDArray[Any]:
     """The flattened tensor of a source, without copying it where its bytes lie in a file as they are."""
     spec, origin = source.specs[name], source.origin(name)
     if origin is None:
-        return to_torch(source.read(name))
+        return source.read(name)
     data = _map(origin.path)[origin.offset_bytes : origin.offset_bytes + spec.num_bytes]
     aligned = data if origin.offset_bytes % DTYPES[spec.dtype].itemsize == 0 else data.copy()
-    return to_torch(aligned.view(DTYPES[spec.dtype]))
+    return aligned.view(DTYPES[spec.dtype])
 
 
 @cache
