@@ -124,9 +124,10 @@ def is_gone(process):
     return True
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
     rng, apart = random.Random(0), multiprocessing.get_context("forkserver")
-    apart.set_forkserver_preload(["inspect_ai._eval.eval", "interpole.engines.provider", "interpole.tasks.inspect"])
+    apart.set_forkserver_preload(["inspect_ai._eval.eval", "interpole.sweep", "interpole.tasks.inspect"])
     wanted = {"lambdas": "0:1:0.25", "samples": 8, "concurrency": 6}  # 160 samples
     options = bench.config().engine_options
     slow = bench.config(**wanted, engine_options=options | {"step_seconds": 0.04})
