@@ -105,6 +105,18 @@ def test_an_error_is_one_message_on_stderr_and_exit_code_1(monkeypatch, capsys, 
     assert capsys.readouterr().err.startswith("error: cannot get no/where")
 
 
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interpole.scoring.score", interrupt)
+    monkeypatch.setattr(sys, "argv", ["interpole", "score", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+
+
 def test_a_pair_that_does_not_fit_stops_merge_with_the_doctors_findings(pair, tmp_path):
     other = tiny.write(tmp_path / "other", tiny.tensors(1, hidden=8))
     out = call("merge", pair[0], other, "-l", "0.5", "-o", tmp_path / "m", code=2)

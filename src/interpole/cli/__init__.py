@@ -17,6 +17,8 @@ from interpole.errors import InterpoleError, InterpoleWarning
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130  # Typer's exit code for Ctrl-C
+
 app = typer.Typer(
     help="Interpolate between an Instruct and a Thinking checkpoint: merge, dial, measure, choose λ.",
     epilog="First steps: `interpole demo`, then docs/tutorial.md. Every command explains itself with --help.",
@@ -60,6 +62,7 @@ def main() -> None:
     except InterpoleError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        raise
