@@ -158,6 +158,7 @@ def test_everything_a_sample_needs_is_in_the_summary(tmp_path):
         "grades": {"exact": 1.0},
         "difficulty": "1",
         "private": False,
+        "forced": False,
     }
     assert first.scores[SCORE].value == 1.0
     assert second.scores[SCORE].metadata["outcome"] == "looping"
