@@ -150,7 +150,7 @@ def test_a_thought_closed_by_force_is_told_from_one_that_closed_itself(config, t
     }  # fmt: skip
     (found,) = compare(samples.read(run), ["λ=0.4, budget 5", "λ=1, budget 5"])
     assert "of 2 responses at λ=1, budget 5, 2 count as thinking by force" in found.verdict
-    assert "of them forced" in CliRunner().invoke(app, ["score", str(run)]).stdout
+    assert "forced" in CliRunner().invoke(app, ["score", str(run)]).stdout
     write_report(run, tmp_path / "report.html")
     assert ">of it forced</th>" in (tmp_path / "report.html").read_text()
 

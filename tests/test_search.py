@@ -47,7 +47,7 @@ def found(tmp_path_factory):
 
         def stop(trials, point, path):
             answer = values(trials, point, path)
-            return answer if point.name != "trial 2" else 1 / 0
+            return answer if point.name != "trial 3" else 1 / 0
 
         patch.setattr(search._Trials, "_values", stop)
         with pytest.raises(ZeroDivisionError):
@@ -127,7 +127,7 @@ def test_what_is_reported_was_measured_on_questions_that_no_trial_saw(found):
 def test_recipes_are_saved_and_no_checkpoint_is(found):
     finalists = [one for one in json.loads(found.shown.stdout)["finalists"] if one["recipe"]]
     assert 0 < len(finalists) <= 2
-    trials = {f"trial {trial.number}": trial for trial in study(found).trials}
+    trials = {f"trial {trial.number + 1}": trial for trial in study(found).trials}
     for one in finalists:
         recipe = Recipe.load(found.folder / one["recipe"])
         assert recipe.lam == trials[one["name"]].params["λ"]

@@ -236,7 +236,7 @@ class _Trials:
     def try_one(self, study: Study) -> str:
         """One more trial. Returns what came of it, in words."""
         trial = study.ask()
-        point = point_of(f"trial {trial.number}", self._file.space, self._parts, lambda n, vary: _draw(trial, n, vary))
+        point = point_of(_name(trial), self._file.space, self._parts, lambda n, vary: _draw(trial, n, vary))
         return self._measure(study, trial.number, point)
 
     def _measure(self, study: Study, number: int, point: PointConfig) -> str:
@@ -271,13 +271,18 @@ def _failed() -> Any:
     return TrialState.FAIL
 
 
+def _name(trial: Trial | FrozenTrial) -> str:
+    """Counted from 1, as it is told."""
+    return f"trial {trial.number + 1}"
+
+
 def _point(file: SpaceFile, parts: Mapping[str, Mapping[str, Any]], trial: FrozenTrial) -> PointConfig:
     """The point that a trial's values say; KeyError where they are not complete."""
 
     def known(name: str, vary: Vary) -> Any:
         return trial.params[name] if isinstance(vary, Range | Choices) else vary
 
-    return point_of(f"trial {trial.number}", file.space, parts, known)
+    return point_of(_name(trial), file.space, parts, known)
 
 
 def _finals(
@@ -293,7 +298,7 @@ def _finals(
     """Measure the best trials and the dial on the questions held out, and write their recipes."""
     front = sorted(study.best_trials, key=lambda trial: trial.values[1])
     picked = np.unique(np.linspace(0, len(front) - 1, min(file.finalists, len(front))).round().astype(int))
-    best = {f"trial {front[i].number}": front[i] for i in picked} if front else {}
+    best = {_name(front[i]): front[i] for i in picked} if front else {}
     points = {name: _point(file, parts, trial) for name, trial in best.items()}
     config = _held_out(file.sweep, planned, kept, list(points.values()))
     summary = sweep.run(config, out / HELD_OUT, on_progress, engine=engine)

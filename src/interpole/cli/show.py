@@ -106,8 +106,8 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
             ]
             for m in points
         ]
-        columns = ["point", "median tokens", "95th pct.", *(outcome.value.replace("_", "-") for outcome in seen)]
-        columns += ["of them forced"] if cut else []
+        columns = ["point", "median tokens", "p95", *(outcome.value.replace("_", "-") for outcome in seen)]
+        columns += ["forced"] if cut else []
         table(f"{task}: how responses ended", columns, ends)
 
 
