@@ -425,7 +425,6 @@ def test_a_profile_sets_what_the_paper_set():
     assert paper.k == {"aime25": 64, "ifeval": 8, "gpqa_diamond": 8}
     assert paper.sampler("aime25", 0.4) == Sampler(0.6, 0.95, 20, 81_920)
     assert paper.sampler("ifeval", 0.0) == Sampler(0.7, 0.8, 20, 65_536)
-    assert (paper.template(0.0), paper.template(0.2)) == ("instruct", "thinking")
     assert tasks.profile("paper-30b").instruct == "Qwen/Qwen3-30B-A3B-Instruct-2507"
     with pytest.raises(TaskError, match="paper-4b, paper-30b"):
         tasks.profile("paper-8b")

@@ -43,10 +43,6 @@ class Profile:
         merged = self.samplers[task]
         return replace(merged, temperature=0.7, top_p=0.8) if lam == 0 else merged
 
-    def template(self, lam: float) -> str:
-        """Say whose chat template a point is asked with: "instruct" for λ = 0, else "thinking"."""
-        return "instruct" if lam == 0 else "thinking"
-
 
 _LAMS = (0.0, 0.2, 0.4, 0.45, 0.5, 0.55, 0.6, 0.8, 1.0)
 _SAMPLERS = {"aime25": AIME, "ifeval": IFEVAL, "gpqa_diamond": GPQA}
