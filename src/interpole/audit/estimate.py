@@ -95,9 +95,10 @@ def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: 
 
 def _moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
     """The Gram matrix of e, d, A and (with a base) A − base, row by row; then how many elements differ from each side."""
-    differing = [float(np.count_nonzero(merged != side.astype(merged.dtype))) for side in (a, b, *base)]
     rows = [_gram(m - x, y - x, x, *(x - z for z in rest)) for m, x, y, *rest in _wide(merged, a, b, *base)]
-    return [*add_up(rows), *differing]
+    rounded = [side.astype(merged.dtype, copy=False) for side in (a, b, *base)]
+    differing = [[float(np.count_nonzero(m != side)) for side in sides] for m, *sides in _wide(merged, *rounded)]
+    return [*add_up(rows), *add_up(differing)]
 
 
 def _gram(*vectors: Array) -> list[float]:
