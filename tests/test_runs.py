@@ -219,6 +219,14 @@ def test_a_dry_run_says_tokens_hours_and_memory(tmp_path):
     assert "about 1,600 tokens, at most 4,096; lengths: your guess (16)" in told
     assert "about 0.22 hours at 2 tokens per second" in told
     assert "128 responses at once" in told
+    told = json.loads(
+        call("sweep", instruct, thinking, *flags, "--guess-tokens", "100", "--tokens-per-second", "2", "--json")
+    )
+    assert [(point["lam"], point["num_samples"], point["num_present"]) for point in told["points"]] == [
+        (0, 8, 0),
+        (1, 8, 0),
+    ]
+    assert (told["num_tokens"], told["most_tokens"], told["hours"]) == (1600, 4096, 1600 / 2 / 3600)
     assert not (tmp_path / "run").exists()
 
 

@@ -110,6 +110,7 @@ def sweep(
     budget_tokens: BudgetTokens = None,
     budget_samples: BudgetSamples = None,
     no_doctor: NoDoctor = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON, for machines.")] = False,
 ) -> None:
     """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
 
@@ -119,7 +120,6 @@ def sweep(
 
     `interpole sweep --engine openai --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
     """
-    from interpole.config import SweepConfig
     from interpole.rules import ablation
 
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
@@ -137,6 +137,25 @@ def sweep(
         given = _like(profile, given)
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
+    config = _config(instruct, thinking, given, profile=bool(profile), served=bool(served))
+    if as_json and not dry_run:
+        raise typer.BadParameter(
+            "--json goes with --dry-run; of a run, `interpole score RUN --json` prints the metrics"
+        )
+    if dry_run:
+        _estimate(config, out, guess_tokens, tokens_per_second, as_json)
+    elif adaptive:
+        start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor)
+    else:
+        start(config, out, doctor=not no_doctor)
+
+
+def _config(
+    instruct: str | None, thinking: str | None, given: dict[str, Any], *, profile: bool, served: bool
+) -> SweepConfig:
+    """The sweep that the arguments and the settings given on the command line say."""
+    from interpole.config import SweepConfig
+
     if instruct is None and not served and not profile:
         raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
     if instruct is not None and thinking is None:
@@ -145,14 +164,8 @@ def sweep(
         given = _over_file(Path(instruct), given)
     else:
         pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
-        given = {"tasks": ["arithmetic"]} | ({} if model else {"lambdas": LAMBDAS}) | given | pair
-    config = SweepConfig.of(given, instruct or "the sweep")
-    if dry_run:
-        _estimate(config, out, guess_tokens, tokens_per_second)
-    elif adaptive:
-        start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor)
-    else:
-        start(config, out, doctor=not no_doctor)
+        given = {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS}) | given | pair
+    return SweepConfig.of(given, instruct or "the sweep")
 
 
 def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -274,14 +287,21 @@ def _examine(config: SweepConfig) -> None:
         examine_first(*(open_source(**dict(config.sources[name]), weights=False) for name in ("instruct", "thinking")))
 
 
-def _estimate(config: SweepConfig, out: Path, guess_tokens: float | None, tokens_per_second: float | None) -> None:
-    from interpole.cli.show import show_plan
+def _estimate(
+    config: SweepConfig, out: Path, guess_tokens: float | None, tokens_per_second: float | None, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from interpole.cli.show import show_json, show_plan
     from interpole.estimate import estimate
     from interpole.sweep import plan
 
     planned = plan(config, out)
-    show_plan(planned)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
+    if as_json:
+        show_json({"points": [asdict(point) for point in planned], **asdict(found), "hours": found.hours})
+        return
+    show_plan(planned)
     for line in _sentences(found):
         typer.echo(line)
 
