@@ -1,8 +1,13 @@
-"""The two hot loops over bfloat16 in C (`_kernels.c`), where that was built; None where numpy has to do the same."""
+"""What makes passes over weights fast: two loops over bfloat16 in C (`_kernels.c`), and memory that is kept.
+
+Where the loops were not built, or do not fit, they give None, and numpy does the same.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,7 @@ try:
 except ImportError:  # installed without a C compiler
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["absolute_sums", "weighted_sum"]
+__all__ = ["absolute_sums", "keep_freed_memory", "weighted_sum"]
 
 MOST_INPUTS = 16
 
@@ -39,6 +44,15 @@ def weighted_sum(inputs: Sequence[Array], weights: Sequence[float]) -> Array | N
 def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
     """Σ|a − b|, Σ|a| and Σ|b| in rows of 1,024 in float32, then float64; None unless both are bfloat16."""
     return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if _fit((a, b)) else None
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed pieces; given back to the system at once, page faults take most of the time (docs/log.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
 
 
 def _fit(arrays: Sequence[Array]) -> bool:

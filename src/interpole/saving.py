@@ -23,6 +23,7 @@ import numpy as np
 
 from interpole.checkpoint import Checkpoint, Origin, TensorSpec, reading_once, template_of
 from interpole.errors import OutputError
+from interpole.kernels import keep_freed_memory
 
 __all__ = ["Target", "save", "save_all"]
 
@@ -86,7 +87,7 @@ def save_all(
     for _, out, _ in targets:
         if out.exists() or out.is_symlink():
             raise OutputError("the output exists already", out, "choose another --out, or remove it")
-    _keep_freed_memory()
+    keep_freed_memory()
     first = targets[0].checkpoint
     for checkpoint, out, _ in targets:
         _check_same_shapes(first, checkpoint, out)
@@ -158,14 +159,6 @@ def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc to keep freed pieces; given back to the system at once, page faults take most of the time (docs/log.md)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-        mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
 
 
 def _prepare(folder: Path, checkpoint: Checkpoint, shards: Shards) -> None:

@@ -6,7 +6,6 @@ the dial is one pass over them; where they do not, the system reads them from di
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from interpole.checkpoint import DTYPES, Checkpoint, TensorSpec
-from interpole.kernels import weighted_sum
+from interpole.kernels import keep_freed_memory, weighted_sum
 
 __all__ = ["CHUNK_ELEMENTS", "Named", "tensors", "to_torch"]
 
@@ -47,7 +46,7 @@ def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
 
     A weighted sum of sources (`Merged.terms`) is computed on `device` from their mapped files; anything else by the checkpoint.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     terms_of = getattr(checkpoint, "terms", lambda _: None)
     for name, spec in checkpoint.specs.items():
         terms = terms_of(name)
@@ -90,12 +89,3 @@ def _mapped(source: Checkpoint, name: str) -> NDArray[Any]:
 @cache
 def _map(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(np.memmap(path, np.uint8, "c"))  # "c": torch wants memory that could be written; the file stays
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Ask glibc not to give freed pieces back to the system at once; page faults take a third of the time otherwise."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-        mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
