@@ -303,19 +303,22 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None)
     return Folder(locate(source, revision), str(source))
 
 
-def open_headers(source: str | os.PathLike[str], revision: str | None = None) -> Folder | Headers:
-    """As `open_checkpoint`, but of a hub id that is not in the cache no weights are downloaded, only their headers.
+def open_headers(source: str | os.PathLike[str], folder: Path) -> Folder | Headers:
+    """The model in `folder`; if that is a hub's, and its weights were not downloaded, only what their headers say.
+
+    Args:
+        source: a folder or a hub id.
+        folder: where `locate` found it.
 
     Raises:
-        CheckpointError: nothing is there, or it cannot be downloaded.
+        CheckpointError: nothing is there, or the headers cannot be fetched.
         CorruptError: the files contradict themselves.
     """
-    if Path(source).expanduser().exists():
-        return open_checkpoint(source, revision)
-    folder = locate(source, revision, weights=False)
     try:
         return Folder(folder, str(source))
-    except CheckpointError:  # the weights are not in the cache
+    except CheckpointError:
+        if Path(source).expanduser().exists():
+            raise
         return Headers(folder, str(source), *fetch_headers(str(source), folder.name))
 
 

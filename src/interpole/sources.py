@@ -44,7 +44,7 @@ def open_source(
         if adapter is not None:
             raise CheckpointError(f"{model} is an adapter itself", adapter, "name the base: {model: BASE, adapter: …}")
         return Adapted(open_source(adapter_base(folder)), folder, str(model))
-    checkpoint = readable(Folder(folder, str(model)) if weights else open_headers(model, revision))
+    checkpoint = readable(Folder(folder, str(model)) if weights else open_headers(model, folder))
     return checkpoint if adapter is None else Adapted(checkpoint, locate(adapter), str(adapter))
 
 
