@@ -231,8 +231,9 @@ def _jobs(writers: Sequence[_Writer], names: Iterable[str]) -> Iterator[Callable
         if computed:
             size = computed[0].checkpoint.specs[name].num_elements
             step = computed[0].checkpoint.piece_elements(name) or CHUNK_ELEMENTS
-            for start in range(0, size, max(step, SPAN_ELEMENTS)):
-                yield partial(_compute, computed, name, range(start, min(start + max(step, SPAN_ELEMENTS), size), step))
+            span = step * max(1, SPAN_ELEMENTS // step)
+            for start in range(0, size, span):
+                yield partial(_compute, computed, name, range(start, min(start + span, size), step))
 
 
 def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
