@@ -1,6 +1,7 @@
 """The loops in C give numpy's bits, for every bfloat16 there is; without them numpy does the same work."""
 
 import math
+from shutil import which
 
 import ml_dtypes
 import numpy as np
