@@ -26,6 +26,11 @@ def by_numpy(inputs, weights):
         return linear([x.astype(np.float32) for x in inputs], weights).astype(ml_dtypes.bfloat16)
 
 
+@pytest.mark.skipif(not which("cc"), reason="no C compiler")
+def test_where_there_is_a_compiler_the_loops_are_built():
+    assert kernels._kernels is not None
+
+
 @needs_c
 @given(
     st.lists(st.floats(-3, 3) | st.sampled_from([0.0, 1.0, 1e-30, 1e30]), min_size=1, max_size=4), st.integers(1, 4099)
