@@ -19,7 +19,7 @@ test: $(STAMP)
 	$(PY) -m pytest -n 2
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
-	.venv-vllm/bin/python -m pytest -m vllm tests/test_vllm.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from interpole.allocation import Goal
+from interpole.analysis.recommend import recommend
+from interpole.analysis.transition import find_transition, from_samples
 from interpole.errors import InterpoleWarning
-from interpole.explore import Found, explore
-from interpole.recommend import recommend
 from interpole.records import Outcome, Sample
-from interpole.transition import find_transition, from_samples
+from interpole.search.allocation import Goal
+from interpole.search.explore import Found, explore
 
 Array = NDArray[np.float64]
 GRID = tuple(round(0.1 * i, 1) for i in range(11))

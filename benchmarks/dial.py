@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interpole.dial import open_engine
+from interpole.checkpoints.save import save
+from interpole.engines.open import open_engine
 from interpole.lab import shipped
-from interpole.merged import merge
-from interpole.recipe import Recipe
+from interpole.merging.merged import merge
+from interpole.merging.recipe import Recipe
 from interpole.records import Sampler
-from interpole.saving import save
 from pairs import SHAPES, build
 
 LAMBDAS = (0.3, 0.6, 0.45, 0.7, 0.55, 0.35)

@@ -31,7 +31,11 @@ def main() -> None:
         commands = {
             "floor (cat)": ["sh", "-c", f"cat {a}/*.safetensors {b}/*.safetensors > /dev/null"],
             "interpole similarity": [interpole, "similarity", str(a), str(b), "--json"],
-            "start-up alone": [sys.executable, "-c", "import interpole.cli, interpole.similarity, rich.progress"],
+            "start-up alone": [
+                sys.executable,
+                "-c",
+                "import interpole.cli, interpole.diagnostics.similarity, rich.progress",
+            ],
         }
         report(options.size, options.rounds, compare(commands, work / "out", options.rounds))
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from interpole.curves import CurveRow
-from interpole.transition import LEVELS, Transition, find_transition, from_counts, from_rows
+from interpole.analysis.tables import CurveRow
+from interpole.analysis.transition import LEVELS, Transition, find_transition, from_counts, from_rows
 
 Array = NDArray[np.float64]
 START, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"

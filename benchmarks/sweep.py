@@ -25,13 +25,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interpole import sweep
-from interpole.dial import open_engine
+from interpole.engines.open import open_engine
 from interpole.engines.process import EngineProcess
 from interpole.lab import shipped
-from interpole.plan import Plan
-from interpole.runs import RunFile
-from interpole.sweep import SweepConfig
+from interpole.runs.runfile import RunFile
+from interpole.sweep import run as sweep
+from interpole.sweep.config import SweepConfig
+from interpole.sweep.plan import Plan
 from interpole.tasks.inspect import sample_seed
 from merge import Cost, measure
 

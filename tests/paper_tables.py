@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interpole.metrics import CurveRow
+from interpole.analysis.tables import CurveRow
 
 TABLE2 = Path(__file__).parents[2] / "shared/data/paper/table2_qwen3_4b.csv"
 TASKS = {"aime25": ("aime25", 30, 64), "ifeval": ("ifeval", 541, 8), "gpqa": ("gpqa_diamond", 198, 8)}

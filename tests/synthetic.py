@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from interpole.records import Outcome, Sample
-from interpole.runs import Entry, Part, RunFile, SourceInfo, TaskInfo
+from interpole.runs.runfile import Entry, Part, RunFile, SourceInfo, TaskInfo
 
 GRID = tuple(round(0.1 * i, 1) for i in range(11))
 

@@ -13,23 +13,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interpole.checkpoint import Checkpoint
+    from interpole.checkpoints.checkpoint import Checkpoint
+    from interpole.checkpoints.open import open_source as open
+    from interpole.checkpoints.save import save
     from interpole.errors import InterpoleError
-    from interpole.merged import Merged, merge
-    from interpole.recipe import Recipe
-    from interpole.saving import save
-    from interpole.sources import open_source as open
+    from interpole.merging.merged import Merged, merge
+    from interpole.merging.recipe import Recipe
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "checkpoints.checkpoint",
     "InterpoleError": "errors",
-    "Merged": "merged",
-    "Recipe": "recipe",
-    "merge": "merged",
-    "open": "sources",
-    "save": "saving",
+    "Merged": "merging.merged",
+    "Recipe": "merging.recipe",
+    "merge": "merging.merged",
+    "open": "checkpoints.open",
+    "save": "checkpoints.save",
 }
 
 __all__ = ["Checkpoint", "InterpoleError", "Merged", "Recipe", "merge", "open", "save"]

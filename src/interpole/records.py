@@ -1,4 +1,4 @@
-"""The frozen records that travel between rooms. They check themselves and hold no behaviour beyond that."""
+"""The frozen records that travel between modules. They check themselves and hold no behaviour beyond that."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from interpole.cli.options import Grading, Json, Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from interpole.comparison import Comparison
-    from interpole.explore import Found
-    from interpole.metrics import Difference
-    from interpole.search import Finalist, Result
+    from interpole.analysis.compare import Comparison
+    from interpole.analysis.metrics import Difference
+    from interpole.search.explore import Found
+    from interpole.search.optuna_search import Finalist, Result
 
 __all__ = ["register", "show_found"]
 
@@ -38,9 +38,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare points in pairs, question by question: what differs, what could have been seen, and what more would take."""
-    from interpole import comparison
+    from interpole.analysis import compare as comparison
     from interpole.cli.show import show_json
-    from interpole.samples import read
+    from interpole.runs.samples import read
 
     found = comparison.compare(read(run, texts=False), points, effect=effect, grading=grading)
     if as_json:
@@ -112,16 +112,16 @@ def search(
 
     Trials run on the live engine and write no checkpoint. The best are measured on questions that no trial saw.
     """
-    from interpole import search as room
     from interpole.cli.show import show_json, sweep_bar
-    from interpole.space import SpaceFile
+    from interpole.search import optuna_search
+    from interpole.search.space import SpaceFile
 
     file = SpaceFile.load(space)
     file = file if trials is None else file.model_copy(update={"trials": trials})
     with sweep_bar() as on_progress:
-        found = room.run(file, out, on_progress=on_progress, tell=lambda text: typer.echo(text, err=True))
+        found = optuna_search.run(file, out, on_progress=on_progress, tell=lambda text: typer.echo(text, err=True))
     if as_json:
-        show_json(room.to_json(found))
+        show_json(optuna_search.to_json(found))
     else:
         _show_result(found, out)
 

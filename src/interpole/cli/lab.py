@@ -62,10 +62,10 @@ def demo(
     limit: Annotated[int, typer.Option(min=12, help="Number of questions.")] = 96,
 ) -> None:
     """Walk through it all on the shipped tiny pair, in minutes: each step shows its command, then really runs it."""
+    from interpole.analysis.recommend import recommend
+    from interpole.analysis.scoring import load
     from interpole.cli.show import console
     from interpole.lab import shipped
-    from interpole.recommend import recommend
-    from interpole.scoring import load
 
     pair, run, budget = shipped(), out / "run", 50
     ends = (pair.instruct, pair.thinking)

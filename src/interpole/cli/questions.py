@@ -10,8 +10,8 @@ import typer
 from interpole.cli.options import Base, Instruct, Json, Thinking
 
 if TYPE_CHECKING:
-    from interpole.checkpoint import Checkpoint
-    from interpole.doctor import Diagnosis
+    from interpole.checkpoints.checkpoint import Checkpoint
+    from interpole.diagnostics.doctor import Diagnosis
 
 __all__ = ["examine_first", "register"]
 
@@ -32,9 +32,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say whether a pair can be merged, from headers, configs and tokenizers. Exit code 0 for go and warn, 2 for stop."""
+    from interpole.checkpoints.open import open_source
     from interpole.cli.show import show_diagnosis
-    from interpole.doctor import examine
-    from interpole.sources import open_source
+    from interpole.diagnostics.doctor import examine
 
     sources = [open_source(source, weights=weights) for source in (instruct, thinking, base) if source]
     diagnosis = examine(*sources, weights=weights)
@@ -56,9 +56,9 @@ def similarity(
     as_json: Json = False,
 ) -> None:
     """Measure how far two checkpoints are apart: σ per tensor, layer and module kind; with a base, kinship too."""
+    from interpole.checkpoints.open import open_source
     from interpole.cli.show import bytes_bar, show_similarity
-    from interpole.similarity import compare
-    from interpole.sources import open_source
+    from interpole.diagnostics.similarity import compare
 
     checkpoints = [open_source(source) for source in (a, b, base) if source is not None]
     with bytes_bar("reading", sum(checkpoint.num_bytes for checkpoint in checkpoints)) as advance:
@@ -83,9 +83,9 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Recover how a merge was made: λ of every tensor, by which map, in which rounding, whose files, and the recipe."""
-    from interpole.audit import audit as examine_merge
+    from interpole.checkpoints.open import open_source
     from interpole.cli.show import bytes_bar, show_audit
-    from interpole.sources import open_source
+    from interpole.diagnostics.audit import audit as examine_merge
 
     sources = [open_source(source) for source in (merged, instruct, thinking, base) if source is not None]
     with bytes_bar("reading", sources[0].num_bytes) as advance:
@@ -98,7 +98,7 @@ def audit(
 
 def examine_first(instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None) -> Diagnosis:
     """Ask the doctor before something is made of a pair: warnings go to stderr, a stop ends the command with exit code 2."""
-    from interpole.doctor import examine
+    from interpole.diagnostics.doctor import examine
 
     diagnosis = examine(instruct, thinking, base)
     for finding in diagnosis.findings:

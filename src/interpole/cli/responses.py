@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from interpole.records import Sample
-    from interpole.runs import RunFile
+    from interpole.runs.runfile import RunFile
 
 __all__ = ["register"]
 
@@ -53,11 +53,11 @@ def samples(
     """Show responses: thinking dimmed, answer, how it ended, tokens and grades."""
     from itertools import islice
 
+    from interpole.analysis.metrics import score_of
     from interpole.errors import AnalysisError
-    from interpole.metrics import score_of
-    from interpole.recipe import parse_lambdas
+    from interpole.merging.recipe import parse_lambdas
     from interpole.records import Outcome
-    from interpole.runs import RunFile
+    from interpole.runs.runfile import RunFile
 
     lams = None if lam is None else parse_lambdas(lam)
 
@@ -84,7 +84,7 @@ def _read(
     run: Path, file: RunFile, task: str | None, point: str | None, lams: Sequence[float] | None
 ) -> Iterator[Sample]:
     """Samples of the entries asked for, log by log as they are consumed."""
-    from interpole.samples import read_log
+    from interpole.runs.samples import read_log
 
     for entry in file.current:
         on_dial = lams is None or (entry.lam is not None and any(abs(entry.lam - lam) < 1e-9 for lam in lams))
@@ -144,7 +144,7 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
 ) -> None:
     """Make one run of several, without generating anything; refused where weights, settings or problems differ."""
-    from interpole.combine import combine
+    from interpole.runs.combine import combine
 
     made = combine(folders, out)
     again = f"; {made.num_duplicates:,} were there more than once" if made.num_duplicates else ""
@@ -159,7 +159,7 @@ def list_(
 ) -> None:
     """List the run folders in a folder: tasks, points, how much is done, when it last changed."""
     from interpole.cli.show import table
-    from interpole.runs import NAME, RunFile
+    from interpole.runs.runfile import NAME, RunFile
 
     rows = []
     for path in sorted(folder.glob(f"*/{NAME}")):

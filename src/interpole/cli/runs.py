@@ -28,8 +28,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Recompute all metrics of a run from its samples, without a model; writes curves.csv, metrics.json, stages.json."""
+    from interpole.analysis.scoring import score as score_run
     from interpole.cli.show import show_metrics
-    from interpole.scoring import score as score_run
 
     if regrade:
         _regrade(run)
@@ -42,7 +42,7 @@ def score(
 
 
 def _regrade(run: Path) -> None:
-    from interpole.regrade import regrade
+    from interpole.runs.regrade import regrade
 
     found = regrade(run)
     typer.echo(f"graded {found.num_samples:,} responses again", err=True)
@@ -56,9 +56,9 @@ def _regrade(run: Path) -> None:
 
 def stages(source: RunOrCurves, *, grading: Grading = None, as_json: Json = False) -> None:
     """Find the three stages: where thinking sets in (Think #R at 5, 50 and 95 %), per task and pooled."""
+    from interpole.analysis.scoring import load
+    from interpole.analysis.stages import find_stages, to_json
     from interpole.cli.show import show_json, show_stages
-    from interpole.scoring import load
-    from interpole.stages import find_stages, to_json
 
     found = find_stages(load(source, grading=grading))
     if as_json:
@@ -84,21 +84,21 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Say which λ to use for a budget, what to expect of it, and how to make it. Exit code 3: nothing meets the budget."""
-    from interpole import recommend as room
+    from interpole.analysis import recommend as analysis
+    from interpole.analysis.scoring import load
     from interpole.cli.show import show_json, show_recommendation
-    from interpole.runs import RunFile
-    from interpole.scoring import load
+    from interpole.runs.runfile import RunFile
 
     names = ("INSTRUCT", "THINKING")
     if source.is_dir():
         info = RunFile.load(source).sources
         names = (info["instruct"].label, info["thinking"].label) if {"instruct", "thinking"} <= set(info) else names
-    found = room.recommend(
+    found = analysis.recommend(
         load(source, grading=grading), max_tokens=max_tokens, min_accuracy=min_accuracy, max_cost=max_cost,
         price_per_million=price_per_million, balanced=balanced, task=task, sources=names,
     )  # fmt: skip
     if as_json:
-        show_json(room.to_json(found))
+        show_json(analysis.to_json(found))
     else:
         show_recommendation(found)
     if found.choice is None:
@@ -116,10 +116,10 @@ def report(
     ] = False,
 ) -> None:
     """Write one self-contained HTML page of a run: curves, stages, responses, how it was run. Needs no network."""
+    from interpole.analysis.scoring import measured
+    from interpole.analysis.stages import find_stages
     from interpole.report import write_figures, write_report
-    from interpole.samples import read
-    from interpole.scoring import measured
-    from interpole.stages import find_stages
+    from interpole.runs.samples import read
 
     page = write_report(runs, out or runs[0] / "report.html", grading=grading, include_texts=include_texts)
     for run in runs if figures else ():
@@ -144,6 +144,6 @@ def watch(
     price_per_million: Annotated[float | None, typer.Option(help="US dollars for a million generated tokens.")] = None,
 ) -> None:
     """Watch a running or finished sweep: points, curves as sparklines, time and cost left. It only reads."""
-    from interpole.watch import watch as show
+    from interpole.cli.watch import watch as show
 
     show(run, price_per_million=price_per_million)

@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from interpole.audit import Audit
-    from interpole.curves import PointMetrics
-    from interpole.doctor import Diagnosis
-    from interpole.intervals import Interval
-    from interpole.recommend import Recommendation
-    from interpole.similarity import Similarity
-    from interpole.stages import Stages
-    from interpole.sweep import Planned, Progress
+    from interpole.analysis.intervals import Interval
+    from interpole.analysis.recommend import Recommendation
+    from interpole.analysis.stages import Stages
+    from interpole.analysis.tables import PointMetrics
+    from interpole.diagnostics.audit import Audit
+    from interpole.diagnostics.doctor import Diagnosis
+    from interpole.diagnostics.similarity import Similarity
+    from interpole.sweep.run import Planned, Progress
 
 __all__ = [
     "bytes_bar",
@@ -183,7 +183,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
 
 def show_similarity(found: Similarity, by: str) -> None:
     """σ in its three variants, kinship where there is a base, and a table by kind, layer or tensor."""
-    from interpole.similarity import VARIANTS
+    from interpole.diagnostics.similarity import VARIANTS
 
     for variant, meaning in VARIANTS.items():
         console.print(f"σ {variant:14} {found.sigma(variant):.4f}  [dim]{meaning}[/dim]")

@@ -11,8 +11,8 @@ import typer
 from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
-    from interpole.config import SweepConfig
-    from interpole.estimate import Estimate
+    from interpole.sweep.config import SweepConfig
+    from interpole.sweep.estimate import Estimate
 
 __all__ = ["start", "sweep"]
 
@@ -120,7 +120,7 @@ def sweep(
 
     `interpole sweep --engine openai --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
     """
-    from interpole.rules import ablation
+    from interpole.merging.rules import ablation
 
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
     served = _served(model or (), base_url, lam)
@@ -154,7 +154,7 @@ def _config(
     instruct: str | None, thinking: str | None, given: dict[str, Any], *, profile: bool, served: bool
 ) -> SweepConfig:
     """The sweep that the arguments and the settings given on the command line say."""
-    from interpole.config import SweepConfig
+    from interpole.sweep.config import SweepConfig
 
     if instruct is None and not served and not profile:
         raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
@@ -170,7 +170,7 @@ def _config(
 
 def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Settings given on the command line over those of a SWEEP.yml."""
-    from interpole.config import SweepConfig
+    from interpole.sweep.config import SweepConfig
 
     written = SweepConfig.load(path).model_dump(exclude_unset=True, by_alias=True)
     both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
@@ -230,9 +230,9 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
 
 def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
     """Run a sweep with a progress display, write its tables and say what came of it."""
+    from interpole.analysis.scoring import score
     from interpole.cli.show import show_metrics, sweep_bar
-    from interpole.scoring import score
-    from interpole.sweep import run
+    from interpole.sweep.run import run
 
     if doctor:
         _examine(config)
@@ -258,13 +258,13 @@ def start_adaptive(
     doctor: bool = True,
 ) -> None:
     """Run an adaptive sweep, and say what it recommends, what it spent and what it saved."""
-    from interpole.adaptive import run
-    from interpole.allocation import parse_goal
+    from interpole.analysis.recommend import recommend
+    from interpole.analysis.scoring import score
     from interpole.cli.choose import show_found
     from interpole.cli.show import show_metrics, show_recommendation
-    from interpole.explore import Spending
-    from interpole.recommend import recommend
-    from interpole.scoring import score
+    from interpole.search.adaptive import run
+    from interpole.search.allocation import parse_goal
+    from interpole.search.explore import Spending
 
     wanted = parse_goal(goal)
     if doctor:
@@ -280,8 +280,8 @@ def start_adaptive(
 
 def _examine(config: SweepConfig) -> None:
     """Ask the doctor, where the sweep is of a pair at hand."""
+    from interpole.checkpoints.open import open_source
     from interpole.cli.questions import examine_first
-    from interpole.sources import open_source
 
     if not config.served and {"instruct", "thinking"} <= set(config.sources):
         examine_first(*(open_source(**dict(config.sources[name]), weights=False) for name in ("instruct", "thinking")))
@@ -293,8 +293,8 @@ def _estimate(
     from dataclasses import asdict
 
     from interpole.cli.show import show_json, show_plan
-    from interpole.estimate import estimate
-    from interpole.sweep import plan
+    from interpole.sweep.estimate import estimate
+    from interpole.sweep.run import plan
 
     planned = plan(config, out)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)

@@ -10,7 +10,7 @@ import typer
 from interpole.cli.options import Base, Embeddings, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
-    from interpole.recipe import Recipe
+    from interpole.merging.recipe import Recipe
 
 __all__ = ["register"]
 
@@ -66,8 +66,8 @@ def merge(
 
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
-    from interpole.hub import check_login, push
-    from interpole.recipe import parse_lambdas
+    from interpole.checkpoints.hub import check_login, push
+    from interpole.merging.recipe import parse_lambdas
 
     wanted = {"template_from": template_from, "dtype": dtype, "vocabulary": vocabulary}
     settings = {key: value for key, value in wanted.items() if value is not None}
@@ -98,26 +98,26 @@ def merge(
 
 
 def _load(path: Path, settings: dict[str, Any]) -> Recipe:
-    from interpole.recipe import Recipe
+    from interpole.merging.recipe import Recipe
 
     return Recipe.load(path).with_(**settings)
 
 
 def _preset(name: str, instruct: str, thinking: str, base: str | None, settings: dict[str, Any]) -> Recipe:
-    from interpole.presets import preset
+    from interpole.merging.presets import preset
 
     return preset(name, instruct=instruct, thinking=thinking, base=base, **settings)
 
 
 def _between(instruct: str, thinking: str, ablations: dict[str, Any], settings: dict[str, Any]) -> Recipe:
-    from interpole.recipe import Recipe
-    from interpole.rules import ablation
+    from interpole.merging.recipe import Recipe
+    from interpole.merging.rules import ablation
 
     return Recipe.between(instruct, thinking, 0, rules=ablation(**ablations), **settings)
 
 
 def _with_marker_rows(recipe: Recipe, side: str) -> Recipe:
-    from interpole.presets import marker_rows
+    from interpole.merging.presets import marker_rows
 
     rules = [rule.model_dump(by_alias=True, exclude_none=True) for rule in recipe.rules]
     return recipe.with_(rules=[marker_rows(side), *rules])
@@ -129,7 +129,7 @@ def convert(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. [default: print it]")] = None,
 ) -> None:
     """Write mergekit's YAML as our recipe; what is not supported is named with its line."""
-    from interpole.recipe import Recipe
+    from interpole.merging.recipe import Recipe
 
     text = Recipe.load(source).to_yaml()
     if out is None:
@@ -141,7 +141,7 @@ def convert(
 @recipes_app.command()
 def presets() -> None:
     """List the merges that have a name: those the paper compared, and recipes of its neighbours."""
-    from interpole.presets import PRESETS
+    from interpole.merging.presets import PRESETS
 
     for name, meaning in PRESETS.items():
         typer.echo(f"{name:18} {meaning}")
@@ -153,12 +153,12 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
 
     from rich.filesize import decimal
 
-    from interpole.card import texts
+    from interpole.checkpoints.open import fit, open_source
+    from interpole.checkpoints.save import Target, save_all
     from interpole.cli.questions import examine_first
     from interpole.cli.show import bytes_bar
-    from interpole.merged import merge as open_merge
-    from interpole.saving import Target, save_all
-    from interpole.sources import fit, open_source
+    from interpole.merging.card import texts
+    from interpole.merging.merged import merge as open_merge
 
     first = next(iter(recipes.values()))
     if doctor and {"instruct", "thinking"} <= set(first.sources):  # before weights are downloaded

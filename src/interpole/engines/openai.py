@@ -22,8 +22,8 @@ from typing import Any
 
 import httpx
 
-from interpole.engines import Finished, Request, generate
-from interpole.engines.served import Served
+from interpole.engines.base import Finished, Request, generate
+from interpole.engines.remote import RemoteModel
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
 
@@ -33,7 +33,7 @@ AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT_SECONDS = 600.0
 
 
-class _PassingError(Exception):
+class RetryableError(Exception):
     """What may be otherwise on the next attempt."""
 
     def __init__(self, what: str, wait_seconds: float = 0.0, *, unreachable: bool = False) -> None:
@@ -45,7 +45,7 @@ class _UnreachableError(EngineError):
     """Nobody answers at the address."""
 
 
-class _RefusedError(EngineError):
+class RequestRejected(EngineError):  # noqa: N818 (the field's word)
     """The server does not want this request, now or later."""
 
     def __init__(self, status: int, text: str, url: str) -> None:
@@ -97,7 +97,7 @@ class OpenAIEngine:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._done: SimpleQueue[Finished] = SimpleQueue()
         self._num_running = 0
-        self._served: Served | None = None
+        self._served: RemoteModel | None = None
 
     def versions(self) -> dict[str, str]:
         """The name, the kind of requests, and what was put into them; nothing is known of the server."""
@@ -105,18 +105,18 @@ class OpenAIEngine:
         return {"engine": "openai", "api": "chat" if self._chat else "completions"} | extra
 
     def load(self, where: Any) -> str:
-        """Go to another model or address; `where` is a `Served` or its mapping. Weights are not seen: no fingerprint.
+        """Go to another model or address; `where` is a `RemoteModel` or its mapping. Weights are not seen: no fingerprint.
 
         Raises:
             EngineError: requests are in flight, or the endpoint cannot be reached or refuses the key.
         """
         if self._num_running:
             raise EngineError("the model cannot change under running requests", remedy="finish them first")
-        served = Served.model_validate(where)
+        served = RemoteModel.model_validate(where)
         models = self._send("GET", f"{served.base_url.rstrip('/')}/models")
         try:
             asyncio.run_coroutine_threadsafe(models, self._loop).result()
-        except _RefusedError as error:
+        except RequestRejected as error:
             if error.status in (401, 403):  # any other: this endpoint lists no models
                 raise
         self._served = served
@@ -164,7 +164,7 @@ class OpenAIEngine:
             raise lost
         return finished
 
-    async def _answer(self, request: Request, served: Served) -> None:
+    async def _answer(self, request: Request, served: RemoteModel) -> None:
         url = f"{served.base_url.rstrip('/')}/{'chat/completions' if self._chat else 'completions'}"
         async with self._connections:
             try:
@@ -173,7 +173,7 @@ class OpenAIEngine:
             except EngineError as error:
                 self._done.put(Finished(request.key, Generation("", 0, "error"), error))
 
-    def _body(self, request: Request, served: Served) -> dict[str, Any]:
+    def _body(self, request: Request, served: RemoteModel) -> dict[str, Any]:
         sampler = request.sampler
         body = {
             "model": served.model,
@@ -194,7 +194,7 @@ class OpenAIEngine:
         for attempt in range(self._retries + 1):
             try:
                 return await self._try(method, url, body, read)
-            except _PassingError as error:
+            except RetryableError as error:
                 last = error
             if attempt < self._retries:
                 wait = self._backoff_seconds * 2**attempt * self._jitter.uniform(0.75, 1.25)
@@ -207,22 +207,22 @@ class OpenAIEngine:
         try:
             response = await self._client.request(method, url, json=body)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _PassingError(f"cannot connect: {error}", unreachable=True) from error
+            raise RetryableError(f"cannot connect: {error}", unreachable=True) from error
         except httpx.TimeoutException as error:
             what = f"no answer within {self._client.timeout.read:g} s"
             raise EngineError(what, url, "raise timeout_seconds, or lower max_tokens or connections") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise EngineError(f"not an address: {error}", url, "write it as http://host:8000/v1") from error
         except httpx.TransportError as error:
-            raise _PassingError(f"the connection broke: {error!r}") from error
+            raise RetryableError(f"the connection broke: {error!r}") from error
         if response.status_code in AGAIN:
-            raise _PassingError(f"HTTP {response.status_code}: {response.text[:300]}", _retry_after(response))
+            raise RetryableError(f"HTTP {response.status_code}: {response.text[:300]}", _retry_after(response))
         if response.is_error:
-            raise _RefusedError(response.status_code, response.text[:300], url)
+            raise RequestRejected(response.status_code, response.text[:300], url)
         try:
             return read(response.json())
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _PassingError(f"the reply makes no sense ({error!r}): {response.text[:300]}") from error
+            raise RetryableError(f"the reply makes no sense ({error!r}): {response.text[:300]}") from error
 
 
 def rejoined(content: str, thinking: str, markers: tuple[str, str]) -> str:
@@ -233,7 +233,7 @@ def rejoined(content: str, thinking: str, markers: tuple[str, str]) -> str:
     return f"{opening}{thinking}" + (f"{closing}{content}" if content.strip() else "")
 
 
-def _read(reply: Any, served: Served) -> Generation:
+def _read(reply: Any, served: RemoteModel) -> Generation:
     """The response in a reply.
 
     Raises:

@@ -22,14 +22,14 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from interpole import errors
-from interpole.engines import Engine, Request
+from interpole.engines.base import Engine, Request
 from interpole.errors import EngineError, InterpoleError
 from interpole.records import Generation, Sampler
 
 __all__ = ["EngineProcess", "serve"]
 
 Message = dict[str, Any]
-COMMAND = (sys.executable, "-m", "interpole.dial")
+COMMAND = (sys.executable, "-m", "interpole.engines.open")
 
 
 class EngineProcess:
@@ -167,12 +167,12 @@ class EngineProcess:
                         tail,
                         "see what it wrote last, above; then run the same command again: nothing finished is lost",
                     )
-                    self._given_up, doomed, self._pending = error, self._pending, {}
+                    self._given_up, abandoned, self._pending = error, self._pending, {}
                     break
             self._report(f"the engine {reason}; starting another ({self.failures} of {self._max_failures}). {tail}")
         if not self._closed:
             self._report(f"the engine {reason}; given up after {self._max_failures} restarts")
-        for _, future in doomed.values():
+        for _, future in abandoned.values():
             future.set_exception(error)
 
     def _run_child(self, log: IO[str]) -> str:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from interpole.engines import Finished, Request, generate
+from interpole.engines.base import Finished, Request, generate
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
 

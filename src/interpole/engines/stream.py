@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interpole.checkpoint import DTYPES, Checkpoint, TensorSpec
-from interpole.kernels import keep_freed_memory, weighted_sum
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.kernels import keep_freed_memory, weighted_sum
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 
 __all__ = ["CHUNK_ELEMENTS", "Named", "tensors", "to_torch"]
 

@@ -18,8 +18,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from interpole.checkpoint import Checkpoint
-from interpole.engines import Finished, Request, Resolve, eos_tokens, generate
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.engines.base import Finished, Request, Resolve, eos_tokens, generate
 from interpole.engines.sampling import Settings, draw
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError

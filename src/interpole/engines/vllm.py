@@ -29,8 +29,8 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from interpole.checkpoint import Checkpoint
-from interpole.engines import Finished, Request, Resolve, eos_tokens, generate
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.engines.base import Finished, Request, Resolve, eos_tokens, generate
 from interpole.engines.vllm_worker import Proof, checksum
 from interpole.errors import EngineError, MismatchError
 from interpole.records import Generation, Sampler

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from interpole.checkpoint import Checkpoint, TensorSpec
-from interpole.engines import Resolve
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.safetensors import TensorSpec
+from interpole.engines.base import Resolve
 from interpole.engines.stream import CHUNK_ELEMENTS, Named, tensors
 
 __all__ = ["DialWorker", "Proof", "checksum", "pieces"]
@@ -77,7 +78,7 @@ def checksum(checkpoint: Checkpoint, whole: bool = False) -> str:
     """
     digest = hashlib.sha256()
     for name, spec in checkpoint.specs.items():
-        at_once = None if checkpoint.piece_elements(name) is None else checkpoint.read(name)
+        at_once = None if checkpoint.chunk_elements(name) is None else checkpoint.read(name)
         data = (
             checkpoint.read(name, start, stop) if at_once is None else at_once[start:stop]
             for start, stop in pieces(spec.num_elements, whole)

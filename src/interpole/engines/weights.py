@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from interpole.checkpoint import Checkpoint
+from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.stream import tensors
 from interpole.errors import MismatchError
 

@@ -16,7 +16,7 @@ __all__ = ["Pair", "pair_in", "shipped"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The folders of a trained family: the common ancestor and the two poles."""
+    """The folders of a trained family: the common ancestor and its Instruct and Thinking models."""
 
     base: Path
     instruct: Path

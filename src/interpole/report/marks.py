@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from interpole.curves import CurveRow, PointMetrics
+from interpole.analysis.intervals import UNKNOWN, Interval
+from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.errors import AnalysisError
-from interpole.intervals import UNKNOWN, Interval
 
 __all__ = ["STATISTICS", "Mark", "dial_span", "marks", "number", "read_table", "table_marks", "tasks"]
 

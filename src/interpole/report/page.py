@@ -20,8 +20,10 @@ import jinja2
 from markupsafe import Markup
 
 from interpole import __version__
-from interpole.intervals import Interval
-from interpole.metrics import PointMetrics, measure
+from interpole.analysis.intervals import Interval
+from interpole.analysis.metrics import measure
+from interpole.analysis.stages import Stages
+from interpole.analysis.tables import PointMetrics
 from interpole.records import Outcome, Sample
 from interpole.report import figures
 from interpole.report.marks import dial_span, marks
@@ -30,7 +32,6 @@ from interpole.report.payload import difficulty, payload
 from interpole.report.render import svg
 from interpole.report.style import COLOURS
 from interpole.report.verdicts import bands, verdicts
-from interpole.stages import Stages
 
 __all__ = ["Chart", "html"]
 

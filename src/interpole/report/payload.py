@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interpole.curves import PointMetrics, plain
+from interpole.analysis.tables import PointMetrics, plain
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import altair as alt
 
-from interpole import samples as run_samples
-from interpole.curves import CurveRow, PointMetrics, read_curves
+from interpole.analysis.metrics import measure
+from interpole.analysis.stages import Stages
+from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError
-from interpole.metrics import measure
 from interpole.report import figures
 from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
 from interpole.report.pareto import pareto
 from interpole.report.render import save
 from interpole.report.verdicts import bands, stages_of
-from interpole.runs import RunFile
-from interpole.stages import Stages
+from interpole.runs import samples as run_samples
+from interpole.runs.runfile import RunFile
 
 __all__ = ["FIGURES", "chart", "hero", "plot", "write_figures"]
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from interpole import samples as run_samples
+from interpole.analysis.scoring import measured, under
 from interpole.errors import OutputError, RunError
 from interpole.records import Sample
 from interpole.report.page import html
 from interpole.report.verdicts import stages_of
-from interpole.runs import RunFile
-from interpole.scoring import measured, under
+from interpole.runs import samples as run_samples
+from interpole.runs.runfile import RunFile
 
 __all__ = ["Group", "describe", "write_report"]
 

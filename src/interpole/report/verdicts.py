@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-from interpole.intervals import Interval
-from interpole.metrics import CurveRow, PointMetrics, difference
-from interpole.recommend import recommend
+from interpole.analysis.intervals import Interval
+from interpole.analysis.metrics import difference
+from interpole.analysis.recommend import recommend
+from interpole.analysis.stages import POOLED, Stages, find_stages
+from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.records import Sample
 from interpole.report.figures import Band
-from interpole.stages import POOLED, Stages, find_stages
 
 __all__ = ["Verdict", "bands", "percent", "stages_of", "verdicts"]
 

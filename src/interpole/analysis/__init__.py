@@ -1,0 +1,3 @@
+"""Samples → numbers → decisions. No model, no torch."""
+
+__all__: list[str] = []

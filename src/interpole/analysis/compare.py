@@ -1,0 +1,155 @@
+"""Two points, or more against one, compared in pairs by question: what differs, what could be seen, what it would take.
+
+A difference that is not seen is not a proof of equality, so every comparison says the smallest difference that its
+questions could have shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from interpole.analysis.intervals import Z95
+from interpole.analysis.metrics import Z_POWER, Difference, difference
+from interpole.analysis.tables import plain
+from interpole.errors import AnalysisError
+from interpole.records import Sample
+
+__all__ = ["Comparison", "compare", "needed", "to_json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Point `b` against point `a` on one task."""
+
+    task: str
+    a: str
+    b: str
+    accuracy: Difference
+    tokens: Difference
+    think: Difference
+    verdict: str  # whether they differ, in words
+    takes: str  # what this comparison can show, and what a smaller difference would take
+
+
+def compare(
+    samples: Sequence[Sample],
+    points: Sequence[str],
+    *,
+    effect: float = 0.02,
+    grading: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Compare every further point with the first, on each task that has both.
+
+    Args:
+        samples: of a run.
+        points: two or more, by name or by λ.
+        effect: the difference in accuracy that one would like to see, for `takes`.
+        grading: see `metrics.measure`.
+        resamples: bootstrap resamples of the questions.
+        seed: of the bootstrap.
+
+    Raises:
+        AnalysisError: fewer than two points, a point that is not there, or no task that has both.
+    """
+    names = [_find(point, samples) for point in points]
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise AnalysisError(f"{len(set(names))} different points of {len(names)}", remedy="name two or more, each once")
+    found = []
+    for task in dict.fromkeys(s.task for s in samples):
+        at = {name: [s for s in samples if s.task == task and s.point == name] for name in names}
+        for name in names[1:]:
+            if at[names[0]] and at[name]:
+                sides = at[names[0]], at[name]
+                accuracy, tokens, think = (
+                    difference(*sides, metric=metric, grading=grading, resamples=resamples, seed=seed)
+                    for metric in ("mean", "tokens", "think")
+                )
+                verdict, takes = _verdict(accuracy) + "".join(map(_forced, sides)), _takes(accuracy, effect)
+                found.append(Comparison(task, names[0], name, accuracy, tokens, think, verdict, takes))
+    if not found:
+        raise AnalysisError(f"no task has {names[0]!r} and another of the points", remedy="sweep them on one task")
+    return found
+
+
+def needed(change: Difference, effect: float) -> tuple[int, float | None]:
+    """What would show a difference of `effect` with 80 % power at 5 %.
+
+    The variance of a paired mean difference over Q questions is (between questions + within them / samples) / Q
+    (Miller, arXiv 2411.00640, §5): questions shrink both parts, samples the second only.
+
+    Returns:
+        Questions like these with the samples each has; and by what factor the samples of these questions would have
+        to grow instead: infinite where no number of them would do, `None` where not known (one sample each).
+    """
+    wanted = (effect / (Z95 + Z_POWER)) ** 2
+    variance = change.standard_error**2
+    questions = math.ceil(change.num_questions * variance / wanted)
+    if math.isnan(change.sampling_variance):
+        return questions, None
+    room = wanted - max(0.0, variance - change.sampling_variance)
+    return questions, max(1.0, change.sampling_variance / room) if room > 0 else math.inf
+
+
+def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Plain data, with the keys of `Comparison`; what is not known is null."""
+    return [plain(asdict(comparison)) for comparison in comparisons]
+
+
+def _forced(samples: Sequence[Sample]) -> str:
+    """How many responses at a point count for Think #R because a budget closed their thought."""
+    num = sum(s.forced for s in samples)
+    return f"; of {len(samples):,} responses at {samples[0].point}, {num:,} count as thinking by force" if num else ""
+
+
+def _find(point: str, samples: Sequence[Sample]) -> str:
+    """The name of a point that is given by name or by λ."""
+    known = {s.point: s.lam for s in samples}
+    if point in known:
+        return point
+    try:
+        lam = float(point)
+    except ValueError:
+        lam = math.nan
+    matches = [name for name, value in known.items() if value is not None and math.isclose(value, lam, abs_tol=1e-9)]
+    if len(matches) != 1:
+        what = f"several points at λ={lam:g}: {', '.join(matches)}" if matches else f"no point {point!r}"
+        raise AnalysisError(what, remedy=f"name one of: {', '.join(known)}")
+    return matches[0]
+
+
+def _points(share: float) -> str:
+    """A share in percentage points."""
+    return f"{100 * share:.1f} points"
+
+
+def _verdict(change: Difference) -> str:
+    """Whether accuracy differs."""
+    value, low, high = change.value
+    if math.isnan(low):
+        return "one question cannot tell two points apart"
+    span = f"{100 * value:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
+    if not change.significant:
+        return f"no difference seen between {change.a} and {change.b}: {span}"
+    return f"{change.b} is {'better' if value > 0 else 'worse'} than {change.a}: {span}"
+
+
+def _takes(change: Difference, effect: float) -> str:
+    """The smallest difference that these questions show, and what would show `effect`."""
+    if math.isnan(change.detectable):
+        return "one question shows no difference; ask more"
+    asked = f"{change.num_questions} questions"
+    if change.detectable <= effect:
+        return f"{asked} show a difference of {_points(change.detectable)} or more"
+    questions, factor = needed(change, effect)
+    text = f"{asked} show a difference of {_points(change.detectable)} or more; they cannot show {_points(effect)}, "
+    text += f"which would take about {questions:,} such questions"
+    if factor is None:
+        return f"{text} (whether more samples of these would do cannot be told from one sample each)"
+    if math.isinf(factor):
+        return f"{text}; more samples of these would not do"
+    return f"{text}, or {factor:.1f} × the samples of these"

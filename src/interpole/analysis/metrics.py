@@ -1,0 +1,350 @@
+"""Samples → Mean@k, Pass@j, Vote@k, Token #N, Think #R and outcome counts, each with its interval; and differences.
+
+Every question weighs the same, however many samples it has. Samples whose engine failed are no answers: they are
+counted, and left out of everything else. See docs/metrics.md for the definitions and their edges. Needs no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, ratio_intervals, wilson
+from interpole.analysis.tables import (
+    CurveRow,
+    PointMetrics,
+    curve,
+)
+from interpole.errors import AnalysisError
+from interpole.records import Outcome, Sample
+
+__all__ = [
+    "FORMAT_FAILURES",
+    "Difference",
+    "Metric",
+    "answer_of",
+    "difference",
+    "measure",
+    "pass_at",
+    "rows_and_samples",
+    "score_of",
+    "vote",
+]
+
+Metric = Literal["mean", "pass", "vote", "corrected", "think", "tokens"]
+FORMAT_FAILURES = frozenset({Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED})
+Z_POWER = 0.8416212335729143  # the normal's 80 % point: a detectable difference is one seen with 80 % power
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """b − a in one metric, paired by question."""
+
+    a: str
+    b: str
+    metric: Metric
+    value: Interval
+    num_questions: int  # answered at both points
+    num_unpaired: int  # answered at one of them only; left out
+    standard_error: float
+    detectable: float  # minimum detectable effect: at 5 % significance, seen with 80 % power
+    sampling_variance: float  # part of standard_error² that more samples per question would remove; NaN: unknown
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not (math.isnan(self.value.low) or self.value.includes(0))
+
+
+def measure(
+    samples: Iterable[Sample], *, grading: str | None = None, resamples: int = 2000, seed: int = 0
+) -> list[PointMetrics]:
+    """Measure every point on every task.
+
+    Args:
+        samples: of any number of tasks and points, in any order.
+        grading: the name of the grading to score by; `None`: each task's own.
+        resamples: bootstrap resamples of the questions.
+        seed: of the bootstrap.
+
+    Returns:
+        One record per task and point: tasks as they first appear, in them dial points by λ, then the others by name.
+
+    Raises:
+        AnalysisError: a sample is there twice, a point has two λ, or a sample lacks the grading.
+    """
+    groups: dict[str, dict[str, list[Sample]]] = {}
+    for sample in samples:
+        groups.setdefault(sample.task, {}).setdefault(sample.point, []).append(sample)
+    measured = []
+    for points in groups.values():
+        num_asked = len({sample.problem for group in points.values() for sample in group})
+        votes = _has_votes(points.values(), grading)
+        for group in sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point)):
+            measured.append(_point_metrics(group, num_asked, votes, grading, resamples, seed))
+    return measured
+
+
+def rows_and_samples(
+    data: Sequence[CurveRow] | Sequence[Sample], *, resamples: int = 2000, seed: int = 0
+) -> tuple[list[CurveRow], list[Sample]]:
+    """The dial's rows and samples, whichever of the two was given: rows are measured from samples, not the reverse.
+
+    Raises:
+        AnalysisError: there is nothing on the dial.
+    """
+    samples = [x for x in data if isinstance(x, Sample) and x.lam is not None]
+    rows = [x for x in data if isinstance(x, CurveRow)]
+    rows += curve(measure(samples, resamples=resamples, seed=seed))
+    if not rows:
+        raise AnalysisError("no point on the dial was measured", remedy="sweep λ: `interpole sweep … --lambda 0:1:0.1`")
+    return rows, samples
+
+
+def difference(
+    a: Iterable[Sample],
+    b: Iterable[Sample],
+    *,
+    metric: Metric = "mean",
+    grading: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """The difference b − a between two points, paired by question (Miller, arXiv 2411.00640, §4).
+
+    Pairing removes what questions have in common, so it sees far smaller differences than two separate intervals.
+    `pass` is Pass@j at the largest j that both points' shared questions have samples for.
+
+    Args:
+        a: samples of one point, of one or more tasks.
+        b: samples of another point, of the same tasks.
+        metric: what to compare, per question.
+        grading: see `measure`.
+        resamples: bootstrap resamples of the questions.
+        seed: of the bootstrap.
+
+    Raises:
+        AnalysisError: no question is answered at both points, or `vote` where there are no answers.
+    """
+    sides = [list(a), list(b)]
+    tables = [_table(side, grading) for side in sides]
+    shared = [key for key in tables[0].questions if key in tables[1].questions]
+    if not shared or (metric == "vote" and not _has_votes(sides, grading)):
+        what = f"no question has {metric} at both {tables[0].point!r} and {tables[1].point!r}"
+        raise AnalysisError(what, remedy="compare two points of a run that answered the same problems")
+    k = min(_smallest_k(table, shared) for table in tables)
+    columns = [_per_question(table, metric, shared, k) for table in tables]
+    defined = ~np.isnan(columns[0][0] + columns[1][0])
+    if not defined.any():
+        raise AnalysisError(f"no shared question has {metric} at both points", remedy="compare them by another metric")
+    change = (columns[1][0] - columns[0][0])[defined]
+    noise = (columns[0][1] + columns[1][1])[defined]
+    either = tables[0].questions.keys() | tables[1].questions.keys()
+    interval, error = _change(change, metric != "tokens", resamples, seed)
+    return Difference(
+        tables[0].point, tables[1].point, metric, interval, len(change), len(either) - len(change), error,
+        (Z95 + Z_POWER) * error, float(np.sum(noise)) / len(change) ** 2,
+    )  # fmt: skip
+
+
+def pass_at(num_samples: Array, num_correct: Array, k: int) -> Array:
+    """Pass@1 … Pass@k of each question without bias: 1 − C(n−c, j) / C(n, j) (Chen et al., arXiv 2107.03374, eq. 1).
+
+    Args:
+        num_samples: (Q,) n, each at least k.
+        num_correct: (Q,) c.
+        k: the largest j.
+
+    Returns:
+        (Q, k), as a running product of (n−c−i) / (n−i), i = 0 … j−1, which overflows nowhere.
+    """
+    i = np.arange(k)
+    n, c = num_samples[:, None], num_correct[:, None]
+    fail: Array = np.cumprod(np.clip(n - c - i, 0, None) / (n - i), axis=1, dtype=np.float64)
+    return 1 - fail
+
+
+def vote(answers: Sequence[str | None], scores: Sequence[float]) -> float:
+    """Score of the most frequent answer to one question, in [0, 1].
+
+    Samples without an answer abstain; without any answer the score is 0. Tied answers share the vote: the score is
+    what drawing one of them at random gives on average, so that it does not hang on the order of samples. Answers are
+    compared as text, as the grader extracted them; one answer's score is the mean over the samples that gave it.
+    """
+    given: defaultdict[str, list[float]] = defaultdict(list)
+    for answer, score in zip(answers, scores, strict=True):
+        if answer is not None and answer.strip():
+            given[answer.strip()].append(score)
+    most = max(map(len, given.values()), default=0)
+    tied = [sum(scores) / most for scores in given.values() if len(scores) == most]
+    return sum(tied) / len(tied) if tied else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The usable samples of one point as columns (N,), and the questions they belong to."""
+
+    point: str
+    questions: dict[tuple[str, str], int]  # (task, problem) → row of per-question arrays
+    row: np.ndarray  # (N,) of the sample's question
+    score: Array
+    tokens: Array
+    closed: Array
+    malformed: Array
+    answers: list[str | None]
+
+    def sums(self, values: Array) -> Array:
+        """(Q,) sums of `values` (N,) over each question's samples."""
+        return np.bincount(self.row, weights=values, minlength=len(self.questions)).astype(np.float64)
+
+    @property
+    def counts(self) -> Array:
+        """(Q,) samples of each question."""
+        return self.sums(np.ones(len(self.row)))
+
+    @property
+    def correct(self) -> Array:
+        """(N,) 1 for full marks, else 0: what passes."""
+        return (self.score >= 1).astype(np.float64)
+
+
+def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
+    """Check the samples of one point and lay the usable ones out as columns."""
+    times = Counter((s.task, s.problem, s.epoch) for s in samples)
+    twice = next((key for key, count in times.items() if count > 1), None)
+    if twice:
+        what = f"task {twice[0]!r}, problem {twice[1]!r}, sample {twice[2]} is there twice"
+        raise AnalysisError(what, f"point {samples[0].point!r}", "give every sample of a problem a number of its own")
+    if len({s.lam for s in samples}) > 1:
+        lams = sorted({str(s.lam) for s in samples})
+        raise AnalysisError(f"point {samples[0].point!r} has several λ: {', '.join(lams)}", remedy="name points apart")
+    usable = [s for s in samples if s.outcome is not Outcome.FAILED]
+    questions: dict[tuple[str, str], int] = {}
+    row = np.array([questions.setdefault((s.task, s.problem), len(questions)) for s in usable], dtype=np.int64)
+    return _Table(
+        samples[0].point if samples else "",
+        questions,
+        row,
+        np.array([score_of(s, grading) for s in usable], dtype=np.float64),
+        np.array([s.num_tokens for s in usable], dtype=np.float64),
+        np.array([s.closed for s in usable], dtype=np.float64),
+        np.array([s.outcome in FORMAT_FAILURES for s in usable], dtype=np.float64),
+        [answer_of(s, grading) for s in usable],
+    )
+
+
+def score_of(sample: Sample, grading: str | None) -> float:
+    """The sample's score by the named grading, or by its task's own."""
+    if grading is None:
+        return sample.score
+    if grading not in sample.grades:
+        what = f"no grading {grading!r} for task {sample.task!r}; it has {', '.join(sample.grades) or 'none'}"
+        raise AnalysisError(what, f"point {sample.point!r}, problem {sample.problem!r}", "name one of those")
+    return float(sample.grades[grading])
+
+
+def answer_of(sample: Sample, grading: str | None) -> str | None:
+    """The answer that one grading read, or the task's own; a grading that keeps none votes with the task's own."""
+    return sample.answer if grading is None else sample.answers.get(grading, sample.answer)
+
+
+def _has_votes(groups: Iterable[Sequence[Sample]], grading: str | None) -> bool:
+    """Whether a task has answers to vote on: some sample gives one, or all are as wrong as no answer is."""
+    samples = [s for group in groups for s in group if s.outcome is not Outcome.FAILED]
+    return any(answer_of(s, grading) for s in samples) or not any(score_of(s, grading) for s in samples)
+
+
+def _point_metrics(
+    group: Sequence[Sample], num_asked: int, votes: bool, grading: str | None, resamples: int, seed: int
+) -> PointMetrics:
+    """One point on one task."""
+    table, outcomes = _table(group, grading), Counter(sample.outcome for sample in group)
+    n = table.counts
+    k = int(n.min()) if len(n) else 0
+    found = _measure(table, k, resamples, seed)
+    return PointMetrics(
+        task=group[0].task, point=table.point, lam=group[0].lam, grading=grading or "",
+        num_questions=len(n), num_missing=num_asked - len(n), num_samples=len(table.row), k=k,
+        outcomes={outcome: outcomes[outcome] for outcome in Outcome}, num_forced=sum(s.forced for s in group),
+        **found | {"vote": found["vote"] if votes else None},
+    )  # fmt: skip
+
+
+def _measure(table: _Table, k: int, resamples: int, seed: int) -> dict[str, Any]:
+    """The statistics of one point on one task."""
+    n, sums, right, fine = table.counts, table.sums, table.correct, 1 - table.malformed
+    one = np.ones_like(n)
+    lengths = [(sums(table.tokens) / n, one)]
+    lengths += [(sums(table.tokens * of), sums(of)) for of in (right, table.closed)]
+    shares = [(sums(x) / n, one) for x in (table.score, table.closed, table.malformed)]
+    shares += [(_votes(table), one), (sums(table.score * fine) / np.maximum(sums(fine), 1), np.sign(sums(fine)))]
+    shares += [(passed, one) for passed in pass_at(n, sums(right), k).T]
+    top, bottom = (np.column_stack(side) for side in zip(*lengths, *shares, strict=True))
+    tokens, correct, closed, mean, think, malformed, voted, corrected, *passed = ratio_intervals(
+        top, bottom, resamples=resamples, seed=seed, num_lengths=len(lengths)
+    )
+    median, p95 = np.quantile(table.tokens, [0.5, 0.95]).tolist() if len(n) else (math.nan, math.nan)
+    return {
+        "mean": mean, "pass_at": tuple(passed), "vote": voted, "think": think, "corrected": _known(corrected),
+        "format_failures": malformed, "tokens": tokens, "tokens_median": median, "tokens_p95": p95,
+        "tokens_correct": _known(correct), "tokens_closed": _known(closed),
+    }  # fmt: skip
+
+
+def _known(interval: Interval) -> Interval | None:
+    """`None` in place of an interval whose value is not known."""
+    return None if interval is UNKNOWN else interval
+
+
+def _votes(table: _Table) -> Array:
+    """(Q,) Vote@k of each question, over all its samples."""
+    members: list[list[int]] = [[] for _ in table.questions]
+    for sample, question in enumerate(table.row.tolist()):
+        members[question].append(sample)
+    scores = table.score.tolist()
+    return np.array([vote([table.answers[i] for i in m], [scores[i] for i in m]) for m in members], dtype=np.float64)
+
+
+def _smallest_k(table: _Table, shared: Sequence[tuple[str, str]]) -> int:
+    """The fewest samples that one of the shared questions has."""
+    return int(min(table.counts[[table.questions[key] for key in shared]]))
+
+
+def _per_question(table: _Table, metric: Metric, shared: Sequence[tuple[str, str]], k: int) -> tuple[Array, Array]:
+    """(S,) the metric of each shared question, and the variance it has from its samples being few.
+
+    NaN where a question does not define the metric, and where the variance is not known: one sample, votes, Pass@k.
+    """
+    rows = np.array([table.questions[key] for key in shared], dtype=np.int64)
+    unknown = np.full(len(rows), np.nan)
+    if metric == "pass":
+        return pass_at(table.counts[rows], table.sums(table.correct)[rows], k)[:, -1], unknown
+    if metric == "vote":
+        return _votes(table)[rows], unknown
+    keep = 1 - table.malformed if metric == "corrected" else np.ones(len(table.row))
+    values: Mapping[str, Array] = {"think": table.closed, "tokens": table.tokens}
+    x, n = values.get(metric, table.score), table.sums(keep)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = table.sums(x * keep) / n
+        spread = np.clip(table.sums(x**2 * keep) / n - mean**2, 0, None) / (n - 1)
+    return mean[rows], spread[rows]
+
+
+def _change(change: Array, shares: bool, resamples: int, seed: int) -> tuple[Interval, float]:
+    """Interval and standard error of the mean of paired changes (Q,).
+
+    Where no question changed at all, a share may still have changed in questions not asked: up to Wilson's end for
+    0 of Q of them. The bootstrap would say ±0.
+    """
+    if shares and not change.any():
+        end = wilson(0, len(change)).high
+        return Interval(0.0, -end, end), end / Z95
+    column = change[:, None]
+    interval = ratio_intervals(column, np.ones_like(column), resamples=resamples, seed=seed, num_lengths=1)[0]
+    error = float(change.std(ddof=1)) / math.sqrt(len(change)) if len(change) > 1 else math.nan
+    return interval, error

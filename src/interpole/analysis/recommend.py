@@ -1,0 +1,359 @@
+"""A budget → the λ to use, with what to expect of it and which λ cannot be told from it; and points compared in pairs.
+
+Recommends what was measured, or λ interpolated between measured points where thinking is complete, because only there
+tokens and accuracy change evenly with λ. Never beyond the data. docs/recommend.md has the rules and worked examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from interpole.analysis.intervals import UNKNOWN, Array, Interval, wilson
+from interpole.analysis.metrics import difference, measure, rows_and_samples
+from interpole.analysis.tables import CurveRow, plain
+from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
+from interpole.errors import AnalysisError
+from interpole.records import Sample
+
+__all__ = ["Choice", "Recommendation", "recommend", "to_json"]
+
+BALANCED = 0.95  # of the best accuracy
+MIN_GAIN = 0.01  # accuracy an interpolated λ must promise beyond the best measured one to be preferred
+MIN_SAVING = 0.05  # share of tokens likewise
+GRID_STEP = 0.01
+Goal = Literal["max_tokens", "min_accuracy", "max_cost", "balanced", "accuracy"]
+BY_ACCURACY = ("min_accuracy", "balanced")  # goals whose limit is an accuracy; of the others it is tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One λ and what to expect there."""
+
+    lam: float
+    accuracy: Interval  # Mean@k; ends are NaN where not known
+    tokens: Interval  # Token #N
+    source: Literal["measured", "interpolated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The λ to use for a budget; or, where nothing meets it, none, and the nearest."""
+
+    task: str  # of several tasks: their names with "+", each task weighing the same
+    goal: str  # in words
+    choice: Choice | None  # None: nothing measured meets the budget
+    nearest: Choice | None  # then: the λ that comes nearest to it
+    share_of_accuracy: float | None  # of Thinking's (λ=1); None: it was not measured
+    share_of_tokens: float | None
+    cost: float | None  # USD per response; None: no price was given
+    tied: tuple[float, ...]  # measured λ whose accuracy cannot be told from this one's
+    tied_by: Literal["paired", "unpaired", "unknown"]
+    why: str
+    notes: tuple[str, ...]
+    command: str  # that makes the model
+
+    @property
+    def lam(self) -> float | None:
+        """The λ to use; `None` where nothing meets the budget."""
+        return self.choice.lam if self.choice else None
+
+
+def recommend(
+    data: Sequence[CurveRow] | Sequence[Sample],
+    *,
+    max_tokens: float | None = None,
+    min_accuracy: float | None = None,
+    max_cost: float | None = None,
+    price_per_million: float | None = None,
+    balanced: bool = False,
+    task: str | None = None,
+    sources: tuple[str, str] = ("INSTRUCT", "THINKING"),
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Recommendation:
+    """Choose λ for a budget; without one, for the highest accuracy.
+
+    Args:
+        data: rows of a curves.csv, or the samples of a run.
+        max_tokens: mean tokens of a response may not exceed this; the most accurate λ then.
+        min_accuracy: Mean@k must reach this share; the λ with the fewest tokens then.
+        max_cost: US dollars that a response may cost on average; needs `price_per_million`.
+        price_per_million: US dollars for a million generated tokens.
+        balanced: keep 95 % of the best measured accuracy at the fewest tokens.
+        task: the task to go by; `None`: all, each weighing the same.
+        sources: names of Instruct and Thinking, for the command.
+        resamples: for intervals.
+        seed: of the resampling.
+
+    Raises:
+        AnalysisError: more than one budget, a budget that makes no sense, an unknown task, or no point with both
+            accuracy and tokens.
+    """
+    goal, limit = _goal(max_tokens, min_accuracy, max_cost, price_per_million, balanced)
+    rows, samples = rows_and_samples(data, resamples=resamples, seed=seed)
+    tasks = _tasks(rows, task)
+    rows, samples = [r for r in rows if r.task in tasks], [s for s in samples if s.task in tasks]
+    measured = _measured(rows, samples, tasks, resamples, seed)
+    transition = _transition(rows, samples, tasks, resamples, seed)
+    between, notes = _interpolated(measured, transition)
+    if goal == "balanced":
+        limit = BALANCED * max(c.accuracy.value for c in measured)
+    choice, shown = _choose(goal, limit, measured, between)
+    limits = (math.inf, limit) if goal in BY_ACCURACY else (limit, 0.0)
+    tied, tied_by = _tied(shown, measured, samples, tasks, resamples, seed)
+    end = next((c for c in measured if c.lam == 1), None)
+    return Recommendation(
+        task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), choice=choice,
+        nearest=None if choice else shown,
+        share_of_accuracy=shown.accuracy.value / end.accuracy.value if end and end.accuracy.value else None,
+        share_of_tokens=shown.tokens.value / end.tokens.value if end and end.tokens.value else None,
+        cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
+        tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
+        notes=(*notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
+        command=f"interpole merge {sources[0]} {sources[1]} --lambda {shown.lam:g} --out merged-{shown.lam:g}",
+    )  # fmt: skip
+
+
+def to_json(recommendation: Recommendation) -> dict[str, Any]:
+    """Plain data: `lam`, `accuracy`, `tokens`, `source` of the choice on top (null where nothing meets the budget)."""
+    fields = plain(asdict(recommendation))
+    choice = fields.pop("choice") or dict.fromkeys(("lam", "accuracy", "tokens", "source"))
+    return {**choice, "met": recommendation.choice is not None, **fields}
+
+
+def _goal(
+    max_tokens: float | None, min_accuracy: float | None, max_cost: float | None, price: float | None, balanced: bool
+) -> tuple[Goal, float]:
+    """The goal and its limit (tokens or accuracy), or why they make no sense."""
+    given = {"max_tokens": max_tokens, "min_accuracy": min_accuracy, "max_cost": max_cost, "balanced": balanced or None}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise AnalysisError(f"more than one budget: {', '.join(named)}", remedy="give one of them")
+    if min_accuracy is not None and not 0 < min_accuracy <= 1:
+        raise AnalysisError(f"accuracy is a share up to 1, not {min_accuracy:g}", remedy="80 % is 0.8")
+    for name, value in {"max_tokens": max_tokens, "max_cost": max_cost, "price_per_million": price}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise AnalysisError(f"{name} must be above 0, not {value:g}", remedy="give a positive number")
+    if max_cost is not None:
+        if price is None:
+            raise AnalysisError("a cost without a price", remedy="add --price-per-million, in USD per million tokens")
+        return "max_cost", max_cost / price * 1e6
+    if max_tokens is not None:
+        return "max_tokens", max_tokens
+    return (
+        ("min_accuracy", min_accuracy)
+        if min_accuracy is not None
+        else ("balanced" if balanced else "accuracy", math.inf)
+    )
+
+
+def _tasks(rows: Sequence[CurveRow], task: str | None) -> list[str]:
+    """The tasks to go by."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    if task is not None and task not in tasks:
+        raise AnalysisError(f"no task {task!r}; the data have {', '.join(tasks)}", remedy="name one of those")
+    return tasks if task is None else [task]
+
+
+def _measured(
+    rows: Sequence[CurveRow], samples: Sequence[Sample], tasks: Sequence[str], resamples: int, seed: int
+) -> list[Choice]:
+    """The λ that every task measured, averaged over tasks, ascending."""
+    at: dict[float, list[tuple[Interval, Interval]]] = {}
+    for m in measure(samples, resamples=resamples, seed=seed):
+        if m.lam is not None and m.num_questions:
+            at.setdefault(m.lam, []).append((m.mean, m.tokens))
+    for row in rows if not samples else ():
+        if row.mean is not None and row.tokens is not None:
+            at.setdefault(row.lam, []).append((_row_accuracy(row), UNKNOWN._replace(value=row.tokens)))
+    choices = [
+        Choice(
+            lam, average([accuracy for accuracy, _ in values]), average([tokens for _, tokens in values]), "measured"
+        )
+        for lam, values in sorted(at.items())
+        if len(values) == len(tasks)
+    ]
+    if not choices:
+        remedy = "the columns mean and tokens are needed, at the same λ for every task, or choose one --task"
+        raise AnalysisError(f"no λ with accuracy and tokens for {', '.join(tasks)}", remedy=remedy)
+    return choices
+
+
+def _row_accuracy(row: CurveRow) -> Interval:
+    """Accuracy of a row; without an interval in the file, the widest that so many questions allow."""
+    mean = row.mean if row.mean is not None else math.nan
+    if row.mean_low is not None and row.mean_high is not None:
+        return Interval(mean, row.mean_low, row.mean_high)
+    return wilson(mean * row.questions, row.questions) if row.questions else UNKNOWN._replace(value=mean)
+
+
+def average(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates; their half-widths add in quadrature."""
+    if len(intervals) == 1:
+        return intervals[0]
+    value, low, high = np.array(intervals).T
+    mean, n = float(value.mean()), len(intervals)
+    return Interval(mean, mean - math.hypot(*(value - low)) / n, mean + math.hypot(*(high - value)) / n)
+
+
+def _transition(
+    rows: Sequence[CurveRow], samples: Sequence[Sample], tasks: Sequence[str], resamples: int, seed: int
+) -> Transition:
+    """Where thinking sets in, over the tasks."""
+    parts = []
+    for index, task in enumerate(tasks):
+        options = {"resamples": resamples, "seed": seed + index}
+        own = [s for s in samples if s.task == task]
+        parts.append(from_samples(own, **options) if own else from_rows([r for r in rows if r.task == task], **options))
+    return find_transition(pool(parts))
+
+
+def _interpolated(measured: Sequence[Choice], transition: Transition) -> tuple[list[Choice], list[str]]:
+    """λ between measured ones, from λ_off on (below, tokens go up and down), by monotone cubic pieces (PCHIP)."""
+    off = transition.off
+    knots = [c for c in measured if off is not None and c.lam >= off.value]
+    if off is None:
+        return [], ["only measured λ are considered: where thinking is complete (λ_off) is not known"]
+    if len(knots) < 2:
+        return [], [f"only measured λ are considered: fewer than two lie beyond λ_off={off.value:.2f}"]
+    if any(a.tokens.value >= b.tokens.value for a, b in pairwise(knots)):
+        return [], [f"only measured λ are considered: beyond λ_off={off.value:.2f} tokens do not rise steadily with λ"]
+    lams = [c.lam for c in knots]
+    fine = np.round(np.arange(lams[0] + GRID_STEP, lams[-1], GRID_STEP), 6)
+    fine = fine[~np.isclose(fine[:, None], lams).any(axis=1)]
+    accuracy, tokens = (
+        _pchip(lams, np.array(part), fine) for part in zip(*((c.accuracy, c.tokens) for c in knots), strict=True)
+    )
+    return [
+        Choice(float(lam), Interval(*a.tolist()), Interval(*t.tolist()), "interpolated")
+        for lam, a, t in zip(fine, accuracy, tokens, strict=True)
+    ], []
+
+
+def _pchip(lams: Sequence[float], known: Array, fine: Array) -> Array:
+    """(F, 3) estimates with their ends at `fine` (F,), from those at `lams` (L, 3); a column with a NaN is all NaN."""
+    columns = [column if np.isnan(column).any() else PchipInterpolator(lams, column)(fine) for column in known.T]
+    return np.column_stack([np.full(len(fine), np.nan) if np.isnan(c).any() else c for c in columns])
+
+
+def _choose(
+    goal: Goal, limit: float, measured: Sequence[Choice], between: Sequence[Choice]
+) -> tuple[Choice | None, Choice]:
+    """The choice, if any λ meets the budget, and the one that meets it or comes nearest."""
+    if goal in BY_ACCURACY:
+        best, inter = (
+            min((c for c in of if c.accuracy.value >= limit), key=_cheap, default=None) for of in (measured, between)
+        )
+        gain = best and inter and 1 - inter.tokens.value / best.tokens.value >= MIN_SAVING
+        nearest = max(measured, key=_good)
+    else:
+        best, inter = (
+            max((c for c in of if c.tokens.value <= limit), key=_good, default=None) for of in (measured, between)
+        )
+        gain = best and inter and inter.accuracy.value - best.accuracy.value >= MIN_GAIN
+        nearest = min(measured, key=_cheap)
+    choice = inter if gain or best is None else best
+    return choice, choice or nearest
+
+
+def _good(c: Choice) -> tuple[float, float]:
+    """Order by accuracy; of equals the one with fewer tokens is better."""
+    return c.accuracy.value, -c.tokens.value
+
+
+def _cheap(c: Choice) -> tuple[float, float]:
+    """Order by tokens; of equals the more accurate one comes first."""
+    return c.tokens.value, -c.accuracy.value
+
+
+def _tied(
+    shown: Choice,
+    measured: Sequence[Choice],
+    samples: Sequence[Sample],
+    tasks: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> tuple[tuple[float, ...], Literal["paired", "unpaired", "unknown"]]:
+    """The other measured λ whose accuracy cannot be told from the shown one's, and how that was judged."""
+    others = [c for c in measured if c.lam != shown.lam]
+    if samples and shown.source == "measured":
+        at: defaultdict[tuple[str, float | None], list[Sample]] = defaultdict(list)
+        for sample in samples:
+            at[sample.task, sample.lam].append(sample)
+        changes = {
+            c.lam: average([
+                difference(at[task, shown.lam], at[task, c.lam], resamples=resamples, seed=seed).value for task in tasks
+            ])
+            for c in others
+        }  # fmt: skip
+        return tuple(lam for lam, change in changes.items() if change.includes(0)), "paired"
+    if math.isnan(shown.accuracy.low):
+        return (), "unknown"
+    return tuple(c.lam for c in others if _overlap(shown.accuracy, c.accuracy)), "unpaired"
+
+
+def _overlap(a: Interval, b: Interval) -> bool:
+    """Whether two independent estimates differ by no more than their facing half-widths in quadrature."""
+    lower, upper = sorted((a, b))
+    return upper.value - lower.value <= math.hypot(upper.value - upper.low, lower.high - lower.value)
+
+
+def _goal_words(goal: Goal, limit: float, max_cost: float | None) -> str:
+    """The goal in words."""
+    return {
+        "max_tokens": f"the best accuracy within {limit:,.0f} tokens a response",
+        "max_cost": f"the best accuracy within ${max_cost or 0:g} a response ({limit:,.0f} tokens)",
+        "min_accuracy": f"the fewest tokens at an accuracy of {limit:.1%} or more",
+        "balanced": f"the fewest tokens at {BALANCED:.0%} of the best accuracy ({limit:.1%}) or more",
+        "accuracy": "the best accuracy, whatever it costs",
+    }[goal]
+
+
+def _why(goal: Goal, limit: float, choice: Choice | None, nearest: Choice) -> str:
+    """The choice in a sentence."""
+    seen = f"λ={nearest.lam:g} ({nearest.accuracy.value:.1%} at {nearest.tokens.value:,.0f} tokens, {nearest.source})"
+    by_accuracy = goal in BY_ACCURACY
+    if choice is None:
+        ask = f"reaches {limit:.1%}" if by_accuracy else f"stays within {limit:,.0f} tokens"
+        return f"no measured λ {ask}; the nearest is {seen}"
+    if by_accuracy:
+        return f"{seen} needs the fewest tokens of those that reach {limit:.1%}"
+    within = f" of those within {limit:,.0f} tokens" if limit < math.inf else ""
+    return f"{seen} is the most accurate{within}"
+
+
+def _notes(
+    shown: Choice,
+    limits: tuple[float, float],
+    measured: Sequence[Choice],
+    tied: Sequence[float],
+    tied_by: str,
+    transition: Transition,
+) -> list[str]:
+    """What to know before relying on the λ shown; `limits` are the most tokens and the least accuracy asked for."""
+    notes = []
+    on, off = transition.on, transition.off
+    if on is not None and off is not None and on.value < shown.lam < off.value:
+        notes.append(f"λ={shown.lam:g} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): only some responses think")
+    if shown.tokens.high > limits[0] or shown.accuracy.low < limits[1]:
+        notes.append("the budget lies within the interval: another set of questions may miss it")
+    cheaper = [c for c in measured if c.lam in tied and c.tokens.value < shown.tokens.value]
+    if tied_by == "unpaired":
+        notes.append("ties are judged without pairing, so they are many; a run's samples pair by question and see more")
+    elif cheaper:
+        best = min(cheaper, key=_cheap)
+        saving = 1 - best.tokens.value / shown.tokens.value
+        notes.append(f"λ={best.lam:g} cannot be told from it in accuracy and needs {saving:.0%} fewer tokens")
+    if shown.lam in (measured[0].lam, measured[-1].lam) and shown.lam not in (0, 1):
+        notes.append(f"λ={shown.lam:g} is at the edge of what was measured: beyond it nothing is known")
+    if math.isnan(shown.accuracy.low):
+        notes.append("no intervals: the curve has neither mean_low and mean_high nor questions")
+    return notes

@@ -1,0 +1,251 @@
+"""The three stages between Instruct and Thinking, per task and pooled, with the evidence for them.
+
+Stage 1 answers directly, stage 2 is the narrow band where thinking sets in, stage 3 thinks and at some point over-thinks.
+Boundaries need `task, lam, think` only; the tests of stage 3 and of what can go wrong need samples. No figure is drawn
+here; docs/stages.md defines every term and the JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+from interpole.analysis.intervals import Interval
+from interpole.analysis.metrics import difference, rows_and_samples
+from interpole.analysis.tables import CurveRow, plain
+from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
+from interpole.errors import AnalysisError
+from interpole.records import Outcome, Sample
+
+__all__ = ["POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "to_json"]
+
+POOLED = "pooled"
+VERBOSE = 2.0  # times the tokens of the smallest λ
+HIGH_SIGMA = 0.08  # beyond it, the models were seen to be too far apart to interpolate
+OPEN_SHARE = 0.1  # of responses that run long without closing
+NOT_CLOSED = frozenset({Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED, Outcome.LOOPING, Outcome.TRUNCATED})
+ByLam = dict[float, list[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From one λ of stage 3 to a larger one: what it costs and what it brings, paired by question."""
+
+    lam: float
+    to: float
+    tokens: Interval  # change of Token #N
+    accuracy: Interval  # change of Mean@k
+    detectable: float  # the smallest change of Mean@k that this many questions show with 80 % power
+    verdict: Literal["over-thinking", "gain", "loss", "flat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A known way to fail, where it was seen, its numbers and what helps."""
+
+    name: str
+    lams: tuple[float, ...]
+    numbers: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Stage boundaries of one task, or pooled; `None` where the data do not show one, with the reason in words."""
+
+    task: str
+    lambda_on: Interval | None  # Think #R at 5 %; ends are NaN where no counts are known
+    lambda_mid: Interval | None  # 50 %
+    lambda_off: Interval | None  # 95 %
+    stage2: tuple[float, float] | None  # last swept λ with Think #R ≤ 5 %, first after it with ≥ 95 %
+    method: Literal["logistic", "isotonic", "none"]
+    fits: bool
+    misfit: float
+    refusal: str
+    notes: tuple[str, ...]
+    needs: tuple[str, ...]  # questions left open, each with the columns or data that would answer it
+    steps: tuple[Step, ...] = ()
+    signatures: tuple[Signature, ...] = ()
+
+
+def find_stages(
+    data: Sequence[CurveRow] | Sequence[Sample], *, sigma: float | None = None, resamples: int = 2000, seed: int = 0
+) -> list[Stages]:
+    """Find the stages of every task in `data`, and of all tasks pooled (the last entry).
+
+    Args:
+        data: rows of a curves.csv, or the samples of a run. Points off the dial are left out.
+        sigma: weight similarity of the two models, to tell why a merge is incoherent.
+        resamples: for intervals.
+        seed: of the resampling.
+
+    Raises:
+        AnalysisError: there is nothing on the dial, or a task is called "pooled".
+    """
+    rows, samples = rows_and_samples(data, resamples=resamples, seed=seed)
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    if POOLED in tasks:
+        raise AnalysisError(f"a task is called {POOLED!r}, the name of all tasks together", remedy="rename the task")
+    found: list[Stages] = []
+    evidence: dict[str, Evidence] = {}
+    for index, task in enumerate(tasks):
+        mine = sorted((row for row in rows if row.task == task), key=lambda row: row.lam)
+        own = [s for s in samples if s.task == task and s.outcome is not Outcome.FAILED]
+        seen = partial(from_samples, own) if own else partial(from_rows, mine)
+        evidence[task] = seen(resamples=resamples, seed=seed + index)
+        by_lam = {row.lam: [s for s in own if s.lam == row.lam] for row in mine} if own else {}
+        found.append(_task_stages(mine, by_lam, evidence[task], sigma, resamples, seed))
+    return [*found, _pooled(found, evidence)]
+
+
+def bracket(rows: Sequence[CurveRow]) -> tuple[float, float] | None:
+    """[last swept λ with Think #R ≤ 5 %, first after it with Think #R ≥ 95 %]; `None` where one of them is missing."""
+    rows = sorted(rows, key=lambda row: row.lam)
+    low = max((row.lam for row in rows if row.think <= LEVELS[0]), default=math.inf)
+    high = min((row.lam for row in rows if row.lam > low and row.think >= LEVELS[2]), default=math.inf)
+    return (low, high) if high < math.inf else None
+
+
+def to_json(stages: Sequence[Stages]) -> dict[str, Any]:
+    """`{"tasks": {task: …}, "pooled": …}`, with the keys of `Stages`; what is not known is null."""
+    entries = {s.task: plain(asdict(s)) for s in stages}
+    return {"tasks": {task: entry for task, entry in entries.items() if task != POOLED}, POOLED: entries[POOLED]}
+
+
+def _task_stages(
+    rows: list[CurveRow], samples: ByLam, evidence: Evidence, sigma: float | None, resamples: int, seed: int
+) -> Stages:
+    """One task."""
+    found, stage2 = find_transition(evidence), bracket(rows)
+    late = [row.lam for row in rows if stage2 and row.lam >= stage2[1] and row.lam in samples]
+    pairs = [*pairwise(late), *([(late[0], late[-1])] if len(late) > 2 else [])]
+    steps = tuple(_step(lam, to, samples, resamples, seed) for lam, to in pairs)
+    signatures = (
+        *_verbose(rows),
+        *_incoherent(rows, sigma),
+        *_long(samples),
+        *_falling(rows, samples, resamples, seed),
+    )
+    stages = _from_transition(rows[0].task, found, stage2, _needs(rows, samples, evidence))
+    return replace(stages, steps=steps, signatures=signatures)
+
+
+def _pooled(found: Sequence[Stages], evidence: dict[str, Evidence]) -> Stages:
+    """All tasks that show a transition, together."""
+    shown = [s for s in found if not s.refusal]
+    notes = [f"{s.task} is left out: {s.refusal}" for s in found if s.refusal]
+    notes += [f"{s.task} has no swept λ on both sides of stage 2" for s in shown if not s.stage2]
+    needs = tuple(dict.fromkeys(need for s in found for need in s.needs))
+    nothing = Transition(None, None, None, "none", math.nan, False, "no task shows a transition", ())
+    transition = find_transition(pool([evidence[s.task] for s in shown])) if shown else nothing
+    brackets = [s.stage2 for s in shown if s.stage2]
+    stage2 = (min(low for low, _ in brackets), max(high for _, high in brackets)) if brackets else None
+    pooled = _from_transition(POOLED, transition, stage2, needs)
+    return replace(pooled, notes=(*pooled.notes, *notes))
+
+
+def _from_transition(
+    task: str, found: Transition, stage2: tuple[float, float] | None, needs: tuple[str, ...]
+) -> Stages:
+    """The record, before the tests of stage 3 and of failures."""
+    return Stages(
+        task, found.on, found.mid, found.off, stage2, found.method, found.fits, found.misfit, found.refusal,
+        found.notes, needs,
+    )  # fmt: skip
+
+
+def _needs(rows: Sequence[CurveRow], samples: ByLam, evidence: Evidence) -> tuple[str, ...]:
+    """What these data leave open, and what would answer it."""
+    if samples:
+        return ()
+    open_questions = {
+        "intervals of the boundaries: columns questions, samples": evidence.draws is None,
+        "intervals over questions: the run's samples": evidence.draws is not None,
+        "verbose without thinking: column tokens": all(row.tokens is None for row in rows),
+        "incoherent between the ends: column mean": all(row.mean is None for row in rows),
+        "over-thinking, falling Pass@k, long without closing: the run's samples": True,
+    }
+    return tuple(question for question, is_open in open_questions.items() if is_open)
+
+
+def _step(lam: float, to: float, samples: ByLam, resamples: int, seed: int) -> Step:
+    """Test whether going from `lam` to `to` over-thinks: tokens rise, while no change of accuracy is seen."""
+    tokens = difference(samples[lam], samples[to], metric="tokens", resamples=resamples, seed=seed).value
+    accuracy = difference(samples[lam], samples[to], resamples=resamples, seed=seed)
+    verdict: Literal["over-thinking", "gain", "loss", "flat"] = "over-thinking" if tokens.low > 0 else "flat"
+    if accuracy.significant:
+        verdict = "gain" if accuracy.value.value > 0 else "loss"
+    return Step(lam, to, tokens, accuracy.value, accuracy.detectable, verdict)
+
+
+def _verbose(rows: Sequence[CurveRow]) -> Iterator[Signature]:
+    """Stage 1 that writes at length without thinking."""
+    first = rows[0]
+    if not first.tokens or first.think > LEVELS[0]:
+        return
+    long = [r for r in rows[1:] if r.think <= LEVELS[0] and (r.tokens or 0) >= VERBOSE * first.tokens]
+    if long:
+        numbers = "; ".join(f"λ={r.lam:g}: {r.tokens:,.0f} tokens, Think #R {r.think:.1%}" for r in long)
+        yield Signature(
+            "verbose without thinking",
+            tuple(r.lam for r in long),
+            f"{numbers}; λ={first.lam:g}: {first.tokens:,.0f} tokens",
+            f"these λ cost more than λ={first.lam:g} and do not think: stay there, or go on to stage 3",
+        )
+
+
+def _incoherent(rows: Sequence[CurveRow], sigma: float | None) -> Iterator[Signature]:
+    """A barrier: every λ between the ends is far below both."""
+    known = [(row.lam, row.mean) for row in rows if row.mean is not None]
+    between = known[1:-1]
+    if len(between) < 2:
+        return
+    ends = min(known[0][1], known[-1][1])
+    if any(mean >= ends / 2 for _, mean in between):
+        return
+    best = max(mean for _, mean in between)
+    remedy = {
+        sigma is None: "measure σ of the two models: above 0.08 they are too far apart to interpolate",
+        sigma is not None and sigma >= HIGH_SIGMA: "the models are too far apart: take two from one closer lineage",
+        sigma is not None and sigma < HIGH_SIGMA: "σ is small, so suspect the merge: tokenizer, template, lost tensors",
+    }[True]
+    numbers = f"Mean@k at most {best:.1%} between the ends, {ends:.1%} or more at them"
+    numbers += "" if sigma is None else f"; σ={sigma:.3f}"
+    yield Signature("incoherent between the ends", tuple(lam for lam, _ in between), numbers, remedy)
+
+
+def _long(samples: ByLam) -> Iterator[Signature]:
+    """Responses that go on as long as Thinking's and never close."""
+    closed = [s.num_tokens for s in samples[max(samples)] if s.closed] if samples else []
+    if not closed:
+        return
+    usual = sum(closed) / len(closed)
+    hit = {}
+    for lam in sorted(samples):
+        usable = [s for s in samples[lam] if s.outcome is not Outcome.FAILED]
+        loose = [s.num_tokens for s in usable if not s.closed and s.outcome in NOT_CLOSED]
+        if loose and len(loose) >= OPEN_SHARE * len(usable) and sum(loose) / len(loose) >= usual:
+            hit[lam] = f"λ={lam:g}: {len(loose) / len(usable):.1%} of responses, {sum(loose) / len(loose):,.0f} tokens"
+    if hit:
+        numbers = f"{'; '.join(hit.values())}; closed ones at λ={max(samples):g}: {usual:,.0f} tokens"
+        remedy = "look at these responses: looping wants another temperature, truncation a larger cap or a budget"
+        yield Signature("long without closing", tuple(hit), numbers, remedy)
+
+
+def _falling(rows: Sequence[CurveRow], samples: ByLam, resamples: int, seed: int) -> Iterator[Signature]:
+    """Thinking is saturated and Pass@k falls: the merge has lost solutions that a smaller λ still finds."""
+    saturated = [r for r in rows if r.think >= LEVELS[2] and r.lam in samples]
+    hit = {}
+    for before, after in pairwise(saturated):
+        best = max((r for r in saturated if r.lam <= before.lam), key=lambda r: r.pass_ or 0)
+        change = difference(samples[best.lam], samples[after.lam], metric="pass", resamples=resamples, seed=seed).value
+        if change.high < 0:
+            span = f"{100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+            hit[after.lam] = f"λ={best.lam:g} to λ={after.lam:g}: Pass@k {span}"
+    if hit:
+        remedy = "prefer the smaller λ where several samples are drawn: more thinking narrows what is tried"
+        yield Signature("thinking saturated, Pass@k falling", tuple(hit), "; ".join(hit.values()), remedy)

@@ -1,0 +1,269 @@
+"""The results that are kept: `PointMetrics` in metrics.json, and curves.csv, the table that others can read and write.
+
+Reading is strict: a file that cannot be meant as it stands (percentages, a λ twice, a word for a number) is refused
+with its line. Nothing is computed here; metrics.py does that.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from interpole.analysis.intervals import Interval
+from interpole.errors import AnalysisError, InterpoleWarning, OutputError
+from interpole.records import Outcome
+
+__all__ = [
+    "COLUMNS",
+    "CurveRow",
+    "PointMetrics",
+    "curve",
+    "read_curves",
+    "read_metrics",
+    "write_curves",
+    "write_metrics",
+]
+
+COLUMNS = ("task", "lam", "questions", "samples", "mean", "mean_low", "mean_high", "pass", "vote", "tokens", "think")
+NEEDED = ("task", "lam", "think")
+SHARES = frozenset({"mean", "mean_low", "mean_high", "pass", "vote", "think"})
+COUNTS = frozenset({"questions", "samples"})
+
+
+@dataclass(frozen=True, slots=True)
+class PointMetrics:
+    """Everything measured of one point on one task; shares in [0, 1], lengths in tokens.
+
+    Intervals are 95 %, over questions. Statistics leave out samples that failed (see metrics.py).
+    """
+
+    task: str
+    point: str
+    lam: float | None  # None: off the dial
+    grading: str  # "": the task's own
+    num_questions: int  # with at least one usable sample
+    num_missing: int  # questions the task has at other points, without a usable sample here
+    num_samples: int  # usable: all but the failed
+    k: int  # samples per question: the smallest number over its questions
+    mean: Interval  # Mean@k
+    pass_at: tuple[Interval, ...]  # Pass@1 … Pass@k
+    vote: Interval | None  # Vote@k; None: this task has no answers to vote on
+    think: Interval  # Think #R
+    tokens: Interval  # Token #N
+    tokens_median: float  # over samples
+    tokens_p95: float
+    tokens_correct: Interval | None  # Token #N of correct responses; None: there are none
+    tokens_closed: Interval | None  # Token #N of responses with the closing marker
+    corrected: Interval | None  # Mean@k over responses without a format failure; None: none is without
+    format_failures: Interval  # share of responses that thought and did not close with the marker
+    outcomes: Mapping[Outcome, int]  # every outcome, also those that did not occur; sums to all samples
+    num_forced: int = 0  # responses whose thought a budget closed; they count for Think #R
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRow:
+    """One line of curves.csv: a dial point on a task. `None`: the file does not say."""
+
+    task: str
+    lam: float
+    think: float
+    questions: int | None = None
+    samples: int | None = None  # per question
+    mean: float | None = None
+    mean_low: float | None = None
+    mean_high: float | None = None
+    pass_: float | None = None  # Pass@k at k = samples; the column is `pass`
+    vote: float | None = None
+    tokens: float | None = None
+
+
+def curve(metrics: Iterable[PointMetrics]) -> list[CurveRow]:
+    """The dial points among `metrics` as rows, by task and λ; points off the dial and points without data have none.
+
+    Raises:
+        AnalysisError: two points of one task share a λ.
+    """
+    rows: dict[tuple[str, float], CurveRow] = {}
+    for m in metrics:
+        if m.lam is None or m.num_questions == 0:
+            continue
+        if (m.task, m.lam) in rows:
+            raise AnalysisError(
+                f"task {m.task!r} has two points at λ={m.lam:g}; the second is {m.point!r}",
+                remedy="a curve has one point per λ: give points that are not on the dial no λ",
+            )
+        vote = None if m.vote is None else m.vote.value
+        rows[m.task, m.lam] = CurveRow(
+            m.task, m.lam, m.think.value, m.num_questions, m.k, *m.mean, m.pass_at[-1].value, vote, m.tokens.value
+        )
+    tasks = list(dict.fromkeys(task for task, _ in rows))
+    return sorted(rows.values(), key=lambda row: (tasks.index(row.task), row.lam))
+
+
+def write_curves(metrics: Iterable[PointMetrics], path: Path) -> None:
+    """Write the dial points of `metrics` as curves.csv: columns `COLUMNS`, shares in 0..1, one row per point and task."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(getattr(row, _field(name))) for name in COLUMNS] for row in curve(metrics))
+    _write(path, text.getvalue())
+
+
+def read_curves(path: Path) -> list[CurveRow]:
+    """Read a curves.csv, ours or one from elsewhere; only `task`, `lam` and `think` must be there.
+
+    Other columns of `COLUMNS` may be absent or hold empty cells; columns by other names are not used, with a warning.
+
+    Raises:
+        AnalysisError: the file is missing, empty or lacks a column; or a line has too few or many cells, something
+            that is not a number, a share outside [0, 1] (percentages), or a task and λ that were there before.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(header, path)
+            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnalysisError(f"cannot read the curves: {error}", path, "give a comma-separated file in UTF-8") from error
+    if not lines:
+        raise AnalysisError("no rows below the header", path, "write one row per task and λ")
+    seen: dict[tuple[str, float], int] = {}
+    rows = []
+    for number, cells in lines:
+        row = _row(header, cells, f"{path}, line {number}")
+        before = seen.setdefault((row.task, row.lam), number)
+        if before != number:
+            what = f"task {row.task!r} at λ={row.lam:g} was there before, in line {before}"
+            raise AnalysisError(what, f"{path}, line {number}", "keep one row per task and λ")
+        rows.append(row)
+    return rows
+
+
+def write_metrics(metrics: Sequence[PointMetrics], path: Path) -> None:
+    """Write everything in `metrics` as JSON; what is not known is null."""
+    points = [plain(asdict(m) | {"outcomes": {o.value: n for o, n in m.outcomes.items()}}) for m in metrics]
+    _write(path, json.dumps({"format": 1, "points": points}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_metrics(path: Path) -> list[PointMetrics]:
+    """Read what `write_metrics` wrote.
+
+    Raises:
+        AnalysisError: the file is missing or is not such a file.
+    """
+    try:
+        points = json.loads(path.read_text(encoding="utf-8"))["points"]
+        return [_point(dict(fields)) for fields in points]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"not a metrics file: {type(error).__name__}: {error}"
+        raise AnalysisError(what, path, "recompute it from the samples: `interpole score RUN`") from error
+
+
+INTERVALS = ("mean", "think", "tokens", "format_failures", "vote", "tokens_correct", "tokens_closed", "corrected")
+
+
+def _point(fields: dict[str, Any]) -> PointMetrics:
+    """One entry of metrics.json as the record it was."""
+    for name in INTERVALS:
+        fields[name] = None if fields[name] is None else _interval(fields[name])
+    fields["pass_at"] = tuple(map(_interval, fields["pass_at"]))
+    for name in ("tokens_median", "tokens_p95"):
+        fields[name] = _number(fields[name])
+    fields["outcomes"] = {Outcome(name): int(count) for name, count in fields["outcomes"].items()}
+    return PointMetrics(**fields)
+
+
+def _interval(fields: Mapping[str, float | None]) -> Interval:
+    """An interval from its JSON object."""
+    return Interval(*(_number(fields[name]) for name in Interval._fields))
+
+
+def _number(value: float | None) -> float:
+    """JSON's null is our NaN."""
+    return math.nan if value is None else float(value)
+
+
+def plain(value: Any) -> Any:
+    """`value` down to what JSON has: intervals as objects, tuples as lists, NaN as null."""
+    if isinstance(value, Interval):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    """Refuse a header without the needed columns or with one twice; warn of columns that are not used."""
+    missing = [name for name in NEEDED if name not in header]
+    if missing or len(set(header)) != len(header):
+        what = f"columns missing: {', '.join(missing)}" if missing else "a column is there twice"
+        remedy = f"the header must name {', '.join(NEEDED)}; it may name {', '.join(set(COLUMNS) - set(NEEDED))}"
+        raise AnalysisError(f"{what}; the header says: {', '.join(header) or 'nothing'}", f"{path}, line 1", remedy)
+    unused = [name for name in header if name not in COLUMNS]
+    if unused:
+        warnings.warn(f"{path}: columns not used: {', '.join(unused)}", InterpoleWarning, stacklevel=4)
+
+
+def _row(header: list[str], cells: list[str], where: str) -> CurveRow:
+    """One line as a record."""
+    if len(cells) != len(header):
+        raise AnalysisError(f"{len(cells)} cells under {len(header)} columns", where, "quote cells that hold commas")
+    texts = {name: cell.strip() for name, cell in zip(header, cells, strict=True) if name in COLUMNS and cell.strip()}
+    for name in NEEDED:
+        if name not in texts:
+            raise AnalysisError(f"no {name}", where, f"every row needs {', '.join(NEEDED)}")
+    task = texts.pop("task")
+    numbers: dict[str, Any] = {_field(name): _parsed(name, text, where) for name, text in texts.items()}
+    return CurveRow(task=task, **numbers)
+
+
+def _parsed(name: str, text: str, where: str) -> float | int:
+    """A cell as the number its column holds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnalysisError(f"{name} is not a number: {text!r}", where, "leave a cell empty where nothing is known")
+    if name in SHARES and not 0 <= value <= 1:
+        hint = "this looks like percent: divide by 100" if 1 < value <= 100 else "correct it"
+        raise AnalysisError(f"{name} is a share between 0 and 1, not {text}", where, hint)
+    if name in COUNTS and (value < 1 or value != int(value)):
+        raise AnalysisError(f"{name} is a whole number from 1 up, not {text}", where, "correct it, or leave it empty")
+    if name == "tokens" and value < 0:
+        raise AnalysisError(f"tokens cannot be {text}", where, "correct it, or leave it empty")
+    return int(value) if name in COUNTS else value
+
+
+def _field(column: str) -> str:
+    """The attribute that holds a column; `pass` is a word of Python."""
+    return "pass_" if column == "pass" else column
+
+
+def _cell(value: str | float | None) -> str:
+    """A value as text: numbers to six decimals without trailing zeros, unknown as nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(round(value, 6)) if isinstance(value, float) else str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(f"cannot write: {error}", path, "check the folder, its permissions and the disk") from error

@@ -1,0 +1,368 @@
+"""Open a checkpoint lazily: headers first, tensors by byte range.
+
+A `Checkpoint` is a read-only mapping *name → tensor*. `Folder` reads a local safetensors folder (single file or sharded);
+`merging.merged.Merged` computes its tensors on read. Nothing here needs torch; bfloat16 and float8 arrays are `ml_dtypes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.checkpoints.hub import ASSET_PATTERNS, fetch_headers, locate
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, read_json
+from interpole.errors import CheckpointError, CorruptError
+
+__all__ = [
+    "DTYPES",
+    "Checkpoint",
+    "Folder",
+    "Headers",
+    "Origin",
+    "TensorSpec",
+    "Tensors",
+    "open_checkpoint",
+    "open_headers",
+    "reading_once",
+    "template_of",
+]
+
+Array = NDArray[Any]
+
+CONVERT = (
+    'convert once: python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('{path}').save_pretrained('{path}-safetensors')\""
+)
+
+
+class Origin(NamedTuple):
+    """Where the exact bytes of a tensor lie."""
+
+    path: Path
+    offset_bytes: int
+
+
+class Checkpoint(Mapping[str, Array], ABC):
+    """A read-only mapping from tensor name to array, with the files that make it a model.
+
+    Attributes:
+        label: what the user called it (path or hub id), for messages and logs.
+        specs: name → `TensorSpec`, in file order, known without reading a tensor.
+        layout: name → shard file name.
+        config: the parsed `config.json`.
+        assets: file name → path of config, tokenizer, template and generation config files.
+    """
+
+    label: str
+    specs: Mapping[str, TensorSpec]
+    layout: Mapping[str, str]
+    config: Mapping[str, Any]
+    assets: Mapping[str, Path]
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Elements [start, stop) of the flattened tensor `name`, in the dtype of its spec, shape (stop - start,)."""
+
+    @abstractmethod
+    def origin(self, name: str) -> Origin | None:
+        """Where the tensor's bytes lie on disk as they are, or None where they are computed."""
+
+    @abstractmethod
+    def chunk_elements(self, name: str) -> int | None:
+        """How the tensor is best read: None in pieces of any size, or a number of elements to take at once."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hexadecimal id of the weights: other weights, other id."""
+
+    def __getitem__(self, name: str) -> Array:
+        """The whole tensor in its own shape."""
+        return self.read(name).reshape(self.specs[name].shape)
+
+    def __iter__(self) -> Iterator[str]:
+        """Tensor names in file order."""
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        """Number of tensors."""
+        return len(self.specs)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of this name; reads nothing."""
+        return name in self.specs
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors on disk."""
+        return sum(spec.num_bytes for spec in self.specs.values())
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The default chat template, from `chat_template.jinja` or the tokenizer's config."""
+        return template_of(self.assets)
+
+    @cached_property
+    def generation_config(self) -> Mapping[str, Any]:
+        """The parsed `generation_config.json`; empty where there is none."""
+        name = "generation_config.json"
+        return read_json(self.assets[name]) if name in self.assets else {}
+
+
+def template_of(assets: Mapping[str, Path]) -> str | None:
+    """The default chat template that a checkpoint's files hold, if any."""
+    if path := assets.get("chat_template.jinja"):
+        return path.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = read_json(assets[name]).get("chat_template") if name in assets else None
+        if isinstance(template, list):  # several named templates: the one called "default"
+            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        if isinstance(template, str):
+            return template
+    return None
+
+
+_held = threading.local()
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Inside, what this thread reads of a file a second time, the same elements of a tensor, comes from memory, read-only."""
+    _held.pieces = {}
+    try:
+        yield
+    finally:
+        del _held.pieces
+
+
+@final
+class Tensors:
+    """The tensors of some safetensors files, read by byte range; safe to use from several threads.
+
+    Attributes:
+        specs: name → `TensorSpec`, in file order.
+        origins: name → where its bytes lie.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Read the headers of `files`.
+
+        Raises:
+            CorruptError: a header contradicts its file, or two files hold one name.
+        """
+        self.specs: dict[str, TensorSpec] = {}
+        self.origins: dict[str, Origin] = {}
+        for path in files:
+            specs, offsets = read_header(path)
+            if doubled := self.specs.keys() & specs.keys():
+                name = min(doubled)
+                other = self.origins[name].path.name
+                raise CorruptError(f"tensor {name} is in {other} and in {path.name}", path.parent, "remove one")
+            self.specs |= specs
+            self.origins |= {name: Origin(path, offset) for name, offset in offsets.items()}
+        self._descriptors: dict[Path, int] = {}
+        weakref.finalize(self, _close_all, self._descriptors)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Elements [start, stop) of the flattened tensor, in its own dtype.
+
+        Raises:
+            CorruptError: the file ends inside of it.
+        """
+        spec, origin = self.specs[name], self.origins[name]
+        dtype = DTYPES[spec.dtype]
+        stop = spec.num_elements if stop is None else stop
+        pieces: dict[tuple[Any, ...], Array] | None = getattr(_held, "pieces", None)
+        key = (id(self), name, start, stop)
+        if pieces is not None and key in pieces:
+            return pieces[key]
+        out = np.empty(stop - start, dtype)
+        view, offset = out.view(np.uint8).data, origin.offset_bytes + start * dtype.itemsize
+        while len(view):
+            num_read = os.preadv(self._descriptor(origin.path), [view], offset)
+            if num_read <= 0:
+                raise CorruptError(f"the file ended inside tensor {name}", origin.path, "fetch the file again")
+            view, offset = view[num_read:], offset + num_read
+        if pieces is not None:
+            out.flags.writeable = False
+            pieces[key] = out
+        return out
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._descriptors:
+            self._descriptors.setdefault(path, os.open(path, os.O_RDONLY))
+        return self._descriptors[path]
+
+
+@final
+class Folder(Checkpoint):
+    """A safetensors folder on disk, as it is. Opening reads headers only; every inconsistency is a `CorruptError`."""
+
+    def __init__(self, path: Path, label: str = "") -> None:
+        """Open the folder `path`.
+
+        Raises:
+            CheckpointError: no such folder, no config, no safetensors weights.
+            CorruptError: headers, index and files contradict each other.
+        """
+        self.path = path
+        self.label = label or str(path)
+        self.assets = _assets(path)
+        self.config = read_json(self.assets["config.json"])
+        self._tensors = _read_tensors(path)
+        self.specs = self._tensors.specs
+        self.layout = {name: origin.path.name for name, origin in self._tensors.origins.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Elements [start, stop) of tensor `name`, read from its byte range; safe to call from several threads."""
+        return self._tensors.read(name, start, stop)
+
+    def origin(self, name: str) -> Origin:
+        """The shard and byte offset of tensor `name`."""
+        return self._tensors.origins[name]
+
+    def chunk_elements(self, name: str) -> None:  # noqa: ARG002
+        """None: a file can be read in pieces of any size."""
+        return
+
+    def fingerprint(self) -> str:
+        """Hash of all names, dtypes and shapes and of sixteen short windows of every tensor.
+
+        Reads about 1 KB per tensor, so it takes milliseconds for any size. Training changes nearly every weight, so two
+        different models differ in it; an edit of a few single numbers between the windows goes unseen.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in sorted(self.specs):
+            spec = self.specs[name]
+            digest.update(f"{name}\0{spec}\0".encode())
+            size, width = spec.num_elements, 32
+            starts = range(0, size, max(1, size // 16))
+            if size <= 16 * width:
+                starts, width = range(1), size
+            for start in starts:
+                digest.update(self.read(name, start, min(start + width, size)).tobytes())
+        return digest.hexdigest()
+
+
+@final
+class Headers(Checkpoint):
+    """A hub repository of which only the small files and the headers of the weights were fetched; no tensor can be read."""
+
+    def __init__(self, path: Path, label: str, specs: Mapping[str, TensorSpec], layout: Mapping[str, str]) -> None:
+        """Take the folder of the small files, and what the headers say."""
+        self.label, self.specs, self.layout = label, specs, layout
+        self.assets = _assets(path)
+        self.config = read_json(self.assets["config.json"])
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(f"of {self.label} only the headers were fetched, not {name}", remedy="open it whole")
+
+    def origin(self, name: str) -> None:  # noqa: ARG002
+        """None: nothing lies here."""
+        return
+
+    def chunk_elements(self, name: str) -> None:  # noqa: ARG002
+        """None: nothing is read."""
+        return
+
+    def fingerprint(self) -> str:
+        """Hash of names, dtypes and shapes; says nothing of the weights."""
+        return hashlib.sha256(repr(sorted(self.specs.items())).encode()).hexdigest()
+
+
+def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Folder:
+    """Open a local folder, or a Hugging Face hub id through the `hf` cache, as it lies on disk.
+
+    Args:
+        source: a folder, or a hub id such as `Qwen/Qwen3-4B-Thinking-2507`.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be downloaded.
+        CorruptError: the files contradict themselves.
+    """
+    return Folder(locate(source, revision), str(source))
+
+
+def open_headers(source: str | os.PathLike[str], folder: Path) -> Folder | Headers:
+    """The model in `folder`; if that is a hub's, and its weights were not downloaded, only what their headers say.
+
+    Args:
+        source: a folder or a hub id.
+        folder: where `locate` found it.
+
+    Raises:
+        CheckpointError: nothing is there, or the headers cannot be fetched.
+        CorruptError: the files contradict themselves.
+    """
+    try:
+        return Folder(folder, str(source))
+    except CheckpointError:
+        if Path(source).expanduser().exists():
+            raise
+        return Headers(folder, str(source), *fetch_headers(str(source), folder.name))
+
+
+def _read_tensors(folder: Path) -> Tensors:
+    files, weight_map = _shards(folder)
+    tensors = Tensors(files)
+    for name, shard in weight_map.items():
+        if name not in tensors.origins or tensors.origins[name].path.name != shard:
+            raise CorruptError(f"the index places tensor {name} in {shard}, which lacks it", folder, "fetch both again")
+    if weight_map and (extra := tensors.specs.keys() - weight_map.keys()):
+        raise CorruptError(f"tensor {min(extra)} is in a shard but not in the index", folder, "fetch both again")
+    return tensors
+
+
+def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The weight files of a folder and, for sharded ones, the index's map from tensor to file name."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(shard, str) and shard == Path(shard).name for shard in weight_map.values()
+        ):
+            raise CorruptError("the index has no `weight_map` of plain file names", index, "fetch the file again")
+        files = [folder / shard for shard in sorted(set(weight_map.values()))]
+        for path in files:
+            if not path.is_file():
+                raise CorruptError(f"shard {path.name} is missing", folder, "finish the download, or fetch the shard")
+        return files, weight_map
+    if single.is_file():
+        return [single], {}
+    if list(folder.glob("pytorch_model*.bin")):
+        raise CheckpointError("PyTorch .bin weights are not read", folder, CONVERT.format(path=folder))
+    raise CheckpointError(
+        "no model.safetensors and no model.safetensors.index.json", folder, "give a folder with safetensors weights"
+    )
+
+
+def _assets(folder: Path) -> dict[str, Path]:
+    found = {p.name: p for pattern in ASSET_PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
+    if "config.json" not in found:
+        raise CheckpointError("no config.json: not a model folder", folder, "give the folder that holds config.json")
+    return found
+
+
+def _close_all(descriptors: dict[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

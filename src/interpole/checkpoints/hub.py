@@ -1,0 +1,147 @@
+"""Where a source lies: a folder, or a Hugging Face hub id through the `hf` cache, whole or without its weights; and uploads.
+
+Who uploads is asked to be logged in before the work, so that no hours of it end in an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec
+from interpole.errors import CheckpointError, OutputError
+
+__all__ = ["ASSET_PATTERNS", "check_login", "fetch_headers", "locate", "push"]
+
+ASSET_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "tekken.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "*.py",
+)
+"""The files besides weights that make a folder loadable."""
+LOGIN_REMEDY = "log in with `hf auth login`, or set HF_TOKEN to a token that may write; check the name and your network"
+
+
+def locate(source: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True) -> Path:
+    """The folder of a source; a hub id is downloaded into the `hf` cache, if it is not there, with or without its weights.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be downloaded.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError("a checkpoint is a folder, this is a file", path, f"give the folder: {path.parent}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise CheckpointError(f"no such folder: {source}", remedy="give an existing folder or a hub id (owner/name)")
+    return _download(str(source), revision, weights=weights)
+
+
+def fetch_headers(repo: str, commit: str) -> tuple[dict[str, TensorSpec], dict[str, str]]:
+    """What the headers of all weight files say, and which file each tensor is in: a few range requests.
+
+    Raises:
+        CheckpointError: it cannot be fetched, or holds numbers of a kind that is not read.
+    """
+    from huggingface_hub import get_safetensors_metadata
+
+    with _from_hub(repo, commit):
+        files = get_safetensors_metadata(repo, revision=commit).files_metadata
+    entries = [
+        (file, info.data_offsets, name, TensorSpec(str(info.dtype), tuple(info.shape)))
+        for file, content in files.items()
+        for name, info in content.tensors.items()
+    ]
+    specs, layout = {}, {}
+    for file, _, name, spec in sorted(entries, key=lambda entry: entry[:2]):
+        if spec.dtype not in DTYPES:
+            raise CheckpointError(
+                f"tensor {name} of {repo} is {spec.dtype}, which is not read", file, "take it in bf16"
+            )
+        specs[name], layout[name] = spec, file
+    return specs, layout
+
+
+def _download(repo: str, revision: str | None, *, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*ASSET_PATTERNS, "model.safetensors.index.json", "adapter_*"]
+    patterns += ["model*.safetensors"] if weights else []
+    with _from_hub(repo, revision):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
+
+@contextmanager
+def _from_hub(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's library raises into a `CheckpointError`."""
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
+
+    expected = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
+    try:
+        yield
+    except (*expected, NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        reason = shorten(str(error), 200, placeholder=" …")
+        raise CheckpointError(
+            f"cannot get {repo} (revision {revision or 'main'}) from the hub: {reason}",
+            remedy="check the id and your network; gated models need `hf auth login`; offline, fetch it before",
+        ) from error
+
+
+def check_login(repo: str) -> None:
+    """Check that somebody is logged in.
+
+    Raises:
+        OutputError: nobody is, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().whoami()
+    except Exception as error:  # a library's, an HTTP client's or the system's: all mean that an upload cannot work
+        raise OutputError(f"cannot upload: {_first_line(error)}", repo, LOGIN_REMEDY) from error
+
+
+def push(folder: Path, repo: str) -> str:
+    """Upload `folder`, model card included, to the repository `repo`, which is made where it does not exist.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        OutputError: the hub refuses; the folder stays as it is.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repo, exist_ok=True)
+        done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Merge made with Interpole")
+    except Exception as error:
+        raise OutputError(f"cannot upload {folder}: {_first_line(error)}", repo, LOGIN_REMEDY) from error
+    return str(done)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without its trail."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

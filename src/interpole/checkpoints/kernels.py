@@ -1,0 +1,63 @@
+"""What makes passes over weights fast: two loops over bfloat16 in C (`_kernels.c`), and memory that is kept.
+
+Where the loops were not built, or do not fit, they give None, and numpy does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.checkpoints.safetensors import DTYPES
+
+try:
+    from interpole.checkpoints import _kernels
+except ImportError:  # installed without a C compiler
+    _kernels = None  # type: ignore[assignment]
+
+__all__ = ["absolute_sums", "keep_freed_memory", "weighted_sum"]
+
+MOST_INPUTS = 16
+
+Array = NDArray[Any]
+
+
+def weighted_sum(inputs: Sequence[Array], weights: Sequence[float]) -> Array | None:
+    """Σ wᵢ·xᵢ as `interpole.merging.methods.linear` defines it, rounded once to bfloat16; None unless all inputs are bfloat16.
+
+    Args:
+        inputs: flat arrays of one length.
+        weights: one number per input.
+    """
+    if not _fit(inputs):
+        return None
+    out = np.empty(inputs[0].shape, np.uint16)
+    _kernels.weighted_sum(tuple(array.view(np.uint16) for array in inputs), tuple(map(float, weights)), out)
+    return out.view(DTYPES["BF16"])
+
+
+def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
+    """Σ|a − b|, Σ|a| and Σ|b| in rows of 1,024 in float32, then float64; None unless both are bfloat16."""
+    return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if _fit((a, b)) else None
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed pieces; given back to the system at once, page faults take most of the time (docs/log.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
+
+
+def _fit(arrays: Sequence[Array]) -> bool:
+    return (
+        _kernels is not None
+        and len(arrays) <= MOST_INPUTS
+        and all(array.dtype == DTYPES["BF16"] and array.flags.c_contiguous for array in arrays)
+    )

@@ -1,0 +1,201 @@
+"""A run in the terminal while it is made, or after: how far each point is, the curves as sparklines, what is left.
+
+It only reads: `run.json`, finished logs, and how many answers the unfinished ones have. It never waits on a sweep and
+never disturbs one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from interpole.analysis.metrics import measure
+from interpole.analysis.tables import PointMetrics
+from interpole.records import Sample
+from interpole.runs.runfile import Entry, RunFile
+from interpole.runs.samples import read_log
+
+__all__ = ["Reading", "Watcher", "sparkline", "view", "watch"]
+
+BARS = "▁▂▃▄▅▆▇█"
+RESAMPLES = 100  # intervals are not shown while watching; the report has them
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where a run stands at one moment; counts are samples."""
+
+    entries: tuple[Entry, ...]
+    done: tuple[int, ...]  # of each entry, in the order of `entries`
+    total: tuple[int, ...]
+    metrics: Sequence[PointMetrics]  # of finished logs
+
+    @property
+    def left(self) -> int:
+        """Samples still to be made."""
+        return sum(self.total) - sum(self.done)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Reads a run again and again; logs that were read once are kept, as they do not change."""
+
+    run: Path
+    _logs: dict[Path, list[Sample]] = field(default_factory=dict)
+    _metrics: list[PointMetrics] = field(default_factory=list)
+
+    def read(self) -> Reading:
+        """How far the run is now.
+
+        Raises:
+            RunError: no run, or one of its finished logs cannot be read.
+        """
+        file = RunFile.load(self.run)
+        entries = file.current
+        known = len(self._logs)
+        for entry in entries:
+            for part in entry.parts:
+                path = self.run / entry.folder / (part.log or "")
+                if part.status == "done" and part.log and path not in self._logs:
+                    self._logs[path] = list(read_log(path, entry, part, texts=False))
+        if len(self._logs) > known:
+            samples = [sample for path in self._paths(entries) for sample in self._logs[path]]
+            self._metrics = measure(samples, resamples=RESAMPLES)
+        sizes = [file.tasks[entry.task].num_problems for entry in entries]
+        return Reading(
+            entries,
+            tuple(self._done(entry, size) for entry, size in zip(entries, sizes, strict=True)),
+            tuple(size * sum(p.epochs for p in entry.parts) for entry, size in zip(entries, sizes, strict=True)),
+            self._metrics,
+        )
+
+    def _paths(self, entries: Sequence[Entry]) -> list[Path]:
+        paths = [self.run / entry.folder / part.log for entry in entries for part in entry.parts if part.log]
+        return [path for path in paths if path in self._logs]
+
+    def _done(self, entry: Entry, num_problems: int) -> int:
+        """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
+        finished = num_problems * sum(part.epochs for part in entry.parts if part.status == "done")
+        journals = (self.run / entry.folder).glob("*.answers.jsonl")
+        total = num_problems * sum(part.epochs for part in entry.parts)
+        return min(total, finished + sum(_num_lines(path) for path in journals))
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:  # its log was finished meanwhile
+        return 0
+
+
+def watch(
+    run: Path,
+    *,
+    price_per_million: float | None = None,
+    every_seconds: float = 2.0,
+    console: Console | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show a run until it is finished, or Ctrl-C; a finished run is shown once.
+
+    Args:
+        run: the run folder.
+        price_per_million: US dollars for a million generated tokens, to say what is left to pay.
+        every_seconds: how often to look.
+        console: where to show it.
+        sleep: how to wait; for tests.
+
+    Raises:
+        RunError: no run, or one of its finished logs cannot be read.
+    """
+    watcher = Watcher(Path(run))
+    reading, start = watcher.read(), time.monotonic()
+    first = sum(reading.done)
+    console = console or Console()  # not Rich's global one, which other libraries redirect
+    with Live(view(reading, price=price_per_million), console=console, auto_refresh=False) as live:
+        while any(entry.status == "planned" for entry in reading.entries):
+            sleep(every_seconds)
+            reading = watcher.read()
+            made = sum(reading.done) - first
+            seconds = (time.monotonic() - start) / made * reading.left if made > 0 else None
+            live.update(view(reading, seconds, price_per_million), refresh=True)
+
+
+def view(reading: Reading, seconds_left: float | None = None, price: float | None = None) -> Group:
+    """What is shown of a reading."""
+    by_key = {(m.task, m.point): m for m in reading.metrics}
+    parts: list[Table | Text] = []
+    for task in dict.fromkeys(entry.task for entry in reading.entries):
+        table = _table(task)
+        for entry, done, total in zip(reading.entries, reading.done, reading.total, strict=True):
+            if entry.task == task:
+                table.add_row(*_row(entry, done, total, by_key.get((task, entry.point))))
+        parts += [
+            table,
+            *_curves([m for m in reading.metrics if m.task == task and m.lam is not None and m.num_questions]),
+        ]
+    return Group(*parts, _summary(reading, seconds_left, price))
+
+
+def _table(task: str) -> Table:
+    table = Table(title=task, title_justify="left", title_style="bold", box=None, header_style="dim")
+    for name in ("point", "", "samples", "Mean@k", "Think #R", "Token #N"):
+        table.add_column(name, justify="left" if name in ("point", "") else "right", no_wrap=True)
+    return table
+
+
+def _row(entry: Entry, done: int, total: int, m: PointMetrics | None) -> tuple[str | Text | ProgressBar, ...]:
+    state = Text("failed", "red") if entry.status == "failed" else Text(f"{done:,}/{total:,}")
+    bar = ProgressBar(total=total, completed=done, width=18)
+    if m is None or not m.num_questions:
+        return entry.point, bar, state, "", "", ""
+    return entry.point, bar, state, f"{m.mean.value:.1%}", f"{m.think.value:.1%}", f"{m.tokens.value:,.1f}"
+
+
+def _curves(metrics: Sequence[PointMetrics]) -> list[Text]:
+    """The three curves of the dial so far."""
+    if len(metrics) < 2:
+        return []
+    ordered = sorted(metrics, key=lambda m: m.lam or 0.0)
+    line = Text(f"λ {ordered[0].lam:g}…{ordered[-1].lam:g}", "dim")
+    for name, colour, values, high in (
+        ("Mean@k", "blue", [m.mean.value for m in ordered], 1.0),
+        ("Think #R", "dark_orange", [m.think.value for m in ordered], 1.0),
+        ("Token #N", "green", [m.tokens.value for m in ordered], None),
+    ):
+        line.append(f"  {name} ", "dim").append(sparkline(values, 0.0, high), colour)
+    return [line, Text()]
+
+
+def sparkline(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
+    """Values as bars of eight heights between `low` and `high`, by default the smallest and the largest value."""
+    low = min(values) if low is None else low
+    high = max(values) if high is None else high
+    width = (high - low) or 1
+    return "".join(BARS[round(min(1.0, max(0.0, (v - low) / width)) * (len(BARS) - 1))] for v in values)
+
+
+def _summary(reading: Reading, seconds_left: float | None, price: float | None) -> Text:
+    done, total = sum(reading.done), sum(reading.total)
+    words = [f"{done:,} of {total:,} samples"]
+    if reading.left:
+        words.append(
+            "time left: " + ("not known yet" if seconds_left is None else str(timedelta(seconds=round(seconds_left))))
+        )
+    if price is not None and reading.metrics:
+        each = sum(m.tokens.value * m.num_samples for m in reading.metrics) / sum(
+            m.num_samples for m in reading.metrics
+        )
+        words.append(f"about ${each * reading.left * price / 1e6:,.2f} left to pay")
+    failed = sum(entry.status == "failed" for entry in reading.entries)
+    words += [f"{failed} failed; run the sweep again to try them again"] if failed else []
+    return Text(" · ".join(words), "bold" if not reading.left else "")

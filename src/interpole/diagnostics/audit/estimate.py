@@ -1,0 +1,207 @@
+"""Which λ made this tensor? Least squares over all elements, and on a sample the interval of λ that gives every bit.
+
+With d = B − A and e = M − A, the line e = λ·d is fitted to one coefficient, and e = λ·d + κ·x to two: with x = A the weights of
+A and B, 1 − λ + κ and λ, need not sum to one; with x = A − base they are weights of task vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.reduce import add_up, dot, float32_parts, sum_tensors
+from interpole.checkpoints.safetensors import DTYPES
+from interpole.diagnostics.audit.arithmetic import ARITHMETICS
+
+__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "sample", "simplest"]
+
+SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
+BIAS = 0.004
+"""What rounded weights (0.2002 for 0.2) can move λ by."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The checkpoints of an audit."""
+
+    merged: Checkpoint
+    instruct: Checkpoint
+    thinking: Checkpoint
+    base: Checkpoint | None = None
+
+    @property
+    def sources(self) -> dict[str, Checkpoint]:
+        """Instruct, Thinking and, if there is one, the base, as a recipe names them."""
+        return {"instruct": self.instruct, "thinking": self.thinking} | ({"base": self.base} if self.base else {})
+
+    @property
+    def all(self) -> list[Checkpoint]:
+        """Merged, Instruct, Thinking and, if there is one, the base."""
+        return [self.merged, *self.sources.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one tensor says of how it was made.
+
+    Attributes:
+        differing: number of elements that differ from Instruct, Thinking and (with a base) the base.
+        lam: λ by least squares; nan where both sides are equal.
+        low: smallest λ that gives every sampled bit by one rounding.
+        high: the largest; smaller than `low` where no λ does.
+        spread: uncertainty of `lam`.
+        residual: root mean square distance from the line, in units of one rounding to the merged dtype.
+        weights: the best weights of Instruct and Thinking, not bound to sum to one.
+        of_base: whether these are weights of differences to the base, which fit better then.
+        residual_two: the residual of the fit with these.
+    """
+
+    differing: tuple[int, ...]
+    lam: float
+    low: float
+    high: float
+    spread: float
+    residual: float
+    weights: tuple[float, float]
+    of_base: bool
+    residual_two: float
+
+    @property
+    def one_rounding(self) -> bool:
+        """Whether some λ gives every sampled bit by one rounding."""
+        return self.low <= self.high
+
+    def interval(self, one_rounding: bool) -> tuple[float, float]:
+        """The λ that the tensor allows, if the merge is known to round once or if it may have rounded more often."""
+        low, high = self.lam - self.spread, self.lam + self.spread
+        if not self.one_rounding:
+            return low, high
+        return (self.low, self.high) if one_rounding else (min(low, self.low), max(high, self.high))
+
+
+def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: Any) -> dict[str, Estimate]:
+    """Estimates for `names`, float tensors that all sides have in one shape; one pass over the bytes, and a sample."""
+    dtypes = {name: DTYPES[sides.merged.specs[name].dtype] for name in names}
+    sums = sum_tensors(sides.all, names, _moments, threads=threads, progress=progress)
+    return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in names}
+
+
+def _moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
+    """The Gram matrix of e, d, A and (with a base) A − base, row by row; then how many elements differ from each side."""
+    rows = [_gram(m - x, y - x, x, *(x - z for z in rest)) for m, x, y, *rest in _wide(merged, a, b, *base)]
+    rounded = [side.astype(merged.dtype, copy=False) for side in (a, b, *base)]
+    differing = [[float(np.count_nonzero(m != side)) for side in sides] for m, *sides in _wide(merged, *rounded)]
+    return [*add_up(rows), *add_up(differing)]
+
+
+def _gram(*vectors: Array) -> list[float]:
+    return [dot(v, w) for v in vectors for w in vectors]
+
+
+def _wide(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """As float32 where that loses nothing of note (16-bit weights), else as float64."""
+    if all(array.dtype.itemsize <= 2 for array in arrays):
+        yield from float32_parts(*arrays)
+    else:
+        yield tuple(array.astype(np.float64) for array in arrays)
+
+
+def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[float]) -> Estimate:
+    num_vectors = 3 if sides.base is None else 4
+    gram = np.reshape(sums[: num_vectors**2], (num_vectors, num_vectors))
+    size = max(1, sides.merged.specs[name].num_elements)
+    merged, a, b = sample(sides, name)
+    rounding = math.sqrt(float(np.mean(_ulp(merged) ** 2)) / 12 if merged.size else 0.0) or 1.0
+
+    def fit(*vectors: int) -> tuple[list[float], float]:
+        coefficients, rest = _least_squares(gram, vectors)
+        return coefficients, math.sqrt(rest / size) / rounding
+
+    (lam,), residual = fit(1)
+    (slope, kappa), residual_two, of_base = min(
+        ((*fit(1, x), x == 3) for x in range(2, num_vectors)), key=lambda found: found[1]
+    )
+    low, high = _interval(merged, a, b, dtype)
+    spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
+    differing = tuple(int(number) for number in sums[num_vectors**2 :])
+    weights = (1 - slope + kappa, slope)
+    return Estimate(differing, lam, low, high, spread, residual, weights, of_base, residual_two)
+
+
+def _least_squares(gram: Array, vectors: Sequence[int]) -> tuple[list[float], float]:
+    """Coefficients of e = gram's row 0 on `vectors`, nan where these are linearly dependent, and the squared rest."""
+    system, target = gram[np.ix_(vectors, vectors)], gram[list(vectors), 0]
+    scale = np.sqrt(np.diag(system))
+    if not scale.all() or np.linalg.cond(system / np.outer(scale, scale)) > 1e9:
+        return [math.nan] * len(vectors), float(gram[0, 0])
+    coefficients = np.linalg.solve(system, target)
+    return coefficients.tolist(), max(0.0, float(gram[0, 0] - coefficients @ target))
+
+
+def sample(sides: Sides, name: str) -> tuple[Array, Array, Array]:
+    """The same windows of Merged, Instruct and Thinking, spread evenly over the tensor."""
+    merged, a, b = (
+        np.concatenate([*_windows(side, name)] or [np.empty(0, np.float32)])
+        for side in (sides.merged, sides.instruct, sides.thinking)
+    )
+    return merged, a, b
+
+
+def _windows(checkpoint: Checkpoint, name: str) -> Iterator[Array]:
+    """Windows spread evenly over the tensor; at most 8,192 elements."""
+    size = checkpoint.specs[name].num_elements
+    for start in range(0, size, max(WINDOW_ELEMENTS, -(-size // SAMPLE_WINDOWS))):
+        yield checkpoint.read(name, start, min(start + WINDOW_ELEMENTS, size))
+
+
+def _ulp(x: Array) -> NDArray[np.float64]:
+    """The distance between neighbouring numbers of x's dtype at x."""
+    steps: NDArray[np.float64] = np.abs(np.spacing(np.abs(x)).astype(np.float64))
+    return steps
+
+
+def _interval(merged: Array, a: Array, b: Array, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """All λ for which every element of (1 − λ)·a + λ·b rounds to `merged`; low > high where there is none.
+
+    Each element allows an interval about as wide as its rounding step over |b − a|; thousands of them leave very little.
+    """
+    wide_a, wide_b, wide = (array.astype(np.float64) for array in (a, b, merged))
+    d = wide_b - wide_a
+    slack = _ulp(merged) / 2 + 2.0**-22 * (np.abs(wide_a) + np.abs(wide_b)) * (1 if dtype.itemsize >= 4 else 0.25)
+    moves = d != 0
+    if np.any(np.abs(wide - wide_a)[~moves] > slack[~moves]) or not moves.any():
+        return math.inf, -math.inf
+    ends = np.sort((wide - wide_a + np.array([[-1.0], [1.0]]) * slack)[:, moves] / d[moves], axis=0)
+    return float(ends[0].max()), float(ends[1].min())
+
+
+def simplest(low: float, high: float) -> float:
+    """The number in [low, high] with the fewest decimals; among these one that ends in 5, else the most central."""
+    for digits in range(13):
+        scale: int = 10**digits
+        candidates = range(math.ceil(low * scale - 1e-9), math.floor(high * scale + 1e-9) + 1)
+        if candidates:
+            few = candidates[:: max(1, len(candidates) // 100)]
+            chosen = min(few, key=lambda n: (n % 5 != 0, abs(n / scale - (low + high) / 2)))
+            return chosen / scale
+    return (low + high) / 2
+
+
+def exact_shares(name: str, sides: Sides, lam: float) -> dict[str, float]:
+    """Arithmetic → the share of sampled elements that it gives exactly with this λ."""
+    dtype = DTYPES[sides.merged.specs[name].dtype]
+    merged, a, b = sample(sides, name)
+    if not merged.size:
+        return dict.fromkeys(ARITHMETICS, 1.0)
+    wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)
+    return {
+        key: float(np.mean(compute(wide_a, wide_b, lam, dtype) == merged)) for key, (compute, _) in ARITHMETICS.items()
+    }

@@ -1,0 +1,71 @@
+"""Do two checkpoints fit, and what will they be like between? Asked before anything is merged.
+
+`examine` answers from headers, configs and tokenizers in a second or two for any size; with `weights=True` it also reads a
+sample of tensors. A table of small checks; every finding has a reason and a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.open import fit
+from interpole.checkpoints.views.experts import PerExpert
+from interpole.diagnostics.doctor import configs, tensors, tokens
+from interpole.diagnostics.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
+from interpole.errors import MismatchError
+
+__all__ = ["Diagnosis", "Finding", "examine"]
+
+PAIR_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.CHECKS)
+BASE_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.VOCABULARY_CHECKS)
+"""A base has no turns, markers or templates of its own that a merge would use."""
+
+
+def examine(
+    instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None, *, weights: bool = False
+) -> Diagnosis:
+    """Ask every check about a pair, and about its base if there is one.
+
+    Args:
+        instruct: the Instruct side.
+        thinking: the Thinking side.
+        base: what both are said to be made from, for methods that need it.
+        weights: also read a sample of the weights and measure σ on it.
+
+    Returns:
+        The findings, the gravest first; the verdict follows from them.
+    """
+    given = {"instruct": instruct, "thinking": thinking} | ({} if base is None else {"base": base})
+    fitted, notes = _as_merged(given)
+    base = fitted.get("base")
+    pair = Side("Instruct", fitted["instruct"]), Side("Thinking", fitted["thinking"])
+    reading = (tensors.check_weights,) if weights else ()
+    findings = [*notes, *_ask((*PAIR_CHECKS, *reading), *pair)]
+    if base is not None:
+        ancestor = Side("the base", base)
+        for side in pair:
+            found = _ask((*BASE_CHECKS, *reading), ancestor, side)
+            findings += [replace(finding, code=f"base-{finding.code}") for finding in found]
+    gravest_first = sorted(dict.fromkeys(findings), key=lambda finding: list(VERDICTS)[::-1].index(finding.severity))
+    return Diagnosis(instruct.label, thinking.label, base.label if base else None, tuple(gravest_first))
+
+
+def _as_merged(sources: Mapping[str, Checkpoint]) -> tuple[Mapping[str, Checkpoint], list[Finding]]:
+    """The sources as a merge can take them, and what that does to them; as they are where they cannot be fitted."""
+    try:
+        fitted, told = fit(sources, "thinking", "align")
+    except MismatchError:
+        return sources, []  # the checks tell what is wrong
+    notes = [Finding("rows", "note", note, "that is how a merge makes them fit", "nothing") for note in told]
+    for name, source in fitted.items():
+        if isinstance(getattr(source, "source", source), PerExpert):
+            what = f"the experts of {name} lie fused in one tensor, those of another source apart"
+            notes.append(Finding("experts", "note", what, "they are matched one by one, and written apart", "nothing"))
+    return fitted, notes
+
+
+def _ask(checks: Iterable[Check], a: Side, b: Side) -> Iterator[Finding]:
+    for check in checks:
+        yield from check(a, b)

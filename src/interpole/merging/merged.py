@@ -1,0 +1,286 @@
+"""Sources and a recipe → a checkpoint whose tensors are computed when they are read.
+
+Arithmetic is float32 with one rounding (to nearest, ties to even) to the dtype of the result; what a recipe leaves as it is
+keeps its bytes. Disk and live engines read the same `Merged`, so they are equal by construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.chat import find_markers
+from interpole.checkpoints.checkpoint import Checkpoint, Origin
+from interpole.checkpoints.compat import clashes
+from interpole.checkpoints.kernels import weighted_sum
+from interpole.checkpoints.open import fit, open_source
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec
+from interpole.checkpoints.views.fp8 import Blocks, Dequantised
+from interpole.checkpoints.views.stacking import Stacked
+from interpole.checkpoints.views.vocabulary import vocabulary
+from interpole.errors import MismatchError, RecipeError
+from interpole.merging.methods import get_method
+from interpole.merging.methods._sparsify import Stream
+from interpole.merging.recipe import DTYPE_NAMES, Recipe
+from interpole.merging.rules import Coefficients, list_layers
+
+__all__ = ["Merged", "merge"]
+
+FP8 = "float8_e4m3fn"
+
+Span = tuple[int, int]
+"""Elements [start, stop) of a flattened tensor."""
+
+
+@final
+class Merged(Checkpoint):
+    """A checkpoint computed on read. Make it with `merge`; attributes are those of `Checkpoint` and these.
+
+    Attributes:
+        recipe: what is computed.
+        sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
+        notes: what had to be done to the sources so that they fit, in words.
+    """
+
+    def __init__(self, recipe: Recipe, sources: Mapping[str, Checkpoint], notes: tuple[str, ...] = ()) -> None:
+        """Plan the merge; reads no tensor."""
+        self.recipe, self.sources, self.notes = recipe, sources, notes
+        template = sources[recipe.template_source]
+        self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
+        self.assets = template.assets
+        if recipe.chat_template is not None:
+            self.chat_template = recipe.chat_template
+        first = sources[recipe.merged_names[0]]  # its names and shards, whatever λ: all points of a dial look alike
+        self.layout = first.layout
+        self.config = with_dtype(template.config, recipe.dtype)
+        self.specs = {name: _result_spec(spec, recipe.dtype) for name, spec in first.specs.items()}
+        self._fp8 = None
+        if recipe.dtype == FP8:
+            self._fp8, self.config = _fp8_target(recipe, sources)
+            self.specs = self._fp8.specs(first.specs)
+            self.layout = {name: first.layout[self._fp8.weight(name)] for name in self.specs}
+        self._method = get_method(recipe.method)
+        self._inputs = [sources[name] for name in recipe.merged_names]
+        self._plan = recipe.coefficients(first.specs)
+        self._rows = {name: rows for name in self._plan if (rows := self._row_plan(name))}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Elements [start, stop) of the flattened merged tensor. Methods that need the whole tensor compute all of it."""
+        spec = self.specs[name]
+        stop = spec.num_elements if stop is None else stop
+        if self._fp8 is None or not self._fp8.holds(name):
+            return self._read(name, start, stop, DTYPES[spec.dtype])
+        if (source := self._as_stored(name)) is not None:
+            return source.read(name, start, stop)
+        values = partial(self._read, dtype=DTYPES["F32"])
+        if not self._method.elementwise:  # merged once, not for every row of blocks
+            weight = self._fp8.weight(name)
+            whole = values(weight, 0, self.specs[weight].num_elements)
+            return self._fp8.encode(name, start, stop, lambda _, first, last: whole[first:last])
+        return self._fp8.encode(name, start, stop, values)
+
+    def _read(self, name: str, start: int, stop: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        spec = self.specs[name]
+        data = self._piece(name, self._plan[name], (start, stop), (0, spec.num_elements), dtype)
+        for row, other in self._rows.get(name, {}).items():
+            begin, end = row * spec.shape[-1], (row + 1) * spec.shape[-1]
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                data = data if data.flags.writeable else data.copy()
+                data[first - start : last - start] = self._piece(name, other, (first, last), (begin, end), dtype)
+        return data
+
+    def copied_from(self, name: str) -> Checkpoint | None:
+        """The source that gives this tensor as it is: λ at an end, or a tensor of integers; None where it is computed."""
+        weight = self._fp8.weight(name) if self._fp8 else name
+        return None if weight in self._rows else self._copied(weight, self._plan[weight])
+
+    def terms(self, name: str) -> tuple[tuple[Checkpoint, float], ...] | None:
+        """The tensor as Σ wᵢ·Θᵢ, to be summed left to right in float32 and rounded once at the end; None if it is no such sum.
+
+        One term of weight 1 is that source's tensor as it is.
+        """
+        if (source := self.copied_from(name)) is not None:
+            return ((source, 1.0),) if source.specs[name].dtype == self.specs[name].dtype else None
+        coefficients = self._plan[name]
+        if not self._is_sum(coefficients) or name in self._rows:
+            return None
+        return tuple(zip(self._inputs, coefficients.weights, strict=True))
+
+    def origin(self, name: str) -> Origin | None:
+        """Where the tensor lies in a source, if it is copied from there unchanged."""
+        if self._fp8 and self._fp8.holds(name):
+            return stored.origin(name) if (stored := self._as_stored(name)) else None
+        source = self.copied_from(name)
+        return source.origin(name) if source and source.specs[name].dtype == self.specs[name].dtype else None
+
+    def chunk_elements(self, name: str) -> int | None:
+        """How the tensor is best read: None in pieces of any size, or the whole at once."""
+        if self._fp8 and self._fp8.holds(name):
+            whole = not self._method.elementwise and self.specs[name].num_elements
+            return None if self._as_stored(name) else whole or self._fp8.chunk_elements(name)
+        if (source := self.copied_from(name)) is not None:
+            return source.chunk_elements(name)
+        if not self._method.elementwise:
+            return self.specs[name].num_elements
+        return max((source.chunk_elements(name) or 0 for source in self.sources.values()), default=0) or None
+
+    def fingerprint(self) -> str:
+        """Hash of the sources' fingerprints and the recipe."""
+        parts = {name: source.fingerprint() for name, source in self.sources.items()}
+        return hashlib.sha256(json.dumps([parts, self.recipe.identity()], sort_keys=True).encode()).hexdigest()
+
+    def coefficients(self, name: str) -> Coefficients:
+        """What tensor `name` is merged with."""
+        return self._plan[self._fp8.weight(name) if self._fp8 else name]
+
+    def _copied(self, name: str, coefficients: Coefficients) -> Checkpoint | None:
+        if not self.specs[name].is_float:
+            return self._inputs[0]
+        weights = coefficients.weights
+        if self._method.interpolates and sorted(weights) == [0.0] * (len(weights) - 1) + [1.0]:
+            return self._inputs[weights.index(1.0)]
+        return None
+
+    def _as_stored(self, name: str) -> Checkpoint | None:
+        """The FP8 checkpoint whose codes or scales are those of the result, bit for bit; None where they are computed."""
+        source = self.copied_from(name)
+        return source.raw if isinstance(source, Dequantised) and source.blocks == self._fp8 else None
+
+    def _piece(
+        self, name: str, coefficients: Coefficients, span: Span, whole: Span, dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """Elements of `span` in `dtype`; `whole` is what is merged as one where a method needs it."""
+        if (source := self._copied(name, coefficients)) is not None:
+            return cast(source.read(name, *span), dtype)
+        if self._method.elementwise:
+            return cast(self._merge(name, coefficients, span, dtype), dtype)
+        merged = cast(self._merge(name, coefficients, whole, dtype), dtype)
+        return merged[span[0] - whole[0] : span[1] - whole[0]]
+
+    def _is_sum(self, coefficients: Coefficients) -> bool:
+        return self.recipe.method == "linear" and not dict(coefficients.parameters).get("normalize")
+
+    def _merge(self, name: str, coefficients: Coefficients, span: Span, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The merged elements in float32, or in `dtype` where one loop computes and rounds them."""
+        pieces = [source.read(name, *span) for source in self._inputs]
+        fused = dtype == DTYPES["BF16"] and self._is_sum(coefficients)
+        if fused and (rounded := weighted_sum(pieces, coefficients.weights)) is not None:
+            return rounded
+        shape = self.specs[name].shape
+        if self._method.elementwise or span != (0, self.specs[name].num_elements):
+            shape = (span[1] - span[0],)
+        inputs = [to_float32(piece).reshape(shape) for piece in pieces]
+        arguments = dict(coefficients.parameters)
+        if self._method.base != "no" and "base" in self.sources:
+            arguments["base"] = to_float32(self.sources["base"].read(name, *span)).reshape(shape)
+        if self._method.random:
+            seed = int(arguments.pop("seed"))
+            arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]
+        merged: NDArray[Any] = self._method.merge(inputs, coefficients.weights, **arguments)
+        return merged.reshape(-1)
+
+    def _row_plan(self, name: str) -> dict[int, Coefficients]:
+        """Row → its own coefficients, for the rows of `name` that have some."""
+        plan: dict[int, Coefficients] = {}
+        for tokens, coefficients in self._plan[name].rows:
+            for row in self._token_rows(tokens):
+                if row >= self.specs[name].shape[0]:
+                    raise RecipeError(f"{name} has no row {row}", self.label, "the tokenizer does not fit the weights")
+                plan.setdefault(row, coefficients)
+        return plan
+
+    def _token_rows(self, tokens: str | tuple[str, ...]) -> list[int]:
+        if isinstance(tokens, str):
+            markers = find_markers(self.assets, self.chat_template)
+            tokens = (markers.open, markers.close)
+        known = vocabulary(self) or {}
+        for token in tokens:
+            if token not in known:
+                raise RecipeError(
+                    f"rows: the tokenizer has no token {token!r}", self.label, "write it as in tokenizer.json"
+                )
+        return [known[token] for token in tokens]
+
+
+def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Merged:
+    """Open what the recipe names and check that it fits.
+
+    Args:
+        recipe: the merge.
+        sources: checkpoints by source name, if they are open already.
+
+    Raises:
+        MismatchError: a tensor is missing or extra, or differs in shape or dtype; names, both sides, remedy.
+        RecipeError: a rule does not fit the model.
+    """
+    if sources is None:
+        sources = {name: open_source(**dict(source)) for name, source in recipe.sources.items()}
+    if missing := set(recipe.sources) - set(sources):
+        raise RecipeError(f"source {min(missing)!r} of the recipe is not given")
+    sources, notes = fit({name: sources[name] for name in recipe.sources}, recipe.template_source, recipe.vocabulary)
+    first, *others = sources.values()
+    for other in others:
+        for clash in clashes(first, other, dtypes=recipe.dtype is None):
+            raise clash
+        _check_integers(first, other)
+    if recipe.stack is not None:
+        sources = {name: Stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
+    return Merged(recipe, sources, notes)
+
+
+def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """The array in float32; exact for bfloat16, float16 and float8."""
+    if array.dtype == DTYPES["BF16"]:
+        wide = array.view(np.uint16).astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return array.astype(np.float32)
+
+
+def cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array in `dtype`, rounded to nearest, ties to even; the same array if it is so already."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False)
+
+
+def with_dtype(config: Mapping[str, Any], dtype: str | None) -> Mapping[str, Any]:
+    """The config with the dtype of its weights replaced, under the key it uses; unchanged for None."""
+    if dtype is None:
+        return config
+    return dict(config) | {"dtype" if "dtype" in config else "torch_dtype": dtype}
+
+
+def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Blocks, Mapping[str, Any]]:
+    """How the result is quantised, which is as the template source or else the first source that is, and its config."""
+    template = sources[recipe.template_source]
+    like = next((source for source in (template, *sources.values()) if isinstance(source, Dequantised)), None)
+    if like is None:
+        raise RecipeError(
+            f"dtype {FP8}: no source is FP8 in the layout of the result, so nothing says which tensors to quantise, and how",
+            ", ".join(source.label for source in sources.values()),
+            "write bfloat16 and quantise it with the tool of your engine",
+        )
+    like.blocks.writable_block()
+    quantisation = {"quantization_config": like.raw.config["quantization_config"]}
+    return like.blocks, like.raw.config if like is template else {**template.config, **quantisation}
+
+
+def _result_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
+    return spec if dtype is None or not spec.is_float else TensorSpec(DTYPE_NAMES[dtype], spec.shape)
+
+
+def _check_integers(a: Checkpoint, b: Checkpoint) -> None:
+    for name, spec in a.specs.items():
+        if not spec.is_float and not np.array_equal(a[name], b[name]):
+            raise MismatchError(
+                f"tensor {name} ({spec}) holds integers that differ and cannot be averaged",
+                f"{a.label} ↔ {b.label}",
+                "quantised weights: take the unquantised checkpoints",
+            )

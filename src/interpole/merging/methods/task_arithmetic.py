@@ -1,0 +1,47 @@
+"""Task arithmetic (arXiv 2212.04089): Θ = Θ_base + s · Σ wᵢ·(Θᵢ − Θ_base), s being `scale`.
+
+With weights (1 − λ, λ) it is the interpolation of the pair, whatever the base. As in mergekit, whose `lambda` is our `scale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.merging.methods import Method
+from interpole.merging.methods._task_vectors import SCALE, combine, normalize_parameter
+
+__all__ = ["METHODS", "task_arithmetic"]
+
+Array = NDArray[np.float32]
+
+
+def task_arithmetic(
+    tensors: Sequence[Array], weights: Sequence[float], *, base: Array, normalize: bool = False, scale: float = 1.0
+) -> Array:
+    """Θ_base + scale · Σ wᵢ·δᵢ with δᵢ = Θᵢ − Θ_base; with `normalize` the sum is divided by Σ wᵢ.
+
+    Args:
+        tensors: float32 arrays of one shape.
+        weights: one number per tensor.
+        base: the base model's array of that shape.
+        normalize: divide by Σ wᵢ.
+        scale: factor on the merged task vector.
+
+    Returns:
+        A new float32 array of that shape.
+    """
+    deltas = [tensor - base for tensor in tensors]
+    return combine(base, deltas, weights, normalize=normalize, scale=scale)
+
+
+METHODS = {
+    "task_arithmetic": Method(
+        merge=task_arithmetic,
+        parameters={"normalize": normalize_parameter(False), "scale": SCALE},
+        elementwise=True,
+        base="needed",
+    )
+}

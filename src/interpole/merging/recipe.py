@@ -1,0 +1,307 @@
+"""A merge as data: method, sources, λ or weights, and rules that give parts of the model other coefficients.
+
+A `Recipe` is frozen, knows no files and computes nothing but coefficients. Its YAML form is what `interpole merge` takes and what
+it leaves in every folder it writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from interpole.checkpoints.names import num_layers, role_of
+from interpole.errors import InterpoleWarning, RecipeError
+from interpole.merging.mergekit import translate
+from interpole.merging.methods import Method, get_method
+from interpole.merging.rules import (
+    Coefficients,
+    Rule,
+    Strict,
+    Value,
+    at_layer,
+    check_finite,
+    check_parameters,
+    first_set,
+    list_layers,
+    parse_layers,
+)
+
+__all__ = ["DTYPE_NAMES", "Recipe", "Source", "build", "parse_lambdas"]
+
+
+class Source(Strict):
+    """Where a checkpoint comes from: a folder or hub id, a revision of the latter, and a LoRA adapter to put on it."""
+
+    model: str
+    revision: str | None = None
+    adapter: str | None = None
+
+
+class Recipe(Strict):
+    """A merge: which sources, by which method, with which coefficients, and whose tokenizer and config go with it.
+
+    Attributes:
+        method: a name from `interpole.merging.methods.METHODS`.
+        sources: name → `Source`, in order; a dial has `instruct` and `thinking`, `base` is the base of task vectors.
+        lam: λ (`lambda` in YAML): weights 1 − λ for `instruct` and λ for `thinking`.
+        weights: a weight per source instead of λ.
+        parameters: the method's parameters; where it allows one per source, a mapping by source name.
+        rules: exceptions; for each tensor and each setting the first rule that matches and sets it wins.
+        dtype: dtype of the result, e.g. `bfloat16`; default that of the sources.
+        stack: layers of the sources that make up the result, in order, e.g. `"0-23,8-31"`; default all of them. Rules mean the
+            layers of the result.
+        template_from: the source whose config, tokenizer, chat template and generation config go with the result;
+            default `thinking`, at λ = 0 `instruct`.
+        chat_template: Jinja text that takes the place of that source's chat template.
+        vocabulary: what to do if tokenizers differ: `refuse`, `align` or `ids`, as `vocabulary.POLICIES` says.
+    """
+
+    method: str = "linear"
+    sources: dict[str, Source]
+    lam: Value | None = Field(None, alias="lambda")
+    weights: dict[str, Value] | None = None
+    parameters: dict[str, Any] = Field({})
+    rules: tuple[Rule, ...] = ()
+    dtype: str | None = None
+    stack: str | None = None
+    template_from: str | None = None
+    chat_template: str | None = None
+    vocabulary: Literal["refuse", "align", "ids"] = "refuse"
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _plain_sources(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in value.items()}
+        return value
+
+    @field_validator("stack")
+    @classmethod
+    def _layers(cls, value: str | None) -> str | None:
+        return value if value is None or list_layers(value) else None
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, value: str | None) -> str | None:
+        if value == "fp8":
+            return "float8_e4m3fn"
+        if value is not None and value not in DTYPE_NAMES:
+            raise ValueError(f"unknown dtype {value!r}; known: {', '.join(DTYPE_NAMES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        method = get_method(self.method)
+        if method.base == "needed" and "base" not in self.sources:
+            raise ValueError(f"method {self.method} works on differences to a base; add a source named `base`")
+        if method.base == "no" and "base" in self.sources:
+            raise ValueError(f"method {self.method} takes no base; remove that source, or give it another name")
+        if not method.sources[0] <= len(self.merged_names) <= method.sources[1]:
+            wanted = "{:g}" if method.sources[0] == method.sources[1] else "{:g} or more"
+            raise ValueError(
+                f"method {self.method} merges {wanted.format(method.sources[0])} models, got {len(self.merged_names)}: "
+                f"{', '.join(self.merged_names) or 'none'}"
+            )
+        if self.template_from is not None and self.template_from not in self.sources:
+            raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
+        parts: list[Recipe | Rule] = [self, *self.rules]
+        for part in parts:
+            self._check_weights(part, method)
+            check_parameters(part.parameters, self.method, self.merged_names)
+        if self.lam is None and self.weights is None and method.uses_weights and not self.rules:
+            raise ValueError("neither `lambda` nor `weights` is given")
+        return self
+
+    def _check_weights(self, part: Recipe | Rule, method: Method) -> None:
+        for value in [part.lam, *(part.weights or {}).values()]:
+            check_finite(value)
+        if not method.uses_weights and (part.lam is not None or part.weights is not None):
+            raise ValueError(f"method {self.method} finds its own weights; remove `lambda` and `weights`")
+        if part.lam is not None:
+            if part.weights is not None:
+                raise ValueError("give `lambda` or `weights`, not both")
+            if any(not 0 <= number <= 1 for number in np.atleast_1d(part.lam)):
+                warnings.warn(
+                    f"λ = {part.lam} lies outside [0, 1]: it extrapolates beyond the pair",
+                    InterpoleWarning,
+                    stacklevel=2,
+                )
+            if self.merged_names != ("instruct", "thinking"):
+                raise ValueError(
+                    f"`lambda` is between `instruct` and `thinking`; the sources are {', '.join(self.sources)}"
+                )
+        if unknown := set(part.weights or {}) - set(self.merged_names):
+            raise ValueError(f"weights: no source {min(unknown)!r}; there are {', '.join(self.merged_names)}")
+
+    @property
+    def merged_names(self) -> tuple[str, ...]:
+        """The sources that get a weight: all but `base`."""
+        return tuple(name for name in self.sources if name != "base")
+
+    @property
+    def template_source(self) -> str:
+        """The name of the source whose config, tokenizer and templates go with the result."""
+        if self.template_from is not None:
+            return self.template_from
+        if "thinking" in self.sources and self.lam != 0:
+            return "thinking"
+        return next(iter(self.sources))
+
+    def coefficients(self, names: Iterable[str]) -> dict[str, Coefficients]:
+        """Coefficients of every tensor in `names`.
+
+        Raises:
+            RecipeError: a rule names a layer that does not exist, matches nothing, or needs the place of a tensor whose
+                name is of no known family; a tensor is left without a weight.
+        """
+        names = list(names)
+        depth = num_layers(names)
+        unused = {i for i, rule in enumerate(self.rules) if not rule.optional}
+        result = {}
+        for name in names:
+            matching = {i: rule for i, rule in enumerate(self.rules) if rule.matches(name)}
+            unused -= set(matching)
+            result[name] = self._resolve(name, list(matching.values()), depth)
+        for rule in self.rules:
+            if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers).removeprefix("not "))) >= depth:
+                raise RecipeError(
+                    f"rule [{rule}] asks for layers beyond the last", remedy=f"the model has layers 0-{depth - 1}"
+                )
+        if unused:
+            raise RecipeError(
+                f"rule [{self.rules[min(unused)]}] matches no tensor",
+                remedy=f"check it against the names, e.g. {', '.join(names[:3])}",
+            )
+        return result
+
+    def _resolve(self, name: str, rules: list[Rule], depth: int) -> Coefficients:
+        layer = found.layer if (found := role_of(name)) else None
+        t = 0.0 if layer is None or depth < 2 else layer / (depth - 1)
+        plain = [rule for rule in rules if rule.rows is None]
+        rows = [
+            (
+                tuple(rule.rows) if isinstance(rule.rows, list) else rule.rows,
+                self._at_depth(name, [rule, *plain, self], t),
+            )
+            for rule in rules
+            if rule.rows is not None
+        ]
+        return replace(self._at_depth(name, [*plain, self], t), rows=tuple(rows))
+
+    def _at_depth(self, name: str, parts: Sequence[Rule | Recipe], t: float) -> Coefficients:
+        method, weights = get_method(self.method), dict[str, float]()
+        for part in parts:  # of what is set several times, the first counts
+            lam = None if part.lam is None else at_layer(part.lam, t)
+            given = {s: at_layer(value, t) for s, value in (part.weights or {}).items()}
+            weights = ({"instruct": 1 - lam, "thinking": lam} if lam is not None else given) | weights
+        if not weights and method.uses_weights:
+            raise RecipeError(
+                f"no rule gives tensor {name} a weight", remedy="set `lambda` or `weights` for the whole recipe"
+            )
+        chain = [part.parameters for part in parts]
+        return Coefficients(
+            tuple(weights.get(source, 0.0 if weights else 1.0) for source in self.merged_names),
+            tuple((key, self._parameter(key, chain, t)) for key in method.parameters),
+        )
+
+    def _parameter(self, key: str, chain: Sequence[Mapping[str, Any]], t: float) -> Any:
+        parameter = get_method(self.method).parameters[key]
+        if not parameter.per_source:
+            return first_set(key, parameter, chain, "", t)
+        return tuple(first_set(key, parameter, chain, source, t) for source in self.merged_names)
+
+    def at(self, lam: float) -> Recipe:
+        """The same recipe at another λ. Rules keep theirs."""
+        return self.with_(**{"lambda": lam})
+
+    def with_(self, **settings: Any) -> Recipe:
+        """The same recipe with other settings, checked like any recipe; keys as in YAML."""
+        return build(self.model_dump(by_alias=True, exclude_none=True) | settings, "the recipe")
+
+    def identity(self) -> str:
+        """Canonical JSON of everything but where the sources lie: equal for recipes that do the same to the same weights."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return json.dumps(content | {"sources": sorted(self.sources)}, sort_keys=True)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that `Recipe.load` reads back equal."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        content = {"method": self.method} | content
+        content["sources"] = {
+            name: source.model if source == Source(model=source.model) else source.model_dump(exclude_none=True)
+            for name, source in self.sources.items()
+        }
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def between(cls, instruct: str | Path, thinking: str | Path, lam: float, **settings: Any) -> Recipe:
+        """The plain interpolation of a pair at λ; `settings` are further fields, e.g. `rules`.
+
+        Raises:
+            RecipeError: a value makes no sense; with its key.
+        """
+        sources = {"instruct": instruct, "thinking": thinking}
+        return build({"sources": sources, "lambda": lam} | settings, "the recipe")
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe from YAML, ours or mergekit's.
+
+        Raises:
+            RecipeError: no such file, not YAML, or a key or value that makes no sense; with the key.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"cannot read the recipe: {error}", path) from None
+        if not isinstance(content, dict):
+            raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
+        return build(translate(text, path) if "merge_method" in content else content, path)
+
+
+DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float8_e4m3fn": "F8_E4M3"}
+"""dtype names of recipes and configs → safetensors."""
+
+
+def build(content: Mapping[str, Any], where: object) -> Recipe:
+    """Validate `content` into a Recipe, with errors of ours that name the key."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}", where) from None
+
+
+def parse_lambdas(text: str) -> list[float]:
+    """λ values of `"0:1:0.1"` (start, stop, step, both ends included) or `"0.2,0.4,0.6"`; both may be mixed.
+
+    Raises:
+        RecipeError: the text is neither.
+    """
+    values: list[float] = []
+    for part in text.split(","):
+        try:
+            numbers = [float(number) for number in part.split(":")]
+            if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+                raise ValueError
+            start, stop, step = numbers if len(numbers) == 3 else (numbers[0], numbers[0], 1.0)
+            if step <= 0 or stop < start:
+                raise ValueError
+        except ValueError:
+            raise RecipeError(
+                f"not a λ or a range of them: {part!r}", remedy='write "0.6", "0.2,0.4" or "0:1:0.1"'
+            ) from None
+        count = round((stop - start) / step + 1e-9)
+        values += [round(start + i * step, 10) for i in range(count + 1) if start + i * step <= stop + 1e-9]
+    return list(dict.fromkeys(values))

@@ -1,0 +1,169 @@
+"""The run folder on paper: `run.json`, which says what was asked, of which weights, and which logs hold the answers.
+
+It is written whole and renamed, so it is never half there; paths in it are relative, so a run can be moved. Nothing here reads
+logs (see `interpole.runs.samples`) or generates.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from interpole.errors import OutputError, RunError
+
+__all__ = ["NAME", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "release"]
+
+NAME = "run.json"
+"""The file that makes a folder a run."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceInfo(_Record):
+    """A checkpoint that was used: what it was called, and the hash of its weights."""
+
+    label: str
+    revision: str | None = None
+    fingerprint: str
+
+
+class TaskInfo(_Record):
+    """A task that was asked."""
+
+    spec: dict[str, Any]  # what `tasks.load` was given
+    num_problems: int
+    samples: int  # k: responses per problem
+    problems_hash: str
+    private: bool = False
+
+
+class Part(_Record):
+    """One Inspect log: samples `first_epoch` … `first_epoch + epochs − 1` of every problem."""
+
+    first_epoch: int
+    epochs: int
+    status: Literal["planned", "done", "failed"] = "planned"
+    log: str | None = None  # file name in the entry's folder
+    error: str = ""
+
+
+class Entry(_Record):
+    """One task at one point: everything its samples depend on, and the logs that hold them."""
+
+    task: str
+    point: str
+    lam: float | None
+    identity: str  # hash of weights, recipe, template, prefix, sampler, problems, engine
+    settings: str  # hash of what all points of a comparable run share
+    problems_hash: str
+    fingerprint: str  # of the weights
+    recipe: dict[str, Any]
+    sampler: dict[str, Any]
+    asking: dict[str, Any] = {}  # what else is special here: instruction, budget_tokens, close
+    folder: str  # relative to the run
+    parts: tuple[Part, ...] = ()
+    current: bool = True  # False: superseded by other settings; its logs are kept and not read
+
+    @property
+    def status(self) -> str:
+        """`done` when all parts are; `failed` when one is; else `planned`."""
+        states = {part.status for part in self.parts}
+        return "done" if states == {"done"} else "failed" if "failed" in states else "planned"
+
+
+class RunFile(_Record):
+    """The content of `run.json`."""
+
+    format: Literal[1] = 1
+    created: str
+    updated: str
+    interpole: str  # version
+    sources: dict[str, SourceInfo]
+    template_from: str
+    template: str
+    prefix: str
+    opened: bool  # prompts end inside a think block
+    markers: tuple[str, str]  # opening, closing
+    specials: tuple[str, ...]
+    seed: int
+    engine: dict[str, str]  # name, versions, dtype, device
+    engine_options: dict[str, Any]
+    tasks: dict[str, TaskInfo]
+    entries: tuple[Entry, ...]
+
+    @property
+    def current(self) -> tuple[Entry, ...]:
+        """The entries that count."""
+        return tuple(entry for entry in self.entries if entry.current)
+
+    @classmethod
+    def load(cls, run: Path) -> RunFile:
+        """Read `run.json` of the folder `run`.
+
+        Raises:
+            RunError: there is none, or it is not one of ours.
+        """
+        path = run / NAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise RunError(f"not a run folder: {error.strerror}", path, "give the folder that a sweep wrote") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise RunError(f"run.json: {key}: {first['msg']}", path, "was it written by another version?") from None
+
+    def save(self, run: Path) -> None:
+        """Write `run.json` into the folder `run`: beside, then renamed.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path, beside = run / NAME, run / f".{NAME}.new"
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(self.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write: {error.strerror}", path, "free some space, or choose another folder"
+            ) from error
+
+
+@contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Make the folder `run`, and keep others from writing to it inside a `with` block.
+
+    Raises:
+        OutputError: it cannot be made.
+        RunError: another process is writing to it.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(f"cannot write to the run folder: {error.strerror}", run, "choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                "another sweep is writing to this run", run, "wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def release(version: str) -> str:
+    """`2.13.0+cpu` → `2.13`: bug-fix releases and builds do not part samples from each other."""
+    return re.sub(r"^(\d+\.\d+)\..*$", r"\1", version)

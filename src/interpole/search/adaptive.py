@@ -1,0 +1,162 @@
+"""`explore` over a live pair: probes go straight to the engine, everything else is an ordinary sweep, all in one run folder.
+
+A probe's answers are put where a sweep of that λ would look for them, so none is generated twice; a search that was stopped is
+run again with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from interpole.engines.process import EngineProcess
+from interpole.errors import RunError
+from interpole.records import Sample
+from interpole.runs.runfile import NAME, Part, exclusive
+from interpole.runs.samples import read
+from interpole.search.allocation import Goal
+from interpole.search.explore import Found, Spending, explore
+from interpole.sweep import run as sweep
+from interpole.sweep.config import PointConfig, SweepConfig
+from interpole.sweep.generate import ask
+from interpole.sweep.plan import Plan, Point
+from interpole.sweep.run import OnProgress, engine_of, journal_path
+from interpole.tasks import Benchmark
+
+__all__ = ["REPORT", "LivePair", "run", "to_json"]
+
+REPORT = "adaptive.json"
+"""The file in the run folder that says what was asked, in which order, and what it cost."""
+
+
+def run(
+    config: SweepConfig,
+    out: Path,
+    goal: Goal = Goal(),  # noqa: B008 (frozen)
+    *,
+    rounds: int = 8,
+    spending: Spending = Spending(),  # noqa: B008 (frozen)
+    on_progress: OnProgress = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Sweep the dial of `config` adaptively; its λ are the grid, its samples what the grid would have.
+
+    Args:
+        config: the sweep; further points are not for this.
+        out: the run folder; made, or continued.
+        goal: what λ is wanted for.
+        rounds: see `explore`.
+        spending: see `explore`.
+        on_progress: told of every answer.
+        tell: told of every step.
+
+    Raises:
+        InterpoleError: as `sweep.run`; or the sweep has points off the dial, or a task that brings its own solver.
+    """
+    if config.points or len(config.lambdas) < 2:
+        what = "points off the dial" if config.points else "fewer than two λ"
+        raise RunError(f"an adaptive sweep with {what}", remedy="sweep those without --adaptive, into the same run")
+    planned = Plan(config)
+    if foreign := next((name for name, bench in planned.benchmarks.items() if bench.foreign), None):
+        raise RunError(
+            f"task {foreign} asks in its own way, so it cannot be probed", remedy="sweep it without --adaptive"
+        )
+    with engine_of(planned, tell) as engine:
+        pair = LivePair(config, out, planned, engine, on_progress)
+        num_samples = max(bench.k for bench in planned.benchmarks.values())
+        found = explore(
+            pair, config.lambdas, num_samples, goal, rounds=rounds, spending=spending, seed=config.seed, tell=tell
+        )
+    (out / REPORT).write_text(json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found
+
+
+def to_json(found: Found) -> dict[str, Any]:
+    """What was asked and spent, without the samples."""
+    probes = {lam: [s for s in found.probes if s.lam == lam] for lam in dict.fromkeys(s.lam for s in found.probes)}
+    return {
+        "probes": [
+            {"lam": lam, "responses": len(seen), "closed": sum(s.closed for s in seen), "tokens": sum(s.num_tokens for s in seen)}
+            for lam, seen in probes.items()
+        ],
+        "bracket": found.bracket,
+        "rounds": [asdict(one) | {"added": list(one.added.items())} for one in found.rounds],
+        "stopped": found.stopped,
+        "tokens": found.num_tokens,
+        "responses": found.num_responses,
+        "grid_tokens": round(found.grid_tokens),
+        "grid_responses": found.grid_responses,
+    }  # fmt: skip
+
+
+class LivePair:
+    """An `Oracle` whose answers come from an engine and lie in a run folder."""
+
+    def __init__(
+        self, config: SweepConfig, out: Path, planned: Plan, engine: EngineProcess, on_progress: OnProgress
+    ) -> None:
+        """Wrap an open engine; `planned` is the plan of `config`."""
+        self._config, self._out, self._plan, self._engine = config, out, planned, engine
+        self._on_progress = on_progress
+        self._k = {name: bench.k for name, bench in planned.benchmarks.items()}
+        self._have: dict[float, int] = {}
+        self.num_questions = sum(len(bench.problems) for bench in planned.benchmarks.values())
+
+    def probe(self, lam: float, num_prompts: int) -> list[Sample]:
+        """First responses to the first questions of each task, from disk where they are there."""
+        planned = self._plan
+        point = planned.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam)
+        each = -(-num_prompts // len(planned.benchmarks))
+        known = [s for s in read(self._out) if s.lam == lam and s.epoch == 1] if (self._out / NAME).exists() else []
+        found = []
+        with exclusive(self._out):
+            self._engine.load(point.where)
+            for bench in planned.benchmarks.values():
+                asked = [problem.id for problem in bench.problems[:each]]
+                mine = [s for s in known if s.task == bench.name and s.problem in asked]
+                found += (
+                    mine
+                    if len(mine) == len(asked)
+                    else self._ask(point, replace(bench, problems=bench.problems[:each], k=1))
+                )
+        return found
+
+    def measure(self, wanted: Mapping[float, int]) -> list[Sample]:
+        """Sweep what is missing, then read as much of the run as was asked for so far: a second time is as the first."""
+        missing = sorted((k, lam) for lam, k in wanted.items() if k > self._have.get(lam, 0))
+        for k, group in groupby(missing, key=lambda pair: pair[0]):
+            summary = sweep.run(
+                self._at([lam for _, lam in group], k), self._out, self._on_progress, engine=self._engine
+            )
+            if summary.failed:
+                first = summary.failed[0]
+                raise RunError(
+                    f"{first.task} failed at {first.point}: {first.parts[0].error}", self._out, "run it again to go on"
+                )
+        self._have |= wanted
+        return [s for s in read(self._out, texts=False) if s.lam is not None and s.epoch <= self._have.get(s.lam, 0)]
+
+    def _at(self, lams: list[float], k: int) -> SweepConfig:
+        """The sweep at these λ with at most k samples per question."""
+        tasks = [
+            task.model_copy(update={"samples": min(k, own)})
+            for task, own in zip(self._config.tasks, self._k.values(), strict=True)
+        ]
+        return self._config.model_copy(update={"lambdas": tuple(lams), "tasks": tuple(tasks)})
+
+    def _ask(self, point: Point, bench: Benchmark) -> list[Sample]:
+        """Ask the engine itself; answers go where a sweep of all problems will look for them."""
+        whole = self._plan.benchmarks[bench.name]
+        entry = self._plan.entry(whole, point, self._engine.versions())
+        path = journal_path(self._out / entry.folder, Part(first_epoch=1, epochs=1))
+        return [
+            Sample(
+                bench.name, point.name, point.lam, problem.id, epoch, problem.question, problem.answer, answer.text,
+                answer.num_tokens, answer.finish, seen.outcome, seen.closed, None, {},
+            )
+            for problem, epoch, answer, seen in ask(self._plan, self._engine, point, bench, path)
+        ]  # fmt: skip

@@ -1,0 +1,289 @@
+"""Find the λ for a goal with as few tokens as will do: bisection on Think #R, then samples where they tell most.
+
+Whom it asks is an `Oracle`: a live pair (`search.adaptive`), or a simulated one. What it knows is the samples that were asked
+for, so a search that was stopped takes the same way again over what is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from scipy.special import expit
+
+from interpole.analysis.intervals import Array
+from interpole.analysis.transition import Transition, find_transition, fit_logistic, from_samples
+from interpole.errors import AnalysisError
+from interpole.records import Outcome, Sample
+from interpole.search.allocation import Goal, Observed, as_good, choose, plausible, worth
+
+__all__ = ["Found", "Oracle", "Round", "Spending", "bisect", "explore"]
+
+FRACTION = 0.35  # of what the grid is expected to cost: leaves room below 40 % for a wrong expectation
+ENOUGH = 0.95  # probability that the recommended λ is as good as any
+NUM_DRAWS = 2000
+HALVINGS, PROMPTS = 5, 16  # within ±0.03 of the middle
+
+
+class Oracle(Protocol):
+    """A pair that can be asked at any λ.
+
+    Attributes:
+        num_questions: of all tasks together.
+    """
+
+    num_questions: int
+
+    def probe(self, lam: float, num_prompts: int) -> list[Sample]:
+        """First responses to a few questions; their grades are not looked at."""
+
+    def measure(self, wanted: Mapping[float, int]) -> list[Sample]:
+        """All samples there are, after making sure of so many per question at these λ."""
+
+
+class Spending(NamedTuple):
+    """How much may be spent; `None`: no limit of that kind. Without either, `FRACTION` of what the grid would cost."""
+
+    num_tokens: float | None = None
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round added, and how sure the recommendation was after it."""
+
+    added: Mapping[float, int]  # λ → samples per question it has now
+    num_tokens: int  # spent so far
+    lam: float  # recommended
+    confidence: float  # probability that it is as good as any of the grid
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found and spent."""
+
+    samples: tuple[Sample, ...]
+    probes: tuple[Sample, ...]
+    bracket: tuple[float, float]  # of bisection: the middle of the transition is between
+    transition: Transition  # from samples and probes together
+    rounds: tuple[Round, ...]
+    stopped: str  # why
+    num_tokens: int  # generated, the probes' included
+    num_responses: int
+    grid_tokens: float  # what the whole grid would cost, by what was measured
+    grid_responses: int
+
+
+def bisect(
+    oracle: Oracle, *, halvings: int = HALVINGS, num_prompts: int = PROMPTS
+) -> tuple[list[Sample], tuple[float, float]]:
+    """Halve [0, 1] until the λ where half of the responses close a thought is known to 2^−halvings.
+
+    Returns:
+        All responses, and the last interval.
+    """
+    low, high, probes = 0.0, 1.0, list[Sample]()
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        seen = oracle.probe(middle, num_prompts)
+        probes += seen
+        low, high = (low, middle) if 2 * sum(s.closed for s in seen) >= len(seen) else (middle, high)
+    return probes, (low, high)
+
+
+def explore(
+    oracle: Oracle,
+    lams: Sequence[float],
+    num_samples: int,
+    goal: Goal = Goal(),  # noqa: B008 (frozen)
+    *,
+    rounds: int = 8,
+    spending: Spending = Spending(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Find the λ for a goal as a grid of `lams` × `num_samples` would, with less.
+
+    Args:
+        oracle: whom to ask.
+        lams: the grid.
+        num_samples: responses per question that the grid would have at each λ; no λ gets more.
+        goal: what λ is wanted for.
+        rounds: at most so many after the bisection.
+        spending: the most that may be spent, the bisection included (and exceeded only by that).
+        seed: of the plausible curves.
+        tell: told of every step.
+
+    Raises:
+        AnalysisError: the bisection alone takes what may be spent.
+    """
+    probes, bracket = bisect(oracle)
+    tell(f"thinking sets in between λ={bracket[0]:.3f} and λ={bracket[1]:.3f} ({len(probes)} responses)")
+    search = _Search(np.array(sorted(lams)), num_samples, goal, oracle.num_questions, probes, seed)
+    done: list[Round] = []
+    stopped = f"{rounds} rounds are over"
+    for number in range(rounds):
+        added = search.next(spending, rounds - number)
+        if not added and not done:
+            raise AnalysisError(
+                f"the bisection's {len(probes)} responses left nothing of the budget to measure with",
+                remedy="allow more (--budget-tokens), ask more questions, or sweep the whole grid: it is small",
+            )
+        if not added:
+            stopped = "the budget is spent" if min(search.counts) < num_samples else "the whole grid was measured"
+            break
+        search.see(oracle.measure({float(search.lams[i]): k for i, k in added.items()}))
+        lam, confidence = search.standing()
+        done.append(Round({float(search.lams[i]): k for i, k in added.items()}, search.spent_tokens, lam, confidence))
+        shown = ", ".join(f"λ={lam:g} × {k}" for lam, k in done[-1].added.items())
+        tell(f"round {number + 1}: {shown}; λ={lam:g} is as good as any with {confidence:.0%}")
+        if confidence >= ENOUGH and number:
+            stopped = f"λ={lam:g} is as good as any of the grid with {confidence:.0%}"
+            break
+    everything = [*search.samples, *search.extra_probes]
+    return Found(
+        samples=tuple(search.samples), probes=tuple(probes), bracket=bracket,
+        transition=find_transition(from_samples(everything, seed=seed)), rounds=tuple(done), stopped=stopped,
+        num_tokens=search.spent_tokens, num_responses=len(everything), grid_tokens=search.grid_tokens,
+        grid_responses=len(search.lams) * num_samples * oracle.num_questions,
+    )  # fmt: skip
+
+
+class _Search:
+    """What is known so far, and where to ask next."""
+
+    def __init__(
+        self, lams: Array, num_samples: int, goal: Goal, num_questions: int, probes: Sequence[Sample], seed: int
+    ) -> None:
+        self.lams, self._k, self._goal = lams, num_samples, goal
+        self._num_questions, self._probes, self._seed = num_questions, probes, seed
+        self.samples: list[Sample] = []
+        self.counts = [0] * len(lams)  # samples per question
+        self._draw()
+
+    @property
+    def extra_probes(self) -> list[Sample]:
+        """Probes at λ that were not measured since: there, they are among the samples."""
+        measured = {s.lam for s in self.samples}
+        return [s for s in self._probes if s.lam not in measured]
+
+    @property
+    def spent_tokens(self) -> int:
+        return sum(s.num_tokens for s in [*self.samples, *self.extra_probes])
+
+    @property
+    def grid_tokens(self) -> float:
+        """What the whole grid would cost, as far as is known."""
+        return float(self._tokens.sum()) * self._k * self._num_questions
+
+    def see(self, samples: Sequence[Sample]) -> None:
+        """Take in all samples that there are."""
+        self.samples = [s for s in samples if s.lam is not None]
+        for i, lam in enumerate(self.lams):
+            num = sum(s.lam == lam for s in self.samples)
+            self.counts[i] = int(num // self._num_questions)
+        self._draw()
+
+    def standing(self) -> tuple[float, float]:
+        """The λ that is as good as any with the highest probability, and that probability."""
+        chosen = choose(*self._curves, self._goal)
+        measured = [i for i, k in enumerate(self.counts) if k]
+        confidence, _, best = max(
+            (as_good(i, *self._curves, self._goal), int((chosen == i).sum()), i) for i in measured
+        )
+        return float(self.lams[best]), confidence
+
+    def next(self, spending: Spending, rounds_left: int) -> dict[int, int]:
+        """Grid index → samples per question to have, for the next round; nothing where no more can be had."""
+        each = self._num_questions * (self._tokens if spending.num_samples is None else np.ones(len(self.lams)))
+        left = self._left(spending)
+        if not self.samples:
+            return self._first(each, left)
+        value, spread = worth(*self._curves, self._goal), self._curves[0].var(axis=0)
+        counts, spent = list(self.counts), 0.0
+        while True:
+            gain = value * [self._removed(i, spread[i], counts[i]) for i in range(len(counts))] / each
+            can = (np.array(counts) < self._k) & (spent + each <= left) & (gain > 0)
+            if not can.any() or (spent and spent >= left / rounds_left):
+                return {i: int(k) for i, k in enumerate(counts) if k > self.counts[i]}
+            best = int(np.argmax(np.where(can, gain, -1)))
+            counts[best] += 1
+            spent += each[best]
+
+    def _left(self, spending: Spending) -> float:
+        if spending.num_samples is not None:
+            return spending.num_samples - len(self.samples) - len(self.extra_probes)
+        limit = FRACTION * self.grid_tokens if spending.num_tokens is None else spending.num_tokens
+        return limit - self.spent_tokens
+
+    def _first(self, each: Array, left: float) -> dict[int, int]:
+        """One sample per question where thinking is complete, at the ends, and around the middle, as far as that can be paid."""
+        above = np.flatnonzero(self._think >= 0.95)
+        middle = int(np.searchsorted(self._think, 0.5))
+        places = [above[0] if len(above) else len(self.lams) - 1, len(self.lams) - 1, 0, middle, middle - 1]
+        first: dict[int, int] = {}
+        for i in dict.fromkeys(int(np.clip(i, 0, len(self.lams) - 1)) for i in places):
+            if each[i] <= left:
+                first[i], left = 1, left - each[i]
+        return first
+
+    def _removed(self, i: int, spread: float, count: int) -> float:
+        """The share of today's variance at λ number i that one more sample per question removes."""
+        noise = self._noise[i] / self._num_questions  # of one sample per question
+        known = [1 / (1 / max(spread, 1e-12) + (k - self.counts[i]) / noise) for k in (count, count + 1)]
+        return float(known[0] - known[1]) / max(spread, 1e-12)
+
+    def _draw(self) -> None:
+        """Fit Think #R, then draw plausible curves."""
+        everything = [*self.samples, *self.extra_probes]
+        self._think = _think(everything, self.lams)
+        accuracy, tokens = _by_lam(self.samples, lambda s: s.score), _by_lam(everything, lambda s: float(s.num_tokens))
+        known = {i: moments for i, lam in enumerate(self.lams) if (moments := accuracy.get(float(lam)))}
+        self._noise = np.full(len(self.lams), 0.25)
+        for i, (mean, _, n) in known.items():
+            self._noise[i] = (mean + 0.5 / n) * (1 - mean + 0.5 / n) / (1 + 1 / n) ** 2
+        places = np.union1d(self.lams, list(tokens))  # the probes' λ are places too: their tokens are known
+        at = np.searchsorted(places, self.lams)
+        index = {float(lam): int(np.searchsorted(places, lam)) for lam in tokens}
+        observed = Observed(
+            np.array([at[i] for i in known], dtype=np.intp),
+            np.array([mean for mean, _, _ in known.values()]),
+            np.array([self._noise[i] / n for i, (_, _, n) in known.items()]),
+            np.array(list(index.values()), dtype=np.intp),
+            np.array([math.log(max(mean, 1e-9)) for mean, _, _ in tokens.values()]),
+            np.array([max(var, 0.01 * mean**2) / n / max(mean, 1e-9) ** 2 for mean, var, n in tokens.values()]),
+        )
+        curves = plausible(places, _think(everything, places), observed, NUM_DRAWS, self._seed)
+        self._curves = curves[0][:, at], curves[1][:, at]
+        self._tokens = np.median(self._curves[1], axis=0)
+
+
+def _think(samples: Iterable[Sample], lams: Array) -> Array:
+    """(G,) Think #R by a logistic fit; flat where it does not rise."""
+    shares = _by_lam(samples, lambda s: float(s.closed))
+    at, share, trials = (
+        np.array(part) for part in zip(*((lam, m, n) for lam, (m, _, n) in shares.items()), strict=True)
+    )
+    ((middle, slope),) = fit_logistic(at, share[None], trials)
+    return (
+        np.asarray(expit(np.clip(slope * (lams - middle), -30, 30))) if slope > 0 else np.full(len(lams), share.mean())
+    )
+
+
+def _by_lam(samples: Iterable[Sample], value: Callable[[Sample], float]) -> dict[float, tuple[float, float, int]]:
+    """λ → mean, variance and number of `value`, each task weighing the same; samples that failed are left out."""
+    groups: dict[float, dict[str, list[float]]] = {}
+    for sample in samples:
+        if sample.lam is not None and sample.outcome is not Outcome.FAILED:
+            groups.setdefault(sample.lam, {}).setdefault(sample.task, []).append(value(sample))
+    return {
+        lam: (
+            float(np.mean([np.mean(values) for values in tasks.values()])),
+            float(np.mean([np.var(values) for values in tasks.values()])),
+            sum(map(len, tasks.values())),
+        )
+        for lam, tasks in groups.items()
+    }

@@ -1,0 +1,253 @@
+"""A sweep as it is written down: `sweep.yml`, checked key by key. What it comes to is worked out in `interpole.sweep.plan`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from interpole.errors import RunError
+from interpole.merging.recipe import Source, parse_lambdas
+
+__all__ = ["PointConfig", "SweepConfig", "TaskConfig", "read_yaml"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2: `0:1:0.1` is text, not a count of seconds in base 60."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by the class above)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+\Z"), list("-+0123456789"))
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z"),
+    list("-+.0123456789"),
+)
+
+
+class TaskConfig(_Strict):
+    """One task; settings left out are the sweep's, or the task's own (see `tasks.load`)."""
+
+    task: str
+    data: Path | None = None
+    split: str | None = None
+    limit: int | None = None
+    only: tuple[str, ...] | None = None  # ids of the problems to ask
+    samples: int | None = Field(None, ge=1)
+    sampler: dict[str, float] = {}
+    grader: str | None = None
+    prompt: str | None = None
+
+
+class PointConfig(_Strict):
+    """A point besides those on the dial: other weights, another way of asking, or both.
+
+    Attributes:
+        name: default what the others say, e.g. `ta` or `λ=0.6, budget 256`.
+        lam: `lambda` in YAML; a point that it is given to with other settings is still not on the dial.
+        preset: a merge by name (see `presets`), in the place of the sweep's recipe; some need a source called `base`.
+        recipe: fields of the recipe, as a difference to the sweep's or the preset's.
+        sampler: settings over the sweep's.
+        instruction: put below the question, e.g. "Be brief."
+        budget_tokens: a thought is cut after so many tokens and closed.
+        close: what closes it; default the closing marker on a line of its own.
+        model: with the engine `openai`, the model that somebody serves.
+        base_url: its address, where that is not the sweep's.
+    """
+
+    name: str
+    lam: float | None = Field(default=None, alias="lambda")
+    preset: str = ""
+    recipe: dict[str, Any] = {}
+    sampler: dict[str, float] = {}
+    instruction: str = ""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    close: str = ""
+    model: str = ""
+    base_url: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or value.get("name"):
+            return value
+        said = {"lambda": "λ={:g}", "preset": "{}", "instruction": "“{}”", "budget_tokens": "budget {}"}
+        parts = [form.format(value[key]) for key, form in said.items() if value.get(key) is not None]
+        return {**value, "name": ", ".join(parts)} if set(value) - {"lambda"} and parts else value
+
+    @model_validator(mode="after")
+    def _closes_something(self) -> Self:
+        if self.close and self.budget_tokens is None:
+            raise ValueError("`close` says how a budget closes a thought: give budget_tokens too")
+        return self
+
+
+class SweepConfig(_Strict):
+    r"""A sweep, as in `sweep.yml`.
+
+    Attributes:
+        sources: name → folder or hub id; a dial has `instruct` and `thinking`. Points that are served need none.
+        tasks: task names, or mappings as `TaskConfig`.
+        lambdas: `"0:1:0.1"` (start:stop:step, ends included), `"0,0.5,1"`, or a list; these points lie on the dial.
+        recipe: fields of the recipe for all points, e.g. `rules`.
+        points: further points.
+        samples: k, responses per problem; default the task's own.
+        limit: only the first so many problems of every task.
+        seed: of problems and responses.
+        sampler: settings over the tasks' own: temperature, top_p, top_k, max_tokens.
+        template_from: the source whose tokenizer, chat template and config serve all points.
+        prefix: put after every prompt, e.g. `"<think>\n"`.
+        markers: the think markers, where they cannot be found.
+        engine, engine_options: see `interpole.engines.open.open_engine`.
+        concurrency: how many samples are under way at a time; at least twice what the engine runs at once.
+        max_failures: engine failures at one point after which it is given up.
+        hang_seconds: silence after which the engine counts as hanging.
+    """
+
+    sources: dict[str, Source] = {}
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    lambdas: tuple[float, ...] = ()
+    recipe: dict[str, Any] = {}
+    points: tuple[PointConfig, ...] = ()
+    samples: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)
+    seed: int = 0
+    sampler: dict[str, float] = {}
+    template_from: str = ""
+    prefix: str = ""
+    markers: tuple[str, str] | None = None
+    engine: str = "transformers"
+    engine_options: dict[str, Any] = {}
+    concurrency: int = Field(256, ge=1)
+    max_failures: int = Field(3, ge=0)
+    hang_seconds: float = Field(600.0, gt=0)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _plain_sources(cls, value: Any) -> Any:
+        plain = value if isinstance(value, Mapping) else {}
+        return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in plain.items()}
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _plain_tasks(cls, value: Any) -> Any:
+        listed = [value] if isinstance(value, str | Mapping) else value
+        return tuple({"task": one} if isinstance(one, str) else one for one in listed)
+
+    @field_validator("lambdas", mode="before")
+    @classmethod
+    def _plain_lambdas(cls, value: Any) -> Any:
+        return parse_lambdas(value) if isinstance(value, str) else (value,) if isinstance(value, int | float) else value
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_settings(cls, value: dict[str, float]) -> dict[str, float]:
+        if unknown := set(value) - {"temperature", "top_p", "top_k", "max_tokens"}:
+            raise ValueError(f"no setting {min(unknown)!r}; there are temperature, top_p, top_k, max_tokens")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_template(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and not value.get("template_from") and isinstance(value.get("sources"), Mapping):
+            names = list(value["sources"])
+            return {**value, "template_from": "thinking" if "thinking" in names else next(iter(names), "")}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.template_from not in self.sources and not (self.served and not self.template_from):
+            raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
+        names = [f"λ={lam:g}" for lam in self.lambdas] + [point.name for point in self.points]
+        if not names:
+            raise ValueError("no points: give `lambdas` or `points`")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two points are called {twice}")
+        self._check_served()
+        return self
+
+    def _check_served(self) -> None:
+        """Hold the points against what the engine `openai` needs, and other engines cannot use."""
+        if not self.served:
+            if named := next((point.name for point in self.points if point.model or point.base_url), None):
+                raise ValueError(f"{named} names a model that is served: that is for `engine: openai`")
+            return
+        model = str(self.engine_options.get("model", ""))
+        if self.lambdas and "{lambda}" not in model:
+            raise ValueError("served points are on the dial where engine_options: model says how, e.g. 'tiny@{lambda}'")
+        for point in self.points:
+            if not (point.model or model) or not (point.base_url or self.engine_options.get("base_url")):
+                raise ValueError(f"{point.name} needs a model and a base_url, its own or in engine_options")
+            if "{lambda}" in (point.model or model) and point.lam is None:
+                raise ValueError(f"{point.name} needs a λ for the model {point.model or model}")
+            if point.recipe or point.preset or self.recipe:
+                raise ValueError(f"{point.name} has a recipe, but its weights are the server's")
+        if self.lambdas and not self.engine_options.get("base_url"):
+            raise ValueError("engine_options: base_url is missing")
+        if any("@" in url for url in (self.engine_options.get("base_url", ""), *(p.base_url for p in self.points))):
+            raise ValueError("a base_url is written down with the run: put the key into OPENAI_API_KEY instead")
+        if self.chat and (cut := next((point.name for point in self.points if point.budget_tokens), None)):
+            raise ValueError(f"{cut}: a server that renders the chat itself cannot go on with a thought; see api")
+        if self.chat and self.prefix:
+            raise ValueError("a server that renders the chat itself takes no prefix; see engine_options: api")
+
+    @property
+    def served(self) -> bool:
+        """Whether points are models behind an endpoint, not weights at hand."""
+        return self.engine == "openai"
+
+    @property
+    def chat(self) -> bool:
+        """Whether a server applies its own chat template."""
+        return self.served and self.engine_options.get("api", "chat") == "chat"
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> SweepConfig:
+        """Check `content`.
+
+        Raises:
+            RunError: a key or value makes no sense; with the key.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise RunError(f"{key + ': ' if key else ''}{message}", where, "see docs/sweep.md") from None
+
+    @classmethod
+    def load(cls, path: Path) -> SweepConfig:
+        """Read `sweep.yml`.
+
+        Raises:
+            RunError: no such file, not YAML, or a key or value that makes no sense.
+        """
+        return cls.of(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with the numbers of YAML 1.2.
+
+    Raises:
+        RunError: no such file, not YAML, or no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"cannot read the sweep: {error}", path) from None
+    if not isinstance(content, dict):
+        raise RunError("a sweep is a YAML mapping", path, "see docs/sweep.md")
+    return content

@@ -1,0 +1,316 @@
+"""What a sweep is to do: its configuration, the points it names, and what makes a sample reusable.
+
+Nothing is generated here. A sample may be used again where its identity is the same: the hash of weights, recipe, chat template,
+markers, prefix, sampler with cap and seed, problems as they are asked, and engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from interpole import tasks
+from interpole.chat import Markers, added_tokens, find_markers, opens_thinking, render, special_variables
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.open import open_source
+from interpole.engines.budget_forcing import Budget, within
+from interpole.engines.open import dial
+from interpole.engines.remote import MESSAGES, RemoteModel
+from interpole.errors import RunError, TaskError
+from interpole.merging.methods import get_method
+from interpole.merging.presets import preset
+from interpole.merging.recipe import Recipe, Source, build
+from interpole.records import Sampler
+from interpole.runs.runfile import Entry, Part, SourceInfo, TaskInfo, release
+from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig
+from interpole.tasks import Benchmark
+
+if TYPE_CHECKING:
+    from interpole.engines.provider import Answer
+
+__all__ = ["Plan", "Point", "identity", "missing_parts"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One thing to evaluate: where it is, the weights that are there, and settings of its own."""
+
+    name: str
+    lam: float | None  # None: not on the dial
+    where: dict[str, Any]  # what an engine's `load` takes: a recipe, or a model that is served
+    weights: Checkpoint | RemoteModel
+    sampler: Mapping[str, float] = field(default_factory=dict)
+    instruction: str = ""  # below the question
+    budget: Budget | None = None  # of thinking
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """What is special in how this point is asked."""
+        budget = {"budget_tokens": self.budget.num_tokens, "close": self.budget.close} if self.budget else {}
+        return ({"instruction": self.instruction} if self.instruction else {}) | budget
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        return self.weights.fingerprint()
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a path: `lam-0.6`."""
+        return re.sub(r"[^\w.+-]+", "-", self.name.replace("λ", "lam"), flags=re.ASCII)
+
+
+class Plan:
+    """A configuration with its checkpoints and tasks opened, and everything its samples depend on worked out.
+
+    Attributes:
+        points: in the order they are run.
+        benchmarks: by name, with the sampler and k of this sweep.
+        template, variables, markers, opened, specials: of the source that all points share.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        """Open checkpoints and tasks; reads headers and problems only.
+
+        Raises:
+            InterpoleError: something does not exist, or does not fit.
+        """
+        self.config = config
+        resolve: Any = _open if config.served else dial(self.base_recipe)
+        self._resolve = resolve
+        self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
+        self.points = [
+            *(self.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam) for lam in config.lambdas),
+            *(self.point(point) for point in config.points),
+        ]
+        self.benchmarks = {bench.name: bench for bench in (self._benchmark(task) for task in config.tasks)}
+        if len(self.benchmarks) < len(config.tasks):
+            raise RunError("two tasks have one name", remedy="run them as two sweeps")
+        self.sources = {
+            name: SourceInfo(
+                label=source.model,
+                revision=source.revision,
+                fingerprint="" if config.served else resolve(source).fingerprint(),
+            )
+            for name, source in config.sources.items()
+        }
+
+    def _read_template(self, source: Checkpoint | None) -> None:
+        """Find out how prompts are rendered and responses read: from a source, or as well as can be without one."""
+        config = self.config
+        if source is None:
+            if not config.chat:
+                raise RunError(
+                    "no chat template to render prompts with", remedy="name one of the `sources` to take it from"
+                )
+            self.template, self.opened = MESSAGES, False
+            self.variables: dict[str, Any] = {}
+            self.specials: tuple[str, ...] = ()
+            self.markers = Markers(*(config.markers or ("<think>", "</think>")))
+            return
+        if source.chat_template is None:
+            raise TaskError("no chat template", source.label, "choose another source with template_from")
+        self.template = source.chat_template
+        self.variables = dict(special_variables(source.assets))
+        self.markers = Markers(*config.markers) if config.markers else find_markers(source.assets, self.template)
+        opens, closes = (config.prefix.rfind(marker) for marker in (self.markers.open, self.markers.close))
+        self.opened = opens > closes or (closes < 0 and opens_thinking(self.template, self.markers, **self.variables))
+        self.specials = added_tokens(source.assets)
+        if config.chat:
+            self.template, self.variables = MESSAGES, {}
+
+    @property
+    def engine_spec(self) -> dict[str, Any]:
+        """What the engine is opened with, as JSON (see `interpole.engines.open`)."""
+        options = self.config.engine_options
+        if self.config.served:  # which model, and where, is the points' own
+            options = {key: value for key, value in options.items() if key not in ("model", "base_url")}
+        recipe = {} if self.config.served else _dumped(self.base_recipe)
+        return {"engine": self.config.engine, "recipe": recipe, "options": options}
+
+    @property
+    def base_recipe(self) -> Recipe:
+        """The recipe that the points are variants of."""
+        lambdas = self.config.lambdas
+        return self._recipe({"lambda": lambdas[0]}) if lambdas else self._own_recipe(self.config.points[0])
+
+    def render(self, messages: Sequence[Mapping[str, Any]], instruction: str = "") -> str:
+        """The prompt for chat messages, with an instruction below the last of them, and the sweep's prefix."""
+        if instruction:
+            *before, last = messages
+            messages = [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
+        return render(self.template, messages, **self.variables) + self.config.prefix
+
+    def answer(self, point: Point, answer: Answer) -> Answer:
+        """How an engine answers at a point: within its budget, if it has one."""
+        return within(answer, point.budget, self._is_thinking) if point.budget else answer
+
+    def _is_thinking(self, text: str) -> bool:
+        return self.markers.close not in text and (self.opened or self.markers.open in text)
+
+    def entry(self, benchmark: Benchmark, point: Point, engine: Mapping[str, str]) -> Entry:
+        """What one task at one point will be called; without parts."""
+        sampler = asdict(self.sampler(benchmark, point))
+        shared = {
+            "sources": {name: source.fingerprint for name, source in self.sources.items()},
+            "template": self.template,
+            "markers": asdict(self.markers),
+            "prefix": self.config.prefix,
+            "seed": self.config.seed,
+            "sampler": self.config.sampler,
+            "engine": {name: release(version) for name, version in engine.items()},
+        }
+        problems = problems_hash(benchmark)
+        own = {"weights": point.fingerprint, "sampler": sampler, "task": benchmark.name, "problems": problems}
+        own |= {"asking": point.asking} if point.asking else {}
+        unique = identity({key: value for key, value in shared.items() if key not in ("sources", "sampler")} | own)
+        return Entry(
+            task=benchmark.name,
+            point=point.name,
+            lam=point.lam,
+            identity=unique,
+            settings=identity(shared),
+            problems_hash=problems,
+            fingerprint=point.fingerprint,
+            recipe=point.where,
+            sampler=sampler,
+            asking=point.asking,
+            folder=f"logs/{_safe(benchmark.name)}/{point.slug}-{unique[:8]}",
+        )
+
+    def sampler(self, benchmark: Benchmark, point: Point) -> Sampler:
+        """The sampler of a task at a point."""
+        return _adjusted(benchmark.sampler, point.sampler)
+
+    def task_info(self, task: TaskConfig, benchmark: Benchmark) -> TaskInfo:
+        """How a task is written down."""
+        return TaskInfo(
+            spec=task.model_dump(mode="json", exclude_none=True)
+            | ({"limit": limit} if (limit := self._limit(task)) else {}),
+            num_problems=len(benchmark.problems),
+            samples=benchmark.k,
+            problems_hash=problems_hash(benchmark),
+            private=benchmark.private,
+        )
+
+    def _limit(self, task: TaskConfig) -> int | None:
+        return task.limit or self.config.limit
+
+    def _benchmark(self, task: TaskConfig) -> Benchmark:
+        loaded = tasks.load(
+            task.task,
+            data=task.data,
+            split=task.split,
+            limit=self._limit(task),
+            seed=self.config.seed,
+            grader=task.grader,
+            prompt=task.prompt,
+        )
+        if task.only:
+            loaded = _among(loaded, task.only)
+        sampler = _adjusted(loaded.sampler, {**self.config.sampler, **task.sampler}, seed=self.config.seed)
+        return replace(loaded, k=task.samples or self.config.samples or loaded.k, sampler=sampler)
+
+    def point(self, point: PointConfig, lam: float | None = None) -> Point:
+        """A point with its weights; `lam`: where it is on the dial."""
+        where, weights = self._weights(point, lam if point.lam is None else point.lam)
+        close = point.close or f"\n{self.markers.close}\n\n"
+        budget = Budget(point.budget_tokens, close) if point.budget_tokens else None
+        return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget)
+
+    def _weights(self, point: PointConfig, lam: float | None) -> tuple[dict[str, Any], Checkpoint | RemoteModel]:
+        """What an engine's `load` takes for a point, and what is there."""
+        if not self.config.served:
+            recipe = self._own_recipe(point)
+            return _dumped(recipe), self._resolve(recipe)
+        options = self.config.engine_options
+        model = point.model or str(options["model"])
+        model = model if lam is None else model.replace("{lambda}", f"{lam:g}")
+        base_url = point.base_url or str(options["base_url"])
+        served = RemoteModel(base_url=base_url, model=model, markers=(self.markers.open, self.markers.close))
+        return served.model_dump(mode="json"), served
+
+    def _own_recipe(self, point: PointConfig) -> Recipe:
+        """The recipe of a point: the sweep's or a preset, with what the point changes."""
+        own = {**point.recipe, **({} if point.lam is None else {"lambda": point.lam})}
+        if not point.preset:
+            return self._recipe(own)
+        names = {name: name for name in ("instruct", "thinking", "base") if name in self._sources}
+        if missing := {"instruct", "thinking"} - set(names):
+            raise RunError(f"no source {min(missing)!r} for preset {point.preset}", point.name, "name it in `sources`")
+        recipe = preset(point.preset, **names, **own)
+        return self._recipe(
+            _dumped(recipe) | {"sources": {k: self._sources[v.model] for k, v in recipe.sources.items()}}
+        )
+
+    @cached_property
+    def _sources(self) -> dict[str, dict[str, Any]]:
+        return {name: source.model_dump(exclude_none=True) for name, source in self.config.sources.items()}
+
+    def _recipe(self, own: Mapping[str, Any]) -> Recipe:
+        """A recipe of the sweep's sources; a base is left out where the method takes none."""
+        content = {"sources": self._sources, **self.config.recipe, **own}
+        if "sources" not in own and get_method(content.get("method", "linear")).base == "no":
+            content["sources"] = {name: source for name, source in self._sources.items() if name != "base"}
+        source = self.config.template_from
+        return build(
+            ({"template_from": source} if source in content["sources"] else {}) | content, "the sweep's recipe"
+        )
+
+
+def _among(benchmark: Benchmark, ids: Sequence[str]) -> Benchmark:
+    """The benchmark with these problems alone."""
+    found = tuple(problem for problem in benchmark.problems if problem.id in set(ids))
+    if missing := set(ids) - {problem.id for problem in found}:
+        raise TaskError(f"no problem {min(missing)!r}", benchmark.name, "check `only`, and the limit")
+    return replace(benchmark, problems=found)
+
+
+def _open(source: Source) -> Checkpoint:
+    return open_source(**dict(source))
+
+
+def _dumped(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def identity(content: Any) -> str:
+    """Hexadecimal SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def problems_hash(benchmark: Benchmark) -> str:
+    """Hash of the problems as they are asked: ids, prompts and reference answers."""
+    return identity([[problem.id, benchmark.prompt(problem), problem.answer] for problem in benchmark.problems])
+
+
+def missing_parts(parts: tuple[Part, ...], samples: int) -> tuple[Part, ...]:
+    """The parts of an entry that shall have `samples` per problem: those that are done, and what is missing as planned ones.
+
+    What is done is never given up; unfinished parts end at `samples`; what is not covered becomes one more part.
+    """
+    kept, covered = [], 0
+    for part in sorted(parts, key=lambda part: part.first_epoch):
+        epochs = part.epochs if part.status == "done" else min(part.epochs, samples - part.first_epoch + 1)
+        if epochs > 0:
+            kept.append(part if epochs == part.epochs else part.model_copy(update={"epochs": epochs}))
+            covered = part.first_epoch + epochs - 1
+    if covered < samples:
+        kept.append(Part(first_epoch=covered + 1, epochs=samples - covered))
+    return tuple(kept)
+
+
+def _adjusted(sampler: Sampler, settings: Mapping[str, float], **more: int) -> Sampler:
+    whole: dict[str, Any] = {
+        name: int(value) if name in ("top_k", "max_tokens") else value for name, value in settings.items()
+    }
+    return replace(sampler, **whole, **more)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII)

@@ -1,0 +1,397 @@
+"""The one loop: points × tasks × repeats, with one engine whose weights are moved from point to point.
+
+Inspect runs and logs each evaluation; what it needs to know of weights is in the model's name. A sweep that is run again
+generates only what is missing: finished logs stay, and answers of unfinished ones are in their journals.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from interpole import __version__
+from interpole.engines.process import EngineProcess
+from interpole.errors import InterpoleError, RunError
+from interpole.records import Generation
+from interpole.runs.journal import Journal, num_answers
+from interpole.runs.runfile import NAME, Entry, Part, RunFile, exclusive
+from interpole.runs.samples import read_log, regraded_path
+from interpole.sweep.config import SweepConfig
+from interpole.sweep.plan import Plan, Point, missing_parts
+from interpole.tasks import Benchmark
+
+__all__ = ["Planned", "Progress", "Summary", "engine_of", "journal_path", "plan", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One task at one point before a sweep: samples wanted, and there already."""
+
+    task: str
+    point: str
+    lam: float | None
+    num_samples: int
+    num_present: int
+    max_tokens: int  # cap on each
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a sweep stands. Counts are samples; of the whole sweep, but for those of this task at this point."""
+
+    task: str
+    point: str
+    part_done: int
+    part_total: int
+    done: int
+    total: int
+    num_tokens: int  # generated since the start
+    seconds_left: float | None  # None: nothing to judge by yet
+    message: str = ""  # something to tell: a point is finished, the engine was restarted …
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a sweep did."""
+
+    run: RunFile
+    num_generated: int
+    num_tokens: int
+    seconds: float
+    failed: tuple[Entry, ...]  # run the sweep again to try them again
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def plan(config: SweepConfig, out: Path) -> list[Planned]:
+    """What a sweep would do, without starting an engine.
+
+    Args:
+        config: the sweep.
+        out: the run folder; what it holds counts as present if it was made with the same settings.
+
+    Raises:
+        InterpoleError: a source or task does not exist or does not fit.
+    """
+    existing = _existing(out)
+    engine = existing.engine if existing and existing.engine_options == config.engine_options else {}
+    if engine.get("engine") != config.engine:
+        engine = {}
+    planned = Plan(config)
+    return [
+        Planned(
+            job.benchmark.name,
+            job.point.name,
+            job.point.lam,
+            job.num_samples,
+            job.num_present(out),
+            planned.sampler(job.benchmark, job.point).max_tokens,
+        )
+        for job in _work(planned, existing, engine)
+    ]
+
+
+def engine_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> EngineProcess:
+    """Start the engine of a sweep; to be closed by whoever asked for it."""
+    config = planned.config
+    return EngineProcess(
+        planned.engine_spec, max_failures=config.max_failures, hang_seconds=config.hang_seconds, report=report
+    )
+
+
+def run(
+    config: SweepConfig,
+    out: Path,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    engine: EngineProcess | None = None,
+) -> Summary:
+    """Run a sweep, or the rest of it.
+
+    Args:
+        config: the sweep.
+        out: the run folder; made, continued or extended.
+        on_progress: told of every answer, from any thread.
+        engine: one that is open already (`engine_of`), and stays so.
+
+    Raises:
+        InterpoleError: a source or task does not fit, the engine cannot be opened, or `out` cannot be written. What fails at one
+            point is recorded there (`Summary.failed`) and the sweep goes on.
+    """
+    with exclusive(out), ExitStack() as stack:
+        existing = _existing(out)
+        planned = Plan(config)
+        tell = ProgressReporter(on_progress)
+        running = engine or stack.enter_context(engine_of(planned, tell.message))
+        import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
+
+        return _Sweep(planned, out, existing, running, tell).run()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One task at one point, as far as it is done."""
+
+    benchmark: Benchmark
+    point: Point
+    entry: Entry
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.benchmark.problems) * sum(part.epochs for part in self.entry.parts)
+
+    @property
+    def num_done(self) -> int:
+        """Samples in finished logs."""
+        return len(self.benchmark.problems) * sum(part.epochs for part in self.entry.parts if part.status == "done")
+
+    def num_present(self, out: Path) -> int:
+        """Samples that need not be generated: those of finished logs, and answers in journals."""
+        folder = out / self.entry.folder
+        waiting = sum(num_answers(journal_path(folder, part)) for part in self.entry.parts if part.status != "done")
+        return min(self.num_samples, self.num_done + waiting)
+
+
+def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) -> list[_Job]:
+    """All jobs, point by point so that weights move once per point; parts that earlier runs made are taken over."""
+    known = {entry.identity: entry for entry in (existing.entries if existing else ())}
+    jobs = []
+    for point in planned.points:
+        for benchmark in planned.benchmarks.values():
+            entry = planned.entry(benchmark, point, engine)
+            before = known[entry.identity].parts if entry.identity in known else ()
+            parts = missing_parts(before, benchmark.k)
+            jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
+    return jobs
+
+
+class _Sweep:
+    """A sweep under way: the run file as it is now, and how far the jobs are."""
+
+    def __init__(
+        self, planned: Plan, out: Path, existing: RunFile | None, engine: EngineProcess, tell: ProgressReporter
+    ) -> None:
+        self._plan, self._out, self._engine, self._tell = planned, out, engine, tell
+        versions = engine.versions()
+        self._work = _work(planned, existing, versions)
+        self._file = _run_file(planned, existing, versions, [job.entry for job in self._work])
+
+    def run(self) -> Summary:
+        """Do every job that is not done."""
+        self._file.save(self._out)
+        self._tell.begin(self._work)
+        for _, jobs in groupby(self._work, key=lambda job: job.point.name):
+            todo = [job for job in jobs if job.entry.status != "done"]
+            problem = self._move(todo[0].point) if todo else ""
+            for job in todo:
+                self._tell.go_to(job)
+                for part in job.entry.parts:
+                    if part.status != "done":
+                        made = part.model_copy(update={"status": "failed", "error": problem})
+                        self._record(job, made if problem else self._evaluate(job, part))
+        ours = {job.entry.identity for job in self._work}
+        failed = tuple(entry for entry in self._file.entries if entry.identity in ours and entry.status == "failed")
+        tell = self._tell
+        return Summary(self._file, tell.num_generated, tell.num_tokens, tell.seconds, failed)
+
+    def _move(self, point: Point) -> str:
+        """Put a point's weights into the engine. Returns what went wrong, if anything."""
+        try:
+            found = self._engine.load(point.where)
+        except InterpoleError as error:
+            return str(error)
+        return "" if found in ("", point.fingerprint) else "the sources were changed under the sweep: run it again"
+
+    def _evaluate(self, job: _Job, part: Part) -> Part:
+        """Make one log."""
+        from interpole.engines.provider import inspect_model
+        from interpole.tasks.inspect import to_inspect
+
+        planned, folder = self._plan, self._out / job.entry.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer)
+        sampler = planned.sampler(job.benchmark, job.point)
+        task = to_inspect(
+            replace(job.benchmark, k=part.epochs, sampler=sampler),
+            planned.markers,
+            opened=planned.opened,
+            specials=planned.specials,
+            first_epoch=part.first_epoch,
+        )
+        name = f"{job.point.slug}-{job.entry.identity[:12]}"
+        render = partial(planned.render, instruction=job.point.instruction)
+        model = inspect_model(name, journal.answer, render, sampler)
+        metadata = {"interpole": job.entry.model_dump(mode="json", exclude={"parts", "current"})}
+        try:
+            log = _inspect_eval(task, model, folder, metadata, planned.config.concurrency)
+        except Exception as error:  # whatever a task does wrong costs this task, not the sweep
+            return part.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        errors = [sample.error for sample in read_log(log, job.entry, part, texts=False) if sample.error]
+        message = f"{len(errors)} samples failed, the first: {errors[0]}" if errors else ""
+        return part.model_copy(update={"log": log.name, "status": "failed" if errors else "done", "error": message})
+
+    def _record(self, job: _Job, made: Part) -> None:
+        """Write down a part, then remove what it replaces."""
+        before = next(entry for entry in self._file.entries if entry.identity == job.entry.identity)
+        parts = tuple(made if part.first_epoch == made.first_epoch else part for part in before.parts)
+        after = before.model_copy(update={"parts": parts})
+        entries = tuple(after if entry is before else entry for entry in self._file.entries)
+        self._file = self._file.model_copy(update={"entries": entries, "updated": _now()})
+        self._file.save(self._out)
+        folder = self._out / after.folder
+        if made.status == "done":
+            journal_path(folder, made).unlink(missing_ok=True)
+        for log in folder.glob("*.eval"):
+            if log.name not in {part.log for part in parts}:
+                log.unlink()
+                regraded_path(log).unlink(missing_ok=True)
+        self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
+
+
+def _inspect_eval(task: Any, model: Any, folder: Path, metadata: dict[str, Any], concurrency: int) -> Path:
+    """Run one evaluation under Inspect, quietly; returns its log."""
+    from inspect_ai import eval as inspect_eval
+
+    with _rare_collection():
+        logs = inspect_eval(
+            task,
+            model=model,
+            log_dir=str(folder),
+            metadata=metadata,
+            display="none",
+            score_display=False,
+            log_realtime=False,
+            log_buffer=1000,
+            log_model_api=False,
+            ctl_server=False,
+            fail_on_error=False,
+            max_samples=concurrency,
+            max_connections=concurrency,
+        )
+    if not logs or logs[0].status == "cancelled":  # Inspect takes Ctrl-C for itself
+        raise KeyboardInterrupt
+    if logs[0].error:
+        raise RunError(logs[0].error.message, logs[0].location)
+    return folder / Path(logs[0].location).name
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Let Python look for garbage cycles rarely: Inspect makes many lasting objects, which halves its speed otherwise."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+class ProgressReporter:
+    """Counts answers and tells whoever wants to know."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._state = Progress("", "", 0, 0, 0, 0, 0, None)
+        self._start = time.monotonic()
+        self.num_generated = self.num_tokens = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time since generating began."""
+        return time.monotonic() - self._start
+
+    def begin(self, work: list[_Job]) -> None:
+        done = sum(job.num_done for job in work)
+        self._state = replace(self._state, done=done, total=sum(job.num_samples for job in work))
+        self._start = time.monotonic()
+
+    def go_to(self, job: _Job) -> None:
+        self._state = replace(
+            self._state,
+            task=job.benchmark.name,
+            point=job.point.name,
+            part_done=job.num_done,
+            part_total=job.num_samples,
+        )
+        self._on_progress(self._state)
+
+    def answer(self, generation: Generation, is_new: bool) -> None:
+        state = self._state
+        if is_new:
+            self.num_generated += 1
+            self.num_tokens += generation.num_tokens
+        left = state.total - state.done - 1
+        self._state = replace(
+            state,
+            part_done=state.part_done + 1,
+            done=state.done + 1,
+            num_tokens=self.num_tokens,
+            seconds_left=self.seconds / self.num_generated * left if self.num_generated else None,
+        )
+        self._on_progress(self._state)
+
+    def message(self, text: str) -> None:
+        self._on_progress(replace(self._state, message=text))
+
+
+def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str], entries: list[Entry]) -> RunFile:
+    """The run file with these entries, and with those of earlier runs: current where they can stand beside the new ones."""
+    config = planned.config
+    infos = {
+        name: planned.task_info(task, benchmark)
+        for task, (name, benchmark) in zip(config.tasks, planned.benchmarks.items(), strict=True)
+    }
+    ours = {(entry.task, entry.point) for entry in entries}
+    old = [
+        entry for entry in (existing.entries if existing else ()) if entry.identity not in {e.identity for e in entries}
+    ]
+    kept = [
+        entry.model_copy(
+            update={
+                "current": entry.current
+                and (entry.task, entry.point) not in ours
+                and entry.settings == entries[0].settings
+                and (entry.task not in infos or entry.problems_hash == infos[entry.task].problems_hash)
+            }
+        )
+        for entry in old
+    ]
+    return RunFile(
+        created=existing.created if existing else _now(),
+        updated=_now(),
+        interpole=__version__,
+        sources=planned.sources,
+        template_from=config.template_from,
+        template=planned.template,
+        prefix=config.prefix,
+        opened=planned.opened,
+        markers=(planned.markers.open, planned.markers.close),
+        specials=planned.specials,
+        seed=config.seed,
+        engine=dict(engine),
+        engine_options=config.engine_options,
+        tasks={**(existing.tasks if existing else {}), **infos},
+        entries=(*entries, *kept),
+    )
+
+
+def _existing(out: Path) -> RunFile | None:
+    return RunFile.load(out) if (out / NAME).exists() else None
+
+
+def journal_path(folder: Path, part: Part) -> Path:
+    """Where the answers of a part are kept until its log is whole."""
+    return folder / f"epoch-{part.first_epoch}.answers.jsonl"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

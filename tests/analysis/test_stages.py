@@ -1,0 +1,359 @@
+"""Stages: the paper's table, known curves, refusals, and the failures that are named."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, xlogy
+
+from interpole.analysis.intervals import Interval
+from interpole.analysis.stages import bracket, find_stages, to_json
+from interpole.analysis.tables import CurveRow
+from interpole.analysis.transition import find_transition, fit_logistic, from_counts, from_rows, from_samples, pool
+from interpole.errors import AnalysisError
+from interpole.records import Outcome, Sample
+from paper_tables import table2
+
+GRID = np.round(np.linspace(0, 1, 11), 1)
+
+
+def rows(shares, lams=GRID, task="t", **others):
+    return [CurveRow(task, float(lam), float(p), **others) for lam, p in zip(lams, shares, strict=True)]
+
+
+def logistic(middle=0.5, width=0.16):
+    return expit(2 * math.log(19) / width * (GRID - middle))
+
+
+def always(value):
+    return lambda _: value
+
+
+HALF, HUNDRED = always(0.5), always(100)
+
+
+def run(think, *, score=HALF, tokens=HUNDRED, questions=20, k=4, outcome=None, task="t", lams=GRID):
+    """A run whose responses are made by functions of λ; `outcome` may override what closes."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for lam, q, e in ((float(x), q, e) for x in lams for q in range(questions) for e in range(1, k + 1)):
+        closed = bool(rng.random() < think(lam))
+        result = outcome(lam, closed) if outcome else (Outcome.CLOSED if closed else Outcome.DIRECT)
+        grade = float((q + e) % 10 < 10 * score(lam))
+        samples.append(
+            Sample(
+                task, f"λ={lam:g}", lam, f"q{q}", e, "?", "1", "…", int(tokens(lam) + q), "stop", result,
+                result is Outcome.CLOSED, "1", {"own": grade},
+            )
+        )  # fmt: skip
+    return samples
+
+
+def sharp(lam):
+    return float(expit(40 * (lam - 0.5)))
+
+
+# --- the paper ---------------------------------------------------------------------------------------------------
+
+
+def test_table_2_gives_the_papers_stage_2():
+    *tasks, pooled = find_stages(table2())
+    assert [s.stage2 for s in tasks] == [(0.4, 0.6), (0.4, 0.55), (0.4, 0.6)]
+    assert pooled.task == "pooled"
+    assert pooled.stage2 == (0.4, 0.6)
+
+
+def test_table_2_gives_the_known_boundaries_with_or_without_counts():
+    for found in (find_stages(table2()), find_stages(table2(counts=False))):
+        assert [round(s.lambda_mid.value, 2) for s in found] == [0.49, 0.48, 0.48, 0.48]
+        for s in found:
+            assert s.lambda_on.value == pytest.approx(0.41, abs=0.015)
+            assert s.lambda_off.value == pytest.approx(0.555, abs=0.015)
+            assert s.fits
+            assert s.misfit < 0.02
+
+
+def test_table_2_names_where_instruct_gets_verbose_without_thinking():
+    verbose = {s.task: [x.lams for x in s.signatures] for s in find_stages(table2())}
+    assert verbose == {"aime25": [], "ifeval": [(0.2, 0.4)], "gpqa_diamond": [(0.4,)], "pooled": []}
+
+
+def test_only_task_lam_and_think_are_needed_and_what_stays_open_is_said():
+    bare = [CurveRow(r.task, r.lam, r.think) for r in table2()]
+    *_, pooled = find_stages(bare)
+    assert pooled.stage2 == (0.4, 0.6)
+    assert math.isnan(pooled.lambda_mid.low)
+    assert "no intervals: questions or samples not given" in pooled.notes
+    assert "verbose without thinking: column tokens" in pooled.needs
+    assert any("questions, samples" in need for need in pooled.needs)
+    assert any("the run's samples" in need for need in pooled.needs)
+
+
+# --- the fit -----------------------------------------------------------------------------------------------------
+
+
+def test_the_batch_fit_equals_a_general_optimiser_on_the_penalised_likelihood():
+    rng = np.random.default_rng(1)
+    trials = np.full(11, 24.0)
+    shares = rng.binomial(24, logistic(), size=(3, 11)) / 24
+    ours = fit_logistic(GRID, shares, trials)
+    for share, (middle, slope) in zip(shares, ours, strict=True):
+
+        def loss(x, share=share):
+            p = expit(x[0] + x[1] * GRID)
+            w = trials * p * (1 - p)
+            design = np.stack([np.ones(11), GRID])
+            return (
+                -np.sum(trials * (xlogy(share, p) + xlogy(1 - share, 1 - p)))
+                - 0.5 * np.linalg.slogdet(design * w @ design.T)[1]
+            )
+
+        best = minimize(
+            loss,
+            [-slope * middle * 0.9, slope * 0.9],
+            method="Nelder-Mead",
+            options={"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000},
+        ).x
+        assert middle == pytest.approx(-best[0] / best[1], abs=1e-4)
+        assert slope == pytest.approx(best[1], rel=1e-3)
+
+
+def test_the_fit_stays_finite_where_zero_jumps_to_one():
+    ((middle, slope),) = fit_logistic(GRID, (GRID > 0.45).astype(float)[None], np.full(11, 30.0))
+    assert middle == pytest.approx(0.45)
+    assert 20 < slope < 1000
+
+
+def test_exact_shares_give_the_boundaries_they_were_made_from():
+    found = find_transition(from_rows(rows(logistic(0.47, 0.2))))
+    assert [x.value for x in (found.on, found.mid, found.off)] == pytest.approx([0.37, 0.47, 0.57], abs=0.001)
+
+
+def test_boundaries_come_in_order_with_their_values_inside_their_intervals():
+    *_, pooled = find_stages(run(sharp))
+    for x in (pooled.lambda_on, pooled.lambda_mid, pooled.lambda_off):
+        assert x.low < x.value < x.high
+    assert pooled.lambda_on.value < pooled.lambda_mid.value < pooled.lambda_off.value
+
+
+def test_intervals_cover_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(11)
+    hits = []
+    for i in range(150):
+        middle = rng.uniform(0.4, 0.6)
+        own = middle + 0.03 * rng.standard_normal(30)
+        closed = rng.binomial(8, expit(2 * math.log(19) / 0.16 * (GRID - own[:, None]))).astype(float)
+        found = find_transition(from_counts(GRID, closed, np.full((30, 11), 8.0), resamples=400, seed=i))
+        hits.append(found.mid.includes(middle))
+    assert 0.9 <= np.mean(hits) <= 0.99
+
+
+def test_more_samples_of_the_same_questions_do_not_buy_certainty_about_questions():
+    def width(k):
+        rng = np.random.default_rng(3)
+        own = 0.5 + 0.08 * rng.standard_normal((20, 1))
+        closed = rng.binomial(k, expit(37 * (GRID - own))).astype(float)
+        found = find_transition(from_counts(GRID, closed, np.full(closed.shape, float(k))))
+        return found.mid.high - found.mid.low
+
+    assert width(256) > 0.6 * width(4)
+
+
+def test_samples_and_counts_give_the_same_evidence():
+    samples = [*run(sharp, questions=6, k=3), replace(run(sharp)[0], outcome=Outcome.FAILED, lam=0.33)]
+    lams = sorted({s.lam for s in samples if s.outcome is not Outcome.FAILED})
+    closed, counts = (
+        np.array(
+            [[sum(f(s) for s in samples if s.problem == f"q{q}" and s.lam == lam) for lam in lams] for q in range(6)],
+            float,
+        )
+        for f in (lambda s: s.closed, always(1))
+    )
+    a, b = from_samples(samples, seed=4), from_counts(np.array(lams), closed, counts, seed=4)
+    assert (a.draws == b.draws).all()
+    assert (a.trials == b.trials).all()
+    assert find_transition(a) == find_transition(b)
+
+
+def test_pooled_tasks_weigh_the_same_whatever_their_size():
+    small, large = (
+        from_rows(rows(logistic(0.4), questions=30, samples=8)),
+        from_rows(rows(logistic(0.6), questions=3000, samples=8)),
+    )
+    assert find_transition(pool([small, large])).mid.value == pytest.approx(0.5, abs=0.005)
+
+
+def test_the_same_seed_gives_the_same_stages():
+    data = run(sharp)
+    assert find_stages(data, seed=5) == find_stages(data, seed=5)
+
+
+# --- where the logistic curve is wrong ---------------------------------------------------------------------------
+
+
+def test_a_curve_that_is_not_logistic_is_flagged_and_read_off_the_isotonic_one():
+    steps = np.array([0, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1, 1.0])
+    s, _ = find_stages(rows(steps, questions=100, samples=8))
+    assert not s.fits
+    assert s.method == "isotonic"
+    assert s.misfit > 0.1
+    assert [s.lambda_on.value, s.lambda_mid.value, s.lambda_off.value] == pytest.approx([0.11, 0.2, 0.89])
+    assert s.lambda_off.low <= 0.8
+    assert s.lambda_off.high >= 0.9
+    assert any("misses a share by" in note for note in s.notes)
+
+
+def test_a_curve_that_falls_on_the_way_is_called_no_single_transition():
+    s, _ = find_stages(rows([0, 0, 0, 0.9, 0.9, 0.2, 0.2, 0.9, 1, 1, 1], questions=100, samples=8))
+    assert not s.fits
+    assert any("falls by 70.0% on the way: not one transition" in note for note in s.notes)
+
+
+def test_a_jump_between_two_swept_lambdas_has_the_gap_for_an_interval():
+    s, _ = find_stages(rows(GRID > 0.45, questions=30, samples=8))
+    for x in (s.lambda_on, s.lambda_mid, s.lambda_off):
+        assert x[1:] == (0.4, 0.5)
+    assert s.stage2 == (0.4, 0.5)
+    assert any("sweep λ there" in note for note in s.notes)
+
+
+def test_a_boundary_that_was_not_reached_is_refused_by_itself():
+    s, _ = find_stages(rows(0.8 * logistic(), questions=30, samples=8))
+    assert s.lambda_off is None
+    assert s.stage2 is None
+    assert s.lambda_on.value < s.lambda_mid.value
+    assert any("stays below 95% up to λ=1 (80.0% at most)" in note for note in s.notes)
+
+
+@pytest.mark.parametrize(
+    ("shares", "reason"),
+    [
+        (np.zeros(11), "no response thinks at any swept λ"),
+        (np.ones(11), "does the prompt open the think block"),
+        (1 - logistic(), "Think #R falls with λ"),
+        (np.linspace(0.2, 0.4, 11), "do not span a transition"),
+    ],
+)
+def test_a_sweep_without_a_transition_is_refused_with_the_reason(shares, reason):
+    s, pooled = find_stages(rows(shares, questions=30, samples=8))
+    assert reason in s.refusal
+    assert (s.lambda_on, s.lambda_mid, s.lambda_off, s.stage2, s.method) == (None, None, None, None, "none")
+    assert pooled.refusal == "no task shows a transition"
+
+
+def test_one_lambda_is_no_transition():
+    s, _ = find_stages(rows([0.5], lams=[0.3]))
+    assert s.refusal == "only λ=0.3 was swept: a transition needs several λ"
+
+
+def test_a_task_without_a_transition_is_left_out_of_the_pool_and_named():
+    *_, pooled = find_stages(rows(logistic()) + rows(np.zeros(11), task="mute"))
+    assert pooled.lambda_mid.value == pytest.approx(0.5, abs=1e-3)
+    assert any(note.startswith("mute is left out") for note in pooled.notes)
+
+
+def test_the_bracket_is_of_swept_lambdas():
+    assert bracket(rows([0, 0.05, 0.06, 0.95, 1], lams=[0, 0.1, 0.2, 0.3, 1])) == (0.1, 0.3)
+    assert bracket(rows([0, 1, 0.02, 1], lams=[0, 0.2, 0.4, 1])) == (0.4, 1)  # the last one with ≤ 5 %
+    assert bracket(rows([0, 0.5, 0.9], lams=[0, 0.5, 1])) is None
+
+
+def test_no_dial_point_and_a_task_called_pooled_are_refused():
+    with pytest.raises(AnalysisError, match="no point on the dial"):
+        find_stages([replace(s, lam=None, point="brief") for s in run(sharp)[:4]])
+    with pytest.raises(AnalysisError, match="a task is called 'pooled'"):
+        find_stages(rows(logistic(), task="pooled"))
+
+
+# --- stage 3 and failures ----------------------------------------------------------------------------------------
+
+
+def test_over_thinking_is_tokens_that_rise_while_accuracy_does_not():
+    s, _ = find_stages(run(sharp, tokens=lambda lam: 100 + 400 * lam))
+    assert [(step.lam, step.to) for step in s.steps] == [(0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0), (0.6, 1.0)]
+    assert {step.verdict for step in s.steps} == {"over-thinking"}
+    last = s.steps[-1]
+    assert last.tokens.value == pytest.approx(160)
+    assert last.accuracy.includes(0)
+    assert last.detectable > 0
+
+
+def test_tokens_that_buy_accuracy_are_a_gain_and_lost_accuracy_a_loss():
+    rising = run(sharp, tokens=lambda lam: 500 * lam, score=lambda lam: lam)
+    falling = run(sharp, tokens=lambda lam: 500 * lam, score=lambda lam: 1.3 - lam)
+    assert find_stages(rising)[0].steps[-1].verdict == "gain"
+    assert find_stages(falling)[0].steps[-1].verdict == "loss"
+
+
+def test_tokens_that_do_not_rise_are_flat():
+    assert {step.verdict for step in find_stages(run(sharp))[0].steps} == {"flat"}
+
+
+def signatures(data, **options):
+    return {x.name: x for x in find_stages(data, **options)[0].signatures}
+
+
+def test_a_healthy_run_has_no_signature_of_failure():
+    assert signatures(run(sharp, tokens=lambda lam: 100 if lam < 0.45 else 400 * lam)) == {}
+
+
+def test_verbose_without_thinking_is_named_with_its_numbers():
+    found = signatures(run(sharp, tokens=lambda lam: 1000 if 0.1 < lam < 0.35 else 100))["verbose without thinking"]
+    assert found.lams == (0.2, 0.3)
+    assert "λ=0.2: 1,010 tokens, Think #R 0.0%" in found.numbers
+
+
+def test_falling_pass_at_k_after_saturation_is_named():
+    falling = run(sharp, questions=40, score=lambda lam: 1.0 if lam < 0.95 else 0.3)
+    found = signatures(falling)["thinking saturated, Pass@k falling"]
+    assert found.lams == (1.0,)
+    assert "Pass@k -" in found.numbers
+
+
+def test_a_barrier_between_the_ends_is_named_and_sigma_says_why():
+    data = rows(logistic())
+    data = [replace(r, mean=0.8 if r.lam in (0, 1) else 0.1) for r in data]
+    assert "measure σ" in signatures(data)["incoherent between the ends"].remedy
+    assert "too far apart" in signatures(data, sigma=0.3)["incoherent between the ends"].remedy
+    assert "suspect the merge" in signatures(data, sigma=0.03)["incoherent between the ends"].remedy
+    assert signatures([replace(r, mean=0.5) for r in data]) == {}
+
+
+def test_long_without_closing_is_named_where_it_occurs():
+    def outcome(lam, closed):
+        if lam == 0.5:
+            return Outcome.UNCLOSED
+        return Outcome.CLOSED if closed else Outcome.DIRECT
+
+    found = signatures(run(sharp, outcome=outcome, tokens=lambda lam: 900 if lam == 0.5 else 300))[
+        "long without closing"
+    ]
+    assert found.lams == (0.5,)
+    assert "λ=0.5: 100.0% of responses, 910 tokens" in found.numbers
+
+
+def test_the_json_has_a_place_per_task_and_null_for_what_is_not_known():
+    found = to_json(find_stages(table2(counts=False)))
+    again = json.loads(json.dumps(found, allow_nan=False))
+    assert list(again["tasks"]) == ["aime25", "ifeval", "gpqa_diamond"]
+    assert again["pooled"]["stage2"] == [0.4, 0.6]
+    assert again["pooled"]["lambda_mid"] == {"value": pytest.approx(0.484, abs=0.005), "low": None, "high": None}
+    refused = to_json(find_stages(rows(np.zeros(11))))
+    assert refused["tasks"]["t"]["lambda_on"] is None
+    assert refused["tasks"]["t"]["refusal"]
+
+
+def test_intervals_of_stages_are_ordinary_intervals():
+    assert isinstance(find_stages(rows(logistic()))[0].lambda_mid, Interval)
+
+
+def test_boundaries_stay_within_the_swept_lambdas():
+    rows = [CurveRow(task="t", lam=lam, questions=5, samples=1, think=think) for lam, think in ((0.0, 0.0), (1.0, 0.8))]
+    found = find_stages(rows)[0]
+    assert 0 <= found.lambda_on.value <= found.lambda_mid.value <= 1
+    assert found.lambda_off is None

@@ -1,0 +1,67 @@
+"""A sweep on a pair of sources and a scripted engine, for tests of sweeps and of runs."""
+
+import json
+import time
+
+import live
+import tiny
+from interpole import tasks
+from interpole.runs import samples
+from interpole.sweep import run as sweep
+from interpole.sweep.config import SweepConfig
+
+PROBLEMS = tasks.load("arithmetic", limit=4).problems
+TALK = [
+    {"contains": "", "lambda": 1.0, "responses": ["<think>\nhm\n</think>\n\n7"]},
+    {"contains": "", "responses": ["7"]},
+]
+
+
+class Bench:
+    """A pair of sources, a script, and a run folder; `sweep` runs it and says how many answers were generated."""
+
+    def __init__(self, folder):
+        self.folder, self.out, self.journal = folder, folder / "run", folder / "generated.jsonl"
+        self.sources = {
+            name: str(tiny.write(folder / name, tiny.tensors(i, layers=1), template=live.TEMPLATE))
+            for i, name in enumerate(("instruct", "thinking"))
+        }
+        self.write(TALK)
+
+    def write(self, script):
+        (self.folder / "script.json").write_text(json.dumps(script))
+
+    def config(self, **changes):
+        options = {"script": str(self.folder / "script.json"), "journal": str(self.journal), "rows": 1}
+        content = {
+            "sources": self.sources,
+            "tasks": "arithmetic",
+            "lambdas": "0:1:0.5",
+            "samples": 2,
+            "limit": 4,
+            "engine": "scripted",
+            "engine_options": options,
+        }
+        return SweepConfig.of(content | changes)
+
+    def sweep(self, on_progress=lambda _: None, **changes):
+        before = self.num_generated
+        self.summary = sweep.run(self.config(**changes), self.out, on_progress)
+        assert self.summary.num_generated == self.num_generated - before
+        return self.summary.num_generated
+
+    @property
+    def generated(self):
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
+
+    @property
+    def num_generated(self):
+        return len(self.generated)
+
+    def wait_until(self, condition):
+        deadline = time.monotonic() + 90
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def read(self, **options):
+        return samples.read(self.out, **options)

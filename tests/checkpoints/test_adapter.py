@@ -1,0 +1,177 @@
+"""LoRA adapters on their base, against peft's arithmetic written out in float64."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import interpole
+import tiny
+from interpole.errors import CheckpointError, MismatchError
+from interpole.merging.card import texts
+from interpole.merging.recipe import Recipe, Source, build
+
+BF16 = ml_dtypes.bfloat16
+CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 10, "target_modules": ["q_proj", "down_proj"]}
+UP, Q = "model.layers.1.mlp.down_proj", "model.layers.0.self_attn.q_proj"
+
+
+def lora(shape, rank=4, seed=0):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(rank, shape[1])), rng.normal(size=(shape[0], rank))
+    return a.astype(np.float32), b.astype(np.float32)
+
+
+def write(folder, tensors, **config):
+    """An adapter folder; names are peft's without their common prefix."""
+    folder.mkdir()
+    save_file(
+        {f"base_model.model.{name}": array for name, array in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A folder with rows that are no multiple of the tiles."""
+    return tiny.write(tmp_path / "base", tiny.tensors(0, hidden=80, vocab=70, tied=False), shards=2)
+
+
+def adapter(folder, **config):
+    (a, b), (c, d) = lora((80, 160)), lora((80, 80), seed=1)
+    return write(
+        folder,
+        {f"{UP}.lora_A.weight": a, f"{UP}.lora_B.weight": b, f"{Q}.lora_A.weight": c, f"{Q}.lora_B.weight": d},
+        **config,
+    )
+
+
+def expected(weight, a, b, scale):
+    return (weight.astype(np.float64) + scale * (b.astype(np.float64) @ a.astype(np.float64))).astype(np.float32)
+
+
+def close(found, wanted):
+    """Within one rounding to bfloat16."""
+    return found.dtype == BF16 and (np.abs(found.astype(np.float64) - wanted) <= np.abs(wanted) * 2.0**-8 + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"), [({}, 2.5), ({"use_rslora": True}, 5.0), ({"alpha_pattern": {"down_proj": 2}}, 0.5)]
+)
+def test_the_weights_are_those_of_the_base_plus_scale_times_b_a(base, tmp_path, config, scale):
+    checkpoint = interpole.open(base, adapter=adapter(tmp_path / "adapter", **config))
+    plain = interpole.open(base)
+    wanted = expected(plain[UP + ".weight"], *lora((80, 160)), scale)
+    assert close(checkpoint[UP + ".weight"], wanted)
+    assert (checkpoint[UP + ".weight"] == wanted.astype(BF16)).mean() > 0.999
+    untouched = [name for name in plain if name not in (UP + ".weight", Q + ".weight")]
+    assert all(checkpoint[name].tobytes() == plain[name].tobytes() for name in untouched)
+    assert checkpoint.origin(UP + ".weight") is None
+    assert checkpoint.origin(untouched[0]) == plain.origin(untouched[0])
+
+
+def test_where_an_adapted_tensor_is_cut_does_not_matter(base, tmp_path):
+    checkpoint = interpole.open(base, adapter=adapter(tmp_path / "adapter"))
+    whole = checkpoint.read(UP + ".weight")
+    for start, stop in np.sort(np.random.default_rng(0).integers(0, len(whole) + 1, (40, 2))):
+        assert checkpoint.read(UP + ".weight", start, stop).tobytes() == whole[start:stop].tobytes()
+
+
+def test_embeddings_whole_modules_and_biases_come_along(base, tmp_path):
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(4, 70)).astype(np.float32), rng.normal(size=(80, 4)).astype(np.float32)
+    head, norm = rng.normal(size=(70, 80)).astype(np.float32), rng.normal(size=80).astype(BF16)
+    folder = write(
+        tmp_path / "adapter",
+        {
+            "model.embed_tokens.lora_embedding_A": a,
+            "model.embed_tokens.lora_embedding_B": b,
+            "lm_head.weight": head,
+            "model.norm.weight": norm,
+        },
+        modules_to_save=["lm_head", "norm"],
+    )
+    checkpoint, plain = interpole.open(base, adapter=folder), interpole.open(base)
+    saved = write(  # peft saves the embeddings below an adapter too
+        tmp_path / "saved",
+        {
+            "model.embed_tokens.base_layer.weight": plain["model.embed_tokens.weight"],
+            "model.embed_tokens.lora_embedding_A": a,
+            "model.embed_tokens.lora_embedding_B": b,
+        },
+    )
+    name = "model.embed_tokens.weight"
+    assert interpole.open(base, adapter=saved)[name].tobytes() == checkpoint[name].tobytes()
+    wanted = (plain["model.embed_tokens.weight"].astype(np.float64) + 2.5 * (b @ a).T).astype(np.float32)
+    assert close(checkpoint["model.embed_tokens.weight"], wanted)
+    assert checkpoint["lm_head.weight"].tobytes() == head.astype(BF16).tobytes()
+    assert checkpoint["model.norm.weight"].tobytes() == norm.tobytes()
+
+
+def test_a_folder_with_only_an_adapter_opens_its_base(base, tmp_path):
+    folder = adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
+    direct, named = interpole.open(folder), interpole.open(base, adapter=folder)
+    assert direct.fingerprint() == named.fingerprint() != interpole.open(base).fingerprint()
+    assert direct[UP + ".weight"].tobytes() == named[UP + ".weight"].tobytes()
+    assert direct.config == interpole.open(base).config
+
+
+def test_an_adapter_is_a_source_of_a_recipe_and_of_the_recipe_left_in_the_folder(base, tmp_path):
+    folder = adapter(tmp_path / "adapter")
+    recipe = build(
+        {"sources": {"instruct": str(base), "thinking": {"model": str(base), "adapter": str(folder)}}, "lambda": 0.5},
+        "t",
+    )
+    merged = interpole.merge(recipe)
+    a, b = (interpole.open(base, adapter=x)[UP + ".weight"].astype(np.float32) for x in (None, folder))
+    assert merged[UP + ".weight"].tobytes() == (a * np.float32(0.5) + b * np.float32(0.5)).astype(BF16).tobytes()
+    out = interpole.save(merged, tmp_path / "out", extra=texts(merged))
+    assert all(interpole.open(out)[name].tobytes() == merged[name].tobytes() for name in merged)
+    again = Recipe.load(out / "interpole_recipe.yml")
+    assert again.sources["thinking"] == Source(model=str(base), adapter=str(folder))
+    assert interpole.merge(again).fingerprint() == merged.fingerprint()
+
+
+def test_another_alpha_is_another_fingerprint(base, tmp_path):
+    prints = {
+        interpole.open(base, adapter=adapter(tmp_path / str(alpha), lora_alpha=alpha)).fingerprint()
+        for alpha in (8, 10)
+    }
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"peft_type": "IA3"}, "adapters of type IA3 are not read"),
+        ({"use_dora": True}, "use_dora is set: DoRA"),
+        ({"layer_replication": [[0, 1]]}, "repeats layers"),
+    ],
+)
+def test_other_kinds_of_adapter_are_refused_with_the_remedy(base, tmp_path, config, words):
+    with pytest.raises(CheckpointError, match=rf"{words}(.|\n)*merge_and_unload"):
+        interpole.open(base, adapter=adapter(tmp_path / "adapter", **config))
+
+
+def test_an_adapter_that_does_not_fit_is_named(base, tmp_path):
+    a, b = lora((80, 99))
+    wrong = write(tmp_path / "wrong", {f"{UP}.lora_A.weight": a, f"{UP}.lora_B.weight": b})
+    with pytest.raises(MismatchError, match=r"is \[80, 99\], the base's tensor \[80, 160\]"):
+        interpole.open(base, adapter=wrong)
+    stray = write(tmp_path / "stray", {"model.layers.9.x.lora_A.weight": a, "model.layers.9.x.lora_B.weight": b})
+    with pytest.raises(MismatchError, match=r"belongs to model\.layers\.9\.x\.weight, which .*base lacks"):
+        interpole.open(base, adapter=stray)
+    half = write(tmp_path / "half", {f"{UP}.lora_A.weight": a})
+    with pytest.raises(CheckpointError, match=r"has .*lora_A.weight, but not .*lora_B.weight"):
+        interpole.open(base, adapter=half)
+
+
+def test_an_adapter_without_a_base_or_weights_says_what_to_do(base, tmp_path):
+    with pytest.raises(CheckpointError, match=r"does not say which model(.|\n)*name both"):
+        interpole.open(adapter(tmp_path / "orphan"))
+    (tmp_path / "orphan/adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"the adapter has no adapter_model\.safetensors"):
+        interpole.open(base, adapter=tmp_path / "orphan")

@@ -1,0 +1,200 @@
+"""Vocabularies that differ: rows by token, padding, and the choice where it is one."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import interpole
+import tiny
+from interpole.checkpoints.save import Target, save_all
+from interpole.checkpoints.views.vocabulary import POLICIES, Aligned, vocabulary
+from interpole.cli import app
+from interpole.errors import MismatchError, OutputError, RecipeError
+from interpole.merging.card import texts
+from interpole.merging.recipe import Recipe, build
+
+WORDS = [f"w{i}" for i in range(30)]
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def model(folder, seed, tokens, rows, *, added=(), tekken=False):
+    """A model of `rows` embedding rows whose tokenizer has `tokens` in order of id; None is an id without a token."""
+    path = tiny.write(folder, tiny.tensors(seed, vocab=rows, tied=False), config={"vocab_size": rows}, shards=2)
+    ids = {token: i for i, token in enumerate(tokens) if token is not None}
+    content = {
+        "model": {"type": "BPE", "vocab": {t: i for t, i in ids.items() if t not in added}, "merges": []},
+        "added_tokens": [{"id": ids[t], "content": t, "special": True} for t in added],
+    }
+    if tekken:
+        content = {
+            "config": {"default_vocab_size": len(tokens), "default_num_special_tokens": len(added)},
+            "special_tokens": [{"rank": ids[t], "token_str": t} for t in added],
+            "vocab": [
+                {"rank": i, "token_bytes": base64.b64encode(t.encode()).decode(), "token_str": t}
+                for i, t in enumerate(tokens[len(added) :])
+            ],
+        }
+    (path / ("tekken.json" if tekken else "tokenizer.json")).write_text(json.dumps(content))
+    return path
+
+
+def rows_of(merged, paths, lam, pairs):
+    """Assert that row j of the merge is λ between row a of Instruct and row b of Thinking, or the one that is given."""
+    first, second = (interpole.open(path) for path in paths)
+    for name in EMBEDDINGS:
+        found = merged[name]
+        assert len(found) == len(pairs)
+        for row, (a, b) in enumerate(pairs):
+            parts = [source[name][i] for source, i in ((first, a), (second, b)) if i is not None]
+            if len(parts) == 1:
+                assert found[row].tobytes() == parts[0].tobytes(), (name, row)
+                continue
+            expected = (1 - lam) * parts[0].astype(float) + lam * parts[1].astype(float)
+            assert np.allclose(found[row].astype(float), expected, rtol=2**-7, atol=1e-6), (name, row)
+
+
+def test_padding_rows_that_only_one_side_has_are_taken_from_it(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    merged = interpole.merge(Recipe.between(*paths, 0.25))
+    rows_of(merged, paths, 0.25, [(j, j) if j < 32 else (None, j) for j in range(40)])
+    assert "8 rows that instruct lacks are thinking's" in merged.notes[0]
+    assert merged.config["vocab_size"] == 40
+    assert merged.notes[0][1:] in texts(merged)["README.md"]
+
+
+def test_padding_rows_beyond_the_result_are_left_out(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 40), model(tmp_path / "t", 1, WORDS, 32)
+    merged = interpole.merge(Recipe.between(*paths, 0.25))
+    rows_of(merged, paths, 0.25, [(j, j) for j in range(32)])
+    assert "8 rows of instruct left out" in merged.notes[0]
+    out = interpole.open(interpole.save(merged, tmp_path / "out"))
+    assert all(out[name].tobytes() == merged[name].tobytes() for name in merged)
+
+
+def test_tokens_that_only_one_tokenizer_has_are_taken_from_its_side(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 40), model(tmp_path / "t", 1, [*WORDS, "<think>", "</think>"], 40)
+    merged = interpole.merge(Recipe.between(*paths, 0.25))
+    rows_of(merged, paths, 0.25, [(None, j) if j in (30, 31) else (j, j) for j in range(40)])
+    back = interpole.merge(Recipe.between(*paths, 0.25, template_from="instruct"))
+    rows_of(back, paths, 0.25, [(j, None) if j in (30, 31) else (j, j) for j in range(40)])
+
+
+@pytest.mark.parametrize("tekken", [False, True])
+def test_an_id_with_another_meaning_is_refused_with_the_choices(tmp_path, tekken):
+    specials = ["<s>", "<SPECIAL_1>"], ["<s>", "[THINK]"]
+    paths = [
+        model(tmp_path / side, i, [*specials[i], *WORDS], 40, added=specials[i], tekken=tekken)
+        for i, side in enumerate("it")
+    ]
+    with pytest.raises(MismatchError) as error:
+        interpole.merge(Recipe.between(*paths, 0.25))
+    assert "id 1 is '<SPECIAL_1>' in" in str(error.value)
+    assert "'[THINK]'" in str(error.value)
+    assert "1 ids differ" in str(error.value)
+    assert "--vocabulary align" in error.value.remedy
+    assert "--vocabulary ids" in error.value.remedy
+    aligned = interpole.merge(Recipe.between(*paths, 0.25, vocabulary="align"))
+    rows_of(aligned, paths, 0.25, [(None, 1) if j == 1 else (j, j) for j in range(40)])
+    by_id = interpole.merge(Recipe.between(*paths, 0.25, vocabulary="ids"))
+    rows_of(by_id, paths, 0.25, [(j, j) for j in range(40)])
+
+
+def test_mistrals_own_tokenizer_file_spells_tokens_as_the_other_does(tmp_path):
+    ByteLevel = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel
+    words = [bytes([i]) for i in range(256)] + ["é à".encode(), b"\xff\x00 "]
+    entries = [{"rank": i, "token_bytes": base64.b64encode(word).decode()} for i, word in enumerate(words)]
+    folder = tiny.write(tmp_path / "m", tiny.tensors(0))
+    (folder / "tekken.json").write_text(json.dumps({"config": {"default_num_special_tokens": 5}, "vocab": entries}))
+    known = vocabulary(interpole.open(folder))
+    assert {token for token in known if len(token) == 1} == set(ByteLevel.alphabet())
+    for text in ("é à", " a\n"):
+        spelt = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]
+        assert all(letter in known for letter in spelt)
+    assert known[ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("é à")[0][0]] == 256 + 5
+
+
+def test_tokens_at_other_ids_are_matched_by_their_string(tmp_path):
+    order = np.random.default_rng(0).permutation(30)
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, [WORDS[i] for i in order], 32)
+    merged = interpole.merge(Recipe.between(*paths, 0.25, vocabulary="align"))
+    rows_of(merged, paths, 0.25, [(order[j] if j < 30 else j, j) for j in range(32)])
+    assert f"{(order != np.arange(30)).sum()} rows of instruct moved" in merged.notes[0]
+
+
+@pytest.mark.parametrize("policy", ["refuse", "align"])
+def test_other_numbers_of_rows_without_a_tokenizer_are_refused(tmp_path, policy):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    (paths[0] / "tokenizer.json").unlink()
+    with pytest.raises(MismatchError, match=r"32 rows in .* and 40 in .*has no tokenizer\.json(.|\n)*--vocabulary ids"):
+        interpole.merge(Recipe.between(*paths, 0.25, vocabulary=policy))
+    rows = [(j, j) if j < 32 else (None, j) for j in range(40)]
+    rows_of(interpole.merge(Recipe.between(*paths, 0.25, vocabulary="ids")), paths, 0.25, rows)
+
+
+def test_equal_vocabularies_are_left_alone(tmp_path):
+    paths = [model(tmp_path / side, i, WORDS, 40) for i, side in enumerate("it")]
+    (paths[1] / "tokenizer.json").write_text((paths[1] / "tokenizer.json").read_text() + "\n")
+    for source in interpole.merge(Recipe.between(*paths, 0.25)).sources.values():
+        assert source.origin("lm_head.weight") is not None
+
+
+def test_where_an_aligned_tensor_is_cut_does_not_matter(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    rows = np.array([3, 4, 5, -1, -1, 0, 31, 7, 6, -1, 8, 9])
+    view = Aligned(*map(interpole.open, paths), rows)
+    source, donor = (interpole.open(path)["lm_head.weight"] for path in paths)
+    whole = np.concatenate([source[row] if row >= 0 else donor[j] for j, row in enumerate(rows)])
+    for start, stop in np.sort(np.random.default_rng(0).integers(0, len(whole) + 1, (60, 2))):
+        assert view.read("lm_head.weight", start, stop).tobytes() == whole[start:stop].tobytes()
+
+
+@pytest.mark.parametrize("lam", [0, 1])
+def test_the_ends_keep_the_bytes_of_the_vocabulary_they_are_written_in(tmp_path, lam):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    merged, source = interpole.merge(Recipe.between(*paths, lam)), interpole.open(paths[lam])
+    assert all(merged[name].tobytes() == source[name].tobytes() for name in source)
+
+
+def test_another_architecture_is_said_to_be_that(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS[::-1], 40)
+    wide = tiny.write(tmp_path / "w", tiny.tensors(1, hidden=24, vocab=40, tied=False))
+    (wide / "tokenizer.json").write_bytes((paths[1] / "tokenizer.json").read_bytes())
+    with pytest.raises(MismatchError, match=r"is \[.*16.*\] in .* and \[.*24.*\]|rows in") as error:
+        interpole.merge(Recipe.between(paths[0], wide, 0.25))
+    assert "different vocabulary" not in str(error.value)
+
+
+def test_the_recipe_knows_these_policies_and_no_others():
+    for policy in POLICIES:
+        assert Recipe.between("a", "b", 0.5, vocabulary=policy).vocabulary == policy
+    with pytest.raises(RecipeError, match="vocabulary"):
+        build({"sources": {"instruct": "a", "thinking": "b"}, "lambda": 0.5, "vocabulary": "guess"}, "test")
+
+
+def test_points_of_different_vocabularies_are_not_written_together(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    sources = dict(zip(("instruct", "thinking"), map(interpole.open, paths), strict=True))
+    points = {lam: interpole.merge(Recipe.between(*paths, lam), sources) for lam in (0, 0.5)}
+    targets = [Target(merged, tmp_path / f"out-{lam}") for lam, merged in points.items()]
+    with pytest.raises(OutputError, match=r"different names or shapes(.|\n)*--template-from thinking"):
+        save_all(targets)
+    one = [Recipe.between(*paths, lam, template_from="thinking") for lam in (0, 0.5)]
+    save_all([Target(interpole.merge(recipe, sources), tmp_path / f"out-{recipe.lam}") for recipe in one])
+    assert len(interpole.open(tmp_path / "out-0.0")["lm_head.weight"]) == 40
+
+
+def test_the_command_line_takes_the_choice(tmp_path):
+    words = [f"w{i}" for i in range(150)]
+    paths = [str(model(tmp_path / side, i, [*words, f"<{side}>"], 160 + 8 * i)) for i, side in enumerate("it")]
+    merge = ["merge", *paths, "-l", "0.25", "-o", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, merge)
+    assert "id 150 is '<i>' in" in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, [*merge, "--vocabulary", "align"])
+    assert done.exit_code == 0, done.output
+    assert "9 rows that instruct lacks are thinking's" in done.output
+    out = interpole.open(tmp_path / "out")
+    rows_of(out, paths, 0.25, [(j, j) if j != 150 and j < 160 else (None, j) for j in range(168)])

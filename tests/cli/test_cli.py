@@ -1,0 +1,256 @@
+"""The command line as a user types it: real commands on tiny real things, their output and exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import interpole
+import tiny
+from interpole.cli import app, main
+from interpole.errors import InterpoleError, RecipeError
+from interpole.lab import shipped
+from interpole.merging.recipe import Recipe
+
+
+def call(*arguments, code=0):
+    """Run a command in this process; its standard output."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_merge_writes_what_the_library_computes(pair, tmp_path):
+    call(
+        "merge",
+        *pair,
+        "-l",
+        "0.6",
+        "--layers",
+        "1-2",
+        "--skip",
+        "ffn",
+        "--embeddings",
+        "thinking",
+        "-o",
+        tmp_path / "m",
+        "--no-doctor",
+    )
+    written = interpole.open(tmp_path / "m")
+    rules = [
+        {"layers": "none", "lambda": 1.0},
+        {"kind": ["ffn", "router", "experts"], "lambda": 0.0},
+        {"layers": "not 1-2", "lambda": 0.0},
+    ]
+    merged = interpole.merge(Recipe.between(*pair, 0.6, rules=rules))
+    assert all(written[name].tobytes() == merged[name].tobytes() for name in merged)
+
+
+def test_merge_takes_the_recipe_it_left_behind(pair, tmp_path):
+    call("merge", *pair, "-l", "0.3", "-o", tmp_path / "a", "--no-doctor")
+    call("merge", tmp_path / "a/interpole_recipe.yml", "-o", tmp_path / "b", "--no-doctor")
+    assert (tmp_path / "a/model-00001-of-00002.safetensors").read_bytes() == (
+        tmp_path / "b/model-00001-of-00002.safetensors"
+    ).read_bytes()
+
+
+def test_several_lambdas_make_a_folder_each(pair, tmp_path):
+    call("merge", *pair, "-l", "0:1:0.5", "-o", tmp_path / "m", "--shard-size", "4KB", "--no-doctor")
+    assert sorted(p.name for p in tmp_path.glob("m-*")) == ["m-0", "m-0.5", "m-1"]
+    assert len(list((tmp_path / "m-1").glob("*.safetensors"))) > 3
+
+
+def test_presets_work_on_the_shipped_pair(tmp_path):
+    where = shipped()
+    call("merge", where.instruct, where.thinking, "--base", where.base, "--preset", "ta", "-o", tmp_path / "ta")
+    recipe = Recipe.load(tmp_path / "ta/interpole_recipe.yml")
+    assert recipe.method == "task_arithmetic"
+    assert recipe.weights == {"instruct": 0.7, "thinking": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-l", "much"], "not a λ"),
+        (["-l", "0.5", "--layers", "3-99"], "layers beyond the last"),
+        (["-l", "0.5", "--skip", "brain"], "say attention or ffn"),
+        (["-l", "0.5", "--embeddings", "mine"], "say instruct, thinking or interpolate"),
+        (["-l", "0.5", "--dtype", "int3"], "unknown dtype"),
+    ],
+)
+def test_bad_values_are_errors_of_ours_and_write_nothing(pair, tmp_path, arguments, words):
+    with pytest.raises(InterpoleError, match=words):
+        call("merge", *pair, *arguments, "-o", tmp_path / "m", "--no-doctor")
+    assert not list(tmp_path.glob("*m*"))
+
+
+def test_without_lambda_merge_says_what_is_missing(pair, tmp_path):
+    result = CliRunner().invoke(app, ["merge", *map(str, pair), "-o", str(tmp_path / "m")])
+    assert result.exit_code == 2
+    assert "--lambda 0.6" in result.stderr
+
+
+def test_an_error_is_one_message_on_stderr_and_exit_code_1(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        sys, "argv", ["interpole", "merge", "no/where", "no/how", "-l", "0.5", "-o", str(tmp_path / "m")]
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("error: cannot get no/where")
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interpole.analysis.scoring.score", interrupt)
+    monkeypatch.setattr(sys, "argv", ["interpole", "score", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+
+
+def test_a_pair_that_does_not_fit_stops_merge_with_the_doctors_findings(pair, tmp_path):
+    other = tiny.write(tmp_path / "other", tiny.tensors(1, hidden=8))
+    out = call("merge", pair[0], other, "-l", "0.5", "-o", tmp_path / "m", code=2)
+    assert "stop" in out
+    assert not (tmp_path / "m").exists()
+
+
+def test_doctor_speaks_json_and_exit_codes(pair, tmp_path):
+    where = shipped()
+    healthy = json.loads(call("doctor", where.instruct, where.thinking, "--weights", "--json"))
+    assert healthy["verdict"] == "go"
+    other = tiny.write(tmp_path / "other", tiny.tensors(1, hidden=8))
+    assert json.loads(call("doctor", pair[0], other, "--json", code=2))["verdict"] == "stop"
+
+
+def test_similarity_and_audit_agree_with_the_library(tmp_path):
+    from interpole.diagnostics.similarity import compare
+
+    where = shipped()
+    ends = (where.instruct, where.thinking)
+    sigma = json.loads(call("similarity", *ends, "--json"))["sigma"]["global"]
+    assert sigma == compare(*map(interpole.open, ends)).sigma("global")
+    call("similarity", *ends, "--heatmap", tmp_path / "heat.svg")
+    assert "attention" in (tmp_path / "heat.svg").read_text()
+    call("merge", *ends, "-l", "0.35", "-o", tmp_path / "m")
+    found = json.loads(call("audit", tmp_path / "m", *ends, "--json"))
+    assert found["lambda"] == 0.35
+    assert found["byte_for_byte"]
+
+
+def test_mergekits_yaml_is_merged_and_converted(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(shared / "golden")
+    text = call("recipe", "convert", "configs/qwen3-linear-0.8-f32.yml")
+    ours = tmp_path / "ours.yml"
+    ours.write_text(text)
+    call("merge", "configs/qwen3-linear-0.8-f32.yml", "-o", tmp_path / "a")
+    call("merge", ours, "-o", tmp_path / "b")
+    a, b = interpole.open(tmp_path / "a"), interpole.open(tmp_path / "b")
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+    bad = tmp_path / "bad.yml"
+    bad.write_text("merge_method: linear\nmodels:\n- model: x\n  colour: red\n")
+    with pytest.raises(RecipeError, match="colour"):
+        call("recipe", "convert", bad)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small real run of the shipped pair, made by the command."""
+    folder, where = tmp_path_factory.mktemp("cli") / "run", shipped()
+    command = [
+        "sweep",
+        where.instruct,
+        where.thinking,
+        "--task",
+        "arithmetic",
+        "-l",
+        "0,0.5,0.8,1",
+        "-k",
+        "2",
+        "--limit",
+        "12",
+    ]
+    code = "from interpole.cli import main; main()"
+    made = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command), "--out", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "Think #R" in made.stdout
+    assert "96/96" in made.stderr
+    return folder
+
+
+def test_score_writes_the_tables_with_their_exact_columns(run):
+    call("score", run)
+    lines = (run / "curves.csv").read_text().splitlines()
+    assert lines[0] == "task,lam,questions,samples,mean,mean_low,mean_high,pass,vote,tokens,think"
+    assert [line.split(",")[:4] for line in lines[1:]] == [
+        ["arithmetic", lam, "12", "2"] for lam in ("0.0", "0.5", "0.8", "1.0")
+    ]
+    think = [float(line.split(",")[-1]) for line in lines[1:]]
+    assert think[0] == 0
+    assert think[-1] == 1
+
+
+def test_stages_and_recommend_read_runs_and_tables_alike(run):
+    from_run = json.loads(call("stages", run, "--json"))
+    from_table = json.loads(call("stages", run / "curves.csv", "--json"))
+    assert from_run["tasks"]["arithmetic"]["stage2"] == from_table["tasks"]["arithmetic"]["stage2"] == [0, 0.8]
+    cheap = json.loads(call("recommend", run, "--max-tokens", "20", "--json"))
+    assert cheap["tokens"]["value"] <= 20
+    nothing = json.loads(call("recommend", run / "curves.csv", "--max-tokens", "1", "--json", code=3))
+    assert nothing["lam"] is None
+    assert nothing["nearest"]["lam"] == 0
+
+
+@pytest.mark.usefixtures("shared")
+def test_the_papers_table_2_gives_its_stage_2(tmp_path):
+    from interpole.analysis.tables import CurveRow
+    from paper_tables import table2
+
+    rows = table2()
+    assert isinstance(rows[0], CurveRow)
+    path = tmp_path / "curves.csv"
+    path.write_text("task,lam,think\n" + "".join(f"{row.task},{row.lam},{row.think}\n" for row in rows))
+    assert json.loads(call("stages", path, "--json"))["pooled"]["stage2"] == [0.4, 0.6]
+
+
+def test_report_plot_and_watch_show_the_run(run, tmp_path):
+    page = call("report", run, "-o", tmp_path / "r.html").strip()
+    assert page == str(tmp_path / "r.html")
+    assert "<html" in (tmp_path / "r.html").read_text()
+    assert (run / "figures/hero.svg").exists()
+    call("plot", run, "--figure", "3", "-o", tmp_path / "f.pdf")
+    assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
+    assert "λ=0.5" in call("watch", run)
+
+
+def test_a_dry_run_tells_what_is_there(run):
+    where = shipped()
+    command = [
+        "sweep",
+        where.instruct,
+        where.thinking,
+        "--task",
+        "arithmetic",
+        "-l",
+        "0,0.5,0.7",
+        "-k",
+        "2",
+        "--limit",
+        "12",
+    ]
+    out = call(*command, "--out", run, "--dry-run")
+    assert "24 responses to generate" in out

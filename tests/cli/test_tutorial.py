@@ -1,0 +1,47 @@
+"""Every command of the tutorial runs, in order, on the tiny pair in place of the hub ids."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interpole.lab import shipped
+from interpole.tasks.chains import problems
+
+TUTORIAL = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", TUTORIAL, re.S) for line in block.splitlines() if line.strip()
+]
+
+
+@pytest.mark.slow
+def test_the_tutorial_from_doctor_to_audit(tmp_path):
+    where = shipped()
+    rows = [
+        {"id": p.id, "question": p.question, "answer": p.answer, "difficulty": p.difficulty}
+        for p in problems("test", 10)
+    ]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outputs = {}
+    for command in COMMANDS:
+        ours = command.replace("Qwen/Qwen3-4B-Instruct-2507", str(where.instruct))
+        ours = ours.replace("Qwen/Qwen3-4B-Thinking-2507", str(where.thinking))
+        program, *arguments = shlex.split(ours)
+        assert program == "interpole"
+        run = subprocess.run(
+            [sys.executable, "-c", "from interpole.cli import main; main()", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"}, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+        outputs[command] = run.stdout
+    made = json.loads(next(out for command, out in outputs.items() if "--balanced --json" in command))
+    assert made["met"]
+    assert (tmp_path / "mine-0.6/config.json").exists()
+    assert "byte for byte" in outputs[COMMANDS[-1]]
+    assert (tmp_path / "runs/mine/report.html").exists()
+    assert (tmp_path / "sigma.svg").exists()

@@ -1,0 +1,333 @@
+"""Engines: what is drawn, how much, and what happens when one fails."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import live
+from interpole.checkpoints.checkpoint import open_checkpoint
+from interpole.engines.process import EngineProcess
+from interpole.engines.sampling import Settings, draw
+from interpole.engines.scripted import ScriptedEngine
+from interpole.engines.transformers import TransformersEngine
+from interpole.errors import EngineError
+from interpole.records import Generation, Sampler
+
+GREEDY = Sampler(temperature=0, max_tokens=24)
+WARM = Sampler(temperature=0.8, top_p=0.95, top_k=0, max_tokens=24)
+PROMPTS = [f"{i}{' a+1' * (i % 5)} = ?" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return live.write(tmp_path_factory.mktemp("model") / "m", 3)
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return TransformersEngine(open_checkpoint(folder), dtype="float32", max_rows=8)
+
+
+# ── the sampler ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reference(logits, sampler):
+    """Probabilities by the plain definition, one row at a time, in float64."""
+    scores = logits.astype(np.float64) / sampler.temperature
+    if 0 < sampler.top_k < len(scores):
+        scores[scores < np.sort(scores)[-sampler.top_k]] = -np.inf
+    p = np.exp(scores - scores.max())
+    p /= p.sum()
+    kept = np.zeros(len(p), bool)
+    for token in np.argsort(-p, kind="stable"):
+        if sampler.top_p >= 1 or p[kept].sum() < sampler.top_p:
+            kept[token] = True
+    return np.where(kept, p, 0) / p[kept].sum()
+
+
+def drawn(logits, sampler, num_draws=20_001):
+    """Probabilities of `draw`, read off an even grid of uniforms: exact to one grid step per token."""
+    uniforms = torch.linspace(0, 1 - 1e-7, num_draws)
+    rows = torch.tensor(logits).expand(num_draws, -1)
+    tokens = draw(rows, Settings.of([sampler] * num_draws, len(logits), torch.device("cpu")), uniforms)
+    return np.bincount(tokens, minlength=len(logits)) / num_draws
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5, 63, 64, 100])
+@pytest.mark.parametrize("top_p", [0.1, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("scale", [0.3, 3.0], ids=["flat", "peaked"])
+def test_the_one_pass_sampler_has_the_probabilities_of_the_definition(top_k, top_p, scale):
+    logits = np.random.default_rng(0).normal(scale=scale, size=150).astype(np.float32)
+    sampler = Sampler(temperature=0.7, top_k=top_k, top_p=top_p)
+    expected, seen = reference(logits, sampler), drawn(logits, sampler)
+    assert not seen[expected == 0].any()
+    assert np.abs(seen - expected).max() < 2e-4
+
+
+def test_tokens_tied_with_the_last_of_top_k_are_all_kept():
+    logits = np.zeros(100, np.float32)
+    logits[:2] = 1.0
+    seen = drawn(logits, Sampler(temperature=1, top_k=3, top_p=1))
+    assert (seen > 0).all()
+    assert seen == pytest.approx(reference(logits, Sampler(temperature=1, top_k=3, top_p=1)), abs=2e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_logits_that_are_no_numbers_are_an_error_and_not_a_token(value, temperature):
+    logits = torch.zeros(2, 100)
+    logits[1, 3] = value
+    settings = Settings.of([Sampler(temperature=temperature)] * 2, 100, logits.device)
+    with pytest.raises(EngineError, match="not finite"):
+        draw(logits, settings, torch.zeros(2))
+
+
+def test_rows_of_one_batch_keep_their_own_settings():
+    logits = torch.tensor(np.random.default_rng(1).normal(size=(3, 150)).astype(np.float32))
+    samplers = [Sampler(temperature=0), Sampler(temperature=5, top_p=1, top_k=0), Sampler(temperature=1, top_k=1)]
+    tokens = draw(logits, Settings.of(samplers, 150, torch.device("cpu")), torch.tensor([0.9999, 0.9999, 0.9999]))
+    best = logits.argmax(-1)
+    assert (tokens == best).tolist() == [True, False, True]
+
+
+# ── generation ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_greedy_text_equals_that_of_plain_generate(folder, engine):
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for prompt, ours in zip(PROMPTS, engine.generate(PROMPTS, GREEDY, range(12)), strict=True):
+        tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        plain = model.generate(**tokens, do_sample=False, max_new_tokens=24)[0, tokens["input_ids"].shape[1] :].tolist()
+        ended = plain[-1] in (256, 257)
+        assert ours.num_tokens == len(plain)
+        assert ours.finish == ("stop" if ended else "length")
+        assert ours.text == tokenizer.decode(plain[:-1] if ended else plain, skip_special_tokens=False)
+
+
+def test_responses_do_not_depend_on_the_batch_they_are_in(engine):
+    prompts, seeds = PROMPTS * 4, range(48)
+    together = engine.generate(prompts, WARM, seeds)
+    alone = [engine.generate([prompt], WARM, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    backwards = engine.generate(prompts[::-1], WARM, list(seeds)[::-1])[::-1]
+    assert together == alone == backwards
+    assert len({answer.num_tokens for answer in together}) > 5  # rows left at different times, others took their places
+
+
+def test_other_seeds_give_other_responses(engine):
+    answers = engine.generate(["1 = ?"] * 20, WARM, range(20))
+    assert len({answer.text for answer in answers}) > 15
+
+
+def test_sampled_first_tokens_follow_the_models_distribution(folder, engine):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokens = engine.tokenizer("7 = ?", return_tensors="pt")
+    with torch.inference_mode():
+        logits = model(tokens["input_ids"]).logits[0, -1].numpy()
+    sampler = Sampler(temperature=0.6, top_p=0.9, top_k=20, max_tokens=1)
+    expected = reference(logits, sampler)
+    num = 2000
+    answers = engine.generate(["7 = ?"] * num, sampler, range(num))
+    expected_by_text, counts = Counter(), Counter(answer.text for answer in answers)
+    for token in np.flatnonzero(expected):  # bytes that are no text of their own look alike
+        expected_by_text["" if token in (256, 257) else engine.tokenizer.decode([token])] += num * expected[token]
+    assert counts.keys() <= expected_by_text.keys()
+    chi_square = sum((counts[text] - mean) ** 2 / mean for text, mean in expected_by_text.items())
+    assert chi_square < len(expected_by_text) + 5 * np.sqrt(2 * len(expected_by_text))
+
+
+def test_both_ends_of_sequence_stop_and_all_other_special_tokens_stay(engine, monkeypatch):
+    script = iter([260, 258, 65, 256, 65, 257])  # </think> <|im_start|> b <eos>, then b <eos>
+
+    def next_token(logits, *_):
+        return torch.tensor([next(script)] * len(logits))
+
+    monkeypatch.setattr("interpole.engines.transformers.draw", next_token)
+    first = engine.generate(["x"], GREEDY, [0])
+    second = engine.generate(["x"], GREEDY, [0])
+    letter = engine.tokenizer.decode([65])
+    assert first == [Generation(f"</think><|im_start|>{letter}", 4, "stop")]
+    assert second == [Generation(letter, 2, "stop")]
+
+
+def test_the_context_limits_prompt_and_response(engine):
+    (answer,) = engine.generate(["a" * 250], Sampler(temperature=0, max_tokens=99), [0])
+    assert answer.finish == "stop" or (answer.finish, answer.num_tokens) == ("length", 6)
+    with pytest.raises(EngineError, match="300 tokens does not fit a context of 256"):
+        engine.generate(["a" * 300], GREEDY, [0])
+
+
+def test_weights_do_not_change_under_running_requests(engine, folder):
+    from interpole.engines.base import Request
+
+    engine.add(Request(0, "x", GREEDY, 0))
+    with pytest.raises(EngineError, match="finish them first"):
+        engine.load(open_checkpoint(folder))
+    while not engine.step():
+        pass
+    engine.load(open_checkpoint(folder))
+
+
+# ── a scripted engine, in a child process ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_script_answers_by_prompt_and_lambda_in_turn():
+    script = [
+        {"contains": "1+1", "lambda": 0.5, "responses": ["<think>2</think>2"]},
+        {"contains": "1+1", "responses": ["2", {"text": "3 3", "finish": "length", "num_tokens": 9}]},
+    ]
+    engine = ScriptedEngine(script)
+    with engine.at(0.5):
+        assert engine.generate(["1+1"], GREEDY, [0]) == [Generation("<think>2</think>2", 2, "stop")]
+    two = engine.generate(["1+1", "1+1", "1+1"], GREEDY, [0, 1, 2])
+    assert two == [Generation("2", 2, "stop"), Generation("3 3", 9, "length"), Generation("2", 2, "stop")]
+    with pytest.raises(EngineError, match="no answer"):
+        engine.generate(["2+2"], GREEDY, [0])
+
+
+RECIPE = {"sources": {"instruct": "nowhere", "thinking": "nowhere"}, "lambda": 0.0}
+
+
+def scripted(script, reports=None, **options):
+    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": script}}
+    return EngineProcess(spec, report=(reports if reports is not None else []).append, **options)
+
+
+def test_a_child_process_answers_like_the_engine_itself():
+    with scripted([{"contains": "", "lambda": 0.25, "responses": ["ö <think>"]}]) as engine:
+        assert engine.versions() == {"engine": "scripted"}
+        engine.load({"lambda": 0.25})
+        assert engine.submit("x", GREEDY, 1).result(20) == Generation("ö <think>", 3, "stop")
+        engine.load({"lambda": 0.5})
+        with pytest.raises(EngineError, match="no answer at λ"):
+            engine.submit("x", GREEDY, 1).result(20)
+
+
+@pytest.mark.parametrize("how", ["die", "hang"])
+def test_an_engine_that_fails_once_is_replaced_and_nothing_is_lost(tmp_path, how):
+    bad = {"text": "late", "fail": how, "once": str(tmp_path / "failed")}
+    script = [{"contains": "bad", "responses": [bad]}, {"contains": "", "lambda": 0.5, "responses": ["good"]}]
+    reports = []
+    with scripted(script, reports, hang_seconds=1.0) as engine:
+        engine.load({"lambda": 0.5})
+        futures = [engine.submit("bad" if i == 7 else "x", GREEDY, i) for i in range(40)]
+        texts = [future.result(30).text for future in futures]
+    assert texts == ["good"] * 7 + ["late"] + ["good"] * 32  # the new child is at λ = 0.5 again
+    assert len(reports) == 1
+    assert ("exit status 9" if how == "die" else "silent for 1 s") in reports[0]
+
+
+@pytest.mark.parametrize("nonsense", ["?", "[]", '{"key": 3, "generation": ["7", -1, "stop"]}'])
+def test_an_engine_that_answers_nonsense_is_replaced_and_nothing_is_lost(tmp_path, nonsense):
+    first = (
+        'if mkdir "$0" 2>&-; then read; read; read; echo "$1"; cat >&2; else exec "$2" -m interpole.engines.open; fi'
+    )
+    command, reports = ["bash", "-c", first, str(tmp_path / "mark"), nonsense, sys.executable], []
+    with scripted([{"contains": "", "responses": ["good"]}], reports, command=command) as engine:
+        future = engine.submit("x", GREEDY, 0)
+        engine.load({"lambda": 0.5})
+        assert future.result(20).text == "good"
+    (report,) = reports
+    assert "answered what makes no sense" in report
+
+
+def test_an_engine_that_keeps_failing_is_given_up_until_the_next_place():
+    script = [{"contains": "bad", "responses": [{"fail": "die"}]}, {"contains": "", "responses": ["good"]}]
+    reports = []
+    with scripted(script, reports, max_failures=1) as engine:
+        engine.load({"lambda": 0.5})
+        assert engine.submit("x", GREEDY, 0).result(20).text == "good"
+        with pytest.raises(EngineError, match="failed 2 times: ended with exit status 9"):
+            engine.submit("bad", GREEDY, 0).result(20)
+        with pytest.raises(EngineError, match="failed 2 times"):
+            engine.submit("x", GREEDY, 0).result(20)
+        engine.load({"lambda": 0.6})
+        assert engine.submit("x", GREEDY, 0).result(20).text == "good"
+    assert len(reports) == 2
+
+
+def test_an_engine_that_cannot_be_opened_says_why():
+    spec = {"engine": "transformers", "recipe": RECIPE}
+    with EngineProcess(spec) as engine, pytest.raises(Exception, match="no such folder: nowhere"):
+        engine.versions()
+
+
+def test_a_child_ends_with_its_parent():
+    code = (
+        "from interpole.engines.process import EngineProcess as P; import time\n"
+        f"p = P({{'engine': 'scripted', 'recipe': {RECIPE!r}, 'options': {{'script': []}}}}); p.versions()\n"
+        "print(p._child.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child outlived its parent")
+
+
+# ── the Inspect provider ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def provider(generation, asked):
+    from interpole.engines.provider import inspect_model
+
+    def answer(prompt, sampler, seed):
+        asked.append((prompt, sampler, seed))
+        future = Future()
+        if isinstance(generation, Exception):
+            future.set_exception(generation)
+        else:
+            future.set_result(generation)
+        return future
+
+    return inspect_model("lam-0.6-abc", answer, lambda messages: json.dumps(messages), WARM)
+
+
+def ask(model, **config):
+    from inspect_ai.model import GenerateConfig
+
+    return asyncio.run(model.generate("1+1", config=GenerateConfig(**config)))
+
+
+def test_the_provider_hands_on_text_tokens_and_finish_untouched():
+    text, asked = "<think>\n2\n</think><tool_call>\n\n2 <|im_start|>", []
+    output = ask(
+        provider(Generation(text, 17, "length"), asked), temperature=0.3, top_p=0.5, top_k=7, max_tokens=99, seed=5
+    )
+    assert output.message.content == output.completion == text
+    assert (output.usage.output_tokens, output.stop_reason, output.model) == (17, "max_tokens", "lam-0.6-abc")
+    assert asked == [('[{"role": "user", "content": "1+1"}]', Sampler(0.3, 0.5, 7, 99), 5)]
+
+
+def test_the_provider_draws_its_own_seeds_where_a_task_gives_none():
+    asked = []
+    model = provider(Generation("2", 2, "stop"), asked)
+    for _ in range(3):
+        ask(model)
+    seeds = [seed for _, _, seed in asked]
+    assert len(set(seeds)) == 3
+    again = []
+    ask(provider(Generation("2", 2, "stop"), again))
+    assert again[0] == (asked[0][0], WARM, seeds[0])
+
+
+def test_the_provider_passes_an_engine_error_on():
+    with pytest.raises(EngineError, match="out of memory"):
+        ask(provider(EngineError("out of memory"), []))

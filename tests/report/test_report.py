@@ -1,0 +1,442 @@
+"""Figures and the page's contents: what is drawn and written is what was measured."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import interpole.report.payload as pack
+from interpole.analysis.intervals import Interval
+from interpole.analysis.metrics import measure
+from interpole.analysis.stages import Stages, find_stages
+from interpole.analysis.tables import PointMetrics, write_curves
+from interpole.errors import AnalysisError, OutputError, RunError
+from interpole.records import Outcome, Sample
+from interpole.report import FIGURES, hero, plot, write_figures, write_report
+from interpole.report import figures as f
+from interpole.report.marks import Mark, marks
+from interpole.report.pareto import front, pareto
+from interpole.report.payload import MAX_CHARS, cell, payload, texts
+from interpole.report.plots import chart
+from interpole.report.render import save, svg
+from interpole.report.style import COLOURS, OUTCOMES
+from interpole.report.verdicts import bands, verdicts
+from synthetic import samples, write_run
+
+PAPER = Path(__file__).parents[3] / "shared/data/paper"
+needs_paper = pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's tables are not at hand")
+
+
+@pytest.fixture(scope="module")
+def sweep() -> list[Sample]:
+    return samples(num_questions=18, k=4)
+
+
+@pytest.fixture(scope="module")
+def measured(sweep: list[Sample]) -> list[PointMetrics]:
+    return measure(sweep, resamples=200)
+
+
+@pytest.fixture(scope="module")
+def stages(sweep: list[Sample]) -> list[Stages]:
+    return find_stages(sweep, resamples=200)
+
+
+@pytest.fixture(scope="module")
+def run(sweep: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", sweep)
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    return write_report(run, run.parent / "report.html")
+
+
+def values(spec: object) -> list[dict]:
+    """Every data row anywhere in a Vega-Lite specification."""
+    if isinstance(spec, dict):
+        own = spec.get("values", []) if all(isinstance(v, dict) for v in spec.get("values", [0])) else []
+        return [*own, *(row for part in spec.values() for row in values(part))]
+    return [row for part in spec for row in values(part)] if isinstance(spec, list) else []
+
+
+def table(name: str) -> list[dict[str, str]]:
+    with (PAPER / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+# ── figures ──
+
+
+def test_curves_show_the_measured_numbers_with_their_intervals(measured: list[PointMetrics]) -> None:
+    rows = {
+        (v["series"], v["lam"]): v for v in values(f.curves(marks(measured)).to_dict()) if "series" in v and "low" in v
+    }
+    for m in measured:
+        for name, interval in {
+            "mean": m.mean,
+            "pass": m.pass_at[-1],
+            "vote": m.vote,
+            "think": m.think,
+            "tokens": m.tokens,
+        }.items():
+            row = rows[name, m.lam]
+            assert (row["value"], row["low"], row["high"]) == pytest.approx(tuple(interval)), (name, m.lam)
+
+
+def test_stage_two_is_shaded_where_the_fit_puts_it(measured: list[PointMetrics], stages: list[Stages]) -> None:
+    (band,) = [b for b in bands(stages) if b.task == "arithmetic"]
+    assert (band.low, band.high) == (stages[0].lambda_on.value, stages[0].lambda_off.value)
+    shaded = [v for v in values(f.panel(marks(measured), "arithmetic", "think", [band]).to_dict()) if "end" in v]
+    assert shaded == [{"lam": band.low, "end": band.high}]
+
+
+def test_without_fitted_ends_the_swept_bracket_is_shaded(stages: list[Stages]) -> None:
+    rough = replace(stages[0], lambda_on=None, lambda_off=None, stage2=(0.3, 0.9))
+    assert [(b.low, b.high) for b in bands([rough])] == [(0.3, 0.9)]
+    assert bands([replace(rough, stage2=None)]) == []
+
+
+def test_labels_at_line_ends_keep_apart_and_inside() -> None:
+    same = {name: Interval(1.0, 1.0, 1.0) for name in ("mean", "pass", "vote")}
+    drawn = f.panel([Mark("t", "a", lam, same, 8) for lam in (0.0, 1.0)], "t", "accuracy").to_dict()
+    places = sorted(
+        v["value"] for layer in drawn["layer"] if layer["mark"]["type"] == "text" for v in layer["data"]["values"]
+    )
+    assert len(places) == 3
+    assert places[-1] <= 1
+    assert min(b - a for a, b in pairwise(places)) == pytest.approx(f.LABEL_GAP)
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    points = [(1, 0.2), (2, 0.5), (3, 0.5), (4, 0.4), (5, 0.9), (5, 0.9)]
+    assert front(points) == [True, True, False, False, True, True]
+
+
+def test_the_front_agrees_with_a_pairwise_search() -> None:
+    import numpy as np
+
+    points = [tuple(p) for p in np.random.default_rng(0).integers(0, 6, (60, 2)).tolist()]
+    slow = [not any((b[0] < a[0] and b[1] >= a[1]) or (b[0] <= a[0] and b[1] > a[1]) for b in points) for a in points]
+    assert front(points) == slow
+
+
+def test_outcome_shares_sum_to_one_at_every_lambda(measured: list[PointMetrics]) -> None:
+    shares: dict[float, float] = {}
+    for row in values(f.outcomes(measured, "arithmetic").to_dict()):
+        shares[row["lam"]] = shares.get(row["lam"], 0) + row["share"]
+    assert set(shares) == {m.lam for m in measured}
+    assert all(share == pytest.approx(1) for share in shares.values())
+
+
+def test_every_outcome_has_a_word_and_a_colour_of_the_palette() -> None:
+    assert set(OUTCOMES) == set(Outcome)
+    assert {colour for _, colour in OUTCOMES.values()} <= set(COLOURS)
+
+
+def test_figures_use_only_colours_that_dark_mode_repaints(measured: list[PointMetrics], stages: list[Stages]) -> None:
+    points, shaded = marks(measured), bands(stages)
+    for drawn in (
+        f.panel(points, "arithmetic", "accuracy", shaded),
+        pareto(points, "arithmetic"),
+        f.outcomes(measured, "arithmetic"),
+    ):
+        used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+|[a-z]+)"', svg(drawn))) - {"none", "transparent"}
+        assert used <= set(COLOURS.values())
+
+
+def test_write_figures_writes_png_and_svg_of_each(
+    measured: list[PointMetrics], stages: list[Stages], tmp_path: Path
+) -> None:
+    paths = write_figures(measured, stages, tmp_path)
+    assert {p.name for p in paths} == {
+        f"{n}.{e}" for n in ("hero", "curves", "pareto", "outcomes") for e in ("png", "svg")
+    }
+    for path in paths:
+        start = path.read_bytes()[:8]
+        assert start.startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg"), path
+
+
+def test_the_hero_is_wide_and_shows_one_task(stages: list[Stages]) -> None:
+    two = measure(samples(8, 2, tasks=("arithmetic", "other")), resamples=50)
+    drawn = svg(hero(two, stages))
+    width, height = map(float, re.search(r'width="([\d.]+)" height="([\d.]+)"', drawn).groups())
+    assert width > 2.5 * height
+
+
+def test_a_figure_in_an_unknown_format_is_refused(measured: list[PointMetrics], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"\.pdf, \.png, \.svg"):
+        save(pareto(marks(measured), "arithmetic"), tmp_path / "figure.jpeg")
+
+
+# ── the paper's figures ──
+
+
+@needs_paper
+def test_figure_3_from_table_2_shows_the_papers_numbers_and_stage() -> None:
+    drawn = values(chart(PAPER / "table2_qwen3_4b.csv", "3").to_dict())
+    shown = {(v["text"].split(":")[0], v["series"], round(v["value"], 6)) for v in drawn if "low" in v}
+    on_dial = [row for row in table("table2_qwen3_4b.csv") if row["lam"]]
+    for row in on_dial:
+        label = f"λ={float(row['lam']):g}"
+        for task, k in (("aime25", "64"), ("ifeval", "8"), ("gpqa", "8")):
+            assert (label, "mean", round(float(row[f"{task}_mean{k}"]) / 100, 6)) in shown
+            assert (label, "think", round(float(row[f"{task}_think"]) / 100, 6)) in shown
+            assert (label, "tokens", float(row[f"{task}_tokens"])) in shown
+    assert len(on_dial) == 9
+    shaded = [(v["lam"], v["end"]) for v in drawn if "end" in v]
+    assert all(0.38 < low < 0.45 < 0.5 < high < 0.62 for low, high in shaded)
+    assert shaded
+
+
+@needs_paper
+def test_the_pareto_figure_from_table_2_has_the_baselines_as_diamonds() -> None:
+    drawn = values(chart(PAPER / "table2_qwen3_4b.csv", "pareto", "aime25").to_dict())
+    shown = {v["label"]: (round(100 * v["mean"], 6), v["tokens"], v["dial"]) for v in drawn if "front" in v}
+    for row in table("table2_qwen3_4b.csv"):
+        lam = float(row["lam"]) if row["lam"] else None
+        label = row["method"] if lam is None else f"λ={lam:g}" if lam in (0, 1) else f"{lam:g}"
+        assert shown[label] == (float(row["aime25_mean64"]), float(row["aime25_tokens"]), lam is not None)
+
+
+@needs_paper
+def test_figure_4_shows_every_decoding_setting() -> None:
+    shown = {
+        (v["temperature"], v["top_p"], v["text"]) for v in values(chart(PAPER / "figure4_decoding.csv", "4").to_dict())
+    }
+    for row in table("figure4_decoding.csv"):
+        for head in ("t0.60", "t0.65", "t0.70"):
+            assert (f"{float(head[1:]):g}", f"{float(row['top_p']):g}", row[head]) in shown
+
+
+@needs_paper
+@pytest.mark.parametrize(
+    ("figure", "name"),
+    [("layers", "table3_layers.csv"), ("5", "figure5_modules.csv"), ("modules", "figure5_modules.csv")],
+)
+def test_ablations_show_every_number_of_their_table(figure: str, name: str) -> None:
+    shown = [(v["point"], round(v["value"], 6)) for v in values(chart(PAPER / name, figure).to_dict())]
+    rows = table(name)
+    for row in rows:
+        point = row["model"] + (f", layers {row['layers'].replace('-', '–')}" if row.get("layers") else "")
+        for column in ("mean64", "pass64", "vote64"):
+            assert (point, round(float(row[column]) / 100, 6)) in shown
+    assert len({point for point, _ in shown}) == len(rows)
+
+
+@needs_paper
+def test_the_similarity_figure_shows_sigma_both_ways() -> None:
+    shown = {
+        (v["a"], v["b"]): v["value"] for v in values(chart(PAPER / "table1_similarity.csv", "similarity").to_dict())
+    }
+    for row in table("table1_similarity.csv"):
+        assert shown[row["model_a"], row["model_b"]] == shown[row["model_b"], row["model_a"]] == float(row["sigma"])
+
+
+def test_curves_from_a_run_and_from_its_csv_show_the_same_numbers(
+    run: Path, measured: list[PointMetrics], tmp_path: Path
+) -> None:
+    write_curves(measured, tmp_path / "curves.csv")
+    sides = [values(chart(source, "3").to_dict()) for source in (run, tmp_path / "curves.csv")]
+    of_run, of_csv = ({(v["series"], v["lam"]): v["value"] for v in side if "low" in v} for side in sides)
+    assert of_csv == pytest.approx(of_run, abs=1e-6)
+
+
+@pytest.mark.parametrize("end", ["pdf", "png", "svg"])
+def test_plot_writes_what_the_name_ends_in(run: Path, tmp_path: Path, end: str) -> None:
+    path = plot(run, "2", tmp_path / "new" / f"figure.{end}")
+    assert path.read_bytes()[:4] == {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<svg"}[end]
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"), [("7", "no figure '7'"), ("similarity", "no σ"), ("4", "one decoding setting")]
+)
+def test_plot_says_what_a_figure_needs(run: Path, tmp_path: Path, figure: str, message: str) -> None:
+    with pytest.raises(AnalysisError, match=message):
+        plot(run, figure, tmp_path / "x.png")
+
+
+def test_a_task_that_was_not_measured_is_refused(run: Path, tmp_path: Path) -> None:
+    for figure in FIGURES.keys() - {"4", "similarity"}:
+        with pytest.raises(AnalysisError):
+            plot(run, figure, tmp_path / "x.png", task="astrology")
+
+
+def test_ablations_and_decoding_of_a_run_show_its_points(sweep: list[Sample], tmp_path: Path) -> None:
+    names = {"layers 0–2": 0.6, "layers 3–5": 0.9}
+    made = [replace(s, lam=None, point=name) for name, lam in names.items() for s in sweep if s.lam == lam]
+    samplers = {"layers 0–2": {"temperature": 0.7, "top_p": 0.8}}
+    run = write_run(tmp_path / "run", made, samplers=samplers)
+    means = {m.point: m.mean.value for m in measure(made, resamples=10)}
+    first_panel = chart(run, "layers").to_dict()["vconcat"][0]["hconcat"][0]
+    assert {v["point"]: v["value"] for v in values(first_panel)} == pytest.approx(means)
+    cells = {
+        (v["temperature"], v["top_p"]): v["value"]
+        for v in values(chart(run, "4").to_dict()["vconcat"][0]["hconcat"][0])
+    }
+    assert cells == {
+        ("0.7", "0.8"): pytest.approx(means["layers 0–2"]),
+        ("0.6", "0.95"): pytest.approx(means["layers 3–5"]),
+    }
+    with pytest.raises(AnalysisError, match="points on the dial"):
+        plot(run, "3", tmp_path / "x.png")
+    assert [p.name for p in write_figures(measure(made, resamples=10), [], tmp_path)] == ["pareto.png", "pareto.svg"]
+
+
+@pytest.mark.parametrize("figure", ["3", "4", "layers", "similarity"])
+def test_a_table_with_a_word_for_a_number_is_refused(tmp_path: Path, figure: str) -> None:
+    path = tmp_path / "table.csv"
+    head = {"4": "benchmark,metric,top_p,t0.6", "similarity": "model_a,model_b,sigma"}.get(figure, "model,lam,think64")
+    path.write_text(f"{head}\n" + ",".join(["0"] * head.count(",") + ["many"]) + "\n")
+    with pytest.raises(AnalysisError, match="is not a number: 'many'"):
+        plot(path, figure, tmp_path / "x.png")
+
+
+# ── verdicts ──
+
+
+def test_verdicts_say_the_boundaries_with_intervals(
+    measured: list[PointMetrics], stages: list[Stages], sweep: list[Sample]
+) -> None:
+    (found,) = [v for v in verdicts(measured, stages, sweep) if v.kind == "stages"]
+    on, off = stages[0].lambda_on, stages[0].lambda_off
+    assert found.headline == f"Thinking switches on between λ = {on.value:.2f} and {off.value:.2f}"
+    assert f"{on.value:.2f} [{on.low:.2f}, {on.high:.2f}]" in found.text
+
+
+def test_the_lambda_to_use_is_the_cheapest_that_is_not_seen_to_be_worse(sweep: list[Sample]) -> None:
+    twin = [replace(s, lam=0.9, point="λ=0.9", num_tokens=s.num_tokens - 1) for s in sweep if s.lam == 1.0]
+    both = [s for s in sweep if s.lam in (0.0, 0.5, 1.0)] + twin
+    (found,) = [v for v in verdicts(measure(both, resamples=200), [], both) if v.kind == "use"]
+    assert found.headline.startswith("λ = 0.9 is ")
+
+
+def test_a_run_without_a_transition_says_so(sweep: list[Sample]) -> None:
+    low = [s for s in sweep if s.lam <= 0.2]
+    found = verdicts(measure(low, resamples=50), find_stages(low, resamples=50), low)
+    assert found[0].headline == "No transition was found"
+
+
+def test_over_thinking_is_named_with_both_numbers(sweep: list[Sample]) -> None:
+    more = [replace(s, num_tokens=s.num_tokens * 2) if s.lam == 1.0 else s for s in sweep]
+    same = [replace(s, grades={"exact": 1.0}) if s.lam >= 0.9 else s for s in more]
+    sure = [replace(s, closed=True, outcome=Outcome.CLOSED) if s.lam >= 0.9 else s for s in same]
+    found = [
+        v for v in verdicts(measure(sure, resamples=200), find_stages(sure, resamples=200), sure) if v.kind == "cost"
+    ]
+    assert [v.headline for v in found] == ["Beyond λ = 0.9 it over-thinks"]
+    assert re.search(
+        r"grows by [\d.]+ \[[\d.]+, [\d.]+\] tokens, while accuracy changes by \+0\.0 points", found[0].text
+    )
+
+
+# ── what the page carries ──
+
+
+def test_the_payload_gives_back_every_response(sweep: list[Sample], measured: list[PointMetrics]) -> None:
+    packed = payload(measured, sweep)
+    index = json.loads(gzip.decompress(base64.b64decode(packed.index)))
+    chunks = list(texts(packed.chunks))
+    found = {}
+    for question in index["questions"]:
+        chunk, place = question["at"]
+        for point, row in zip(index["points"], chunks[chunk][place], strict=True):
+            for response in row:
+                found[question["task"], question["id"], point["name"], response["epoch"]] = response["text"]
+    assert found == {(s.task, s.problem, s.point, s.epoch): s.response for s in sweep}
+
+
+def test_a_cell_says_outcome_and_score(sweep: list[Sample]) -> None:
+    closed = next(s for s in sweep if s.outcome is Outcome.CLOSED)
+    right, wrong = (replace(closed, grades={"exact": score}) for score in (1.0, 0.5))
+    assert ord(cell(right)) - ord(cell(wrong)) == 1
+    assert (ord(cell(right)) - ord("A")) // 2 == list(OUTCOMES).index(Outcome.CLOSED)
+
+
+def test_long_responses_keep_their_ends_and_say_what_is_missing(sweep: list[Sample]) -> None:
+    text = "a" * 50_000 + "b" * 50_000
+    long = [replace(s, response=text) for s in sweep[:4]]
+    packed = payload(measure(long, resamples=50), long)
+    response = next(texts(packed.chunks))[0][0][0]
+    assert response["text"] == "a" * 6000 + "b" * 3000
+    assert (response["head"], response["cut"], packed.num_cut) == (6000, 100_000 - MAX_CHARS, 4)
+
+
+def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "BUDGET_CHARS", 2000 * len(sweep))
+    long = [replace(s, response="a" * 5000) for s in sweep]
+    rows = next(texts(payload(measure(long, resamples=20), long).chunks))[0]
+    assert {len(response["text"]) for row in rows for response in row} == {2000}
+
+
+def unpacked(page: str) -> str:
+    """A page with all its compressed parts written out."""
+    parts = re.findall(r'<script type="application/gzip"[^>]*>([^<]*)</script>', page)
+    return page + "".join(gzip.decompress(base64.b64decode(part)).decode() for part in parts)
+
+
+def test_texts_of_private_tasks_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    made = samples(4, 2, lams=(0.0, 0.5, 1.0), tasks=("arithmetic", "gpqa_diamond"))
+    secret = [s for s in made if s.task == "gpqa_diamond"]
+    secret = [
+        replace(s, question="SECRET-Q", response="SECRET-R", target="SECRET-T", answer="SECRET-A", error="SECRET-E")
+        for s in secret
+    ]
+    run = write_run(tmp_path / "run", [s for s in made if s.task == "arithmetic"] + secret, private=("gpqa_diamond",))
+    shut = unpacked(write_report(run, tmp_path / "shut.html").read_text())
+    assert "SECRET" not in shut
+    assert "gpqa_diamond-0000" in shut
+    assert "ask that they not be published" in shut
+    assert "SECRET-R" in unpacked(write_report(run, tmp_path / "open.html", include_texts=True).read_text())
+
+
+def test_the_report_says_how_it_was_run(page: Path) -> None:
+    text = page.read_text()
+    for said in (
+        "Tiny-Instruct ↔ Tiny-Thinking",
+        "thinkingthinking",
+        "max_tokens 256",
+        "temperature 0.6",
+        "nothing added",
+        "generated tokens",
+    ):
+        assert said in text
+    assert not re.search(r"""(?:src|href)=["']?(?!#)[^"'>]""", text.split("<script")[0])
+
+
+def test_a_report_of_two_runs_keeps_their_tasks_apart(run: Path, sweep: list[Sample], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "second", [s for s in sweep if s.lam in (0.0, 0.4, 1.0)])
+    text = write_report([run, other], tmp_path / "both.html").read_text()
+    assert 'data-choose="arithmetic · tiny"' in text
+    assert 'data-choose="arithmetic · second"' in text
+
+
+def test_the_same_run_gives_the_same_page(run: Path, page: Path, tmp_path: Path) -> None:
+    assert write_report(run, tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_a_folder_without_a_run_or_samples_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        write_report(tmp_path, tmp_path / "x.html")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    kept = json.loads((run / "run.json").read_text()) | {"entries": []}
+    (empty / "run.json").write_text(json.dumps(kept))
+    with pytest.raises(RunError, match="no samples yet"):
+        write_report(empty, tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_dark_mode_names_colours_that_exist() -> None:
+    css = (Path(f.__file__).parent / "page.css").read_text()
+    dark = css[css.index("prefers-color-scheme: dark") :]
+    named = set(re.findall(r"--(\w+): #", dark[: dark.index("}")]))
+    assert named - {"surface"} == set(COLOURS)

@@ -1,0 +1,106 @@
+"""Samples read from logs are what Inspect itself reads from them."""
+
+import json
+
+import pytest
+
+import tiny
+from interpole import tasks
+from interpole.errors import RunError
+from interpole.runs import samples
+from interpole.runs.runfile import RunFile
+from interpole.sweep import run as sweep
+from interpole.sweep.config import SweepConfig
+
+LONG = "<think>\n" + "so thin wie ein Blättchen — " * 400 + "\n</think>\n\n7"
+TEMPLATE = "{{ messages[0].content }}{# <think> </think> #}"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    script = [
+        {"contains": "", "lambda": 0.5, "responses": [LONG, {"text": "", "num_tokens": 1}]},
+        {"contains": "", "responses": [{"text": "6 <think> 6", "finish": "length"}]},
+    ]
+    (folder / "script.json").write_text(json.dumps(script))
+    own = folder / "own.jsonl"
+    own.write_text(
+        json.dumps({"id": "long", "question": "why " * 600 + "?", "answer": "7", "difficulty": "hard"}) + "\n"
+    )
+    content = {
+        "sources": {
+            name: str(tiny.write(folder / name, tiny.tensors(i, layers=1), template=TEMPLATE))
+            for i, name in enumerate(("instruct", "thinking"))
+        },
+        "tasks": [{"task": "arithmetic", "limit": 2}, {"task": str(own), "grader": "exact"}],
+        "lambdas": "0.5,1",
+        "samples": 2,
+        "engine": "scripted",
+        "engine_options": {"script": str(folder / "script.json")},
+    }
+    sweep.run(SweepConfig.of(content), folder / "run")
+    sweep.run(SweepConfig.of(content | {"samples": 3}), folder / "run")
+    return folder / "run"
+
+
+def test_samples_equal_what_inspect_reads(run):
+    from inspect_ai.log import read_eval_log
+
+    expected = {}
+    for entry in RunFile.load(run).current:
+        for part in entry.parts:
+            for one in read_eval_log(str(run / entry.folder / part.log)).samples:
+                expected[entry.task, entry.point, one.id, part.first_epoch + one.epoch - 1] = one
+    found = samples.read(run)
+    assert {(one.task, one.point, one.problem, one.epoch) for one in found} == expected.keys()
+    assert len(found) == len(expected) == 2 * (2 + 1) * 3
+    for one in found:
+        theirs = expected[one.task, one.point, one.problem, one.epoch]
+        kept = theirs.scores["grade"].metadata
+        assert one.response == theirs.output.completion
+        assert one.num_tokens == theirs.output.usage.output_tokens
+        assert (one.target, one.finish, one.outcome) == (theirs.target, kept["finish"], kept["outcome"])
+        assert (one.grades, one.answer, one.closed) == (kept["grades"], kept["answer"], kept["closed"])
+        assert (one.question, one.difficulty) == (theirs.metadata["question"], theirs.metadata["difficulty"])
+    assert {one.response for one in found} == {LONG, "", "6 <think> 6"}
+    assert max(len(one.question) for one in found) == 4 * 600 + 1
+
+
+def test_without_texts_only_the_texts_are_missing(run):
+    whole = {(one.task, one.point, one.problem, one.epoch): one for one in samples.read(run)}
+    for one in samples.read(run, texts=False):
+        full = whole[one.task, one.point, one.problem, one.epoch]
+        assert one.response == ""
+        assert full.question.startswith(one.question.removesuffix("..."))
+        assert [getattr(one, name) for name in one.__slots__ if name not in ("response", "question")] == [
+            getattr(full, name) for name in one.__slots__ if name not in ("response", "question")
+        ]
+
+
+def test_stray_logs_are_not_read(run):
+    before = samples.read(run)
+    log = next(run.rglob("*.eval"))
+    (log.parent / "2020_stray.eval").write_bytes(log.read_bytes())
+    assert samples.read(run) == before
+
+
+def test_a_missing_or_damaged_log_is_named(run, tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        samples.read(tmp_path)
+    log = next(run.rglob("*lam-1*/*.eval"))
+    whole = log.read_bytes()
+    try:
+        log.write_bytes(whole[:1000])
+        with pytest.raises(RunError, match=log.name):
+            samples.read(run)
+        log.unlink()
+        with pytest.raises(RunError, match=log.name):
+            samples.read(run)
+    finally:
+        log.write_bytes(whole)
+
+
+def test_the_problems_of_a_task_are_those_of_its_samples(run):
+    known = {problem.id: problem.question for problem in tasks.load("arithmetic", limit=2).problems}
+    assert {one.problem: one.question for one in samples.read(run) if one.task == "arithmetic"} == known

@@ -1,0 +1,334 @@
+"""The sweep: every sample once, whatever is killed, changed, added or broken in between."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+
+import live
+import tiny
+from bench import PROBLEMS, TALK, Bench
+from interpole.errors import RunError
+from interpole.records import Outcome
+from interpole.runs import samples
+from interpole.runs.runfile import Part, RunFile
+from interpole.sweep import run as sweep
+from interpole.sweep.config import SweepConfig
+from interpole.sweep.plan import missing_parts
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_sweep_asks_every_problem_at_every_point_k_times(bench):
+    seen = []
+    assert bench.sweep(seen.append) == 3 * 4 * 2
+    found = bench.read()
+    expected = {(f"λ={lam:g}", lam, p.id, epoch) for lam in (0, 0.5, 1) for p in PROBLEMS for epoch in (1, 2)}
+    assert {(one.point, one.lam, one.problem, one.epoch) for one in found} == expected
+    assert len(found) == len(expected)
+    for one in found:
+        problem = next(problem for problem in PROBLEMS if problem.id == one.problem)
+        assert (one.task, one.question, one.target) == ("arithmetic", problem.question, problem.answer)
+        assert one.closed == (one.lam == 1) == (one.outcome is Outcome.CLOSED)
+        assert one.response == ("<think>\nhm\n</think>\n\n7" if one.lam == 1 else "7")
+        assert (one.num_tokens, one.finish) == (5 if one.lam == 1 else 2, "stop")
+        assert (one.answer, one.score) == ("7", float(problem.answer == "7"))
+    assert [(p.done, p.total) for p in seen if not p.message][-1] == (24, 24)
+    asked = [json.loads(line) for line in bench.journal.read_text().splitlines()]
+    assert len({one["seed"] for one in asked}) == 8  # per problem and epoch; the same at every λ
+    assert f"<|im_start|>user\n{PROBLEMS[0].question}<|im_end|>\n<|im_start|>assistant\n" in {
+        one["prompt"] for one in asked
+    }
+
+
+def test_a_finished_sweep_generates_nothing_and_starts_no_evaluation(bench):
+    bench.sweep()
+    logs = {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.eval")}
+    assert bench.sweep() == 0
+    assert {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.eval")} == logs
+    assert [(one.num_samples, one.num_present) for one in sweep.plan(bench.config(), bench.out)] == [(8, 8)] * 3
+
+
+def is_gone(process):
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
+    rng, apart = random.Random(0), multiprocessing.get_context("forkserver")
+    apart.set_forkserver_preload(["inspect_ai._eval.eval", "interpole.sweep.run", "interpole.tasks.inspect"])
+    wanted = {"lambdas": "0:1:0.25", "samples": 8, "concurrency": 6}  # 160 samples
+    options = bench.config().engine_options
+    slow = bench.config(**wanted, engine_options=options | {"step_seconds": 0.04})
+    states = [(0, 0)]  # samples generated so far, and those of them that need not be generated again
+    for _ in range(10):
+        process, num = apart.Process(target=sweep.run, args=(slow, bench.out)), states[-1][0] + rng.randrange(10)
+        process.start()
+        bench.wait_until(lambda num=num: bench.num_generated >= num)
+        time.sleep(rng.uniform(0, 0.2))
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        process.join()
+        bench.wait_until(lambda them=children: all(map(is_gone, them)))
+        assert process.exitcode == -signal.SIGKILL
+        states.append((bench.num_generated, sum(one.num_present for one in sweep.plan(slow, bench.out))))
+    assert states[-1][1] > 20
+    lost = set()
+    for (start, kept_before), (end, kept) in pairwise(states):  # answers are kept in the order in which they are given
+        ours, num_kept = bench.generated[start:end], kept - kept_before
+        assert 0 <= len(ours) - num_kept <= 6
+        lost.update(ours[num_kept:])
+    assert bench.sweep(**wanted) == 160 - states[-1][1]
+    assert {line for line, times in Counter(bench.generated).items() if times > 1} <= lost
+    assert len({(one.lam, one.problem, one.epoch) for one in bench.read()}) == len(bench.read()) == 160
+    assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
+
+
+def test_a_sweep_interrupted_mid_point_loses_only_what_was_in_flight(bench):
+    hang = {"text": "7", "fail": "hang", "once": str(bench.folder / "hung")}
+    bench.write([{"contains": PROBLEMS[2].question, "lambda": 0.5, "responses": [hang]}, *TALK])
+    (bench.folder / "sweep.json").write_text(bench.config().model_dump_json())
+    code = (
+        "import json, signal, sys; from pathlib import Path; from interpole.sweep import run as sweep\n"
+        "from interpole.sweep.config import SweepConfig\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts in the background
+        "config = SweepConfig.of(json.loads(Path(sys.argv[1]).read_text()))\n"
+        "sweep.run(config, Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, bench.folder / "sweep.json", bench.out]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        bench.wait_until((bench.folder / "hung").exists)
+        time.sleep(0.5)  # the answers on their way arrive
+        process.send_signal(signal.SIGINT)
+    assert process.returncode != 0
+    before = bench.num_generated
+    assert 8 <= before < 16
+    assert sum(one.num_present for one in sweep.plan(bench.config(), bench.out)) == before
+    journal = next(bench.out.rglob("*.answers.jsonl"))
+    journal.write_bytes(journal.read_bytes() + b'["half a li')  # as a crash in the midst of a write leaves it
+    assert bench.sweep() == 24 - before
+    assert len(bench.read()) == 24
+    assert not list(bench.out.rglob("*.answers.jsonl"))
+    assert len(list(bench.out.rglob("*.eval"))) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampler": {"temperature": 0.9}},
+        {"sampler": {"max_tokens": 7}},
+        {"recipe": {"rules": [{"kind": "attention", "lambda": 0.0}]}},
+        {"prefix": "<think>\n"},
+        {"template_from": "instruct"},
+        {"seed": 1},
+        {"limit": 3},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_other_settings_never_reuse_a_sample_and_the_old_ones_come_back_for_free(bench, change):
+    bench.sweep(lambdas="0.5")
+    Path(bench.sources["instruct"], "chat_template.jinja").write_text(live.TEMPLATE + "\n")
+    expected = 2 * change.get("limit", 4)
+    assert bench.sweep(lambdas="0.5", **change) == expected
+    assert len(bench.read()) == expected
+    assert bench.sweep(lambdas="0.5") == 0
+    assert len(bench.read()) == 8
+
+
+def test_changed_weights_and_templates_never_reuse_a_sample(bench):
+    assert bench.sweep(lambdas="0.5,1") == 16
+    shutil.rmtree(bench.sources["instruct"])
+    tiny.write(Path(bench.sources["instruct"]), tiny.tensors(9, layers=1), template=live.TEMPLATE)
+    assert bench.sweep(lambdas="0.5") == 8
+    assert {one.point for one in bench.read()} == {"λ=0.5"}  # λ = 1 of the other pair cannot stand beside it
+    Path(bench.sources["thinking"], "chat_template.jinja").write_text(live.TEMPLATE + "!")
+    assert bench.sweep(lambdas="0.5") == 8
+
+
+def test_a_run_is_topped_up_and_extended_without_generating_anything_twice(bench):
+    bench.sweep(lambdas="0.5")
+    first = {(one.problem, one.epoch): one for one in bench.read()}
+    assert bench.sweep(lambdas="0.5", samples=5) == 4 * 3
+    topped = {(one.problem, one.epoch): one for one in bench.read()}
+    assert {epoch for _, epoch in topped} == {1, 2, 3, 4, 5}
+    assert first.items() <= topped.items()
+    assert bench.sweep(lambdas="0.5,1", samples=5) == 4 * 5
+    assert bench.sweep(lambdas="0.5", samples=2) == 0
+    assert len(bench.read()) == 4 * 5 * 2  # fewer asked for, none forgotten
+    asked = [json.loads(line) for line in bench.journal.read_text().splitlines()]
+    assert len({(one["lambda"], one["seed"]) for one in asked}) == 40
+    own = bench.folder / "own.jsonl"
+    own.write_text('{"question": "3+4", "answer": "7"}\n')
+    assert bench.sweep(lambdas="0.5", tasks=[{"task": str(own), "grader": "exact"}]) == 2
+    assert {(one.task, one.score) for one in bench.read() if one.question == "3+4"} == {("own", 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("die", ["ended with exit status 9; starting another"]),
+        ("memory", ["ended with exit status 1; starting another", "MemoryError"]),
+        ("hang", ["was silent for 1 s; starting another"]),
+    ],
+)
+def test_an_engine_that_fails_mid_sweep_costs_nothing(bench, how, told):
+    bad = {"text": "7", "fail": how, "once": str(bench.folder / "failed")}
+    bench.write([{"contains": PROBLEMS[1].question, "lambda": 0.5, "responses": [bad]}, *TALK])
+    seen = []
+    assert bench.sweep(seen.append, hang_seconds=1.0) == 24
+    (message,) = (one.message for one in seen if "the engine" in one.message)
+    assert all(part in message for part in told)
+    assert bench.summary.failed == ()
+    assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
+
+
+def test_a_point_that_keeps_failing_is_recorded_and_the_sweep_goes_on(bench):
+    bad = {"contains": PROBLEMS[1].question, "lambda": 0.5, "responses": [{"fail": "die"}]}
+    bench.write([bad, *TALK])
+    num = bench.sweep(max_failures=1)
+    assert [(entry.point, entry.status) for entry in bench.summary.failed] == [("λ=0.5", "failed")]
+    assert "failed 2 times: ended with exit status 9" in bench.summary.failed[0].parts[0].error
+    found = bench.read()
+    assert len(found) == 24
+    failed = [one for one in found if one.outcome is Outcome.FAILED]
+    assert len(failed) == 24 - num
+    assert {(one.point, one.finish, one.score, one.num_tokens) for one in failed} == {("λ=0.5", "error", 0.0, 0)}
+    assert all("failed 2 times" in one.error for one in failed)
+    bench.write(TALK)
+    assert bench.sweep() == 24 - num
+    assert bench.summary.failed == ()
+    assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
+    assert len(list(bench.out.rglob("*.eval"))) == 3
+
+
+def test_points_off_the_dial_have_their_own_recipe_and_sampler(bench):
+    point = {"name": "instruct, as its card says", "recipe": {"lambda": 0.0}, "sampler": {"temperature": 0.7}}
+    assert bench.sweep(lambdas="1", points=[point]) == 16
+    (off,) = (entry for entry in RunFile.load(bench.out).current if entry.lam is None)
+    assert (off.sampler["temperature"], off.recipe["lambda"]) == (0.7, 0.0)
+    assert off.folder.startswith("logs/arithmetic/instruct-as-its-card-says-")
+    assert {(one.point, one.lam) for one in bench.read()} == {("λ=1", 1.0), (point["name"], None)}
+
+
+def test_a_run_can_be_moved_and_describes_itself(bench, tmp_path):
+    bench.sweep(lambdas="0.5")
+    before = bench.read()
+    bench.out = bench.out.rename(tmp_path / "elsewhere")
+    assert bench.read() == before
+    assert bench.sweep(lambdas="0.5") == 0
+    run = RunFile.load(bench.out)
+    assert (run.markers, run.opened, run.prefix, run.seed) == (("<think>", "</think>"), False, "", 0)
+    assert run.template == live.TEMPLATE
+    assert run.engine == {"engine": "scripted"}
+    assert (run.tasks["arithmetic"].num_problems, run.tasks["arithmetic"].samples) == (4, 2)
+
+
+def test_two_sweeps_do_not_write_to_one_run(bench):
+    from interpole.runs.runfile import exclusive
+
+    with exclusive(bench.out), pytest.raises(RunError, match="another sweep"):
+        bench.sweep()
+
+
+def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
+    from interpole.engines.open import open_engine
+    from interpole.sweep.plan import Plan
+    from interpole.tasks.inspect import sample_seed
+
+    instruct, thinking = live.pair(tmp_path)
+    config = SweepConfig.of(
+        {
+            "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+            "tasks": "arithmetic",
+            "lambdas": "0.3",
+            "samples": 2,
+            "limit": 5,
+            "sampler": {"max_tokens": 20},
+            "engine_options": {"dtype": "float32"},
+        }
+    )
+    summary = sweep.run(config, tmp_path / "run")
+    plan = Plan(config)
+    engine = open_engine("transformers", plan.base_recipe, dtype="float32")
+    problems = plan.benchmarks["arithmetic"].problems
+    asked = [(problem, epoch) for problem in problems for epoch in (1, 2)]
+    prompts = [plan.render([{"role": "user", "content": problem.question}]) for problem, _ in asked]
+    seeds = [sample_seed(0, problem.id, epoch) for problem, epoch in asked]
+    with engine.at(0.3):
+        expected = engine.generate(prompts, plan.benchmarks["arithmetic"].sampler, seeds)
+    found = {(one.problem, one.epoch): one for one in samples.read(tmp_path / "run")}
+    assert len(found) == 10
+    for (problem, epoch), answer in zip(asked, expected, strict=True):
+        one = found[problem.id, epoch]
+        assert (one.response, one.num_tokens, one.finish) == (answer.text, answer.num_tokens, answer.finish)
+    assert summary.num_tokens == sum(answer.num_tokens for answer in expected)
+
+
+def test_a_point_whose_weights_are_broken_fails_and_the_others_stand(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    instruct, thinking = live.pair(tmp_path)
+    weights = load_file(thinking / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], torch.nan)
+    save_file(weights, thinking / "model.safetensors", {"format": "pt"})
+    config = {
+        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+        "tasks": "arithmetic",
+        "lambdas": "0,1",
+        "samples": 1,
+        "limit": 3,
+        "sampler": {"max_tokens": 8},
+        "max_failures": 0,
+    }
+    summary = sweep.run(SweepConfig.of(config), tmp_path / "run")
+    assert [entry.point for entry in summary.failed] == ["λ=1"]
+    assert "the model's logits are not finite" in summary.failed[0].parts[0].error
+    outcomes = {(one.lam, one.outcome is Outcome.FAILED) for one in samples.read(tmp_path / "run")}
+    assert outcomes == {(0.0, False), (1.0, True)}
+
+
+def test_parts_cover_exactly_what_is_missing():
+    done, failed = Part(first_epoch=1, epochs=4, status="done"), Part(first_epoch=5, epochs=4, status="failed")
+    assert missing_parts((), 3) == (Part(first_epoch=1, epochs=3),)
+    assert missing_parts((done,), 2) == (done,)
+    assert missing_parts((done, failed), 6) == (done, failed.model_copy(update={"epochs": 2}))
+    assert missing_parts((done, failed), 9) == (done, failed, Part(first_epoch=9, epochs=1))
+    assert missing_parts((done, failed), 4) == (done,)
+
+
+def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
+    path = tmp_path / "sweep.yml"
+    text = "sources: {instruct: a/b, thinking: c/d}\ntasks: [arithmetic]\nlambdas: 0:1:0.5\n"
+    path.write_text(text)
+    config = SweepConfig.load(path)
+    assert (config.lambdas, config.template_from, config.tasks[0].task) == ((0, 0.5, 1), "thinking", "arithmetic")
+    for more, message in {
+        "smaples: 3": "smaples",
+        "samples: 0": "samples",
+        "sampler: {top: 3}": "no setting 'top'",
+        "template_from: base": "no source 'base'",
+        "points: [{name: λ=1}]": "two points are called λ=1",
+    }.items():
+        path.write_text(text + more)
+        with pytest.raises(RunError, match=message):
+            SweepConfig.load(path)
+    with pytest.raises(RunError, match="no points"):
+        SweepConfig.of({"sources": {"a": "b"}, "tasks": "arithmetic"})

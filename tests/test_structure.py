@@ -1,0 +1,141 @@
+"""The structure: the order of layers, public names, documented commands, sizes."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/interpole"
+
+LAYERS = (  # a module imports from its own layer and from those before it; docs/design.md shows the same list
+    "errors",
+    "records",
+    "checkpoints",
+    "chat",
+    "merging",
+    "diagnostics",
+    "tasks",
+    "engines",
+    "runs",
+    "analysis",
+    "sweep",
+    "search",
+    "report",
+    "lab",
+    "cli",
+    "__main__",
+)
+HEAVY = {"torch", "transformers", "inspect_ai", "vllm"}
+MAY_BE_HEAVY = {"engines", "lab", "tasks", "sweep"}
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
+
+
+def layer_of(path):
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imports(path):
+    """(module, line, whether at import time) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    late = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    late |= {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((f"{node.module}.{alias.name}", node.lineno, id(node) not in late) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno, id(node) not in late) for alias in node.names)
+
+
+def test_the_layers_are_what_is_there_and_what_the_docs_show():
+    there = {p.stem for p in SOURCE.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.glob("*.py")))}
+    assert there - {"__init__", "__pycache__"} == set(LAYERS)
+    shown = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    assert tuple(shown) == LAYERS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_imports_only_from_its_own_layer_and_those_before_it(path):
+    layer = layer_of(path)
+    for module, line, _ in imports(path):
+        parts = module.split(".")
+        if parts[0] == "interpole" and len(parts) > 1 and parts[1] in LAYERS:
+            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{path.name}:{line} imports {module}, a later layer"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_core_imports_no_torch(path):
+    heavy = [module for module, _, _ in imports(path) if module.split(".")[0] in HEAVY]
+    assert not heavy or layer_of(path) in MAY_BE_HEAVY, f"{path.name} imports {heavy}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_public_names_are_the_ones_in_all(path):
+    if path.name.startswith("_"):
+        return
+    text = path.read_text()
+    tree = ast.parse(text)
+    declared = next(
+        (ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"),
+        None,
+    )
+    assert declared is not None, f"{path.name} declares no __all__"
+    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    bound |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    bound |= {alias for alias in declared if (path.parent / f"{alias}.py").exists()}
+    assert set(declared) <= bound
+
+
+def test_the_package_exports_what_it_says():
+    package = import_module("interpole")
+    assert package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_functions_fit_a_screen(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno <= 80, f"{path.name}: {node.name}"
+
+
+def test_every_command_is_explained_and_the_reference_is_up_to_date():
+    from typer.main import get_command
+
+    from interpole.cli import app
+    from interpole.cli.reference import commands, reference
+
+    assert all(command.help for _, command in commands(get_command(app), "interpole"))
+    assert (ROOT / "docs/cli.md").read_text() == reference(), "run `make docs`"
+
+
+def test_help_answers_in_under_half_a_second():
+    run = [sys.executable, "-X", "importtime", "-c", "import interpole.cli"]
+    loaded = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    heavy = [
+        m
+        for m in ("numpy", "torch", "pydantic", "scipy", "altair", "transformers", "inspect_ai")
+        if f" {m}\n" in loaded
+    ]
+    assert heavy == []
+
+
+def test_links_in_the_docs_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
