@@ -91,9 +91,9 @@ class SimulatedPair:
         self._wanted |= wanted
         return [s for lam, k in self._wanted.items() for epoch in range(1, k + 1) for s in self.responses(lam, epoch)]
 
-    def grid(self, first_epoch: int = 1) -> list[Sample]:
+    def grid(self, first_sample: int = 1) -> list[Sample]:
         """What the whole grid gives; from another first epoch, another grid's responses."""
-        epochs = range(first_epoch, first_epoch + self.k)
+        epochs = range(first_sample, first_sample + self.k)
         return [s for lam in GRID for epoch in epochs for s in self.responses(lam, epoch)]
 
     def goal(self, name: str) -> Goal:

@@ -72,8 +72,8 @@ def samples(
                             task=task,
                             point=f"λ={lam:g}",
                             lam=lam,
-                            problem=f"{task}-{number:04d}",
-                            epoch=epoch,
+                            problem_id=f"{task}-{number:04d}",
+                            number=epoch,
                             question=question,
                             target=str(value),
                             response=text + " ~" * (padding // 2),
@@ -108,8 +108,8 @@ def write_run(
             log.writestr("summaries.json", json.dumps(logged))
             for index, sample in enumerate(logged):
                 log.writestr(f"samples/{index}.json", json.dumps(sample))
-        k = max(sample.epoch for sample in group)
-        part = Part(first_epoch=1, epochs=k, status="done", log="a.eval")
+        k = max(sample.number for sample in group)
+        part = Part(first_sample=1, num_samples=k, status="done", log="a.eval")
         same = dict.fromkeys(("settings", "problems_hash"), "0" * 64)
         hashes = {"identity": f"{number:064x}", "fingerprint": f"{number + 7:064x}"}
         sampler = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 256} | samplers.get(point, {})
@@ -152,8 +152,8 @@ def _logged(sample: Sample) -> dict[str, Any]:
     kept |= {"answer": sample.answer, "grades": dict(sample.grades)}
     message = {"role": "assistant", "content": sample.response}
     return {
-        "id": sample.problem,
-        "epoch": sample.epoch,
+        "id": sample.problem_id,
+        "epoch": sample.number,
         "input": sample.question,
         "target": sample.target,
         "metadata": {"question": sample.question, "difficulty": sample.difficulty},

@@ -15,6 +15,8 @@ SOURCE = ROOT / "src/interpole"
 LAYERS = (  # a module imports from its own layer and from those before it; docs/design.md shows the same list
     "errors",
     "records",
+    "files",
+    "schema",
     "checkpoints",
     "chat",
     "merging",

@@ -77,7 +77,7 @@ class Trace:
 class _Generation(Extension):
     """`{% generation %}…{% endgeneration %}` marks the assistant's tokens for training; here it is transparent."""
 
-    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Return the enclosed nodes as they are."""

@@ -76,7 +76,7 @@ class Generation:
     text: str
     num_tokens: int  # generated tokens, the end-of-sequence token included
     finish: str  # "stop": the model ended; "length": the cap did; "error": there is no response
-    forced: bool = False  # a budget cut the thought and closed it
+    budget_forced: bool = False  # a budget cut the thought and closed it
 
     def __post_init__(self) -> None:
         """Refuse what no engine can have generated."""
@@ -94,8 +94,8 @@ class Sample:
     task: str
     point: str  # the point's name, e.g. "λ=0.6" or "budget-256"
     lam: float | None  # None for points that are not on the dial
-    problem: str  # Problem.id
-    epoch: int  # 1..k
+    problem_id: str
+    number: int  # of the samples of this problem at this point: 1..k
     question: str
     target: str
     response: str
@@ -110,7 +110,7 @@ class Sample:
     answers: Mapping[str, str | None] = field(default_factory=dict)  # by grading, where gradings read different answers
     pseudo_close: str | None = None  # the special token that closed the thought in the marker's place
     private: bool = False  # its question must not be published
-    forced: bool = False  # a budget cut its thought and closed it; runs made before this was kept say False
+    budget_forced: bool = False  # a budget cut its thought and closed it; runs made before this was kept say False
 
     @property
     def score(self) -> float:

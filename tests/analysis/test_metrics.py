@@ -18,7 +18,7 @@ from interpole.records import Outcome, Sample
 
 def make(problem="q1", epoch=1, score=1.0, *, lam=0.5, answer="7", tokens=10, outcome=Outcome.CLOSED, **others):
     fields = {
-        "task": "sums", "point": f"λ={lam}", "lam": lam, "problem": problem, "epoch": epoch, "question": "1+6?",
+        "task": "sums", "point": f"λ={lam}", "lam": lam, "problem_id": problem, "number": epoch, "question": "1+6?",
         "target": "7", "response": "7", "num_tokens": tokens, "finish": "stop", "outcome": outcome,
         "closed": outcome is Outcome.CLOSED, "answer": answer, "grades": {"own": score},
     }  # fmt: skip

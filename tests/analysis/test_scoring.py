@@ -283,7 +283,7 @@ def test_the_real_problems_go_through_the_tiny_pair_from_the_command_line(task, 
     assert told.exit_code == 0, told.output
     asked = {problem.id for problem in tasks.load(task, data=file, limit=3).problems}
     found = samples.read(out)
-    assert {(one.lam, one.problem, one.epoch) for one in found} == {
+    assert {(one.lam, one.problem_id, one.number) for one in found} == {
         (lam, name, epoch) for lam in (0.0, 1.0) for name in asked for epoch in (1, 2)
     }
     for one in found:

@@ -169,7 +169,10 @@ def test_samples_and_counts_give_the_same_evidence():
     lams = sorted({s.lam for s in samples if s.outcome is not Outcome.FAILED})
     closed, counts = (
         np.array(
-            [[sum(f(s) for s in samples if s.problem == f"q{q}" and s.lam == lam) for lam in lams] for q in range(6)],
+            [
+                [sum(f(s) for s in samples if s.problem_id == f"q{q}" and s.lam == lam) for lam in lams]
+                for q in range(6)
+            ],
             float,
         )
         for f in (lambda s: s.closed, always(1))

@@ -31,7 +31,7 @@ def unfinish(run: Path, point: str, num_answers: int) -> RunFile:
         if entry.point == point:
             parts = tuple(part.model_copy(update={"status": "planned", "log": None}) for part in entry.parts)
             entry = entry.model_copy(update={"parts": parts})
-            (run / entry.folder / "epoch-1.answers.jsonl").write_text("{}\n" * num_answers + '{"half')
+            (run / entry.folder / "sample-1.answers.jsonl").write_text("{}\n" * num_answers + '{"half')
         entries.append(entry)
     finished.model_copy(update={"entries": tuple(entries)}).save(run)
     return finished

@@ -275,7 +275,7 @@ def test_a_failed_sample_is_recorded_and_alone_asked_again(tmp_path, trouble):
     with serving(lambda body: trouble if body["seed"] % 3 == 0 else chat("hm</think>7")) as endpoint:
         summary = sweep.run(served(endpoint.url), tmp_path / "run")
         found = samples.read(tmp_path / "run")
-        failed = {(one.problem, one.epoch) for one in found if one.outcome is Outcome.FAILED}
+        failed = {(one.problem_id, one.number) for one in found if one.outcome is Outcome.FAILED}
         assert 0 < len(failed) < 6 == len(found)
         assert [entry.status for entry in summary.failed] == ["failed"]
         trouble = chat("hm</think>7")

@@ -409,7 +409,7 @@ def test_the_tiny_pair_gives_the_same_greedy_answers_through_all_three_engines(t
     greedy = ("-k", "1", "--temperature", "0", "--max-tokens", "120")
     dial = (*greedy, "--lambda", "0,0.5,1", "--engine-option", "dtype=float32")
     answers = {
-        engine: {(one.lam, one.problem): (one.response, one.num_tokens, one.finish) for one in found}
+        engine: {(one.lam, one.problem_id): (one.response, one.num_tokens, one.finish) for one in found}
         for engine, found in {
             "transformers": sweep(tiny_pair, tmp_path / "transformers", "transformers", *dial),
             "vllm": sweep(tiny_pair, tmp_path / "vllm", "vllm", *dial),

@@ -283,7 +283,7 @@ def test_the_demo_runs_every_command_it_shows_and_merges_once(tmp_path, monkeypa
     typed = [shlex.split(line)[2:] for line in done.stdout.splitlines() if line.startswith("$ interpole ")]
     words = ["sweep", "stages", "recommend", "recommend", "compare", "sweep", "search", "report", "plot", "merge"]
     assert [arguments[0] for arguments in typed] == words
-    points = {(s.point, s.forced) for s in samples.read(out / "run", texts=False)}
+    points = {(s.point, s.budget_forced) for s in samples.read(out / "run", texts=False)}
     assert {("λ=0", False), ("λ=1", False), ("ties", False), ("λ=1, budget 40", True)} <= points
     for said in ("of 24 responses at λ=1, budget 40", "tokens for the grid's 264 responses", "10 trials. Recipes:"):
         assert said in " ".join(done.stdout.split())

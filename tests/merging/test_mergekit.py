@@ -333,7 +333,7 @@ def test_what_is_not_supported_is_named_with_its_line(text, line, words):
 
 def test_broken_yaml_is_a_recipe_error(models):
     (models / "x.yml").write_text("merge_method: [")
-    with pytest.raises(RecipeError, match="cannot read"):
+    with pytest.raises(RecipeError, match="not valid YAML"):
         Recipe.load(models / "x.yml")
 
 

@@ -77,7 +77,7 @@ def report(made: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def of(made: list[Sample], problem: str, lam: float) -> list[Sample]:
-    return [s for s in made if s.problem == problem and s.lam == lam]
+    return [s for s in made if s.problem_id == problem and s.lam == lam]
 
 
 def test_the_slider_moves_everything_by_keyboard(report: Path, made: list[Sample], open_page: Opened) -> None:
@@ -146,7 +146,7 @@ def test_search_finds_by_words_and_by_id(report: Path, made: list[Sample], open_
 def test_filters_agree_with_the_samples(report: Path, made: list[Sample], open_page: Opened) -> None:
     page = open_page(report)
     by_problem: dict[str, list[bool]] = {}
-    for problem in {s.problem for s in made if s.task == "arithmetic"}:
+    for problem in {s.problem_id for s in made if s.task == "arithmetic"}:
         lams = sorted({s.lam for s in made})
         shares = [sum(s.score for s in of(made, problem, lam)) / 3 for lam in lams]
         by_problem[problem] = [share > 0.5 for share in shares]
@@ -231,8 +231,8 @@ def test_hostile_texts_do_nothing(made: list[Sample], tmp_path: Path, open_page:
     evil = [
         replace(
             s, task=EVIL, question=EVIL + s.question, target=EVIL, response=EVIL + s.response, answer=EVIL,
-            problem=EVIL + s.problem, difficulty=EVIL + s.difficulty, grades={EVIL: s.score},
-            error=EVIL if s.epoch == 2 else "",
+            problem_id=EVIL + s.problem_id, difficulty=EVIL + s.difficulty, grades={EVIL: s.score},
+            error=EVIL if s.number == 2 else "",
         )
         for s in few
     ]  # fmt: skip
@@ -321,7 +321,7 @@ def test_a_page_without_samples_still_has_its_curves(made: list[Sample], tmp_pat
 
 def test_points_off_the_dial_can_be_opened(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:
     own = [s for s in made if s.task == "arithmetic"]
-    ties = [replace(s, lam=None, point="TIES", response="from TIES", forced=True) for s in own if s.lam == 0.6]
+    ties = [replace(s, lam=None, point="TIES", response="from TIES", budget_forced=True) for s in own if s.lam == 0.6]
     page = open_page(write(tmp_path / "off.html", own + ties))
     page.click("#strip .column:last-child button >> nth=1")
     page.wait_for_function("document.getElementById('r-meta').textContent.startsWith('TIES, sample 2 of 3')")

@@ -351,7 +351,7 @@ def test_the_payload_gives_back_every_response(sweep: list[Sample], measured: li
         for point, row in zip(index["points"], chunks[chunk][place], strict=True):
             for response in row:
                 found[question["task"], question["id"], point["name"], response["epoch"]] = response["text"]
-    assert found == {(s.task, s.problem, s.point, s.epoch): s.response for s in sweep}
+    assert found == {(s.task, s.problem_id, s.point, s.number): s.response for s in sweep}
 
 
 def test_a_cell_says_outcome_and_score(sweep: list[Sample]) -> None:

@@ -51,7 +51,7 @@ def bench(tmp_path_factory):
 
 
 def keys(run):
-    return {(one.task, one.point, one.problem, one.epoch) for one in samples.read(run)}
+    return {(one.task, one.point, one.problem_id, one.number) for one in samples.read(run)}
 
 
 def test_runs_combine_into_one_with_every_response_once(bench, tmp_path):
@@ -81,7 +81,7 @@ def test_runs_combine_into_one_with_every_response_once(bench, tmp_path):
 def test_another_seed_adds_samples_and_the_same_one_never_twice(bench, tmp_path):
     low, more, seed = (bench.folder / name for name in ("low", "more", "seed"))
     made = combine([low, more, seed], tmp_path / "a")
-    half = {(one.problem, one.epoch) for one in samples.read(tmp_path / "a") if one.lam == 0.5}
+    half = {(one.problem_id, one.number) for one in samples.read(tmp_path / "a") if one.lam == 0.5}
     assert half == {(name, epoch) for name in ("sum", "two") for epoch in range(1, 8)}
     assert (made.num_samples, made.num_duplicates) == (4 + 14, 4)
     again = combine([tmp_path / "a", seed, more], tmp_path / "b")  # what is in it already is known by its log
@@ -133,7 +133,7 @@ def test_unfinished_parts_are_left_out_and_named(bench, tmp_path):
     (other / "run.json").write_text(text.replace('"done"', '"planned"', 1))
     told = call("runs", "merge", bench.folder / "low", other, "--out", tmp_path / "all")
     assert f"left out, as it is not finished: own at λ=0.5 in {other}, samples 1 to 2" in told
-    assert {one.epoch for one in samples.read(tmp_path / "all") if one.lam == 0.5} == {1, 2, 3, 4, 5}
+    assert {one.number for one in samples.read(tmp_path / "all") if one.lam == 0.5} == {1, 2, 3, 4, 5}
 
 
 def test_a_combined_run_and_its_new_grades_move_with_the_folder(bench, tmp_path):
@@ -165,7 +165,7 @@ def test_responses_are_shown_and_chosen(bench):
     assert told.count("should be") == 1
     assert call("samples", high, "-n", "99").count("should be") == 12
     chosen = json.loads(call("samples", high, "--wrong", "--lambda", "0.5,1", "--id", "two", "-n", "99", "--json"))
-    assert {(one["problem"], one["grades"]["exact"]) for one in chosen} == {("two", 0.0)}
+    assert {(one["problem_id"], one["grades"]["exact"]) for one in chosen} == {("two", 0.0)}
     assert len(chosen) == 6
     with pytest.raises(Exception, match=r"no response is like that[\s\S]*points: λ=0.5, λ=1"):
         call("samples", high, "--task", "aime25")

@@ -51,12 +51,12 @@ def test_samples_equal_what_inspect_reads(run):
     for entry in RunFile.load(run).current:
         for part in entry.parts:
             for one in read_eval_log(str(run / entry.folder / part.log)).samples:
-                expected[entry.task, entry.point, one.id, part.first_epoch + one.epoch - 1] = one
+                expected[entry.task, entry.point, one.id, part.first_sample + one.epoch - 1] = one
     found = samples.read(run)
-    assert {(one.task, one.point, one.problem, one.epoch) for one in found} == expected.keys()
+    assert {(one.task, one.point, one.problem_id, one.number) for one in found} == expected.keys()
     assert len(found) == len(expected) == 2 * (2 + 1) * 3
     for one in found:
-        theirs = expected[one.task, one.point, one.problem, one.epoch]
+        theirs = expected[one.task, one.point, one.problem_id, one.number]
         kept = theirs.scores["grade"].metadata
         assert one.response == theirs.output.completion
         assert one.num_tokens == theirs.output.usage.output_tokens
@@ -68,9 +68,9 @@ def test_samples_equal_what_inspect_reads(run):
 
 
 def test_without_texts_only_the_texts_are_missing(run):
-    whole = {(one.task, one.point, one.problem, one.epoch): one for one in samples.read(run)}
+    whole = {(one.task, one.point, one.problem_id, one.number): one for one in samples.read(run)}
     for one in samples.read(run, texts=False):
-        full = whole[one.task, one.point, one.problem, one.epoch]
+        full = whole[one.task, one.point, one.problem_id, one.number]
         assert one.response == ""
         assert full.question.startswith(one.question.removesuffix("..."))
         assert [getattr(one, name) for name in one.__slots__ if name not in ("response", "question")] == [
@@ -103,4 +103,4 @@ def test_a_missing_or_damaged_log_is_named(run, tmp_path):
 
 def test_the_problems_of_a_task_are_those_of_its_samples(run):
     known = {problem.id: problem.question for problem in tasks.load("arithmetic", limit=2).problems}
-    assert {one.problem: one.question for one in samples.read(run) if one.task == "arithmetic"} == known
+    assert {one.problem_id: one.question for one in samples.read(run) if one.task == "arithmetic"} == known

@@ -216,7 +216,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(sweep_of, tmp_path, monke
     CliRunner().invoke(app, [*command, str(tmp_path / "stopped")], catch_exceptions=False)
     assert sorted(asked(tmp_path)) == sorted(whole)
     whole, stopped = (
-        {(entry.lam, sum(part.epochs for part in entry.parts)) for entry in RunFile.load(tmp_path / name).current}
+        {(entry.lam, sum(part.num_samples for part in entry.parts)) for entry in RunFile.load(tmp_path / name).current}
         for name in ("whole", "stopped")
     )
     assert whole == stopped

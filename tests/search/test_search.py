@@ -86,7 +86,7 @@ def test_it_begins_with_the_dial_itself(found):
 def test_a_trial_is_what_an_engine_by_hand_gives(found):
     from interpole.chat import trace
     from interpole.engines.open import open_engine
-    from interpole.tasks.inspect import sample_seed
+    from interpole.files import seed_of
 
     trial = study(found).trials[5]
     planned = Plan(found.file.sweep)
@@ -98,7 +98,7 @@ def test_a_trial_is_what_an_engine_by_hand_gives(found):
     at = planned.point(point)
     engine = open_engine("transformers", planned.base_recipe, dtype="float32")
     prompts = [planned.render([{"role": "user", "content": problem.question}]) for problem in seen.problems]
-    seeds = [sample_seed(0, problem.id, 1) for problem in seen.problems]
+    seeds = [seed_of(0, problem.id, 1) for problem in seen.problems]
     with engine.at(at.where):
         answers = engine.generate(prompts, planned.sampler(seen, at), seeds)
     right = [
@@ -112,9 +112,9 @@ def test_what_is_reported_was_measured_on_questions_that_no_trial_saw(found):
     planned = Plan(found.file.sweep)
     seen, kept = search._split(planned.benchmarks.values(), 0.5, 0)
     held = samples.read(found.folder / search.HELD_OUT)
-    assert {s.problem for s in held} == set(kept["arithmetic"])
-    assert {s.problem for s in held}.isdisjoint(p.id for p in seen[0].problems)
-    assert len({s.problem for s in held}) == len(seen[0].problems) == 5
+    assert {s.problem_id for s in held} == set(kept["arithmetic"])
+    assert {s.problem_id for s in held}.isdisjoint(p.id for p in seen[0].problems)
+    assert len({s.problem_id for s in held}) == len(seen[0].problems) == 5
     shown = json.loads(found.shown.stdout)
     assert shown == json.loads((found.folder / search.RESULT).read_text())
     assert {one["name"] for one in shown["finalists"]} >= {"λ=0", "λ=1"}

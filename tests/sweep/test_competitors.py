@@ -45,7 +45,7 @@ def test_a_thought_is_cut_closed_and_answered_and_only_generated_tokens_count():
     whole, asked = answered(
         [Generation("<think>\na b ", 4, "length"), Generation("7", 2, "stop")], Sampler(max_tokens=10)
     )
-    assert whole.result() == Generation("<think>\na b\n</think>\n\n7", 6, "stop", forced=True)
+    assert whole.result() == Generation("<think>\na b\n</think>\n\n7", 6, "stop", budget_forced=True)
     assert [(prompt, cap) for prompt, cap, _ in asked] == [("Q:", 4), ("Q:<think>\na b" + CUT, 6)]
     assert asked[0][2] == 7
     assert asked[1][2] not in (7, 8)
@@ -115,7 +115,7 @@ def config(tmp_path):
 def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_path):
     assert sweep.run(config(POINTS, lambdas="0"), tmp_path / "run").failed == ()
     found = {
-        (s.point, s.lam, s.response, s.num_tokens, s.closed) for s in samples.read(tmp_path / "run") if s.epoch == 1
+        (s.point, s.lam, s.response, s.num_tokens, s.closed) for s in samples.read(tmp_path / "run") if s.number == 1
     }
     assert found == {
         ("λ=0", 0.0, "9", 2, False),
@@ -123,7 +123,7 @@ def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_
         ("λ=1, “Be brief.”", None, "7", 2, False),
         ("λ=0.4, budget 5", None, "9", 2, False),
     }
-    assert {s.point for s in samples.read(tmp_path / "run", texts=False) if s.forced} == {"λ=1, budget 5"}
+    assert {s.point for s in samples.read(tmp_path / "run", texts=False) if s.budget_forced} == {"λ=1, budget 5"}
     entries = {entry.point: entry for entry in RunFile.load(tmp_path / "run").current}
     assert entries["λ=1, budget 5"].asking == {"budget_tokens": 5, "close": CUT}
     assert entries["λ=1, “Be brief.”"].asking == {"instruction": "Be brief."}
@@ -157,17 +157,17 @@ def test_a_thought_closed_by_force_is_told_from_one_that_closed_itself(config, t
 
 
 def test_answers_and_logs_from_before_force_was_noted_are_read_as_not_forced(tmp_path):
-    journal = tmp_path / "epoch-1.answers.jsonl"
-    Journal(journal, lambda *_: _done(Generation("a", 1, "stop", forced=True)), lambda *_: None).answer(
+    journal = tmp_path / "sample-1.answers.jsonl"
+    Journal(journal, lambda *_: _done(Generation("a", 1, "stop", budget_forced=True)), lambda *_: None).answer(
         "Q", Sampler(), 0
     )
     key, *fields = json.loads(journal.read_text())
     assert fields == ["a", 1, "stop", True]
     journal.write_text(json.dumps([key, *fields[:3]]) + "\n")
     known = Journal(journal, None, lambda *_: None).answer("Q", Sampler(), 0)
-    assert known.result() == Generation("a", 1, "stop", forced=False)
+    assert known.result() == Generation("a", 1, "stop", budget_forced=False)
     synthetic.write_run(tmp_path / "run", synthetic.samples(num_questions=2, lams=(0.0,)))  # its logs do not say
-    assert not any(s.forced for s in samples.read(tmp_path / "run"))
+    assert not any(s.budget_forced for s in samples.read(tmp_path / "run"))
 
 
 def _done(generation):
@@ -177,9 +177,8 @@ def _done(generation):
 
 
 def test_a_budget_over_a_live_model_is_two_requests_by_hand(tmp_path):
-    from interpole.engines.budget_forcing import next_seed
     from interpole.engines.open import open_engine
-    from interpole.tasks.inspect import sample_seed
+    from interpole.files import seed_of
 
     instruct, thinking = live.pair(tmp_path)
     config = SweepConfig.of(
@@ -192,11 +191,11 @@ def test_a_budget_over_a_live_model_is_two_requests_by_hand(tmp_path):
     sweep.run(config, tmp_path / "run")
     planned = Plan(config)
     engine = open_engine("transformers", planned.base_recipe, dtype="float32", max_rows=1)
-    found = {s.problem: s for s in samples.read(tmp_path / "run")}
+    found = {s.problem_id: s for s in samples.read(tmp_path / "run")}
     cuts = 0
     with engine.at(0.3):
         for problem in planned.benchmarks["arithmetic"].problems:
-            seed, settings = sample_seed(0, problem.id, 1), planned.benchmarks["arithmetic"].sampler
+            seed, settings = seed_of(0, problem.id, 1), planned.benchmarks["arithmetic"].sampler
             prompt = planned.render([{"role": "user", "content": problem.question}])
             (first,) = engine.generate([prompt], Sampler(**{**_plain(settings), "max_tokens": 5}), [seed])
             text, num_tokens, finish = first.text, first.num_tokens, first.finish
@@ -204,7 +203,7 @@ def test_a_budget_over_a_live_model_is_two_requests_by_hand(tmp_path):
                 cuts += 1
                 text = text.rstrip("\ufffd").rstrip() + ("" if "</think>" in text else CUT)
                 rest = Sampler(**{**_plain(settings), "max_tokens": 7})
-                (second,) = engine.generate([prompt + text], rest, [next_seed(seed)])
+                (second,) = engine.generate([prompt + text], rest, [seed_of(seed, "go on")])
                 text, num_tokens, finish = text + second.text, num_tokens + second.num_tokens, second.finish
             assert (found[problem.id].response, found[problem.id].num_tokens) == (text, num_tokens)
     assert cuts

@@ -39,10 +39,10 @@ def test_a_sweep_asks_every_problem_at_every_point_k_times(bench):
     assert bench.sweep(seen.append) == 3 * 4 * 2
     found = bench.read()
     expected = {(f"λ={lam:g}", lam, p.id, epoch) for lam in (0, 0.5, 1) for p in PROBLEMS for epoch in (1, 2)}
-    assert {(one.point, one.lam, one.problem, one.epoch) for one in found} == expected
+    assert {(one.point, one.lam, one.problem_id, one.number) for one in found} == expected
     assert len(found) == len(expected)
     for one in found:
-        problem = next(problem for problem in PROBLEMS if problem.id == one.problem)
+        problem = next(problem for problem in PROBLEMS if problem.id == one.problem_id)
         assert (one.task, one.question, one.target) == ("arithmetic", problem.question, problem.answer)
         assert one.closed == (one.lam == 1) == (one.outcome is Outcome.CLOSED)
         assert one.response == ("<think>\nhm\n</think>\n\n7" if one.lam == 1 else "7")
@@ -97,7 +97,7 @@ def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
         lost.update(ours[num_kept:])
     assert bench.sweep(**wanted) == 160 - states[-1][1]
     assert {line for line, times in Counter(bench.generated).items() if times > 1} <= lost
-    assert len({(one.lam, one.problem, one.epoch) for one in bench.read()}) == len(bench.read()) == 160
+    assert len({(one.lam, one.problem_id, one.number) for one in bench.read()}) == len(bench.read()) == 160
     assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
 
 
@@ -164,9 +164,9 @@ def test_changed_weights_and_templates_never_reuse_a_sample(bench):
 
 def test_a_run_is_topped_up_and_extended_without_generating_anything_twice(bench):
     bench.sweep(lambdas="0.5")
-    first = {(one.problem, one.epoch): one for one in bench.read()}
+    first = {(one.problem_id, one.number): one for one in bench.read()}
     assert bench.sweep(lambdas="0.5", samples=5) == 4 * 3
-    topped = {(one.problem, one.epoch): one for one in bench.read()}
+    topped = {(one.problem_id, one.number): one for one in bench.read()}
     assert {epoch for _, epoch in topped} == {1, 2, 3, 4, 5}
     assert first.items() <= topped.items()
     assert bench.sweep(lambdas="0.5,1", samples=5) == 4 * 5
@@ -249,8 +249,8 @@ def test_two_sweeps_do_not_write_to_one_run(bench):
 
 def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
     from interpole.engines.open import open_engine
+    from interpole.files import seed_of
     from interpole.sweep.plan import Plan
-    from interpole.tasks.inspect import sample_seed
 
     instruct, thinking = live.pair(tmp_path)
     config = SweepConfig.of(
@@ -270,10 +270,10 @@ def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
     problems = plan.benchmarks["arithmetic"].problems
     asked = [(problem, epoch) for problem in problems for epoch in (1, 2)]
     prompts = [plan.render([{"role": "user", "content": problem.question}]) for problem, _ in asked]
-    seeds = [sample_seed(0, problem.id, epoch) for problem, epoch in asked]
+    seeds = [seed_of(0, problem.id, epoch) for problem, epoch in asked]
     with engine.at(0.3):
         expected = engine.generate(prompts, plan.benchmarks["arithmetic"].sampler, seeds)
-    found = {(one.problem, one.epoch): one for one in samples.read(tmp_path / "run")}
+    found = {(one.problem_id, one.number): one for one in samples.read(tmp_path / "run")}
     assert len(found) == 10
     for (problem, epoch), answer in zip(asked, expected, strict=True):
         one = found[problem.id, epoch]
@@ -306,11 +306,14 @@ def test_a_point_whose_weights_are_broken_fails_and_the_others_stand(tmp_path):
 
 
 def test_parts_cover_exactly_what_is_missing():
-    done, failed = Part(first_epoch=1, epochs=4, status="done"), Part(first_epoch=5, epochs=4, status="failed")
-    assert missing_parts((), 3) == (Part(first_epoch=1, epochs=3),)
+    done, failed = (
+        Part(first_sample=1, num_samples=4, status="done"),
+        Part(first_sample=5, num_samples=4, status="failed"),
+    )
+    assert missing_parts((), 3) == (Part(first_sample=1, num_samples=3),)
     assert missing_parts((done,), 2) == (done,)
-    assert missing_parts((done, failed), 6) == (done, failed.model_copy(update={"epochs": 2}))
-    assert missing_parts((done, failed), 9) == (done, failed, Part(first_epoch=9, epochs=1))
+    assert missing_parts((done, failed), 6) == (done, failed.model_copy(update={"num_samples": 2}))
+    assert missing_parts((done, failed), 9) == (done, failed, Part(first_sample=9, num_samples=1))
     assert missing_parts((done, failed), 4) == (done,)
 
 

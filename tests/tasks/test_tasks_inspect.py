@@ -22,9 +22,10 @@ from interpole import tasks  # noqa: E402
 from interpole.analysis.metrics import measure  # noqa: E402
 from interpole.chat import Markers  # noqa: E402
 from interpole.errors import TaskError  # noqa: E402
+from interpole.files import seed_of  # noqa: E402
 from interpole.records import Outcome, Sample  # noqa: E402
 from interpole.tasks.benchmark import problem_of  # noqa: E402
-from interpole.tasks.inspect import SCORE, response_text, sample_seed, to_inspect  # noqa: E402
+from interpole.tasks.inspect import SCORE, response_text, to_inspect  # noqa: E402
 
 QWEN = Markers("<think>", "</think>")
 SPECIALS = ("<|im_end|>", "<tool_call>")
@@ -105,7 +106,7 @@ def test_scripted_aime_gives_the_numbers_worked_out_by_hand(aime, tmp_path):
     _, samples = run(aime, responses, tmp_path, opened=True)
     paper, robust = (measure(samples, grading=name, resamples=50)[0] for name in ("paper", "robust"))
     assert (paper.mean.value, robust.mean.value) == (3 / 8, 3 / 8)
-    assert [s.grades for s in samples if s.problem == "a"] == [
+    assert [s.grades for s in samples if s.problem_id == "a"] == [
         {"paper": 1, "robust": 1},
         {"paper": 0, "robust": 1},
         {"paper": 1, "robust": 0},
@@ -159,7 +160,7 @@ def test_everything_a_sample_needs_is_in_the_summary(tmp_path):
         "grades": {"exact": 1.0},
         "difficulty": "1",
         "private": False,
-        "forced": False,
+        "budget_forced": False,
     }
     assert first.scores[SCORE].value == 1.0
     assert second.scores[SCORE].metadata["outcome"] == "looping"
@@ -182,7 +183,7 @@ def test_every_sample_has_a_seed_of_its_own_and_the_benchmarks_settings(tmp_path
     script, _ = run(benchmark, responses, tmp_path / "a")
     ids = {problem.question: problem.id for problem in benchmark.problems}
     seeds = {(part, config.seed) for part, config in script.asked}
-    assert seeds == {(part, sample_seed(5, ids[part], epoch)) for part in ids for epoch in (1, 2)}
+    assert seeds == {(part, seed_of(5, ids[part], epoch)) for part in ids for epoch in (1, 2)}
     assert len({seed for _, seed in seeds}) == 4
     assert all((config.temperature, config.top_p, config.max_tokens) == (0.6, 0.95, 256) for _, config in script.asked)
 
@@ -190,14 +191,14 @@ def test_every_sample_has_a_seed_of_its_own_and_the_benchmarks_settings(tmp_path
 def test_a_top_up_goes_on_with_later_seeds_and_numbers(tmp_path):
     benchmark = tasks.load("arithmetic", limit=1)
     problem = benchmark.problems[0]
-    script, samples = run(replace(benchmark, k=2), {problem.question: ["1", "2"]}, tmp_path, first_epoch=3)
-    assert [sample.epoch for sample in samples] == [3, 4]
-    assert {config.seed for _, config in script.asked} == {sample_seed(0, problem.id, epoch) for epoch in (3, 4)}
+    script, samples = run(replace(benchmark, k=2), {problem.question: ["1", "2"]}, tmp_path, first_sample=3)
+    assert [sample.number for sample in samples] == [3, 4]
+    assert {config.seed for _, config in script.asked} == {seed_of(0, problem.id, epoch) for epoch in (3, 4)}
 
 
 def test_seeds_are_fixed_for_ever():
-    assert sample_seed(0, "I-1", 1) == 1325658694
-    assert len({sample_seed(seed, name, epoch) for seed in (0, 1) for name in "ab" for epoch in (1, 2)}) == 8
+    assert seed_of(0, "I-1", 1) == 1325658694
+    assert len({seed_of(seed, name, epoch) for seed in (0, 1) for name in "ab" for epoch in (1, 2)}) == 8
 
 
 def test_thinking_that_a_provider_split_off_is_rejoined():
@@ -260,7 +261,7 @@ def test_an_inspect_task_keeps_its_scorers_and_gets_our_trace(theirs, tmp_path):
     }
     for folder in ("a", "b"):  # the task is made afresh each time, not wrapped twice
         _, samples = run(benchmark, responses, tmp_path / folder)
-        assert [(sample.problem, sample.grades, sample.outcome) for sample in samples] == [
+        assert [(sample.problem_id, sample.grades, sample.outcome) for sample in samples] == [
             ("1", {"includes": 1.0, "short": 1.0, "half": 0.5}, Outcome.CLOSED),
             ("2", {"includes": 1.0, "short": 1.0, "half": 0.5}, Outcome.DIRECT),
             ("1", {"includes": 0.0, "short": 0.0, "half": 0.5}, Outcome.DIRECT),

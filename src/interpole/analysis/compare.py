@@ -102,7 +102,7 @@ def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def _forced(samples: Sequence[Sample]) -> str:
     """How many responses at a point count for Think #R because a budget closed their thought."""
-    num = sum(s.forced for s in samples)
+    num = sum(s.budget_forced for s in samples)
     return f"; of {len(samples):,} responses at {samples[0].point}, {num:,} count as thinking by force" if num else ""
 
 

@@ -83,7 +83,7 @@ def measure(
         groups.setdefault(sample.task, {}).setdefault(sample.point, []).append(sample)
     measured = []
     for points in groups.values():
-        num_asked = len({sample.problem for group in points.values() for sample in group})
+        num_asked = len({sample.problem_id for group in points.values() for sample in group})
         votes = _has_votes(points.values(), grading)
         for group in sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point)):
             measured.append(_point_metrics(group, num_asked, votes, grading, resamples, seed))
@@ -215,7 +215,7 @@ class _Table:
 
 def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
     """Check the samples of one point and lay the usable ones out as columns."""
-    times = Counter((s.task, s.problem, s.epoch) for s in samples)
+    times = Counter((s.task, s.problem_id, s.number) for s in samples)
     twice = next((key for key, count in times.items() if count > 1), None)
     if twice:
         what = f"task {twice[0]!r}, problem {twice[1]!r}, sample {twice[2]} is there twice"
@@ -225,7 +225,7 @@ def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
         raise AnalysisError(f"point {samples[0].point!r} has several λ: {', '.join(lams)}", remedy="name points apart")
     usable = [s for s in samples if s.outcome is not Outcome.FAILED]
     questions: dict[tuple[str, str], int] = {}
-    row = np.array([questions.setdefault((s.task, s.problem), len(questions)) for s in usable], dtype=np.int64)
+    row = np.array([questions.setdefault((s.task, s.problem_id), len(questions)) for s in usable], dtype=np.int64)
     return _Table(
         samples[0].point if samples else "",
         questions,
@@ -244,7 +244,7 @@ def score_of(sample: Sample, grading: str | None) -> float:
         return sample.score
     if grading not in sample.grades:
         what = f"no grading {grading!r} for task {sample.task!r}; it has {', '.join(sample.grades) or 'none'}"
-        raise AnalysisError(what, f"point {sample.point!r}, problem {sample.problem!r}", "name one of those")
+        raise AnalysisError(what, f"point {sample.point!r}, problem {sample.problem_id!r}", "name one of those")
     return float(sample.grades[grading])
 
 
@@ -270,7 +270,7 @@ def _point_metrics(
     return PointMetrics(
         task=group[0].task, point=table.point, lam=group[0].lam, grading=grading or "",
         num_questions=len(n), num_missing=num_asked - len(n), num_samples=len(table.row), k=k,
-        outcomes={outcome: outcomes[outcome] for outcome in Outcome}, num_forced=sum(s.forced for s in group),
+        outcomes={outcome: outcomes[outcome] for outcome in Outcome}, num_forced=sum(s.budget_forced for s in group),
         **found | {"vote": found["vote"] if votes else None},
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from interpole.analysis.metrics import answer_of, measure, score_of
 from interpole.analysis.stages import find_stages, to_json
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves, write_curves, write_metrics
 from interpole.errors import AnalysisError, RunError
+from interpole.files import write_atomic
 from interpole.records import Outcome, Sample
 from interpole.runs import samples
 
@@ -33,7 +34,7 @@ def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
     stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}
-    (run / "stages.json").write_text(json.dumps(stages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(run / "stages.json", json.dumps(stages, indent=2, ensure_ascii=False) + "\n")
     return metrics
 
 

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from interpole.analysis.intervals import Interval
-from interpole.errors import AnalysisError, InterpoleWarning, OutputError
+from interpole.errors import AnalysisError, InterpoleWarning
+from interpole.files import write_atomic
 from interpole.records import Outcome
 
 __all__ = [
@@ -114,7 +114,7 @@ def write_curves(metrics: Iterable[PointMetrics], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([_cell(getattr(row, _field(name))) for name in COLUMNS] for row in curve(metrics))
-    _write(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
 def read_curves(path: Path) -> list[CurveRow]:
@@ -151,7 +151,9 @@ def read_curves(path: Path) -> list[CurveRow]:
 def write_metrics(metrics: Sequence[PointMetrics], path: Path) -> None:
     """Write everything in `metrics` as JSON; what is not known is null."""
     points = [plain(asdict(m) | {"outcomes": {o.value: n for o, n in m.outcomes.items()}}) for m in metrics]
-    _write(path, json.dumps({"format": 1, "points": points}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(
+        path, json.dumps({"format": 1, "points": points}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def read_metrics(path: Path) -> list[PointMetrics]:
@@ -256,14 +258,3 @@ def _cell(value: str | float | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return repr(round(value, 6)) if isinstance(value, float) else str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write: {error}", path, "check the folder, its permissions and the disk") from error

@@ -76,9 +76,9 @@ def from_samples(samples: Iterable[Sample], *, resamples: int = 2000, seed: int 
     usable = [s for s in samples if s.lam is not None and s.outcome is not Outcome.FAILED]
     if not usable:
         raise AnalysisError("no usable samples at any λ", remedy="sweep λ first: `interpole sweep`")
-    questions = {name: row for row, name in enumerate(dict.fromkeys(s.problem for s in usable))}
+    questions = {name: row for row, name in enumerate(dict.fromkeys(s.problem_id for s in usable))}
     lams, column = np.unique(np.array([s.lam for s in usable], dtype=np.float64), return_inverse=True)
-    flat = np.array([questions[s.problem] for s in usable]) * len(lams) + column
+    flat = np.array([questions[s.problem_id] for s in usable]) * len(lams) + column
     shape, size = (len(questions), len(lams)), len(questions) * len(lams)
     counts = np.bincount(flat, minlength=size).reshape(shape).astype(np.float64)
     closed = np.bincount(flat, weights=[s.closed for s in usable], minlength=size).reshape(shape).astype(np.float64)

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.hub import ASSET_PATTERNS, fetch_headers, locate
-from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, read_json
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header
 from interpole.errors import CheckpointError, CorruptError
+from interpole.files import read_json
 
 __all__ = [
     "DTYPES",

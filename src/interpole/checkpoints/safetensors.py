@@ -17,7 +17,7 @@ import numpy as np
 
 from interpole.errors import CheckpointError, CorruptError
 
-__all__ = ["DTYPES", "TensorSpec", "read_header", "read_json"]
+__all__ = ["DTYPES", "TensorSpec", "read_header"]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -140,18 +140,3 @@ def _check_cover(order: list[str], ranges: Mapping[str, tuple[int, int]], data_b
             path,
             "fetch the file again",
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
-
-    Raises:
-        CorruptError: it is not valid JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"not valid JSON: {error}", path, "fetch the file again") from None
-    if not isinstance(value, dict):
-        raise CorruptError(f"expected a JSON object, found {type(value).__name__}", path, "fetch the file again")
-    return value

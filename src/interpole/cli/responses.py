@@ -62,7 +62,7 @@ def samples(
     lams = None if lam is None else parse_lambdas(lam)
 
     def wanted(one: Sample) -> bool:
-        return (not ids or one.problem in ids) and (
+        return (not ids or one.problem_id in ids) and (
             right is None or (one.outcome is not Outcome.FAILED and (score_of(one, grading) >= 1) == right)
         )
 
@@ -102,11 +102,11 @@ def _show(one: Sample, file: RunFile, full: bool) -> None:
 
     grades = ", ".join(f"{name} {score:g}" for name, score in one.grades.items())
     closed_by = f" by {one.pseudo_close}" if one.pseudo_close else ""
-    forced = " (thought closed by force)" if one.forced else ""
+    forced = " (thought closed by force)" if one.budget_forced else ""
     ended = (
         f"{one.outcome.value.replace('_', '-')}{closed_by}{forced}, {one.num_tokens:,} tokens, {grades or one.error}"
     )
-    console.rule(Text(f"{one.task} · {one.point} · {one.problem} · sample {one.epoch}"), align="left")
+    console.rule(Text(f"{one.task} · {one.point} · {one.problem_id} · sample {one.number}"), align="left")
     console.print(Text(_printable(one.question, full)), style="bold")
     console.print(_response(one, file, full))
     console.print(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.errors import RunError
+from interpole.files import parse_yaml
 
 if TYPE_CHECKING:
     from interpole.sweep.config import SweepConfig
@@ -221,11 +223,12 @@ def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dic
 
 def _options(given: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs; values are read as YAML."""
-    import yaml
-
     if wrong := next((one for one in given if "=" not in one), None):
         raise typer.BadParameter(f"--engine-option {wrong}: write NAME=VALUE, e.g. dtype=float32")
-    return {name: yaml.safe_load(value) for name, _, value in (one.partition("=") for one in given)}
+    return {
+        name: parse_yaml(value, f"--engine-option {name}", RunError)
+        for name, _, value in (one.partition("=") for one in given)
+    }
 
 
 def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:

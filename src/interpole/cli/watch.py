@@ -74,7 +74,7 @@ class Watcher:
         return Reading(
             entries,
             tuple(self._done(entry, size) for entry, size in zip(entries, sizes, strict=True)),
-            tuple(size * sum(p.epochs for p in entry.parts) for entry, size in zip(entries, sizes, strict=True)),
+            tuple(size * sum(p.num_samples for p in entry.parts) for entry, size in zip(entries, sizes, strict=True)),
             self._metrics,
         )
 
@@ -84,9 +84,9 @@ class Watcher:
 
     def _done(self, entry: Entry, num_problems: int) -> int:
         """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
-        finished = num_problems * sum(part.epochs for part in entry.parts if part.status == "done")
+        finished = num_problems * sum(part.num_samples for part in entry.parts if part.status == "done")
         journals = (self.run / entry.folder).glob("*.answers.jsonl")
-        total = num_problems * sum(part.epochs for part in entry.parts)
+        total = num_problems * sum(part.num_samples for part in entry.parts)
         return min(total, finished + sum(_num_lines(path) for path in journals))
 
 

@@ -2,23 +2,23 @@
 
 This is what people set instead of λ (vLLM's `thinking_token_budget`, llama.cpp's `--reasoning-budget`). It works on answers, in
 two requests, so every engine that is sent rendered prompts can do it. The text that closes a thought is not generated, and so
-not counted; a response that it closed says so (`forced`).
+not counted; a response that it closed says so (`budget_forced`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from interpole.files import seed_of
 from interpole.records import Generation, Sampler
 
 if TYPE_CHECKING:
     from interpole.engines.provider import Answer
 
-__all__ = ["Budget", "next_seed", "within"]
+__all__ = ["Budget", "within"]
 
 
 class Budget(NamedTuple):
@@ -56,7 +56,7 @@ def within(answer: Answer, budget: Budget, is_thinking: Callable[[str], bool]) -
                 num_tokens = cut.num_tokens + rest.num_tokens
                 whole.set_result(Generation(text + rest.text, num_tokens, rest.finish, forced))
 
-            second = answer(prompt + text, replace(sampler, max_tokens=left), next_seed(seed))
+            second = answer(prompt + text, replace(sampler, max_tokens=left), seed_of(seed, "go on"))
             return _then(second, join, whole)
 
         _then(answer(prompt, first, seed), go_on, whole)
@@ -75,8 +75,3 @@ def _then(done: Future[Generation], do: Callable[[Generation], None], whole: Fut
             whole.set_exception(error)
 
     done.add_done_callback(pass_on)
-
-
-def next_seed(seed: int) -> int:
-    """The seed of the second request: of the first's, and not near another sample's."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/go on".encode()).digest()[:4], "big") & 0x7FFFFFFF

@@ -7,7 +7,6 @@ Inspect's `GenerateConfig`. Batching is the engine's business: requests are awai
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -27,6 +26,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from interpole.errors import EngineError
+from interpole.files import seed_of
 from interpole.records import Generation, Sampler
 
 __all__ = ["Answer", "Provider", "inspect_model"]
@@ -70,14 +70,13 @@ class Provider(ModelAPI):
         stop_reason = "max_tokens" if generation.finish == "length" else "stop"
         usage = ModelUsage(output_tokens=generation.num_tokens, total_tokens=generation.num_tokens)
         choice = ChatCompletionChoice(message=message, stop_reason=stop_reason)
-        metadata = {"forced": True} if generation.forced else None
+        metadata = {"budget_forced": True} if generation.budget_forced else None
         return ModelOutput(model=self.model_name, choices=[choice], usage=usage, metadata=metadata)
 
     def _next_seed(self, prompt: str) -> int:
         """A seed for a task that gives none: of the run, the prompt, and how often it was asked."""
         self._asked[prompt] += 1
-        digest = hashlib.sha256(f"{self._sampler.seed}/{self._asked[prompt]}/{prompt}".encode()).digest()
-        return int.from_bytes(digest[:4], "big")
+        return seed_of(self._sampler.seed, self._asked[prompt], prompt)
 
     def _settings(self, config: GenerateConfig) -> Sampler:
         own = self._sampler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from pydantic import BaseModel, ConfigDict
+from interpole.schema import Strict
 
 __all__ = ["MESSAGES", "RemoteModel"]
 
@@ -12,10 +12,8 @@ MESSAGES = "{# the server renders with its own template #}{{ messages | tojson }
 """The chat template where the server has its own: what is sent are the messages."""
 
 
-class RemoteModel(BaseModel):
+class RemoteModel(Strict):
     """A served model. Nothing is known of its weights: it counts as the same while name and address are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_url: str
     model: str

@@ -16,16 +16,16 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
+from interpole.files import parse_yaml
 from interpole.merging.mergekit import translate
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (
     Coefficients,
     Rule,
-    Strict,
     Value,
     at_layer,
     check_finite,
@@ -34,6 +34,7 @@ from interpole.merging.rules import (
     list_layers,
     parse_layers,
 )
+from interpole.schema import Strict, validated
 
 __all__ = ["DTYPE_NAMES", "Recipe", "Source", "build", "parse_lambdas"]
 
@@ -261,9 +262,9 @@ class Recipe(Strict):
         """
         try:
             text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe: {error}", path) from None
+        content = parse_yaml(text, path, RecipeError)
         if not isinstance(content, dict):
             raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
         return build(translate(text, path) if "merge_method" in content else content, path)
@@ -275,12 +276,7 @@ DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32
 
 def build(content: Mapping[str, Any], where: object) -> Recipe:
     """Validate `content` into a Recipe, with errors of ours that name the key."""
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}", where) from None
+    return validated(Recipe, content, where, RecipeError)
 
 
 def parse_lambdas(text: str) -> list[float]:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from interpole.checkpoints.names import KINDS, role_of
 from interpole.errors import RecipeError
 from interpole.merging.methods import Parameter, get_method
+from interpole.schema import Strict
 
 __all__ = [
     "Coefficients",
     "Rule",
-    "Strict",
     "Value",
     "ablation",
     "at_layer",
@@ -51,12 +51,6 @@ class Coefficients:
     rows: tuple[tuple[str | tuple[str, ...], Coefficients], ...] = ()
 
 
-class Strict(BaseModel):
-    """A frozen record that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
 class Rule(Strict):
     """Coefficients for the tensors that match all of `layers`, `kind` and `name`; what it leaves out, a later rule may set.
 
@@ -79,7 +73,7 @@ class Rule(Strict):
     rows: Literal["markers"] | list[str] | None = None
     lam: Value | None = Field(None, alias="lambda")
     weights: dict[str, Value] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     optional: bool = False
 
     @field_validator("layers", mode="before")

@@ -106,8 +106,8 @@ def _points(metrics: Sequence[PointMetrics]) -> list[tuple[str, float | None]]:
 
 def _groups(samples: Sequence[Sample]) -> Groups:
     groups: defaultdict[tuple[str, str], defaultdict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-    for sample in sorted(samples, key=lambda s: s.epoch):
-        groups[sample.task, sample.problem][sample.point].append(sample)
+    for sample in sorted(samples, key=lambda s: s.number):
+        groups[sample.task, sample.problem_id][sample.point].append(sample)
     tasks = list(dict.fromkeys(s.task for s in samples))
     return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))}
 
@@ -122,9 +122,9 @@ def _response(sample: Sample, keep: int, shown: bool) -> dict[str, Any]:
         "text": text if shown else "",
         "cut": cut,
         "head": head,
-        "epoch": sample.epoch,
+        "epoch": sample.number,
         "tokens": sample.num_tokens,
-        "forced": sample.forced,
+        "forced": sample.budget_forced,
         "answer": sample.answer if shown else None,
         "grades": plain(dict(sample.grades)),
         "error": sample.error if shown else "",

@@ -71,10 +71,10 @@ def combine(runs: Sequence[Path], out: Path) -> Combined:
             _copy(pieces, out / entry.folder)
         file.save(out)
     count = {key: info.num_problems for one in files.values() for key, info in one.tasks.items()}
-    num = sum(count[entry.task] * part.epochs for entry in file.entries for part in entry.parts)
-    finished = sum(count[entry.task] * part.epochs for _, entry, part in given if part.status == "done")
+    num = sum(count[entry.task] * part.num_samples for entry in file.entries for part in entry.parts)
+    finished = sum(count[entry.task] * part.num_samples for _, entry, part in given if part.status == "done")
     unfinished = [
-        f"{e.task} at {e.point} in {run}, samples {p.first_epoch} to {p.first_epoch + p.epochs - 1}"
+        f"{e.task} at {e.point} in {run}, samples {p.first_sample} to {p.first_sample + p.num_samples - 1}"
         for run, e, p in given
         if p.status != "done"
     ]
@@ -128,12 +128,12 @@ def _pool(group: Mapping[str, list[_Piece]]) -> list[_Piece]:
     taken: list[_Piece] = []
     for pieces in group.values():
         logs = {piece.part.log for piece in taken}
-        shift = sum(piece.part.epochs for piece in taken)
+        shift = sum(piece.part.num_samples for piece in taken)
         for piece in _chain(p for p in pieces if p.part.status == "done"):
             if piece.part.log in logs:
-                shift -= piece.part.epochs
+                shift -= piece.part.num_samples
             else:
-                moved = piece.part.model_copy(update={"first_epoch": piece.part.first_epoch + shift})
+                moved = piece.part.model_copy(update={"first_sample": piece.part.first_sample + shift})
                 taken.append(piece._replace(part=moved))
     return taken
 
@@ -141,10 +141,10 @@ def _pool(group: Mapping[str, list[_Piece]]) -> list[_Piece]:
 def _chain(pieces: Iterable[_Piece]) -> tuple[_Piece, ...]:
     """The pieces that cover most samples from the first on, each once."""
     reached: dict[int, tuple[_Piece, ...]] = {0: ()}
-    for piece in sorted(pieces, key=lambda piece: piece.part.first_epoch + piece.part.epochs):
-        before = piece.part.first_epoch - 1
+    for piece in sorted(pieces, key=lambda piece: piece.part.first_sample + piece.part.num_samples):
+        before = piece.part.first_sample - 1
         if before in reached:
-            reached.setdefault(before + piece.part.epochs, (*reached[before], piece))
+            reached.setdefault(before + piece.part.num_samples, (*reached[before], piece))
     return reached[max(reached)]
 
 
@@ -156,7 +156,7 @@ def _run_file(files: Sequence[RunFile], pooled: Mapping[tuple[str, str], list[_P
         for pieces in pooled.values()
     )
     tasks: dict[str, TaskInfo] = {name: info for file in reversed(files) for name, info in file.tasks.items()}
-    most = {name: max(_num_epochs(e) for e in entries if e.task == name) for name in {e.task for e in entries}}
+    most = {name: max(_num_samples(e) for e in entries if e.task == name) for name in {e.task for e in entries}}
     return files[0].model_copy(
         update={
             "created": min(file.created for file in files),
@@ -168,8 +168,8 @@ def _run_file(files: Sequence[RunFile], pooled: Mapping[tuple[str, str], list[_P
     )
 
 
-def _num_epochs(entry: Entry) -> int:
-    return sum(part.epochs for part in entry.parts)
+def _num_samples(entry: Entry) -> int:
+    return sum(part.num_samples for part in entry.parts)
 
 
 def _copy(pieces: Iterable[_Piece], folder: Path) -> None:

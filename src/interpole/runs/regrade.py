@@ -15,7 +15,7 @@ from typing import Any
 
 from interpole import tasks
 from interpole.chat import Markers, trace
-from interpole.errors import OutputError
+from interpole.files import write_atomic
 from interpole.records import Problem
 from interpole.runs import samples
 from interpole.runs.runfile import RunFile, exclusive
@@ -102,12 +102,7 @@ def _regrade(log: Path, benchmark: Benchmark, file: RunFile) -> tuple[int, list[
 
 def _write(path: Path, differences: list[Any]) -> None:
     """Write the file whole or not at all; without differences there is none."""
-    try:
-        if not differences:
-            path.unlink(missing_ok=True)
-            return
-        beside = path.with_name(f".{path.name}.new")
-        beside.write_text(json.dumps(differences, ensure_ascii=False), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror}", path, "free some space; then grade again") from error
+    if differences:
+        write_atomic(path, json.dumps(differences, ensure_ascii=False))
+    else:
+        path.unlink(missing_ok=True)

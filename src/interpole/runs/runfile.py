@@ -7,16 +7,15 @@ logs (see `interpole.runs.samples`) or generates.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from interpole.errors import OutputError, RunError
+from interpole.files import parse_json, write_atomic
+from interpole.schema import Strict, validated
 
 __all__ = ["NAME", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "release"]
 
@@ -24,11 +23,7 @@ NAME = "run.json"
 """The file that makes a folder a run."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceInfo(_Record):
+class SourceInfo(Strict):
     """A checkpoint that was used: what it was called, and the hash of its weights."""
 
     label: str
@@ -36,7 +31,7 @@ class SourceInfo(_Record):
     fingerprint: str
 
 
-class TaskInfo(_Record):
+class TaskInfo(Strict):
     """A task that was asked."""
 
     spec: dict[str, Any]  # what `tasks.load` was given
@@ -46,17 +41,17 @@ class TaskInfo(_Record):
     private: bool = False
 
 
-class Part(_Record):
-    """One Inspect log: samples `first_epoch` … `first_epoch + epochs − 1` of every problem."""
+class Part(Strict):
+    """One Inspect log: samples `first_sample` … `first_sample + num_samples − 1` of every problem."""
 
-    first_epoch: int
-    epochs: int
+    first_sample: int
+    num_samples: int
     status: Literal["planned", "done", "failed"] = "planned"
     log: str | None = None  # file name in the entry's folder
     error: str = ""
 
 
-class Entry(_Record):
+class Entry(Strict):
     """One task at one point: everything its samples depend on, and the logs that hold them."""
 
     task: str
@@ -80,7 +75,7 @@ class Entry(_Record):
         return "done" if states == {"done"} else "failed" if "failed" in states else "planned"
 
 
-class RunFile(_Record):
+class RunFile(Strict):
     """The content of `run.json`."""
 
     format: Literal[1] = 1
@@ -114,13 +109,11 @@ class RunFile(_Record):
         """
         path = run / NAME
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
         except OSError as error:
             raise RunError(f"not a run folder: {error.strerror}", path, "give the folder that a sweep wrote") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise RunError(f"run.json: {key}: {first['msg']}", path, "was it written by another version?") from None
+        other = "was it written by another version?"
+        return validated(cls, parse_json(content, path, RunError, other), path, RunError, other)
 
     def save(self, run: Path) -> None:
         """Write `run.json` into the folder `run`: beside, then renamed.
@@ -128,17 +121,7 @@ class RunFile(_Record):
         Raises:
             OutputError: it cannot be written.
         """
-        path, beside = run / NAME, run / f".{NAME}.new"
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(self.model_dump_json(indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write: {error.strerror}", path, "free some space, or choose another folder"
-            ) from error
+        write_atomic(run / NAME, self.model_dump_json(indent=1), durable=True)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def read(run: Path, *, texts: bool = True) -> list[Sample]:
             if part.log is None:
                 continue
             for sample in read_log(run / entry.folder / part.log, entry, part, texts=texts):
-                found[sample.task, sample.point, sample.problem, sample.epoch] = sample
+                found[sample.task, sample.point, sample.problem_id, sample.number] = sample
     return list(found.values())
 
 
@@ -112,8 +112,8 @@ def _sample(one: Mapping[str, Any], entry: Entry, part: Part, anew: Mapping[str,
         task=entry.task,
         point=entry.point,
         lam=entry.lam,
-        problem=str(one["id"]),
-        epoch=part.first_epoch + one["epoch"] - 1,
+        problem_id=str(one["id"]),
+        number=part.first_sample + one["epoch"] - 1,
         question=problem.get("question") or _text(one["input"]),
         target=one["target"] if isinstance(one["target"], str) else "\n".join(one["target"]),
         response="" if failed else response_of(one),
@@ -128,7 +128,7 @@ def _sample(one: Mapping[str, Any], entry: Entry, part: Part, anew: Mapping[str,
         answers={} if failed else kept.get("answers") or {},
         pseudo_close=None if failed else kept.get("pseudo_close"),
         private=bool(kept.get("private")),
-        forced=bool(kept.get("forced")),
+        budget_forced=bool(kept.get("budget_forced")),
     )
 
 

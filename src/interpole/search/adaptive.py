@@ -15,6 +15,7 @@ from typing import Any
 
 from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
+from interpole.files import write_atomic
 from interpole.records import Sample
 from interpole.runs.runfile import NAME, Part, exclusive
 from interpole.runs.samples import read
@@ -71,7 +72,7 @@ def run(
         found = explore(
             pair, config.lambdas, num_samples, goal, rounds=rounds, spending=spending, seed=config.seed, tell=tell
         )
-    (out / REPORT).write_text(json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(out / REPORT, json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -111,13 +112,13 @@ class LivePair:
         planned = self._plan
         point = planned.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam)
         each = -(-num_prompts // len(planned.benchmarks))
-        known = [s for s in read(self._out) if s.lam == lam and s.epoch == 1] if (self._out / NAME).exists() else []
+        known = [s for s in read(self._out) if s.lam == lam and s.number == 1] if (self._out / NAME).exists() else []
         found = []
         with exclusive(self._out):
             self._engine.load(point.where)
             for bench in planned.benchmarks.values():
                 asked = [problem.id for problem in bench.problems[:each]]
-                mine = [s for s in known if s.task == bench.name and s.problem in asked]
+                mine = [s for s in known if s.task == bench.name and s.problem_id in asked]
                 found += (
                     mine
                     if len(mine) == len(asked)
@@ -138,7 +139,7 @@ class LivePair:
                     f"{first.task} failed at {first.point}: {first.parts[0].error}", self._out, "run it again to go on"
                 )
         self._have |= wanted
-        return [s for s in read(self._out, texts=False) if s.lam is not None and s.epoch <= self._have.get(s.lam, 0)]
+        return [s for s in read(self._out, texts=False) if s.lam is not None and s.number <= self._have.get(s.lam, 0)]
 
     def _at(self, lams: list[float], k: int) -> SweepConfig:
         """The sweep at these λ with at most k samples per question."""
@@ -152,7 +153,7 @@ class LivePair:
         """Ask the engine itself; answers go where a sweep of all problems will look for them."""
         whole = self._plan.benchmarks[bench.name]
         entry = self._plan.entry(whole, point, self._engine.versions())
-        path = journal_path(self._out / entry.folder, Part(first_epoch=1, epochs=1))
+        path = journal_path(self._out / entry.folder, Part(first_sample=1, num_samples=1))
         return [
             Sample(
                 bench.name, point.name, point.lam, problem.id, epoch, problem.question, problem.answer, answer.text,

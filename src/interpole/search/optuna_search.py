@@ -20,13 +20,14 @@ from interpole.analysis.tables import PointMetrics, plain
 from interpole.checkpoints.names import num_layers
 from interpole.engines.process import EngineProcess
 from interpole.errors import InterpoleError, RunError
+from interpole.files import content_hash, write_atomic
 from interpole.merging.recipe import build
 from interpole.runs.runfile import exclusive
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
 from interpole.sweep import run as sweep
 from interpole.sweep.config import PointConfig, SweepConfig
 from interpole.sweep.generate import ask
-from interpole.sweep.plan import Plan, identity
+from interpole.sweep.plan import Plan
 from interpole.sweep.run import OnProgress, engine_of
 from interpole.tasks import Benchmark
 
@@ -117,7 +118,7 @@ def run(
         num_search_questions=sum(len(bench.problems) for bench in seen),
         num_held_out_questions=sum(map(len, kept.values())),
     )
-    (out / RESULT).write_text(json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(out / RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
     return result
 
 
@@ -177,7 +178,7 @@ def _study(file: SpaceFile, out: Path, planned: Plan) -> Iterator[Study]:
     except ImportError as error:
         raise RunError(f"Optuna is not installed: {error}", remedy="pip install 'interpole[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    about = identity(
+    about = content_hash(
         [
             file.model_dump(mode="json", exclude={"trials", "finalists"}),
             {n: s.fingerprint for n, s in planned.sources.items()},
@@ -315,7 +316,7 @@ def _finals(
         if point is not None:
             path = Path("recipes") / f"{name.replace(' ', '-')}.yml"
             (out / path).parent.mkdir(exist_ok=True)
-            (out / path).write_text(build(planned.point(point).where, "the recipe").to_yaml(), encoding="utf-8")
+            write_atomic(out / path, build(planned.point(point).where, "the recipe").to_yaml())
         seen = trial.values if trial else (None, None)
         sampler = point.sampler if point else {}
         finalists.append(Finalist(name, path, sampler, seen[0], seen[1], tuple(measured[name]), False))

@@ -10,16 +10,14 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from interpole.errors import RunError
-from interpole.sweep.config import PointConfig, SweepConfig, read_yaml
+from interpole.files import read_yaml
+from interpole.schema import Strict, validated
+from interpole.sweep.config import PointConfig, SweepConfig
 
 __all__ = ["Choices", "Range", "Space", "SpaceFile", "Vary", "layer_groups", "point_of", "uniform"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Range(NamedTuple):
@@ -29,7 +27,7 @@ class Range(NamedTuple):
     high: int | float
 
 
-class Choices(_Strict):
+class Choices(Strict):
     """One of several values."""
 
     choices: tuple[bool | int | float | str, ...] = Field(min_length=1)
@@ -41,7 +39,7 @@ Suggest = Callable[[str, Vary], Any]
 """Draws a value for a name."""
 
 
-class Space(_Strict):
+class Space(Strict):
     """What is varied.
 
     Attributes:
@@ -88,7 +86,7 @@ class Space(_Strict):
         return Range(*own) if own else self.lam
 
 
-class SpaceFile(_Strict):
+class SpaceFile(Strict):
     """A file for `interpole search`: a sweep, what to vary, and how long to look.
 
     Attributes:
@@ -122,15 +120,10 @@ class SpaceFile(_Strict):
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
-        content = read_yaml(path)
+        content = read_yaml(path, RunError, "the search")
         own = {name: content.pop(name) for name in list(content) if name in cls.model_fields and name != "sweep"}
         content.setdefault("lambdas", "0:1:0.25")
-        try:
-            return cls.model_validate({"sweep": SweepConfig.of(content, path)} | own)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"] if part not in ("Range", "Choices"))
-            raise RunError(f"{key}: {first['msg'].removeprefix('Value error, ')}", path, "see docs/search.md") from None
+        return validated(cls, {"sweep": SweepConfig.of(content, path)} | own, path, RunError, "see docs/search.md")
 
 
 def layer_groups(num_layers: int, num_groups: int) -> list[str]:

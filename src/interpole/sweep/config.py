@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from interpole.errors import RunError
+from interpole.files import read_yaml
 from interpole.merging.recipe import Source, parse_lambdas
+from interpole.schema import Strict, validated
 
-__all__ = ["PointConfig", "SweepConfig", "TaskConfig", "read_yaml"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+__all__ = ["PointConfig", "SweepConfig", "TaskConfig"]
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2: `0:1:0.1` is text, not a count of seconds in base 60."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by the class above)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+\Z"), list("-+0123456789"))
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z"),
-    list("-+.0123456789"),
-)
-
-
-class TaskConfig(_Strict):
+class TaskConfig(Strict):
     """One task; settings left out are the sweep's, or the task's own (see `tasks.load`)."""
 
     task: str
@@ -51,7 +30,7 @@ class TaskConfig(_Strict):
     prompt: str | None = None
 
 
-class PointConfig(_Strict):
+class PointConfig(Strict):
     """A point besides those on the dial: other weights, another way of asking, or both.
 
     Attributes:
@@ -94,7 +73,7 @@ class PointConfig(_Strict):
         return self
 
 
-class SweepConfig(_Strict):
+class SweepConfig(Strict):
     r"""A sweep, as in `sweep.yml`.
 
     Attributes:
@@ -220,13 +199,7 @@ class SweepConfig(_Strict):
         Raises:
             RunError: a key or value makes no sense; with the key.
         """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise RunError(f"{key + ': ' if key else ''}{message}", where, "see docs/sweep.md") from None
+        return validated(cls, content, where, RunError, "see docs/sweep.md")
 
     @classmethod
     def load(cls, path: Path) -> SweepConfig:
@@ -235,19 +208,4 @@ class SweepConfig(_Strict):
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
-        return cls.of(read_yaml(path), path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, with the numbers of YAML 1.2.
-
-    Raises:
-        RunError: no such file, not YAML, or no mapping.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"cannot read the sweep: {error}", path) from None
-    if not isinstance(content, dict):
-        raise RunError("a sweep is a YAML mapping", path, "see docs/sweep.md")
-    return content
+        return cls.of(read_yaml(path, RunError, "the sweep"), path)

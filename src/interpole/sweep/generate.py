@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from interpole.chat import Trace, trace
 from interpole.engines.process import EngineProcess
+from interpole.files import seed_of
 from interpole.records import Generation, Problem
 from interpole.runs.journal import Journal
 from interpole.sweep.plan import Plan, Point
@@ -40,8 +41,6 @@ def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark
     Raises:
         EngineError: there is no answer.
     """
-    from interpole.tasks.inspect import sample_seed
-
     journal.parent.mkdir(parents=True, exist_ok=True)
     kept = Journal(journal, planned.answer(point, engine.submit), lambda *_: None)
     sampler = planned.sampler(benchmark, point)
@@ -49,7 +48,7 @@ def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark
     for problem in benchmark.problems:
         prompt = planned.render([{"role": "user", "content": benchmark.prompt(problem)}], point.instruction)
         for epoch in range(1, benchmark.k + 1):
-            seed = sample_seed(sampler.seed, problem.id, epoch)
+            seed = seed_of(sampler.seed, problem.id, epoch)
             pending.append((problem, epoch, kept.answer(prompt, sampler, seed)))
     found = []
     for problem, epoch, future in pending:

@@ -6,8 +6,6 @@ markers, prefix, sampler with cap and seed, problems as they are asked, and engi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +20,7 @@ from interpole.engines.budget_forcing import Budget, within
 from interpole.engines.open import dial
 from interpole.engines.remote import MESSAGES, RemoteModel
 from interpole.errors import RunError, TaskError
+from interpole.files import content_hash
 from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
@@ -33,7 +32,7 @@ from interpole.tasks import Benchmark
 if TYPE_CHECKING:
     from interpole.engines.provider import Answer
 
-__all__ = ["Plan", "Point", "identity", "missing_parts"]
+__all__ = ["Plan", "Point", "missing_parts"]
 
 
 @dataclass(frozen=True)
@@ -168,13 +167,13 @@ class Plan:
         problems = problems_hash(benchmark)
         own = {"weights": point.fingerprint, "sampler": sampler, "task": benchmark.name, "problems": problems}
         own |= {"asking": point.asking} if point.asking else {}
-        unique = identity({key: value for key, value in shared.items() if key not in ("sources", "sampler")} | own)
+        unique = content_hash({key: value for key, value in shared.items() if key not in ("sources", "sampler")} | own)
         return Entry(
             task=benchmark.name,
             point=point.name,
             lam=point.lam,
             identity=unique,
-            settings=identity(shared),
+            settings=content_hash(shared),
             problems_hash=problems,
             fingerprint=point.fingerprint,
             recipe=point.where,
@@ -279,14 +278,9 @@ def _dumped(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def identity(content: Any) -> str:
-    """Hexadecimal SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
 def problems_hash(benchmark: Benchmark) -> str:
     """Hash of the problems as they are asked: ids, prompts and reference answers."""
-    return identity([[problem.id, benchmark.prompt(problem), problem.answer] for problem in benchmark.problems])
+    return content_hash([[problem.id, benchmark.prompt(problem), problem.answer] for problem in benchmark.problems])
 
 
 def missing_parts(parts: tuple[Part, ...], samples: int) -> tuple[Part, ...]:
@@ -295,13 +289,17 @@ def missing_parts(parts: tuple[Part, ...], samples: int) -> tuple[Part, ...]:
     What is done is never given up; unfinished parts end at `samples`; what is not covered becomes one more part.
     """
     kept, covered = [], 0
-    for part in sorted(parts, key=lambda part: part.first_epoch):
-        epochs = part.epochs if part.status == "done" else min(part.epochs, samples - part.first_epoch + 1)
-        if epochs > 0:
-            kept.append(part if epochs == part.epochs else part.model_copy(update={"epochs": epochs}))
-            covered = part.first_epoch + epochs - 1
+    for part in sorted(parts, key=lambda part: part.first_sample):
+        num_samples = (
+            part.num_samples if part.status == "done" else min(part.num_samples, samples - part.first_sample + 1)
+        )
+        if num_samples > 0:
+            kept.append(
+                part if num_samples == part.num_samples else part.model_copy(update={"num_samples": num_samples})
+            )
+            covered = part.first_sample + num_samples - 1
     if covered < samples:
-        kept.append(Part(first_epoch=covered + 1, epochs=samples - covered))
+        kept.append(Part(first_sample=covered + 1, num_samples=samples - covered))
     return tuple(kept)
 
 

@@ -147,12 +147,14 @@ class _Job:
 
     @property
     def num_samples(self) -> int:
-        return len(self.benchmark.problems) * sum(part.epochs for part in self.entry.parts)
+        return len(self.benchmark.problems) * sum(part.num_samples for part in self.entry.parts)
 
     @property
     def num_done(self) -> int:
         """Samples in finished logs."""
-        return len(self.benchmark.problems) * sum(part.epochs for part in self.entry.parts if part.status == "done")
+        return len(self.benchmark.problems) * sum(
+            part.num_samples for part in self.entry.parts if part.status == "done"
+        )
 
     def num_present(self, out: Path) -> int:
         """Samples that need not be generated: those of finished logs, and answers in journals."""
@@ -221,11 +223,11 @@ class _Sweep:
         journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer)
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
-            replace(job.benchmark, k=part.epochs, sampler=sampler),
+            replace(job.benchmark, k=part.num_samples, sampler=sampler),
             planned.markers,
             opened=planned.opened,
             specials=planned.specials,
-            first_epoch=part.first_epoch,
+            first_sample=part.first_sample,
         )
         name = f"{job.point.slug}-{job.entry.identity[:12]}"
         render = partial(planned.render, instruction=job.point.instruction)
@@ -242,7 +244,7 @@ class _Sweep:
     def _record(self, job: _Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
         before = next(entry for entry in self._file.entries if entry.identity == job.entry.identity)
-        parts = tuple(made if part.first_epoch == made.first_epoch else part for part in before.parts)
+        parts = tuple(made if part.first_sample == made.first_sample else part for part in before.parts)
         after = before.model_copy(update={"parts": parts})
         entries = tuple(after if entry is before else entry for entry in self._file.entries)
         self._file = self._file.model_copy(update={"entries": entries, "updated": _now()})
@@ -390,7 +392,7 @@ def _existing(out: Path) -> RunFile | None:
 
 def journal_path(folder: Path, part: Part) -> Path:
     """Where the answers of a part are kept until its log is whole."""
-    return folder / f"epoch-{part.first_epoch}.answers.jsonl"
+    return folder / f"sample-{part.first_sample}.answers.jsonl"
 
 
 def _now() -> str:

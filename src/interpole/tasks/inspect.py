@@ -5,7 +5,6 @@ Inspect generates, retries and logs; grading and trace are ours. Nothing here kn
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from copy import copy
 
@@ -19,10 +18,11 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from interpole.chat import Markers, Trace, trace
 from interpole.errors import TaskError
+from interpole.files import seed_of
 from interpole.records import Problem
 from interpole.tasks.benchmark import Benchmark, Grade, final_text, kept, problem_of
 
-__all__ = ["SCORE", "problem_of", "response_text", "sample_seed", "to_inspect"]
+__all__ = ["SCORE", "problem_of", "response_text", "to_inspect"]
 
 SCORE = "grade"  # the name of our score in Inspect's logs
 _FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length", "content_filter": "stop"}
@@ -36,7 +36,7 @@ def to_inspect(
     *,
     opened: bool = False,
     specials: Collection[str] = (),
-    first_epoch: int = 1,
+    first_sample: int = 1,
 ) -> Task:
     """Make the Inspect task of a benchmark.
 
@@ -45,9 +45,9 @@ def to_inspect(
         markers: the family's think markers.
         opened: the generation prompt ends inside a think block (`chat.opens_thinking`).
         specials: the tokenizer's added tokens (`chat.added_tokens`).
-        first_epoch: number of the first sample of each question; larger when a run is topped up.
+        first_sample: number of the first sample of each question; larger when a run is topped up.
 
-    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, forced, outcome, closed, pseudo_close, answer,
+    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, outcome, closed, pseudo_close, answer,
     answers and grades (by grading), difficulty, private.
     """
 
@@ -59,24 +59,18 @@ def to_inspect(
         gradings = _foreign_gradings(theirs.scorer or (), benchmark.name)
         return task_with(
             theirs,
-            scorer=_scorer(gradings, read, first_epoch, benchmark.private),
+            scorer=_scorer(gradings, read, first_sample, benchmark.private),
             epochs=benchmark.k,
             name=benchmark.name,
         )
     return Task(
         dataset=MemoryDataset([_to_sample(benchmark, problem) for problem in benchmark.problems], name=benchmark.name),
-        solver=_ask(benchmark.sampler.seed, first_epoch),
-        scorer=_scorer(_own_gradings(benchmark), read, first_epoch, benchmark.private),
+        solver=_ask(benchmark.sampler.seed, first_sample),
+        scorer=_scorer(_own_gradings(benchmark), read, first_sample, benchmark.private),
         config=_config(benchmark),
         epochs=benchmark.k,
         name=benchmark.name,
     )
-
-
-def sample_seed(run_seed: int, problem_id: str, epoch: int) -> int:
-    """Seed of one sample, in 0..2³¹−1: a hash, so that it depends on nothing but the three arguments."""
-    digest = hashlib.sha256(f"{run_seed}/{problem_id}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
 
 
 def response_text(output: ModelOutput, markers: Markers) -> str:
@@ -123,11 +117,11 @@ def _to_sample(benchmark: Benchmark, problem: Problem) -> InspectSample:
     )
 
 
-def _ask(run_seed: int, first_epoch: int) -> Solver:
+def _ask(run_seed: int, first_sample: int) -> Solver:
     @solver(name="ask")
     def ask() -> Solver:
         async def solve(state: TaskState, generate: Generate) -> TaskState:
-            seed = sample_seed(run_seed, str(state.sample_id), first_epoch + state.epoch - 1)
+            seed = seed_of(run_seed, str(state.sample_id), first_sample + state.epoch - 1)
             return await generate(state, tool_calls="none", seed=seed)
 
         return solve
@@ -190,7 +184,7 @@ def _in_range(value: float, name: str) -> float:
     return value
 
 
-def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_epoch: int, private: bool) -> Scorer:
+def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_sample: int, private: bool) -> Scorer:
     @scorer(metrics=[mean(), stderr()], name=SCORE)
     def grade() -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:
@@ -204,10 +198,10 @@ def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_epoc
                     [seen.outcome.value, *(f"{name}: {one.score:g}" for name, one in grades.items())]
                 ),
                 metadata={
-                    "epoch": first_epoch + state.epoch - 1,
+                    "epoch": first_sample + state.epoch - 1,
                     "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
                     "finish": finish_of(state.output),
-                    "forced": bool((state.output.metadata or {}).get("forced")),
+                    "budget_forced": bool((state.output.metadata or {}).get("budget_forced")),
                     **kept(seen, grades),
                     "difficulty": state.metadata.get("difficulty", ""),
                     "private": private,

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin, Tensors
-from interpole.checkpoints.safetensors import DTYPES, read_json
+from interpole.checkpoints.safetensors import DTYPES
 from interpole.errors import CheckpointError, MismatchError
+from interpole.files import read_json
 
 __all__ = ["Adapted", "adapter_base", "is_adapter"]
 

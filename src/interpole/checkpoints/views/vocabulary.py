@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
-from interpole.checkpoints.safetensors import TensorSpec, read_json
+from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import MismatchError
+from interpole.files import read_json
 
 __all__ = ["POLICIES", "Aligned", "same_tokenizer", "same_vocabulary", "vocabulary"]
 

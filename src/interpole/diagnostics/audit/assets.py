@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.checkpoints.safetensors import read_json
+from interpole.files import read_json
 
 __all__ = ["AssetAudit", "audit_assets", "template_source"]
 

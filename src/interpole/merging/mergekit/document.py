@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 
 from interpole.errors import RecipeError
+from interpole.files import yaml_loader
 
 __all__ = ["Document", "Path", "Setting", "chain", "items", "layer_range", "lookup", "parse", "reference"]
 
@@ -46,7 +47,7 @@ class Document:
 def parse(text: str, where: object) -> Document:
     """The file as data, with the line of everything."""
     lines: dict[Path, int] = {}
-    loader = yaml.SafeLoader(text)
+    loader = yaml_loader()(text)
 
     def plain(node: yaml.Node, path: Path) -> Any:
         lines.setdefault(path, node.start_mark.line + 1)

@@ -1,0 +1,154 @@
+"""Files: those of others read strictly, ours written whole or not at all; hashes and seeds made of content.
+
+What several modules would each write lives here once. Nothing here knows what a file means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from interpole.errors import CorruptError, InterpoleError, OutputError
+
+__all__ = [
+    "content_hash",
+    "parse_json",
+    "parse_yaml",
+    "read_json",
+    "read_yaml",
+    "seed_of",
+    "write_atomic",
+    "yaml_loader",
+]
+
+MAX_SEED = 2**31 - 1
+
+
+def parse_json(data: str | bytes, where: object, error: type[InterpoleError] = CorruptError, remedy: str = "") -> Any:
+    """The value of a JSON text that somebody else may have written.
+
+    Args:
+        data: the text.
+        where: its file, for messages.
+        error: what to raise.
+        remedy: what the reader can do.
+
+    Raises:
+        InterpoleError: of the kind `error`: not JSON, not UTF-8, or nested too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as problem:
+        what = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
+        raise error(f"not valid JSON: {what}", where, remedy) from None
+
+
+def read_json(
+    path: Path, error: type[InterpoleError] = CorruptError, remedy: str = "fetch the file again"
+) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InterpoleError: of the kind `error`: it cannot be read, or is no JSON object.
+    """
+    try:
+        value = parse_json(path.read_bytes(), path, error, remedy)
+    except OSError as problem:
+        raise error(f"cannot be read: {problem.strerror}", path, remedy) from None
+    if not isinstance(value, dict):
+        raise error(f"expected a JSON object, found {type(value).__name__}", path, remedy)
+    return value
+
+
+@cache
+def yaml_loader() -> Any:
+    """PyYAML's safe loader with the numbers of YAML 1.2: `1e-2` is a number, `0:1:0.1` is text and no count of seconds."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    whole = re.compile(r"[-+]?[0-9]+\Z")
+    number = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", whole, list("-+0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def parse_yaml(text: str, where: object, error: type[InterpoleError]) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        InterpoleError: of the kind `error`: not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, yaml_loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        raise error(f"not valid YAML: {problem}", where) from None
+
+
+def read_yaml(path: Path, error: type[InterpoleError], what: str = "the file") -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InterpoleError: of the kind `error`: it cannot be read, is not YAML, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"cannot read {what}: {problem}", path) from None
+    content = parse_yaml(text, path, error)
+    if not isinstance(content, dict):
+        raise error(f"{what} is not a YAML mapping", path, "write `key: value` lines")
+    return content
+
+
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Write a file whole or not at all: beside, then renamed. Links are not followed, neither there nor beside.
+
+    Args:
+        path: the file; it is replaced if it is there.
+        content: text is written in UTF-8.
+        durable: it shall also survive a loss of power.
+
+    Raises:
+        OutputError: it cannot be written; what was there still is.
+    """
+    beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
+    try:
+        beside.unlink(missing_ok=True)
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(handle, "wb") as file:  # noqa: PTH123 (a descriptor that follows no link)
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        remedy = "free some space, check the permissions, or choose another folder"
+        raise OutputError(f"cannot write: {error.strerror}", path, remedy) from error
+
+
+def content_hash(content: Any) -> str:
+    """Hexadecimal SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def seed_of(*parts: object) -> int:
+    """A seed in [0, 2³¹) made of its parts: the same for the same, and far from its neighbours'."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") & MAX_SEED

@@ -1,0 +1,46 @@
+"""Content that users and strangers write, as strict records: unknown keys and wrong types are errors that name the key."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from interpole.errors import InterpoleError
+
+__all__ = ["Strict", "validated"]
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+Record = TypeVar("Record", bound=Strict)
+
+
+def validated(
+    record: type[Record], content: Any, where: object, error: type[InterpoleError], remedy: str = ""
+) -> Record:
+    """`content` as a record.
+
+    Args:
+        record: its class.
+        content: what a file or a caller gave.
+        where: its file, for messages.
+        error: what to raise.
+        remedy: what the reader can do.
+
+    Raises:
+        InterpoleError: of the kind `error`, with the first key that makes no sense.
+    """
+    try:
+        return record.model_validate(content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise error(f"{key + ': ' if key else ''}{message}", where, remedy) from None
+    except RecursionError:
+        raise error("nested too deep", where, remedy) from None
