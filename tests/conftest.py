@@ -1,4 +1,5 @@
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny
 
-SHARED = Path(__file__).parents[2] / "shared/data"
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture
-def shared():
-    """The folder of reference data beside the repository."""
-    if not SHARED.is_dir():
-        pytest.skip("the reference data folder ../shared/data is not here")
-    return SHARED
+def data():
+    """The folder of reference data: mergekit's merges, the paper's tables, IFEval."""
+    return DATA
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line what was skipped, and what would run it."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        told = "; ".join(f"{num} × {reason}" for reason, num in reasons.most_common())
+        terminalreporter.write_line(f"not run here: {told}")
 
 
 @pytest.fixture

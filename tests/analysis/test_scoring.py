@@ -32,7 +32,7 @@ from interpole.tasks.benchmark import Grade
 
 pytest.importorskip("math_verify")
 
-DATA = Path(__file__).parents[3] / "shared/data"
+DATA = Path(__file__).parents[1] / "data"
 CUT = {"text": r"<think>x \boxed{71}", "finish": "length"}
 SCRIPT = {  # a part of the question → four responses
     "Find $b$.": [r"<think>x</think>\boxed{70}", "<think>x</think>70", CUT, r"<think>x</think>\boxed{71}"],
@@ -271,9 +271,7 @@ def test_a_damaged_file_of_grades_is_named(written):
 def test_the_real_problems_go_through_the_tiny_pair_from_the_command_line(task, tmp_path):
     from interpole.lab import shipped
 
-    file = DATA / {"aime25": "aime25.jsonl", "ifeval": "ifeval_input_data.jsonl"}[task]
-    if not file.is_file():
-        pytest.skip(f"no {file}")
+    file = DATA / {"aime25": "thirty.jsonl", "ifeval": "ifeval/ifeval_input_data.jsonl"}[task]
     if task == "ifeval":
         real_checkers()
     pair, out = shipped(), tmp_path / "run"

@@ -147,8 +147,8 @@ def test_similarity_and_audit_agree_with_the_library(tmp_path):
     assert found["byte_for_byte"]
 
 
-def test_mergekits_yaml_is_merged_and_converted(shared, tmp_path, monkeypatch):
-    monkeypatch.chdir(shared / "golden")
+def test_mergekits_yaml_is_merged_and_converted(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data / "golden")
     text = call("recipe", "convert", "configs/qwen3-linear-0.8-f32.yml")
     ours = tmp_path / "ours.yml"
     ours.write_text(text)
@@ -215,7 +215,6 @@ def test_stages_and_recommend_read_runs_and_tables_alike(run):
     assert nothing["nearest"]["lam"] == 0
 
 
-@pytest.mark.usefixtures("shared")
 def test_the_papers_table_2_gives_its_stage_2(tmp_path):
     from interpole.analysis.tables import CurveRow
     from paper_tables import table2

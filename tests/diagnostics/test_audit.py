@@ -67,12 +67,12 @@ def handmade(family, tmp_path, function):
     return write(tmp_path / "handmade", weights, template="<think>{{ messages[0].content }}", config={"rope_theta": 7})
 
 
-def golden(shared, tmp_path, case, family="qwen3"):
+def golden(data, tmp_path, case, family="qwen3"):
     """A golden merge by mergekit with Instruct's config, and its sources."""
-    models = shared / "golden/models"
+    models = data / "golden/models"
     folder = tmp_path / case
     folder.mkdir()
-    shutil.copy(shared / f"golden/outputs/{case}.safetensors", folder / "model.safetensors")
+    shutil.copy(data / f"golden/outputs/{case}.safetensors", folder / "model.safetensors")
     shutil.copy(models / f"{family}-instruct/config.json", folder)
     sources = {name: open_checkpoint(models / f"{family}-{name}") for name in ("instruct", "thinking", "base")}
     return open_checkpoint(folder), sources
@@ -92,8 +92,8 @@ def golden(shared, tmp_path, case, family="qwen3"):
         ("qwen3_moe-linear-0.8-f32", 0.8, []),
     ],
 )
-def test_mergekits_linear_merges_are_read_back_byte_for_byte(case, lam, rules, shared, tmp_path):
-    merged, sources = golden(shared, tmp_path, case, case.split("-")[0])
+def test_mergekits_linear_merges_are_read_back_byte_for_byte(case, lam, rules, data, tmp_path):
+    merged, sources = golden(data, tmp_path, case, case.split("-")[0])
     found = audit(merged, sources["instruct"], sources["thinking"])
     assert found.verdict == "linear"
     assert (found.lambda_map.lam, list(found.lambda_map.rules)) == (lam, rules)
@@ -101,13 +101,13 @@ def test_mergekits_linear_merges_are_read_back_byte_for_byte(case, lam, rules, s
     assert found.byte_for_byte
 
 
-def mergekit_bf16(shared, tmp_path, lam, case):
+def mergekit_bf16(data, tmp_path, lam, case):
     """mergekit 0.1.4's merge in bfloat16, made again here; the manifest's hashes vouch for it."""
     arithmetic, _ = ARITHMETICS["weighted, narrow"]
-    models = shared / "golden/models"
+    models = data / "golden/models"
     a, b = (load_file(models / f"qwen3-{side}/model.safetensors") for side in ("instruct", "thinking"))
     weights = {n: arithmetic(a[n].astype(np.float32), b[n].astype(np.float32), lam, BF16) for n in a}
-    manifest = json.loads((shared / "golden/manifest.json").read_text())
+    manifest = json.loads((data / "golden/manifest.json").read_text())
     expected = next(entry for entry in manifest["cases"] if entry["name"] == case)["tensors"]
     for name, (_, _, _, sha, _) in expected.items():
         assert hashlib.sha256(weights[name].tobytes()).hexdigest().startswith(sha), name
@@ -119,9 +119,9 @@ def mergekit_bf16(shared, tmp_path, lam, case):
 
 
 @pytest.mark.parametrize("lam", [0.1, 0.4, 0.55, 0.6, 0.8])
-def test_mergekits_bfloat16_arithmetic_is_recognised_by_its_bits(lam, shared, tmp_path):
-    merged = mergekit_bf16(shared, tmp_path, lam, f"qwen3-linear-{lam}-bf16")
-    sides = [open_checkpoint(shared / f"golden/models/qwen3-{side}") for side in ("instruct", "thinking")]
+def test_mergekits_bfloat16_arithmetic_is_recognised_by_its_bits(lam, data, tmp_path):
+    merged = mergekit_bf16(data, tmp_path, lam, f"qwen3-linear-{lam}-bf16")
+    sides = [open_checkpoint(data / f"golden/models/qwen3-{side}") for side in ("instruct", "thinking")]
     found = audit(merged, *sides)
     assert found.verdict == "linear"
     assert (found.lambda_map.lam, found.lambda_map.rules) == (lam, ())
@@ -132,8 +132,8 @@ def test_mergekits_bfloat16_arithmetic_is_recognised_by_its_bits(lam, shared, tm
     assert 0.05 < wrong < 0.5
 
 
-def test_task_arithmetic_is_recognised_with_a_base_and_its_recipe_gives_the_bytes(shared, tmp_path):
-    merged, sources = golden(shared, tmp_path, "qwen3-ta-0.7-f32")
+def test_task_arithmetic_is_recognised_with_a_base_and_its_recipe_gives_the_bytes(data, tmp_path):
+    merged, sources = golden(data, tmp_path, "qwen3-ta-0.7-f32")
     found = audit(merged, **{name: sources[name] for name in ("instruct", "thinking", "base")})
     assert found.verdict == "combination"
     assert (found.recipe.method, found.recipe.weights) == ("task_arithmetic", {"instruct": 0.7, "thinking": 0.7})
@@ -141,8 +141,8 @@ def test_task_arithmetic_is_recognised_with_a_base_and_its_recipe_gives_the_byte
     assert audit(merged, sources["instruct"], sources["thinking"]).verdict == "not linear"
 
 
-def test_slerp_is_told_from_linear(shared, tmp_path):
-    merged, sources = golden(shared, tmp_path, "qwen3-slerp-0.8-f32")
+def test_slerp_is_told_from_linear(data, tmp_path):
+    merged, sources = golden(data, tmp_path, "qwen3-slerp-0.8-f32")
     found = audit(merged, sources["instruct"], sources["thinking"])
     assert found.verdict == "combination"
     assert (found.recipe.method, found.recipe.lam) == ("slerp", 0.8)
@@ -152,8 +152,8 @@ def test_slerp_is_told_from_linear(shared, tmp_path):
 @pytest.mark.parametrize(
     "case", ["qwen3-ties-d0.2-w1-lambda0.5-f32", "llama-breadcrumbs-d0.5-g0.05", "llama-sce-topk0.5", "llama-ta-0.7"]
 )
-def test_what_is_not_linear_is_not_called_so_and_gets_no_recipe(case, shared, tmp_path):
-    merged, sources = golden(shared, tmp_path, case, case.split("-")[0])
+def test_what_is_not_linear_is_not_called_so_and_gets_no_recipe(case, data, tmp_path):
+    merged, sources = golden(data, tmp_path, case, case.split("-")[0])
     found = audit(merged, sources["instruct"], sources["thinking"])
     assert (found.verdict, found.recipe, found.byte_for_byte) == ("not linear", None, False)
     others = [tensor for tensor in found.tensors if tensor.state == "other"]

@@ -258,10 +258,10 @@ def test_how_shards_are_laid_out_does_not_matter(tmp_path, shards, reverse):
         assert merged[name].tobytes() == expected.astype(ml_dtypes.bfloat16).tobytes()
 
 
-def test_linear_equals_mergekit_to_the_last_bit_in_float32(shared):
+def test_linear_equals_mergekit_to_the_last_bit_in_float32(data):
     import hashlib
 
-    models, manifest = shared / "golden/models", json.loads((shared / "golden/manifest.json").read_text())
+    models, manifest = data / "golden/models", json.loads((data / "golden/manifest.json").read_text())
     cases = {case["name"]: case["tensors"] for case in manifest["cases"]}
     for lam in (0.1, 0.4, 0.5, 0.55, 0.6, 0.8):
         merged = between((models / "qwen3-instruct", models / "qwen3-thinking"), lam)

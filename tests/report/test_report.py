@@ -31,8 +31,7 @@ from interpole.report.style import COLOURS, OUTCOMES
 from interpole.report.verdicts import bands, verdicts
 from synthetic import samples, write_run
 
-PAPER = Path(__file__).parents[3] / "shared/data/paper"
-needs_paper = pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's tables are not at hand")
+PAPER = Path(__file__).parents[1] / "data/paper"
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +179,6 @@ def test_a_figure_in_an_unknown_format_is_refused(measured: list[PointMetrics], 
 # ── the paper's figures ──
 
 
-@needs_paper
 def test_figure_3_from_table_2_shows_the_papers_numbers_and_stage() -> None:
     drawn = values(chart(PAPER / "table2_qwen3_4b.csv", "3").to_dict())
     shown = {(v["text"].split(":")[0], v["series"], round(v["value"], 6)) for v in drawn if "low" in v}
@@ -197,7 +195,6 @@ def test_figure_3_from_table_2_shows_the_papers_numbers_and_stage() -> None:
     assert shaded
 
 
-@needs_paper
 def test_the_pareto_figure_from_table_2_has_the_baselines_as_diamonds() -> None:
     drawn = values(chart(PAPER / "table2_qwen3_4b.csv", "pareto", "aime25").to_dict())
     shown = {v["label"]: (round(100 * v["mean"], 6), v["tokens"], v["dial"]) for v in drawn if "front" in v}
@@ -207,7 +204,6 @@ def test_the_pareto_figure_from_table_2_has_the_baselines_as_diamonds() -> None:
         assert shown[label] == (float(row["aime25_mean64"]), float(row["aime25_tokens"]), lam is not None)
 
 
-@needs_paper
 def test_figure_4_shows_every_decoding_setting() -> None:
     shown = {
         (v["temperature"], v["top_p"], v["text"]) for v in values(chart(PAPER / "figure4_decoding.csv", "4").to_dict())
@@ -217,7 +213,6 @@ def test_figure_4_shows_every_decoding_setting() -> None:
             assert (f"{float(head[1:]):g}", f"{float(row['top_p']):g}", row[head]) in shown
 
 
-@needs_paper
 @pytest.mark.parametrize(
     ("figure", "name"),
     [("layers", "table3_layers.csv"), ("5", "figure5_modules.csv"), ("modules", "figure5_modules.csv")],
@@ -232,7 +227,6 @@ def test_ablations_show_every_number_of_their_table(figure: str, name: str) -> N
     assert len({point for point, _ in shown}) == len(rows)
 
 
-@needs_paper
 def test_the_similarity_figure_shows_sigma_both_ways() -> None:
     shown = {
         (v["a"], v["b"]): v["value"] for v in values(chart(PAPER / "table1_similarity.csv", "similarity").to_dict())

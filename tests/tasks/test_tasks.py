@@ -16,7 +16,7 @@ from interpole.records import Outcome, Problem, Sampler
 from interpole.tasks import grading, ifeval, reading
 from interpole.tasks.guarded import Guarded
 
-DATA = Path(__file__).parents[3] / "shared/data"
+DATA = Path(__file__).parents[1] / "data"
 QWEN = Markers("<think>", "</think>")
 SPECIALS = ("<|im_end|>", "<tool_call>", "</tool_call>")
 
@@ -145,9 +145,7 @@ def test_a_hostile_answer_costs_bounded_time_and_the_next_is_graded(aime, box, m
 
 def test_the_thirty_problems_are_read_from_a_local_file():
     pytest.importorskip("math_verify")
-    if not (file := DATA / "aime25.jsonl").is_file():
-        pytest.skip(f"no {file}")
-    aime = tasks.load("aime25", data=file)
+    aime = tasks.load("aime25", data=DATA / "thirty.jsonl")
     assert len(aime.problems) == 30
     assert all(0 <= int(problem.answer) <= 999 for problem in aime.problems)
     for problem in aime.problems[:3]:
@@ -213,7 +211,7 @@ def test_gpqa_without_the_file_or_a_column_says_what_to_do(tmp_path):
 
 def test_ifeval_passes_the_published_number_of_gpt4_responses_every_time():
     benchmark = real_checkers()
-    rows = map(json.loads, (DATA / "ifeval_gpt4_responses.jsonl").read_text().splitlines())
+    rows = map(json.loads, (DATA / "ifeval/ifeval_gpt4_responses.jsonl").read_text().splitlines())
     responses = {row["prompt"]: row["response"] for row in rows}
     answered = [problem for problem in benchmark.problems if problem.question in responses]
 
@@ -420,7 +418,6 @@ def test_a_profile_sets_what_the_paper_set():
 
 
 def test_a_profiles_points_are_those_of_the_papers_table():
-    if not (file := DATA / "paper/table2_qwen3_4b.csv").is_file():
-        pytest.skip(f"no {file}")
-    printed = {float(line.split(",")[1]) for line in file.read_text().splitlines()[1:] if line.split(",")[1]}
+    table = (DATA / "paper/table2_qwen3_4b.csv").read_text()
+    printed = {float(line.split(",")[1]) for line in table.splitlines()[1:] if line.split(",")[1]}
     assert set(tasks.profile("paper-4b").lams) == printed
