@@ -42,3 +42,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"interpole.{_HOME[name]}"), "open_source" if name == "open" else name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

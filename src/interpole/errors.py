@@ -13,6 +13,8 @@ InterpoleError
 InterpoleWarning           something allowed, but likely not what was meant
 """
 
+import re
+
 __all__ = [
     "AnalysisError",
     "CheckpointError",
@@ -25,7 +27,18 @@ __all__ = [
     "RecipeError",
     "RunError",
     "TaskError",
+    "printable",
 ]
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Text in which control characters are shown (`\x1b`), not obeyed; for terminals, messages, names and pictures.
+
+    Line ends and tabs stay. Escapes, NUL, marks that turn the direction of writing, and lone surrogates do not.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class InterpoleError(Exception):
@@ -40,7 +53,7 @@ class InterpoleError(Exception):
     def __init__(self, what: str, where: object = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, str(where), remedy
         lines = [what, f"where: {where}" if self.where else "", f"remedy: {remedy}" if remedy else ""]
-        super().__init__("\n  ".join(line for line in lines if line))
+        super().__init__(printable("\n  ".join(line for line in lines if line)))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         """Pickle by the three parts, so that errors cross process borders whole."""

@@ -1,6 +1,9 @@
 """The command line as a user types it: real commands on tiny real things, their output and exit codes."""
 
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -253,3 +256,56 @@ def test_a_dry_run_tells_what_is_there(run):
     ]
     out = call(*command, "--out", run, "--dry-run")
     assert "24 responses to generate" in out
+
+
+def test_text_of_users_is_shown_as_it_is_and_commands_can_be_pasted(tmp_path):
+    pair, there = shipped(), tmp_path / "a [bold] and [/x] place"
+    for side in ("instruct", "thinking"):
+        shutil.copytree(getattr(pair, side), there / side)
+    assert str(there) in call("doctor", there / "instruct", there / "thinking").replace("\n", "")
+    (there / "questions.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n{"question": "2", "answer": "2"}\n')
+    ends = (there / "instruct", there / "thinking")
+    call(
+        "sweep",
+        *ends,
+        "--task",
+        there / "questions.jsonl",
+        "-l",
+        "0,1",
+        "-k",
+        "1",
+        "--max-tokens",
+        "2",
+        "-o",
+        there / "run",
+    )
+    told = call("recommend", there / "run", "--balanced")
+    (line,) = (line for line in told.splitlines() if line.strip().startswith("interpole merge"))
+    assert shlex.split(line)[2:4] == [str(end) for end in ends]
+
+
+def test_control_characters_are_shown_not_obeyed():
+    from io import StringIO
+
+    from rich.text import Text
+
+    from interpole.cli.show import Terminal
+    from interpole.errors import RunError, printable
+
+    assert printable("a\x1b[31mb\u202ec\nd\te") == "a\\x1b[31mb\\u202ec\nd\te"
+    assert "\x1b" not in str(RunError("\x1b]0;title\x07", "\x1b[2J"))
+    terminal = Terminal()
+    terminal.file = StringIO()
+    terminal.print("\x1b[31m[bold]x[/bold]", Text("\x1b[0m"))
+    assert terminal.file.getvalue() == "\\x1b[31m[bold]x[/bold] \\x1b[0m\n"
+
+
+def test_a_terminal_that_cannot_show_lambda_shows_its_number(run):
+    command = [sys.executable, "-m", "interpole", "stages", str(run)]
+    told = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
+    assert told.returncode == 0, told.stderr
+    assert b"\\u03bb" in told.stdout
+
+
+def test_dash_h_is_help():
+    assert call("merge", "-h") == call("merge", "--help")

@@ -7,6 +7,7 @@ tokens and accuracy change evenly with λ. Never beyond the data. docs/recommend
 from __future__ import annotations
 
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -118,7 +119,7 @@ def recommend(
         cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
         tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
         notes=(*notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
-        command=f"interpole merge {sources[0]} {sources[1]} --lambda {shown.lam:g} --out merged-{shown.lam:g}",
+        command=shlex.join(["interpole", "merge", *sources, "--lambda", f"{shown.lam:g}", "--out", f"merged-{shown.lam:g}"]),
     )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from interpole.cli import choose, lab, questions, responses, runs, weights
-from interpole.errors import InterpoleError, InterpoleWarning
+from interpole.errors import InterpoleError, InterpoleWarning, printable
 
 __all__ = ["app", "main"]
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for part in (lab, weights, questions, runs, responses, choose):
     part.register(app)
@@ -53,8 +55,11 @@ def main() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: object) -> None:
         if issubclass(category, InterpoleWarning):
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {printable(str(message))}", file=sys.stderr)
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show λ shows \u03bb, and nothing crashes
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = show  # type: ignore[assignment]
     warnings.simplefilter("always", InterpoleWarning)
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from interpole.cli.options import Grading, Json, Run
 
@@ -60,8 +61,8 @@ def _show(found: Sequence[Comparison]) -> None:
         columns = ["point", "accuracy, points", "Token #N", "Think #R, points"]
         table(f"{task}: change from {mine[0].a}, with 95 % intervals ({asked})", columns, rows)
         for one in mine:
-            console.print(f"{one.verdict}.", markup=False)
-            console.print(f"  {one.takes}.", style="dim", markup=False)
+            console.print(f"{one.verdict}.")
+            console.print(f"  {one.takes}.", style="dim")
         unpaired = max(one.accuracy.num_unpaired for one in mine)
         if unpaired:
             console.print(
@@ -76,27 +77,25 @@ def show_found(found: Found) -> None:
     middle = found.transition.mid
     low, high = found.bracket
     if middle is None:
-        console.print(f"\n{found.transition.refusal or '; '.join(found.transition.notes)}", markup=False)
+        console.print(f"\n{found.transition.refusal or '; '.join(found.transition.notes)}")
     else:
         console.print(
             f"\nHalf of the responses think at λ={middle.value:.3f} (95 %: {middle.low:.3f} to {middle.high:.3f}); "
             f"bisection alone: {low:.3f} to {high:.3f}.",
-            markup=False,
         )
     share = found.num_tokens / found.grid_tokens
     console.print(
         f"Spent {found.num_tokens:,} tokens in {found.num_responses:,} responses: {share:.0%} of about "
         f"{found.grid_tokens:,.0f} tokens for the grid's {found.grid_responses:,} responses. "
         f"Stopped after {len(found.rounds)} rounds: {found.stopped}.",
-        markup=False,
     )
 
 
-def _change(change: Difference, scale: float) -> str:
+def _change(change: Difference, scale: float) -> Text:
     """A difference with its interval: `-4.2 [-8, -1]`."""
     value, low, high = (scale * end for end in change.value)
-    ends = f" [dim]\\[{low:+,.0f}, {high:+,.0f}][/dim]" if low == low else ""
-    return f"{value:+,.1f}{ends}"
+    ends = f" [{low:+,.0f}, {high:+,.0f}]" if low == low else ""
+    return Text.assemble(f"{value:+,.1f}", (ends, "dim"))
 
 
 def search(
@@ -128,7 +127,7 @@ def search(
 
 def _show_result(found: Result, out: Path) -> None:
     """The finalists on the questions held out, what mattered, and where the recipes are."""
-    from interpole.cli.show import console, table
+    from interpole.cli.show import command_line, console, table
 
     def seen(one: Finalist) -> str:
         return "–" if one.seen_accuracy is None else f"{100 * one.seen_accuracy:.1f} % at {one.seen_tokens:,.0f}"
@@ -144,5 +143,5 @@ def _show_result(found: Result, out: Path) -> None:
         shares = [[name, *(f"{values.get(name, 0):.0%}" for values in found.importance.values())] for name in names]
         table("What matters, of what was varied", ["value", *found.importance], shares)
     failed = f", {found.num_failed} of them failed" if found.num_failed else ""
-    console.print(f"{found.num_trials} trials{failed}. Recipes: {out / 'recipes'}. In pairs: ", end="", markup=False)
-    console.print(f"interpole compare {out / 'held-out'} POINT POINT", markup=False, soft_wrap=True)
+    console.print(f"{found.num_trials} trials{failed}. Recipes: {out / 'recipes'}. In pairs: ", end="")
+    console.print(f"{command_line('compare', out / 'held-out')} POINT POINT", soft_wrap=True)

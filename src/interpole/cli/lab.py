@@ -91,7 +91,7 @@ def demo(
         _step("The model", "merge", *ends, "--lambda", f"{choice:g}", "--out", merged)
     console.print()
     console.rule("There it is", align="left")
-    console.print(f"The page is {run / 'report.html'}, the model {merged}.", markup=False, soft_wrap=True)
+    console.print(f"The page is {run / 'report.html'}, the model {merged}.", soft_wrap=True)
     console.print("For a pair and questions of your own, docs/tutorial.md goes the same way.")
 
 
@@ -104,8 +104,8 @@ def _step(title: str, *words: object) -> None:
     console.print()
     console.rule(title, align="left")
     if arguments[1].endswith(".yml"):
-        console.print(Path(arguments[1]).read_text(encoding="utf-8"), style="dim", markup=False, soft_wrap=True)
-    console.print(f"$ interpole {shlex.join(arguments)}\n", style="bold", markup=False, soft_wrap=True)
+        console.print(Path(arguments[1]).read_text(encoding="utf-8"), style="dim", soft_wrap=True)
+    console.print(f"$ interpole {shlex.join(arguments)}\n", style="bold", soft_wrap=True)
     if code := app(arguments, standalone_mode=False):
         raise typer.Exit(code)
 
@@ -117,13 +117,18 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights, data and order.")] = 0,
 ) -> None:
     """Train the tiny pair anew: a base and its two fine-tunes, on one core, in minutes."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from interpole.cli.show import Terminal
     from interpole.lab.train import train as train_pair
 
-    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    columns = (
+        TextColumn("{task.description:10}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Terminal(stderr=True)) as bar:
         tasks: dict[str, int] = {}
 
         def progress(stage: str, step: int, total: int, loss: float) -> None:

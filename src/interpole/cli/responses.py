@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -107,7 +106,7 @@ def _show(one: Sample, file: RunFile, full: bool) -> None:
         f"{one.outcome.value.replace('_', '-')}{closed_by}{forced}, {one.num_tokens:,} tokens, {grades or one.error}"
     )
     console.rule(Text(f"{one.task} · {one.point} · {one.problem_id} · sample {one.number}"), align="left")
-    console.print(Text(_printable(one.question, full)), style="bold")
+    console.print(Text(_shortened(one.question, full)), style="bold")
     console.print(_response(one, file, full))
     console.print(
         Text(f"→ {one.answer or 'no answer'} (should be {one.target or 'checked by program'}); {ended}\n"), style="cyan"
@@ -123,12 +122,11 @@ def _response(one: Sample, file: RunFile, full: bool) -> Text:
     seen = trace(one.response, one.finish, Markers(*file.markers), opened=file.opened, specials=file.specials)
     start = one.response.rfind(seen.answer) if seen.answer else len(one.response)
     thinking, answer = (one.response[:start], one.response[start:]) if seen.thinking is not None else ("", one.response)
-    return Text.assemble((_printable(thinking, full), "dim"), _printable(answer, full))
+    return Text.assemble((_shortened(thinking, full), "dim"), _shortened(answer, full))
 
 
-def _printable(text: str, full: bool) -> str:
-    """Text without control characters, which could do things to a terminal; long text without its middle."""
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+def _shortened(text: str, full: bool) -> str:
+    """Long text without its middle."""
     if full or len(text) <= SHOWN_CHARS:
         return text
     half = SHOWN_CHARS // 2

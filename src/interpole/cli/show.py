@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from interpole.errors import printable
 
 if TYPE_CHECKING:
     from interpole.analysis.intervals import Interval
@@ -24,18 +28,62 @@ if TYPE_CHECKING:
     from interpole.sweep.run import Planned, Progress
 
 __all__ = [
+    "Terminal",
     "bytes_bar",
+    "command_line",
+    "console",
+    "dim",
+    "share",
+    "show_audit",
     "show_diagnosis",
     "show_json",
     "show_metrics",
+    "show_next",
     "show_plan",
     "show_recommendation",
     "show_similarity",
     "show_stages",
     "sweep_bar",
+    "table",
 ]
 
-console = Console(highlight=False)
+
+class Terminal(Console):
+    """A console that takes text as it is: no markup, control characters shown; wrapped for terminals, whole for pipes."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        """Write to stdout, or to stderr."""
+        super().__init__(stderr=stderr, highlight=False, markup=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, without cutting lines where nobody reads them on a screen."""
+        if not self.is_terminal and all(isinstance(one, str | Text) for one in objects):
+            options["soft_wrap"] = True
+        super().print(*objects, **options)
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render, with control characters of any text made visible."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+console = Terminal()
+
+
+def dim(text: str) -> Text:
+    """Text that matters less."""
+    return Text(text, "dim")
+
+
+def command_line(*words: object) -> str:
+    """A command of ours as it can be pasted into a shell."""
+    return shlex.join(["interpole", *map(str, words)])
+
+
+def show_next(*words: object) -> None:
+    """What one would do next, as a command to paste; for people, so only where stdout is a terminal."""
+    if console.is_terminal:
+        console.print(Text.assemble(("next: ", "dim"), command_line(*words)), soft_wrap=True)
 
 
 def show_json(data: Any) -> None:
@@ -43,8 +91,8 @@ def show_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first column is words and the others numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table of `str` and `Text`, whose first column is words and the others numbers."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         shown.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -55,16 +103,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console.print()
 
 
-def share(interval: Interval | None, ends: bool = True) -> str:
+def share(interval: Interval | None, ends: bool = True) -> Text:
     """A share as percent with its interval: `61.3 [58.0, 64.4]`."""
     if interval is None:
-        return "–"
-    value = f"{100 * interval.value:.1f}"
-    return (
-        f"{value} [dim]\\[{100 * interval.low:.0f}, {100 * interval.high:.0f}][/dim]"
-        if ends and interval.low == interval.low
-        else value
-    )
+        return Text("–")
+    value = Text(f"{100 * interval.value:.1f}")
+    if ends and interval.low == interval.low:
+        value.append(f" [{100 * interval.low:.0f}, {100 * interval.high:.0f}]", "dim")
+    return value
 
 
 def show_metrics(metrics: Sequence[PointMetrics]) -> None:
@@ -114,17 +160,17 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
 def show_stages(stages: Sequence[Stages]) -> None:
     """The stage boundaries per task and pooled, then notes, and what is still open."""
 
-    def boundary(found: Interval | None) -> str:
+    def boundary(found: Interval | None) -> Text:
         if found is None:
-            return "–"
-        ends = f" [dim]({found.low:.2f}–{found.high:.2f})[/dim]" if found.low == found.low else ""
-        return f"{found.value:.2f}{ends}"
+            return Text("–")
+        ends = f" ({found.low:.2f}–{found.high:.2f})" if found.low == found.low else ""
+        return Text.assemble(f"{found.value:.2f}", (ends, "dim"))
 
     rows = [
         [
             s.task,
             *(boundary(found) for found in (s.lambda_on, s.lambda_mid, s.lambda_off)),
-            f"\\[{s.stage2[0]:g}, {s.stage2[1]:g}]" if s.stage2 else "–",
+            f"[{s.stage2[0]:g}, {s.stage2[1]:g}]" if s.stage2 else "–",
         ]
         for s in stages
     ]
@@ -136,9 +182,9 @@ def show_stages(stages: Sequence[Stages]) -> None:
     for s in stages:
         for line in (s.refusal, *s.notes, *(f"open: {need}" for need in s.needs)):
             if line:
-                console.print(f"[dim]{s.task}: {line}[/dim]")
+                console.print(dim(f"{s.task}: {line}"))
         for sign in s.signatures:
-            console.print(f"{s.task}: [bold]{sign.name}[/bold]: {sign.numbers}. {sign.remedy}")
+            console.print(Text.assemble(f"{s.task}: ", (sign.name, "bold"), f": {sign.numbers}. {sign.remedy}"))
 
 
 def show_recommendation(found: Recommendation) -> None:
@@ -146,10 +192,10 @@ def show_recommendation(found: Recommendation) -> None:
     choice = found.choice or found.nearest
     if choice is None:
         return
-    head = (
-        f"[bold]λ = {choice.lam:g}[/bold] ({choice.source})" if found.choice else "Nothing measured meets the budget."
-    )
-    console.print(f"{head}  for {found.goal}, {found.task}")
+    head: tuple[str | tuple[str, str], ...] = ("Nothing measured meets the budget.",)
+    if found.choice:
+        head = ((f"λ = {choice.lam:g}", "bold"), f" ({choice.source})")
+    console.print(Text.assemble(*head, f"  for {found.goal}, {found.task}"))
     if not found.choice:
         console.print(f"nearest: λ = {choice.lam:g}")
     of_thinking = (
@@ -164,19 +210,18 @@ def show_recommendation(found: Recommendation) -> None:
     if found.tied:
         console.print(f"cannot be told from it ({found.tied_by}): λ = {', '.join(f'{lam:g}' for lam in found.tied)}")
     for note in found.notes:
-        console.print(f"[dim]{note}[/dim]")
+        console.print(dim(note))
     console.print(f"\n  {found.command}", soft_wrap=True)
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:
     """The verdict, then every finding with its reason and its remedy."""
     colour = {"go": "green", "warn": "yellow", "stop": "red"}
-    console.print(
-        f"[bold {colour[diagnosis.verdict]}]{diagnosis.verdict}[/]  {diagnosis.instruct} ↔ {diagnosis.thinking}"
-    )
-    marks = {"note": "[dim]note[/dim]", "warn": "[yellow]warn[/yellow]", "stop": "[red]stop[/red]"}
+    verdict = (diagnosis.verdict, f"bold {colour[diagnosis.verdict]}")
+    console.print(Text.assemble(verdict, f"  {diagnosis.instruct} ↔ {diagnosis.thinking}"), soft_wrap=True)
+    marks = {"note": "dim", "warn": "yellow", "stop": "red"}
     for severity, code, what, why, remedy in diagnosis.rows():
-        console.print(f"\n{marks[severity]} [bold]{code}[/bold]")
+        console.print(Text.assemble("\n", (severity, marks[severity]), " ", (code, "bold")))
         for line in (what, why, *([] if remedy == "nothing" else [f"→ {remedy}"])):
             console.print(Padding(Text(line), (0, 0, 0, 5)))
 
@@ -186,7 +231,7 @@ def show_similarity(found: Similarity, by: str) -> None:
     from interpole.diagnostics.similarity import VARIANTS
 
     for variant, meaning in VARIANTS.items():
-        console.print(f"σ {variant:14} {found.sigma(variant):.4f}  [dim]{meaning}[/dim]")
+        console.print(Text.assemble(f"σ {variant:14} {found.sigma(variant):.4f}  ", (meaning, "dim")))
     if kinship := found.kinship:
         console.print(
             f"kinship: Pearson {kinship.pearson:.4f}, cosine {kinship.cosine:.4f}, Euclidean {kinship.euclidean:.4g}"
@@ -204,7 +249,7 @@ def show_similarity(found: Similarity, by: str) -> None:
     ]
     table(f"σ by {by}", [by, "parameters", "σ", *kin], rows)
     for name, reason in found.left_out:
-        console.print(f"[dim]left out: {name} ({reason})[/dim]")
+        console.print(dim(f"left out: {name} ({reason})"))
 
 
 def show_audit(found: Audit, *, tensors: bool) -> None:
@@ -241,7 +286,7 @@ def sweep_bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    err = Console(stderr=True, highlight=False)
+    err = Terminal(stderr=True)
 
     def left(progress: Progress) -> str:
         seconds = progress.seconds_left
@@ -251,10 +296,10 @@ def sweep_bar() -> Iterator[Callable[[Progress], None]]:
         yield lambda p: print(f"[{p.done}/{p.total}] {p.message}", file=sys.stderr, flush=True) if p.message else None
         return
     columns = (
-        TextColumn("{task.description:24}"),
+        TextColumn("{task.description:24}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     with Bar(*columns, console=err, transient=True) as bar:
         whole = bar.add_task("sweep", total=None, left="")
@@ -274,7 +319,13 @@ def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr that counts bytes and shows their speed."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (
+        TextColumn(title, markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from interpole.analysis.metrics import measure
 from interpole.analysis.tables import PointMetrics
+from interpole.cli.show import Terminal
 from interpole.records import Sample
 from interpole.runs.runfile import Entry, RunFile
 from interpole.runs.samples import read_log
@@ -120,7 +121,7 @@ def watch(
     watcher = Watcher(Path(run))
     reading, start = watcher.read(), time.monotonic()
     first = sum(reading.done)
-    console = console or Console()  # not Rich's global one, which other libraries redirect
+    console = console or Terminal()  # not Rich's global one, which other libraries redirect
     with Live(view(reading, price=price_per_million), console=console, auto_refresh=False) as live:
         while any(entry.status == "planned" for entry in reading.entries):
             sleep(every_seconds)
@@ -147,7 +148,7 @@ def view(reading: Reading, seconds_left: float | None = None, price: float | Non
 
 
 def _table(task: str) -> Table:
-    table = Table(title=task, title_justify="left", title_style="bold", box=None, header_style="dim")
+    table = Table(title=Text(task), title_justify="left", title_style="bold", box=None, header_style="dim")
     for name in ("point", "", "samples", "Mean@k", "Think #R", "Token #N"):
         table.add_column(name, justify="left" if name in ("point", "") else "right", no_wrap=True)
     return table
