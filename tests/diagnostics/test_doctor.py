@@ -11,7 +11,7 @@ import pytest
 import tiny
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.diagnostics.doctor import examine
-from interpole.diagnostics.doctor.configs import rope
+from interpole.diagnostics.doctor.architectures import rope
 
 CONFIG = {
     "hidden_size": 16,
@@ -97,7 +97,13 @@ SICK = {
         "warn",
         "yarn",
     ),
-    "another window": ({}, {"config": {"sliding_window": 4096}}, "window", "warn", "4096 in Thinking"),
+    "another window": (
+        {},
+        {"config": {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 1}},
+        "window",
+        "warn",
+        "sliding layers: not set in Instruct, [1, 2] in Thinking; sliding_window: not set in Instruct, 4096 in Thinking",
+    ),
     "a missing layer": ({}, {"weights": tiny.tensors(0, layers=2)}, "tensors", "stop", "only in"),
     "another width": ({}, {"weights": tiny.tensors(0, hidden=8)}, "tensors", "stop", "more like it"),
     "a larger vocabulary": ({}, {"weights": tiny.tensors(0, vocab=48)}, "rows", "note", "8 rows that instruct lacks"),
@@ -225,7 +231,7 @@ def test_the_doctor_finds(name, tmp_path):
         {"rope_theta": None, "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"}},
         {"transformers_version": "9.0", "torch_dtype": None, "dtype": "bfloat16"},
         {"use_sliding_window": False, "sliding_window": 4096},
-        {"head_dim": 4},
+        {"head_dim": 128},
     ],
     ids=["rope_parameters", "library version", "a window not used", "a default written out"],
 )

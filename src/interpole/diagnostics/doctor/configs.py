@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from interpole.diagnostics.doctor.architectures import rope, understood
 from interpole.diagnostics.doctor.findings import Check, Finding, Side, differences
 
-__all__ = (
-    "CHECKS", "language_config", "rope",
-)  # fmt: skip
+__all__ = ["CHECKS"]
 
 SHAPING = (
     "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads",
@@ -22,65 +21,35 @@ SHAPING = (
 BENDING = (
     "num_experts_per_tok", "norm_topk_prob", "scoring_func", "routed_scaling_factor", "n_group", "topk_group",
     "topk_method", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
-    "partial_rotary_factor", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
-    "logits_scaling", "rope_local_base_freq", "qk_layernorm", "use_qk_norm",
+    "attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "qk_layernorm",
+    "use_qk_norm", "norm_eps", "rope_interleave", "attention_bias", "mlp_bias", "conv_bias", "swiglu_alpha", "swiglu_limit",
 )  # fmt: skip
 """Settings that bend the arithmetic without showing in a shape."""
 
 ELSEWHERE = (
-    "model_type", "architectures", "rope_theta", "rope_scaling", "rope_parameters", "sliding_window",
-    "use_sliding_window", "max_window_layers", "quantization_config", "vocab_size", "bos_token_id",
-    "eos_token_id", "pad_token_id", "tie_word_embeddings",
+    "model_type", "architectures", "sliding_window", "use_sliding_window", "max_window_layers", "quantization_config",
+    "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings",
 )  # fmt: skip
 """Settings that have a check of their own."""
 
-HARMLESS = (
-    "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache", "initializer_range",
-    "attention_dropout",
-)  # fmt: skip
+HARMLESS = frozenset((
+    "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache", "initializer_range", "attention_dropout",
+    "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "classifier_dropout", "output_router_logits",
+    "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "pretraining_tp", "output_attentions", "output_hidden_states",
+    "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "id2label", "label2id", "num_labels",
+    "task_specific_params", "torchscript", "use_bfloat16", "unsloth_version", "unsloth_fixed",
+))  # fmt: skip
 """Settings that change nothing when the model is used."""
 
+SLIDING = "sliding_attention"
 CARRIES = "the result carries one config, by default Thinking's"
-
-
-def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the language model: where it is a part of a larger one, its own settings over the shared ones.
-
-    Head counts that are left out get the values that transformers gives them.
-    """
-    flat = {key: value for key, value in config.items() if key != "text_config"} | dict(config.get("text_config") or {})
-    heads = flat.get("num_attention_heads")
-    if heads:
-        flat.setdefault("num_key_value_heads", heads)
-        if flat.get("head_dim") is None and flat.get("hidden_size"):
-            flat["head_dim"] = flat["hidden_size"] // heads
-    return flat
-
-
-def rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Position encoding in one spelling, whether written as `rope_theta` and `rope_scaling` or as `rope_parameters`.
-
-    Where layer types have settings of their own, the keys are `full_attention.rope_theta` and so on.
-    """
-    flat = language_config(config)
-    settings = flat.get("rope_parameters") or {"rope_theta": flat.get("rope_theta")} | (flat.get("rope_scaling") or {})
-    nested = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    if nested:
-        return {f"{key}.{inner}": value for key, part in nested.items() for inner, value in _plain_rope(part).items()}
-    return _plain_rope(settings)
-
-
-def _plain_rope(settings: Mapping[str, Any]) -> dict[str, Any]:
-    kind = settings.get("rope_type") or settings.get("type") or "default"
-    rest = {key: value for key, value in settings.items() if key not in ("type", "rope_type") and value is not None}
-    numbers = {key: float(value) if type(value) is int else value for key, value in rest.items()}
-    return numbers | {"rope_type": kind}
 
 
 def check_architecture(a: Side, b: Side) -> Iterator[Finding]:
     """One architecture on both sides."""
     values = a.checkpoint.config, b.checkpoint.config
-    if seen := differences(a, b, values, ["model_type"]) or differences(a, b, values, ["architectures"]):
+    named = ["architectures"] if all(value.get("architectures") for value in values) else []
+    if seen := differences(a, b, values, ["model_type"]) or differences(a, b, values, named):
         yield Finding(
             "architecture",
             "stop" if values[0].get("model_type") != values[1].get("model_type") else "warn",
@@ -92,7 +61,7 @@ def check_architecture(a: Side, b: Side) -> Iterator[Finding]:
 
 def check_settings(a: Side, b: Side) -> Iterator[Finding]:
     """Settings that decide what the tensors do."""
-    values = language_config(a.checkpoint.config), language_config(b.checkpoint.config)
+    values = _build(a.checkpoint.config), _build(b.checkpoint.config)
     if seen := differences(a, b, values, SHAPING):
         yield Finding(
             "settings",
@@ -126,9 +95,9 @@ def check_rope(a: Side, b: Side) -> Iterator[Finding]:
 
 
 def check_window(a: Side, b: Side) -> Iterator[Finding]:
-    """Sliding-window attention."""
-    windows = [{"sliding_window": _window(side.checkpoint.config)} for side in (a, b)]
-    if seen := differences(a, b, (windows[0], windows[1])):
+    """Sliding-window attention: how wide, and in which layers."""
+    values = _windows(a.checkpoint.config), _windows(b.checkpoint.config)
+    if seen := differences(a, b, values):
         yield Finding(
             "window",
             "warn",
@@ -138,16 +107,26 @@ def check_window(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def _window(config: Mapping[str, Any]) -> int | None:
-    flat = language_config(config)
-    return flat.get("sliding_window") if flat.get("use_sliding_window", True) else None
+def _windows(config: Mapping[str, Any]) -> dict[str, Any]:
+    settings = understood(config)
+    types = settings.get("layer_types") or []
+    sliding = [i for i, kind in enumerate(types) if kind == SLIDING]
+    return {"sliding_window": settings.get("sliding_window")} | ({"sliding layers": sliding} if sliding else {})
+
+
+def _build(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with layer types that say what a layer is made of only: a window is no part of it."""
+    settings = understood(config)
+    types = settings.get("layer_types") or []
+    return settings | {"layer_types": ["full_attention" if kind == SLIDING else kind for kind in types]}
 
 
 def check_other_settings(a: Side, b: Side) -> Iterator[Finding]:
     """Whatever else differs in the configs, so that nothing passes unseen."""
-    values = language_config(a.checkpoint.config), language_config(b.checkpoint.config)
-    known = {*SHAPING, *BENDING, *ELSEWHERE, *HARMLESS}
-    if seen := differences(a, b, values, sorted((values[0].keys() | values[1].keys()) - known)):
+    values = understood(a.checkpoint.config), understood(b.checkpoint.config)
+    known = {*SHAPING, *BENDING, *ELSEWHERE}
+    others = (key for key in values[0].keys() | values[1].keys() if key not in known)
+    if seen := differences(a, b, values, sorted(key for key in others if key.rpartition(".")[2] not in HARMLESS)):
         yield Finding(
             "other-settings",
             "note",

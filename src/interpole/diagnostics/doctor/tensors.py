@@ -10,7 +10,7 @@ from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up
 from interpole.checkpoints.views.fp8 import Dequantised
-from interpole.diagnostics.doctor.configs import language_config
+from interpole.diagnostics.doctor.architectures import language_config
 from interpole.diagnostics.doctor.findings import Check, Finding, Side
 
 __all__ = ["CHECKS", "check_weights"]
