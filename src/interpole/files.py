@@ -5,18 +5,22 @@ What several modules would each write lives here once. Nothing here knows what a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from interpole.errors import CorruptError, InterpoleError, OutputError
 
 __all__ = [
     "content_hash",
+    "no_follow",
+    "open_regular",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -57,12 +61,34 @@ def read_json(
         InterpoleError: of the kind `error`: it cannot be read, or is no JSON object.
     """
     try:
-        value = parse_json(path.read_bytes(), path, error, remedy)
+        with open_regular(path) as file:
+            value = parse_json(file.read(), path, error, remedy)
     except OSError as problem:
         raise error(f"cannot be read: {problem.strerror}", path, remedy) from None
     if not isinstance(value, dict):
         raise error(f"expected a JSON object, found {type(value).__name__}", path, remedy)
     return value
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of somebody else's to read it. What is no file, as a FIFO or a device, is refused and blocks nobody.
+
+    Raises:
+        OSError: it is not there, not a file, or may not be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as problem:  # a name with a NUL
+        raise OSError(errno.EINVAL, str(problem), str(path)) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def no_follow(path: str, flags: int) -> int:
+    """What `open` takes as its `opener` to write to a file itself, never through a link to another one."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Content that users and strangers write, as strict records: unknown keys and wrong types are errors that name the key."""
+"""Content that users and strangers write, as strict records: what makes no sense is an error that names the key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interpole.errors import InterpoleError
 
-__all__ = ["Strict", "validated"]
+__all__ = ["Foreign", "Strict", "validated"]
 
 
 class Strict(BaseModel):
@@ -17,7 +17,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-Record = TypeVar("Record", bound=Strict)
+class Foreign(BaseModel):
+    """A frozen record out of a file in somebody else's format: keys that we do not use are passed over, types are not bent."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def validated(

@@ -90,7 +90,7 @@ def _read(
         if task in (None, entry.task) and point in (None, entry.point) and on_dial:
             for part in entry.parts:
                 if part.log is not None:
-                    yield from read_log(run / entry.folder / part.log, entry, part)
+                    yield from read_log(entry.within(run, part.log), entry, part)
 
 
 def _show(one: Sample, file: RunFile, full: bool) -> None:

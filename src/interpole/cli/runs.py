@@ -25,6 +25,9 @@ def score(
     regrade: Annotated[
         bool, typer.Option("--regrade", help="First grade all responses again, from their texts.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="With --regrade: run the python: graders that the run folder names.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Recompute all metrics of a run from its samples, without a model; writes curves.csv, metrics.json, stages.json."""
@@ -32,7 +35,7 @@ def score(
     from interpole.cli.show import show_metrics
 
     if regrade:
-        _regrade(run)
+        _regrade(run, trust)
     metrics = score_run(run, grading=grading)
     if as_json:
         typer.echo((run / "metrics.json").read_text(encoding="utf-8"), nl=False)
@@ -41,10 +44,12 @@ def score(
         typer.echo(f"wrote curves.csv, metrics.json and stages.json to {run}")
 
 
-def _regrade(run: Path) -> None:
-    from interpole.runs.regrade import regrade
+def _regrade(run: Path, trust: bool) -> None:
+    from interpole.runs.regrade import code_of, regrade
 
-    found = regrade(run)
+    for code in code_of(run) if trust else ():
+        typer.echo(f"grades with {code}", err=True)
+    found = regrade(run, trust=trust)
     typer.echo(f"graded {found.num_samples:,} responses again", err=True)
     for (task, grading), num in found.changed.items():
         typer.echo(f"{task}, {grading}: {num:,} scores changed", err=True)

@@ -65,8 +65,10 @@ class Watcher:
         known = len(self._logs)
         for entry in entries:
             for part in entry.parts:
-                path = self.run / entry.folder / (part.log or "")
-                if part.status == "done" and part.log and path not in self._logs:
+                if part.status != "done" or part.log is None:
+                    continue
+                path = entry.within(self.run, part.log)
+                if path not in self._logs:
                     self._logs[path] = list(read_log(path, entry, part, texts=False))
         if len(self._logs) > known:
             samples = [sample for path in self._paths(entries) for sample in self._logs[path]]
@@ -80,13 +82,13 @@ class Watcher:
         )
 
     def _paths(self, entries: Sequence[Entry]) -> list[Path]:
-        paths = [self.run / entry.folder / part.log for entry in entries for part in entry.parts if part.log]
+        paths = [entry.within(self.run, part.log) for entry in entries for part in entry.parts if part.log]
         return [path for path in paths if path in self._logs]
 
     def _done(self, entry: Entry, num_problems: int) -> int:
         """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
         finished = num_problems * sum(part.num_samples for part in entry.parts if part.status == "done")
-        journals = (self.run / entry.folder).glob("*.answers.jsonl")
+        journals = entry.within(self.run).glob("*.answers.jsonl")
         total = num_problems * sum(part.num_samples for part in entry.parts)
         return min(total, finished + sum(_num_lines(path) for path in journals))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interpole.analysis.scoring import measured, under
 from interpole.errors import OutputError, RunError
+from interpole.files import write_atomic
 from interpole.records import Sample
 from interpole.report.page import html
 from interpole.report.verdicts import stages_of
@@ -133,14 +133,9 @@ def _hash(text: str) -> str:
 
 def _write(text: str, out: Path) -> Path:
     """Write the page whole or not at all."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(out)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write the report: {error}", out, "check the folder, its permissions and the disk"
-        ) from error
+        raise OutputError(f"cannot write the report: {error.strerror}", out, "choose another --out") from error
+    write_atomic(out, text)
     return out

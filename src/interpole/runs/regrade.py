@@ -7,22 +7,26 @@ Logs are never altered. Where a response is read or graded otherwise than its lo
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interpole import tasks
 from interpole.chat import Markers, trace
+from interpole.errors import RunError, TaskError
 from interpole.files import write_atomic
 from interpole.records import Problem
 from interpole.runs import samples
 from interpole.runs.runfile import RunFile, exclusive
-from interpole.tasks import Benchmark
+from interpole.schema import Foreign, validated
+from interpole.tasks import Benchmark, grading
 from interpole.tasks.benchmark import kept, problem_of
 
-__all__ = ["Regraded", "regrade"]
+__all__ = ["Regraded", "code_of", "regrade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +38,70 @@ class Regraded:
     left_out: tuple[str, ...]  # tasks with scorers of their own, which need Inspect and a live task
 
 
-def regrade(run: Path) -> Regraded:
+class _Spec(Foreign):
+    """How a task was loaded, as far as grading needs it."""
+
+    task: str = ""
+    grader: str | None = None
+    prompt: str | None = None
+
+
+class _Asked(Foreign):
+    """What our own tasks log of a problem."""
+
+    question: str
+    choices: list[str]
+    difficulty: str
+    extra: dict[str, Any]
+
+
+def code_of(run: Path) -> tuple[str, ...]:
+    """What grading a run again would run of what its run.json names: each `python:` grader, and the file it is in.
+
+    Raises:
+        RunError: no run.
+        TaskError: one of them lies in the run folder: nothing there is ever run.
+    """
+    found = []
+    for task, spec in _specs(RunFile.load(run)).items():
+        if spec.grader and spec.grader.startswith("python:"):
+            file = grading.located(spec.grader.removeprefix("python:"), grading.folders(Path(spec.task), run))
+            if Path(file).resolve().is_relative_to(run.resolve()):
+                what = f"task {task} is graded by {spec.grader}, which lies in the run folder itself"
+                raise TaskError(what, file, "look at it; if you trust it, copy it out of there")
+            found.append(f"task {task}: {spec.grader} ({file})")
+    return tuple(found)
+
+
+def regrade(run: Path, *, trust: bool = False) -> Regraded:
     """Read and grade every finished response of a run again.
 
     Args:
-        run: the run folder; neither a model nor the tasks' data files are needed.
+        run: the run folder; neither a model nor the tasks' data files are needed. No code in it is ever run.
+        trust: also run the `python:` graders that its run.json names (`code_of`): whoever wrote that file chose them.
 
     Raises:
+        TaskError: there are such graders, and no trust.
         RunError: no run, another process is writing to it, or a log cannot be read.
         TaskError: a grader cannot be had, e.g. its package is not installed.
         OutputError: the grades cannot be written.
     """
     file = RunFile.load(run)
-    left_out = tuple(task for task, info in file.tasks.items() if not _is_ours(info.spec["task"]))
+    specs = _specs(file)
+    left_out = tuple(task for task, spec in specs.items() if not _is_ours(spec.task))
+    if not trust and (code := code_of(run)):
+        raise TaskError(
+            f"grading anew would run what the run folder names: {'; '.join(code)}", run,
+            "if you trust it: score RUN --regrade --trust",
+        )  # fmt: skip
     benchmarks: dict[str, Benchmark] = {}
     changed: Counter[tuple[str, str]] = Counter()
     num_samples = 0
-    with exclusive(run):
+    with exclusive(run), _not_importable(run):
         for entry in file.current:
-            for log in [
-                run / entry.folder / part.log for part in entry.parts if part.log and entry.task not in left_out
-            ]:
+            for log in [entry.within(run, part.log) for part in entry.parts if part.log and entry.task not in left_out]:
                 if entry.task not in benchmarks:
-                    benchmarks[entry.task] = _benchmark(file.tasks[entry.task].spec, log)
+                    benchmarks[entry.task] = _benchmark(specs[entry.task], log, run)
                 num, changes = _regrade(log, benchmarks[entry.task], file)
                 num_samples += num
                 changed.update((entry.task, grading) for grading in changes)
@@ -67,35 +112,50 @@ def _is_ours(spec: str) -> bool:
     return spec in tasks.BENCHMARKS or spec.endswith(".jsonl")
 
 
-def _benchmark(spec: Mapping[str, Any], log: Path) -> Benchmark:
+def _specs(file: RunFile) -> dict[str, _Spec]:
+    remedy = "was it written by another version?"
+    return {task: validated(_Spec, info.spec, f"task {task}", RunError, remedy) for task, info in file.tasks.items()}
+
+
+@contextmanager
+def _not_importable(run: Path) -> Iterator[None]:
+    """Keep the run folder out of where Python looks for modules, also if it is the working directory."""
+    before = sys.path
+    sys.path = [at for at in before if not Path(at).resolve().is_relative_to(run.resolve())]
+    try:
+        yield
+    finally:
+        sys.path = before
+
+
+def _benchmark(spec: _Spec, log: Path, run: Path) -> Benchmark:
     """The task with the problems as they were asked."""
-    problems = {one["id"]: _problem(one) for one in samples.logged(log)}
-    return tasks.load(
-        spec["task"], problems=tuple(problems.values()), grader=spec.get("grader"), prompt=spec.get("prompt")
-    )
+    problems = {one.id: _problem(one, log) for one in samples.logged(log)}
+    known = tuple(problems.values())
+    return tasks.load(spec.task, problems=known, grader=spec.grader, prompt=spec.prompt, distrusted=run)
 
 
-def _problem(one: Mapping[str, Any]) -> Problem:
-    target = one["target"] if isinstance(one["target"], str) else "\n".join(one["target"])
-    return problem_of(str(one["id"]), target, one["metadata"])
+def _problem(one: samples.Logged, log: Path) -> Problem:
+    asked = validated(_Asked, one.metadata or {}, f"{log}, {one.id}", RunError, "run the sweep again")
+    return problem_of(str(one.id), one.answer_key, asked.model_dump())
 
 
 def _regrade(log: Path, benchmark: Benchmark, file: RunFile) -> tuple[int, list[str]]:
     """Grade one log's responses; returns how many, and the grading of every score that changed."""
     before, differences, changes, num = samples.regraded(log), [], [], 0
     for one in samples.logged(log):
-        own = ((one.get("scores") or {}).get(samples.SCORE) or {}).get("metadata")
-        if one.get("error") or not own:
+        if one.error or not one.kept:
             continue  # the engine failed: there is nothing to grade
         num += 1
-        seen = trace(
-            samples.response_of(one), own["finish"], Markers(*file.markers), opened=file.opened, specials=file.specials
-        )
-        now = kept(seen, benchmark.grade(_problem(one), seen))
-        was = {**own, **before.get((str(one["id"]), one["epoch"]), {})}
-        changes += [name for name, score in now["grades"].items() if was["grades"].get(name) != score]
-        if any(own.get(key) != value for key, value in now.items()):
-            differences.append([str(one["id"]), one["epoch"], now])
+        where = f"{log}, {one.id} in epoch {one.epoch}"
+        key = (str(one.id), one.epoch)
+        was = validated(samples.Kept, {**one.kept, **before.get(key, {})}, where, RunError, "run the sweep again")
+        response = samples.response_of(one, where)
+        seen = trace(response, was.finish, Markers(*file.markers), opened=file.opened, specials=file.specials)
+        now = kept(seen, benchmark.grade(_problem(one, log), seen))
+        changes += [name for name, score in now["grades"].items() if was.grades.get(name) != score]
+        if any(one.kept.get(name) != value for name, value in now.items()):
+            differences.append([*key, now])
     _write(samples.regraded_path(log), differences)
     return num, changes
 

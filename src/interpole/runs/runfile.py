@@ -11,16 +11,38 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_validator
 
 from interpole.errors import OutputError, RunError
-from interpole.files import parse_json, write_atomic
+from interpole.files import no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
 
 __all__ = ["NAME", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "release"]
 
 NAME = "run.json"
 """The file that makes a folder a run."""
+MAX_BYTES = 64 << 20
+MAX_COUNT = 10**9
+
+
+def _plain(path: str) -> str:
+    """Refuse a path that could lead out of the folder it is relative to, or to a hidden file."""
+    for part in path.split("/"):
+        if not part or part.startswith(".") or "\\" in part or not part.isprintable() or len(part.encode()) > 255:
+            raise ValueError(f"{path[:80]!r} is not a plain path inside the run folder")
+    return path
+
+
+def _log_name(name: str) -> str:
+    """Refuse what is not the plain name of a log."""
+    if "/" in name or not name.endswith(".eval"):
+        raise ValueError(f"{name[:80]!r} is not the name of a log")
+    return _plain(name)
+
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
 class SourceInfo(Strict):
@@ -35,8 +57,8 @@ class TaskInfo(Strict):
     """A task that was asked."""
 
     spec: dict[str, Any]  # what `tasks.load` was given
-    num_problems: int
-    samples: int  # k: responses per problem
+    num_problems: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    samples: Count  # k: responses per problem
     problems_hash: str
     private: bool = False
 
@@ -44,10 +66,10 @@ class TaskInfo(Strict):
 class Part(Strict):
     """One Inspect log: samples `first_sample` … `first_sample + num_samples − 1` of every problem."""
 
-    first_sample: int
-    num_samples: int
+    first_sample: Count = Field(validation_alias=AliasChoices("first_sample", "first_epoch"))  # the older name
+    num_samples: Count = Field(validation_alias=AliasChoices("num_samples", "epochs"))
     status: Literal["planned", "done", "failed"] = "planned"
-    log: str | None = None  # file name in the entry's folder
+    log: Annotated[str, AfterValidator(_log_name)] | None = None  # file name in the entry's folder
     error: str = ""
 
 
@@ -56,7 +78,7 @@ class Entry(Strict):
 
     task: str
     point: str
-    lam: float | None
+    lam: FiniteFloat | None
     identity: str  # hash of weights, recipe, template, prefix, sampler, problems, engine
     settings: str  # hash of what all points of a comparable run share
     problems_hash: str
@@ -64,7 +86,7 @@ class Entry(Strict):
     recipe: dict[str, Any]
     sampler: dict[str, Any]
     asking: dict[str, Any] = {}  # what else is special here: instruction, budget_tokens, close
-    folder: str  # relative to the run
+    folder: Annotated[str, AfterValidator(_plain)]  # relative to the run
     parts: tuple[Part, ...] = ()
     current: bool = True  # False: superseded by other settings; its logs are kept and not read
 
@@ -73,6 +95,20 @@ class Entry(Strict):
         """`done` when all parts are; `failed` when one is; else `planned`."""
         states = {part.status for part in self.parts}
         return "done" if states == {"done"} else "failed" if "failed" in states else "planned"
+
+    def within(self, run: Path, name: str = "") -> Path:
+        """Where its logs are in the folder `run`, or where the file `name` among them is.
+
+        Raises:
+            RunError: a link there leads out of the run folder.
+        """
+        path = run / self.folder / name
+        try:
+            if path.resolve().is_relative_to(run.resolve()):
+                return path
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise RunError(f"cannot be read: {error}", path, "remove the link") from None
+        raise RunError("a link leads out of the run folder", path, "copy what it links to into the run folder")
 
 
 class RunFile(Strict):
@@ -95,6 +131,12 @@ class RunFile(Strict):
     tasks: dict[str, TaskInfo]
     entries: tuple[Entry, ...]
 
+    @model_validator(mode="after")
+    def _tasks_are_known(self) -> RunFile:
+        if unknown := next((entry.task for entry in self.entries if entry.task not in self.tasks), None):
+            raise ValueError(f"an entry is of the task {unknown!r}, which is not among the tasks")
+        return self
+
     @property
     def current(self) -> tuple[Entry, ...]:
         """The entries that count."""
@@ -109,10 +151,13 @@ class RunFile(Strict):
         """
         path = run / NAME
         try:
-            content = path.read_bytes()
+            with open_regular(path) as file:
+                content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise RunError(f"not a run folder: {error.strerror}", path, "give the folder that a sweep wrote") from None
         other = "was it written by another version?"
+        if len(content) > MAX_BYTES:
+            raise RunError(f"larger than {MAX_BYTES >> 20} MiB", path, other)
         return validated(cls, parse_json(content, path, RunError, other), path, RunError, other)
 
     def save(self, run: Path) -> None:
@@ -134,9 +179,10 @@ def exclusive(run: Path) -> Iterator[None]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("w")
-    except OSError as error:
-        raise OutputError(f"cannot write to the run folder: {error.strerror}", run, "choose another --out") from error
+        lock = open(run / ".lock", "ab", opener=no_follow)  # noqa: SIM115 (closed below)
+    except (OSError, ValueError) as error:
+        what = "its .lock is a link" if (run / ".lock").is_symlink() else getattr(error, "strerror", error)
+        raise OutputError(f"cannot write to the run folder: {what}", run, "choose another --out") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,28 +1,101 @@
 """Read a run's samples from its Inspect logs: the one truth from which everything after generation is computed.
 
-Only logs that `run.json` names are read. An `.eval` log is a zip of JSON; it is read as that, so neither Inspect nor a model is
-needed and 20,000 samples take seconds. Grades that `interpole.runs.regrade` made anew lie beside a log and stand in for its own.
+Only logs that `run.json` names are read. An `.eval` log is a zip of JSON; it is read as that (`interpole.runs.archive`), so
+neither Inspect nor a model is needed and 20,000 samples take seconds. Grades that `interpole.runs.regrade` made anew lie beside
+a log and stand in for its own.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Annotated, Any, Literal
 
-from zipfile_zstd import ZipFile
+from pydantic import AliasChoices, Field, FiniteFloat, RootModel
 
 from interpole.errors import RunError
+from interpole.files import open_regular, parse_json
 from interpole.records import Outcome, Sample
-from interpole.runs.runfile import Entry, Part, RunFile
+from interpole.runs.archive import members
+from interpole.runs.runfile import Count, Entry, Part, RunFile
+from interpole.schema import Foreign, validated
 
-__all__ = ["SCORE", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
+__all__ = ["SCORE", "Kept", "Logged", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
 
 SCORE = "grade"
 """The score in Inspect's logs that `tasks.inspect` keeps."""
 _ATTACHMENT = "attachment://"
+_AGAIN = "run the sweep again: it makes what is missing"
+_GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
+
+
+class Kept(Foreign):
+    """What `tasks.benchmark.kept` wrote down of a graded response, and how long it was."""
+
+    num_tokens: Annotated[int, Field(ge=0, le=10**12)]
+    finish: Literal["stop", "length", "error"]
+    outcome: Annotated[Outcome, Field(strict=False)]
+    closed: bool
+    answer: str | None
+    grades: dict[str, FiniteFloat]
+    answers: dict[str, str | None] | None = None
+    pseudo_close: str | None = None
+    private: bool = False
+    budget_forced: bool = Field(False, validation_alias=AliasChoices("budget_forced", "forced"))  # the older name
+
+
+class _Content(Foreign):
+    reasoning: str | None = None
+    text: str | None = None
+
+
+class _Message(Foreign):
+    content: str | list[_Content] = ""
+
+
+class _Choice(Foreign):
+    message: _Message
+
+
+class _Output(Foreign):
+    choices: list[_Choice] = []
+
+
+class _Score(Foreign):
+    metadata: dict[str, Any] | None = None
+
+
+class _Error(Foreign):
+    message: str = ""
+
+
+class Logged(Foreign):
+    """A sample as Inspect logs it, or its summary, as far as we use it."""
+
+    id: str | int
+    epoch: Count
+    input: str | list[_Message]
+    target: str | list[str]
+    metadata: dict[str, Any] | None = None  # the problem's; a foreign task has its own
+    scores: dict[str, _Score] | None = None
+    error: str | _Error | None = None
+    output: _Output | None = None  # None: a summary
+    attachments: dict[str, str] = {}
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What our scorer wrote down; empty where it did not come to that."""
+        score = (self.scores or {}).get(SCORE)
+        return (score and score.metadata) or {}
+
+    @property
+    def answer_key(self) -> str:
+        """The reference answer as one text."""
+        return self.target if isinstance(self.target, str) else "\n".join(self.target)
+
+
+class _Differences(RootModel[list[tuple[str, int, dict[str, Any]]]]):
+    """The content of a file of new grades: problem, epoch within the log, and what is another now."""
 
 
 def read(run: Path, *, texts: bool = True) -> list[Sample]:
@@ -41,7 +114,7 @@ def read(run: Path, *, texts: bool = True) -> list[Sample]:
         for part in entry.parts:
             if part.log is None:
                 continue
-            for sample in read_log(run / entry.folder / part.log, entry, part, texts=texts):
+            for sample in read_log(entry.within(run, part.log), entry, part, texts=texts):
                 found[sample.task, sample.point, sample.problem_id, sample.number] = sample
     return list(found.values())
 
@@ -54,27 +127,22 @@ def read_log(path: Path, entry: Entry, part: Part, *, texts: bool = True) -> Ite
     """
     anew = regraded(path)
     for one in logged(path, texts=texts):
-        try:
-            sample = _sample(one, entry, part, anew.get((str(one["id"]), one["epoch"]), {}))
-        except (KeyError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        yield sample
+        yield _sample(one, entry, part, anew.get((str(one.id), one.epoch), {}), path)
 
 
-def logged(path: Path, *, texts: bool = True) -> Iterator[dict[str, Any]]:
+def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
     """The samples of one log as Inspect wrote them; without texts, their summaries.
 
     Raises:
         RunError: the log is missing or damaged.
     """
-    try:
-        with ZipFile(path) as log:
-            names = [name for name in log.namelist() if name.startswith("samples/")] if texts else ["summaries.json"]
-            for name in names:
-                content = json.loads(log.read(name))
-                yield from [content] if texts else content
-    except (OSError, BadZipFile, KeyError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    wanted = (lambda name: name.startswith("samples/")) if texts else (lambda name: name == "summaries.json")
+    for name, content in members(path, wanted):
+        where = f"{path}, {name}"
+        if not texts and not isinstance(content, list):
+            raise RunError("the summaries are no list", where, _AGAIN)
+        for one in [content] if texts else content:
+            yield validated(Logged, one, where, RunError, _AGAIN)
 
 
 def regraded_path(log: Path) -> Path:
@@ -89,59 +157,76 @@ def regraded(log: Path) -> dict[tuple[str, int], dict[str, Any]]:
         RunError: the file is damaged.
     """
     path = regraded_path(log)
-    if not path.exists():
-        return {}
     try:
-        return {(problem, epoch): kept for problem, epoch, kept in json.loads(path.read_bytes())}
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot be read: {error}", path, "delete it, or grade again: score RUN --regrade") from error
+        with open_regular(path) as file:
+            content = parse_json(file.read(), path, RunError, _GRADE_AGAIN)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RunError(f"cannot be read: {error.strerror}", path, _GRADE_AGAIN) from error
+    found = validated(_Differences, content, path, RunError, _GRADE_AGAIN)
+    return {(problem, epoch): kept for problem, epoch, kept in found.root}
 
 
-def _unreadable(path: Path, error: Exception) -> RunError:
-    return RunError(f"a log cannot be read: {error!r}", path, "run the sweep again: it makes what is missing")
-
-
-def _sample(one: Mapping[str, Any], entry: Entry, part: Part, anew: Mapping[str, Any]) -> Sample:
+def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path: Path) -> Sample:
     """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were."""
-    score = (one.get("scores") or {}).get(SCORE) or {}
-    kept: Mapping[str, Any] = {**(score.get("metadata") or {}), **anew}
-    error = one.get("error") or ""
-    failed = bool(error) or not kept
-    problem = one.get("metadata") or {}
+    where = f"{path}, {one.id} in epoch {one.epoch}"
+    content = {**one.kept, **anew}
+    error = one.error.message or "unknown" if isinstance(one.error, _Error) else one.error or ""
+    kept = validated(Kept, content, where, RunError, _AGAIN) if content and not error else None
+    problem = one.metadata or {}
+    question, difficulty = problem.get("question"), problem.get("difficulty")
+    common: dict[str, Any] = {
+        "task": entry.task,
+        "point": entry.point,
+        "lam": entry.lam,
+        "problem_id": str(one.id),
+        "number": part.first_sample + one.epoch - 1,
+        "question": question if isinstance(question, str) and question else _text(one.input),
+        "target": one.answer_key,
+        "difficulty": str(difficulty) if isinstance(difficulty, str | int | float) else "",
+    }
+    if kept is None:
+        return Sample(
+            **common, response="", num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
+            grades={}, error=error or "no score", private=content.get("private") is True,
+        )  # fmt: skip
     return Sample(
-        task=entry.task,
-        point=entry.point,
-        lam=entry.lam,
-        problem_id=str(one["id"]),
-        number=part.first_sample + one["epoch"] - 1,
-        question=problem.get("question") or _text(one["input"]),
-        target=one["target"] if isinstance(one["target"], str) else "\n".join(one["target"]),
-        response="" if failed else response_of(one),
-        num_tokens=0 if failed else kept["num_tokens"],
-        finish="error" if failed else kept["finish"],
-        outcome=Outcome.FAILED if failed else Outcome(kept["outcome"]),
-        closed=not failed and kept["closed"],
-        answer=None if failed else kept["answer"],
-        grades={} if failed else kept["grades"],
-        difficulty=problem.get("difficulty") or "",
-        error=(error if isinstance(error, str) else error.get("message", "")) or ("no score" if failed else ""),
-        answers={} if failed else kept.get("answers") or {},
-        pseudo_close=None if failed else kept.get("pseudo_close"),
-        private=bool(kept.get("private")),
-        budget_forced=bool(kept.get("budget_forced")),
+        **common,
+        response=response_of(one, where),
+        num_tokens=kept.num_tokens,
+        finish=kept.finish,
+        outcome=kept.outcome,
+        closed=kept.closed,
+        answer=kept.answer,
+        grades=kept.grades,
+        answers=kept.answers or {},
+        pseudo_close=kept.pseudo_close,
+        private=kept.private,
+        budget_forced=kept.budget_forced,
     )
 
 
-def response_of(one: Mapping[str, Any]) -> str:
-    """The response's text in a logged sample; empty in a summary."""
-    choices = one.get("output", {}).get("choices") or []
-    text = _text([choices[0]["message"]]) if choices else ""
-    return one["attachments"][text.removeprefix(_ATTACHMENT)] if text.startswith(_ATTACHMENT) else text
+def response_of(one: Logged, where: object = "") -> str:
+    """The response's text in a logged sample; empty in a summary.
+
+    Raises:
+        RunError: the log lacks the text.
+    """
+    if one.output is None or not one.output.choices:
+        return ""
+    text = _text([one.output.choices[0].message])
+    if not text.startswith(_ATTACHMENT):
+        return text
+    try:
+        return one.attachments[text.removeprefix(_ATTACHMENT)]
+    except KeyError:
+        raise RunError("the log lacks the text of a response", where, _AGAIN) from None
 
 
-def _text(messages: str | list[Mapping[str, Any]]) -> str:
+def _text(messages: str | list[_Message]) -> str:
     """The text of the last message."""
-    content = messages if isinstance(messages, str) else messages[-1]["content"]
+    content = messages if isinstance(messages, str) else messages[-1].content if messages else ""
     if isinstance(content, str):
         return content
-    return "".join(piece.get("reasoning") or piece.get("text") or "" for piece in content)
+    return "".join(piece.reasoning or piece.text or "" for piece in content)

@@ -153,7 +153,7 @@ class LivePair:
         """Ask the engine itself; answers go where a sweep of all problems will look for them."""
         whole = self._plan.benchmarks[bench.name]
         entry = self._plan.entry(whole, point, self._engine.versions())
-        path = journal_path(self._out / entry.folder, Part(first_sample=1, num_samples=1))
+        path = journal_path(entry.within(self._out), Part(first_sample=1, num_samples=1))
         return [
             Sample(
                 bench.name, point.name, point.lam, problem.id, epoch, problem.question, problem.answer, answer.text,

@@ -5,7 +5,6 @@ Estimates say what they rest on. Without a measured length or a guess there is o
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from zipfile import BadZipFile
-
-from zipfile_zstd import ZipFile
 
 from interpole.checkpoints.open import open_source
+from interpole.errors import RunError
 from interpole.records import Outcome, Sample
 from interpole.runs import samples
+from interpole.runs.archive import members
 from interpole.runs.runfile import NAME, RunFile
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.run import Planned
@@ -152,7 +150,7 @@ def _length(
 
 def _speed(run: Path, found: Iterable[Sample]) -> float | None:
     """Tokens per second over the run's logs, loading and grading included."""
-    logs = [run / entry.folder / part.log for entry in RunFile.load(run).current for part in entry.parts if part.log]
+    logs = [entry.within(run, part.log) for entry in RunFile.load(run).current for part in entry.parts if part.log]
     seconds = sum(_seconds(log) for log in logs)
     return sum(one.num_tokens for one in found) / seconds if seconds else None
 
@@ -160,9 +158,9 @@ def _speed(run: Path, found: Iterable[Sample]) -> float | None:
 def _seconds(log: Path) -> float:
     """How long an evaluation took."""
     try:
-        with ZipFile(log) as file:
-            stats = json.loads(file.read("header.json"))["stats"]
+        (_, header), *_ = members(log, lambda name: name == "header.json")
+        stats = header["stats"]
         times = [datetime.fromisoformat(stats[key]) for key in ("started_at", "completed_at")]
         return (times[1] - times[0]).total_seconds()
-    except (OSError, BadZipFile, KeyError, ValueError):
+    except (RunError, KeyError, TypeError, ValueError):
         return 0.0

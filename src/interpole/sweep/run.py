@@ -158,7 +158,7 @@ class _Job:
 
     def num_present(self, out: Path) -> int:
         """Samples that need not be generated: those of finished logs, and answers in journals."""
-        folder = out / self.entry.folder
+        folder = self.entry.within(out)
         waiting = sum(num_answers(journal_path(folder, part)) for part in self.entry.parts if part.status != "done")
         return min(self.num_samples, self.num_done + waiting)
 
@@ -218,7 +218,7 @@ class _Sweep:
         from interpole.engines.provider import inspect_model
         from interpole.tasks.inspect import to_inspect
 
-        planned, folder = self._plan, self._out / job.entry.folder
+        planned, folder = self._plan, job.entry.within(self._out)
         folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer)
         sampler = planned.sampler(job.benchmark, job.point)
@@ -249,7 +249,7 @@ class _Sweep:
         entries = tuple(after if entry is before else entry for entry in self._file.entries)
         self._file = self._file.model_copy(update={"entries": entries, "updated": _now()})
         self._file.save(self._out)
-        folder = self._out / after.folder
+        folder = after.within(self._out)
         if made.status == "done":
             journal_path(folder, made).unlink(missing_ok=True)
         for log in folder.glob("*.eval"):

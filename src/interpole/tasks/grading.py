@@ -10,7 +10,8 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from interpole.chat import Trace
@@ -24,7 +25,9 @@ __all__ = [
     "choice_paper",
     "choice_robust",
     "exact",
+    "folders",
     "from_function",
+    "located",
     "math_paper",
     "math_robust",
     "regex",
@@ -78,6 +81,25 @@ def regex(problem: Problem, trace: Trace) -> Grade:
     match = re.search(problem.answer, final_text(trace))
     answer = (match[1] if match.re.groups else match[0]) if match else None
     return Grade(float(match is not None), answer)
+
+
+def folders(data: Path, distrusted: Path | None = None) -> list[Path]:
+    """Where a function of the user's is looked for: beside the data and in the working directory, but not in `distrusted`."""
+    places = [data.parent.absolute(), Path.cwd()]
+    return [at for at in places if distrusted is None or not at.resolve().is_relative_to(distrusted.resolve())]
+
+
+def located(path: str, folders: Iterable[Path]) -> str:
+    """The file that `from_function` would run for `module.function`; found without running anything."""
+    *parents, module = path.rpartition(".")[0].split(".")
+    places: Sequence[str] | None = [*map(str, folders), *sys.path]
+    for parent in parents:
+        package = PathFinder.find_spec(parent, places)
+        if package is None or package.submodule_search_locations is None:
+            return "no file"
+        places = list(package.submodule_search_locations)
+    spec = PathFinder.find_spec(module, places)
+    return (spec and spec.origin) or "no file"
 
 
 def from_function(path: str, folders: Iterable[Path]) -> Grader:
