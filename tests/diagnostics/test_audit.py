@@ -392,3 +392,18 @@ def test_json_and_rows_tell_the_same_as_the_audit(family, tmp_path):
 def test_audit_memory_and_threads_do_not_show(family, tmp_path):
     merged = made(family, tmp_path)
     assert audit(merged, **pair(family), threads=1) == audit(merged, **pair(family), threads=3)
+
+
+def test_a_tensor_with_nan_is_told_apart_and_the_rest_is_read_back_as_ever(family, tmp_path):
+    sources = pair(family)
+    weights = {n: family["thinking"][n] for n in family["thinking"]}
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name] = weights[name].copy()
+    weights[name][2, 3:5] = [np.nan, -np.inf]
+    sources["thinking"] = write(tmp_path / "broken", weights, template="<think>{{ messages[0].content }}")
+    merged = merge(Recipe.between("instruct", "thinking", 0.4), sources)
+    found = audit(merged, **sources)
+    assert [tensor.name for tensor in found.tensors if tensor.state == "not finite"] == [name]
+    assert {tensor.lam for tensor in found.tensors if tensor.name != name} == {0.4}
+    assert found.byte_for_byte
+    assert any("NaN or infinity" in line and name in line for line in found.summary())

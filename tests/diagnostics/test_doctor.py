@@ -388,3 +388,51 @@ def test_a_pair_of_235b_is_examined_from_its_headers(tmp_path):
     assert len(pair[0]) == 94 * (128 * 3 + 5) + 3
     assert pair[0].num_bytes > 400e9
     assert diagnosis.verdict != "stop"
+
+
+def broken(weights, name, value):
+    """The weights with one number of a tensor that is none."""
+    weights[name] = weights[name].copy()
+    weights[name].reshape(-1)[7] = value
+    return weights
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_weight_that_is_no_number_is_found_wherever_it_is_and_named(tmp_path, name, value):
+    sick = {"weights": broken(close(tiny.tensors(0), 1), name, value)}
+    for place, sides in (("Instruct", (sick, {})), ("Thinking", ({}, sick))):
+        diagnosis = diagnose(tmp_path / place, *sides, weights=True)
+        found = [f for f in diagnosis.findings if f.code == "not-finite"]
+        assert diagnosis.verdict == "stop"
+        assert [f.what.startswith(f"{place} holds NaN or infinity in {name} (1 of ") for f in found] == [True]
+        assert not any("nan" in f.what for f in diagnosis.findings if f.code == "weights")
+
+
+def test_without_weights_nothing_is_read(tmp_path, monkeypatch):
+    from interpole.checkpoints.checkpoint import Folder
+
+    monkeypatch.setattr(Folder, "read", None)
+    assert diagnose(tmp_path).verdict == "go"
+
+
+def test_a_thinking_model_before_an_instruct_model_is_said_to_be_swapped(tmp_path):
+    first, second = write(tmp_path / "Qwen3-4B-Thinking-2507"), write(tmp_path / "Qwen3-4B-Instruct-2507")
+    swapped = [examine(*map(open_checkpoint, sides)) for sides in ((first, second), (second, first))]
+    assert [("order", "warn") in graver(diagnosis) for diagnosis in swapped] == [True, False]
+    assert "Instruct is " in next(f for f in swapped[0].findings if f.code == "order").what
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("Llama-3.1-8B-Instruct", "DeepSeek-R1-Distill-Llama-8B"), ("x-it", "y-it")]
+)
+def test_names_that_say_nothing_of_an_order_or_the_right_one_are_no_sign(tmp_path, names):
+    sides = [open_checkpoint(write(tmp_path / name)) for name in names]
+    assert "order" not in [f.code for f in examine(*sides).findings]
+
+
+def test_markers_that_only_the_first_side_has_are_a_sign_that_sides_are_swapped(tmp_path):
+    diagnosis = diagnose(tmp_path, {}, {"tokens": TOKENS, "template": INSTRUCT_TEMPLATE})
+    assert "Instruct has think markers and Thinking has none" in next(
+        f.what for f in diagnosis.findings if f.code == "order"
+    )

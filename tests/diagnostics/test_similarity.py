@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import tiny
 from interpole.checkpoints import reduce as sums
 from interpole.checkpoints.checkpoint import open_checkpoint
-from interpole.diagnostics.similarity import compare
+from interpole.diagnostics.similarity import VARIANTS, compare
 from interpole.errors import AnalysisError, MismatchError
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe
@@ -212,3 +212,21 @@ def test_json_holds_the_three_sigmas_and_the_tables(near):
     assert content["sigma"]["matrices"] == result.sigma("matrices")
     assert len(content["by_tensor"]) == len(result.tensors)
     assert content["by_kind"][0]["kinship"]["pearson"] == pytest.approx(result.rows()[0][3].pearson)
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_a_tensor_with_nan_or_infinity_is_left_out_with_its_count_and_every_figure_is_that_of_the_rest(
+    tmp_path, with_base
+):
+    weights = [tiny.tensors(seed) for seed in (1, 2, 3)]
+    name = "model.layers.1.mlp.up_proj.weight"
+    rest = [{key: array for key, array in tensors.items() if key != name} for tensors in weights]
+    weights[1][name] = weights[1][name].copy()
+    weights[1][name][0, :3] = [np.nan, np.inf, -np.inf]
+    sides = [open_checkpoint(tiny.write(tmp_path / f"s{i}", tensors)) for i, tensors in enumerate(weights)]
+    others = [open_checkpoint(tiny.write(tmp_path / f"r{i}", tensors)) for i, tensors in enumerate(rest)]
+    count = 3 if with_base else 2
+    found, expected = compare(*sides[:count]), compare(*others[:count])
+    assert found.left_out == ((name, f"3 NaN or infinite in {sides[1].label}"),)
+    assert [found.sigma(variant) for variant in VARIANTS] == [expected.sigma(variant) for variant in VARIANTS]
+    assert found.kinship == expected.kinship

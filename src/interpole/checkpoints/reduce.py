@@ -20,7 +20,17 @@ from interpole.checkpoints import kernels
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.safetensors import DTYPES
 
-__all__ = ["AbsoluteSums", "absolute_sums", "add_up", "dot", "float32_parts", "sum_tensors", "total"]
+__all__ = [
+    "AbsoluteSums",
+    "absolute_sums",
+    "add_up",
+    "dot",
+    "float32_parts",
+    "not_finite",
+    "num_not_finite",
+    "sum_tensors",
+    "total",
+]
 
 PIECE_ELEMENTS = 1 << 18
 """Elements read at a time: 512 KB of bfloat16."""
@@ -95,8 +105,32 @@ def _rows(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float
 
 
 def add_up(parts: Iterable[Sequence[float]]) -> list[float]:
-    """Column sums of equally long rows, each rounded once."""
-    return [math.fsum(column) for column in zip(*parts, strict=True)]
+    """Column sums of equally long rows, each rounded once; nan where infinities of both signs meet."""
+    return [_exact_sum(column) for column in zip(*parts, strict=True)]
+
+
+def _exact_sum(column: Iterable[float]) -> float:
+    try:
+        return math.fsum(column)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+def num_not_finite(x: Array) -> int:
+    """How many elements of a flat float array are NaN or infinite."""
+    with np.errstate(all="ignore"):
+        if math.isfinite(absolute_sums(x, x).a):  # one of them makes the sum one too
+            return 0
+        return int(np.count_nonzero(~np.isfinite(x.astype(np.float64))))
+
+
+def not_finite(
+    checkpoint: Checkpoint, *, threads: int | None = None, progress: Progress | None = None
+) -> Mapping[str, int]:
+    """The tensors that hold NaN or infinity, with how many of their elements are: one pass over all of the weights."""
+    names = [name for name, spec in checkpoint.specs.items() if spec.is_float]
+    counts = sum_tensors([checkpoint], names, lambda x: [num_not_finite(x)], threads=threads, progress=progress)
+    return {name: int(count) for name, (count,) in counts.items() if count}
 
 
 def sum_tensors(
@@ -127,7 +161,8 @@ def sum_tensors(
             if span is None:
                 return
             try:
-                parts[span.name].append(add_up(_work_on(span, checkpoints, work)))
+                with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity show in the sums
+                    parts[span.name].append(add_up(_work_on(span, checkpoints, work)))
             except BaseException:
                 with lock:
                     queue.close()  # the others stop too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,17 +28,19 @@ def doctor(
     thinking: Thinking,
     base: Base = None,
     weights: Annotated[
-        bool, typer.Option("--weights", help="Also read a sample of tensors: is this the same base?")
+        bool, typer.Option("--weights", help="Also read the weights: is this one base, and are all of them numbers?")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Say whether a pair can be merged, from headers, configs and tokenizers. Exit code 0 for go and warn, 2 for stop."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import show_diagnosis
+    from interpole.cli.show import bytes_bar, show_diagnosis
     from interpole.diagnostics.doctor import examine
 
     sources = [open_source(source, weights=weights) for source in (instruct, thinking, base) if source]
-    diagnosis = examine(*sources, weights=weights)
+    total = sum(source.num_bytes for source in sources)
+    with bytes_bar("reading", total) if weights else nullcontext() as advance:
+        diagnosis = examine(*sources, weights=weights, progress=advance)
     if as_json:
         typer.echo(diagnosis.to_json())
     else:

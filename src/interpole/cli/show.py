@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -231,10 +232,11 @@ def show_similarity(found: Similarity, by: str) -> None:
     from interpole.diagnostics.similarity import VARIANTS
 
     for variant, meaning in VARIANTS.items():
-        console.print(Text.assemble(f"σ {variant:14} {found.sigma(variant):.4f}  ", (meaning, "dim")))
+        console.print(Text.assemble(f"σ {variant:14} {_figure(found.sigma(variant), '.4f')}  ", (meaning, "dim")))
     if kinship := found.kinship:
         console.print(
-            f"kinship: Pearson {kinship.pearson:.4f}, cosine {kinship.cosine:.4f}, Euclidean {kinship.euclidean:.4g}"
+            f"kinship: Pearson {_figure(kinship.pearson, '.4f')}, cosine {_figure(kinship.cosine, '.4f')}, "
+            f"Euclidean {kinship.euclidean:.4g}"
         )
     console.print()
     kin = ["Pearson", "cosine", "Euclidean"] if found.kinship else []
@@ -243,7 +245,7 @@ def show_similarity(found: Similarity, by: str) -> None:
             name,
             f"{size:,}",
             f"{sigma:.4f}",
-            *((f"{k.pearson:.3f}", f"{k.cosine:.3f}", f"{k.euclidean:.4g}") if k else ()),
+            *((_figure(k.pearson, ".3f"), _figure(k.cosine, ".3f"), f"{k.euclidean:.4g}") if k else ()),
         ]
         for name, size, sigma, k in found.rows(by)
     ]
@@ -252,13 +254,25 @@ def show_similarity(found: Similarity, by: str) -> None:
         console.print(dim(f"left out: {name} ({reason})"))
 
 
+def _figure(value: float, form: str) -> str:
+    """A number, or a dash where there is none (no tensor in a layer, a side that did not move, a tensor not compared)."""
+    return "–" if math.isnan(value) else f"{value:{form}}"
+
+
 def show_audit(found: Audit, *, tensors: bool) -> None:
     """The findings in sentences, the tensors if wanted, and the recipe."""
     for line in found.summary():
         console.print(Text(line))
     if tensors:
         rows = [
-            [name, state, "–" if lam is None else f"{lam:g}", f"{residual:.2f}", arithmetic, f"{100 * exact:.1f}"]
+            [
+                name,
+                state,
+                "–" if lam is None else f"{lam:g}",
+                _figure(residual, ".2f"),
+                arithmetic,
+                f"{100 * exact:.1f}",
+            ]
             for name, state, lam, residual, arithmetic, exact, _ in found.rows()
         ]
         console.print()

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.names import KINDS, role_of
-from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up, dot, float32_parts, sum_tensors, total
+from interpole.checkpoints.reduce import (
+    AbsoluteSums,
+    absolute_sums,
+    add_up,
+    dot,
+    float32_parts,
+    num_not_finite,
+    sum_tensors,
+    total,
+)
 from interpole.errors import AnalysisError
 
 __all__ = ["VARIANTS", "Cell", "Kinship", "Similarity", "TensorSimilarity", "compare"]
@@ -94,7 +103,10 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """What `compare` found. `left_out` names the tensors that σ is not defined for, each with the reason."""
+    """What `compare` found.
+
+    `left_out` names the tensors that σ is not defined for (integers, on one side only, with NaN or infinity), with the reason.
+    """
 
     a: str
     b: str
@@ -190,15 +202,15 @@ def compare(
     checkpoints = [a, b] if base is None else [a, b, base]
     shared = [name for name in a if all(name in checkpoint for checkpoint in checkpoints)]
     names = [name for name in shared if all(checkpoint.specs[name].is_float for checkpoint in checkpoints)]
-    sums = sum_tensors(
-        checkpoints, names, absolute_sums if base is None else _sums_with_base, threads=threads, progress=progress
-    )
+    work = absolute_sums if base is None else _sums_with_base
+    sums = sum_tensors(checkpoints, names, work, threads=threads, progress=progress)
+    whole = [name for name in names if all(map(math.isfinite, sums[name]))]
     return Similarity(
         a.label,
         b.label,
         base.label if base else None,
-        tuple(_tensor(name, a.specs[name].num_elements, sums[name]) for name in names),
-        tuple(_left_out(checkpoints, set(names))),
+        tuple(_tensor(name, a.specs[name].num_elements, sums[name]) for name in whole),
+        tuple(_left_out(checkpoints, set(whole))),
     )
 
 
@@ -232,10 +244,17 @@ def _tensor(name: str, num_elements: int, sums: list[float]) -> TensorSimilarity
 
 def _left_out(checkpoints: list[Checkpoint], compared: set[str]) -> Iterable[tuple[str, str]]:
     for name in dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint):
-        if name not in compared:
-            holders = [checkpoint for checkpoint in checkpoints if name in checkpoint]
-            whole = len(holders) == len(checkpoints)
-            yield name, "integers" if whole else f"only in {', '.join(holder.label for holder in holders)}"
+        if name in compared:
+            continue
+        holders = [checkpoint for checkpoint in checkpoints if name in checkpoint]
+        if len(holders) < len(checkpoints):
+            yield name, f"only in {', '.join(holder.label for holder in holders)}"
+        elif all(checkpoint.specs[name].is_float for checkpoint in checkpoints):
+            counts = {checkpoint.label: num_not_finite(checkpoint.read(name)) for checkpoint in checkpoints}
+            told = [f"{number:,} NaN or infinite in {label}" for label, number in counts.items() if number]
+            yield name, "; ".join(told) or "numbers too large to be added up"
+        else:
+            yield name, "integers"
 
 
 def _is_norm_or_bias(name: str) -> bool:

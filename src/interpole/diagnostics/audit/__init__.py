@@ -60,6 +60,7 @@ def audit(
     odd = dict(_odd_states(sides))
     names = [name for name in sides.merged if name not in odd]
     estimates = estimate(sides, names, threads, progress)
+    odd |= {name: "not finite" for name in names if name not in estimates}
     lambda_map = _map(estimates, sides)
     tensors = [
         _tensor(name, sides, estimates.get(name), odd.get(name), lambda_map)
@@ -165,10 +166,11 @@ def _verdict(tensors: list[TensorAudit]) -> str:
     sizes = dict.fromkeys(STATES, 0)
     for tensor in tensors:
         sizes[tensor.state] += tensor.num_elements
+    sizes.pop("not finite")  # the recipe, if there is one, tells of their bits
     whole = max(1, sum(sizes.values()))
     on_line = sum(sizes[state] for state in ON_LINE)
     if on_line == whole:
-        ends = {tensor.state for tensor in tensors} - {"same"}
+        ends = {tensor.state for tensor in tensors} - {"same", "not finite"}
         return "copy" if len(ends) <= 1 and "linear" not in ends else "linear"
     if sizes["combination"] > 0.9 * whole:
         return "combination"

@@ -88,10 +88,14 @@ class Estimate:
 
 
 def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: Any) -> dict[str, Estimate]:
-    """Estimates for `names`, float tensors that all sides have in one shape; one pass over the bytes, and a sample."""
+    """Estimates for `names`, float tensors that all sides have in one shape; one pass over the bytes, and a sample.
+
+    Tensors with NaN or infinity on some side have none.
+    """
     dtypes = {name: DTYPES[sides.merged.specs[name].dtype] for name in names}
     sums = sum_tensors(sides.all, names, _moments, threads=threads, progress=progress)
-    return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in names}
+    finite = [name for name in names if all(map(math.isfinite, sums[name]))]
+    return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in finite}
 
 
 def _moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:

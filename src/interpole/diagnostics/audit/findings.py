@@ -23,6 +23,7 @@ STATES = {
     "base": "a copy of the base's",
     "combination": "a weighted sum whose weights do not add up to one: task arithmetic, slerp, unnormalised weights",
     "other": "neither: another method, further training, or another source",
+    "not finite": "with NaN or infinity in the merge or a source: `interpole doctor --weights` says where",
     "dropped": "missing in the merge",
     "extra": "in the merge only",
     "reshaped": "of another shape in the merge",

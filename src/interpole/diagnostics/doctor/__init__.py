@@ -1,30 +1,35 @@
 """Do two checkpoints fit, and what will they be like between? Asked before anything is merged.
 
-`examine` answers from headers, configs and tokenizers in a second or two for any size; with `weights=True` it also reads a
-sample of tensors. A table of small checks; every finding has a reason and a remedy.
+`examine` answers from headers, configs and tokenizers in a second or two for any size; with `weights=True` it also reads the
+weights. A table of small checks; every finding has a reason and a remedy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.open import fit
 from interpole.checkpoints.views.experts import PerExpert
-from interpole.diagnostics.doctor import configs, tensors, tokens
+from interpole.diagnostics.doctor import configs, order, tensors, tokens
 from interpole.diagnostics.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
 from interpole.errors import MismatchError
 
 __all__ = ["Diagnosis", "Finding", "examine"]
 
-PAIR_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.CHECKS)
+PAIR_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.CHECKS, *order.CHECKS)
 BASE_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.VOCABULARY_CHECKS)
 """A base has no turns, markers or templates of its own that a merge would use."""
 
 
 def examine(
-    instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None, *, weights: bool = False
+    instruct: Checkpoint,
+    thinking: Checkpoint,
+    base: Checkpoint | None = None,
+    *,
+    weights: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Diagnosis:
     """Ask every check about a pair, and about its base if there is one.
 
@@ -32,7 +37,8 @@ def examine(
         instruct: the Instruct side.
         thinking: the Thinking side.
         base: what both are said to be made from, for methods that need it.
-        weights: also read a sample of the weights and measure σ on it.
+        weights: also read the weights: σ on a sample, and whether all are numbers.
+        progress: called with the number of bytes read since the last call.
 
     Returns:
         The findings, the gravest first; the verdict follows from them.
@@ -48,6 +54,8 @@ def examine(
         for side in pair:
             found = _ask((*BASE_CHECKS, *reading), ancestor, side)
             findings += [replace(finding, code=f"base-{finding.code}") for finding in found]
+    for side in (*pair, *([Side("the base", base)] if base else [])) if weights else ():
+        findings += tensors.check_numbers(side, progress)
     gravest_first = sorted(dict.fromkeys(findings), key=lambda finding: list(VERDICTS)[::-1].index(finding.severity))
     return Diagnosis(instruct.label, thinking.label, base.label if base else None, tuple(gravest_first))
 

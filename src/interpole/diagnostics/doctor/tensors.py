@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.names import num_layers, role_of
-from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up
+from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up, not_finite
 from interpole.checkpoints.views.fp8 import Dequantised
 from interpole.diagnostics.doctor.architectures import language_config
 from interpole.diagnostics.doctor.findings import Check, Finding, Side
 
-__all__ = ["CHECKS", "check_weights"]
+__all__ = ["CHECKS", "check_numbers", "check_weights"]
 
 SEEN = (
     "seen between checkpoints of one base: 3.8 % (Qwen3-30B-A3B pair), 8.6 % (Qwen3-4B pair), 12.6 % (Qwen3-8B → "
@@ -122,9 +125,29 @@ def check_depth(a: Side, b: Side) -> Iterator[Finding]:
             )
 
 
+def check_numbers(side: Side, progress: Callable[[int], None] | None = None) -> Iterator[Finding]:
+    """NaN and infinity among the weights of one side; reads all of them."""
+    broken = not_finite(side.checkpoint, progress=progress)
+    if broken:
+        told = [
+            f"{name} ({number:,} of {side.checkpoint.specs[name].num_elements:,})" for name, number in broken.items()
+        ]
+        yield Finding(
+            "not-finite",
+            "stop",
+            f"{side.name} holds NaN or infinity in {', '.join(told[:4])}{f' and {len(told) - 4} more' if told[4:] else ''}",
+            "whatever is computed from such a weight is no number either, and a model with one writes noise",
+            "fetch the file again, or take another revision or another checkpoint of that side",
+        )
+
+
 def check_weights(a: Side, b: Side) -> Iterator[Finding]:
-    """σ on a sample of tensors: do both come from one base at all? Reads about 6 MB of each side."""
-    sums = {name: _sample(name, a.checkpoint, b.checkpoint) for name in _sample_names(a.checkpoint, b.checkpoint)}
+    """σ on a sample of tensors: do both come from one base at all? Reads about 6 MB of each side.
+
+    Tensors that hold NaN or infinity where they are read are left out: `check_numbers` tells of them.
+    """
+    sampled = {name: _sample(name, a.checkpoint, b.checkpoint) for name in _sample_names(a.checkpoint, b.checkpoint)}
+    sums = {name: found for name, found in sampled.items() if math.isfinite(sum(found))}
     if not sums:
         return
     whole = AbsoluteSums(*add_up(list(sums.values())))
@@ -171,7 +194,8 @@ def _sample(name: str, a: Checkpoint, b: Checkpoint) -> AbsoluteSums:
     size = a.specs[name].num_elements
     starts = range(0, size, max(WINDOW_ELEMENTS, size // SAMPLE_WINDOWS))
     spans = [(start, min(start + WINDOW_ELEMENTS, size)) for start in starts]
-    return AbsoluteSums(*add_up([absolute_sums(a.read(name, *span), b.read(name, *span)) for span in spans]))
+    with np.errstate(all="ignore"):
+        return AbsoluteSums(*add_up([absolute_sums(a.read(name, *span), b.read(name, *span)) for span in spans]))
 
 
 CHECKS: tuple[Check, ...] = (check_tensors, check_dtypes, check_quantisation, check_names, check_depth)

@@ -12,7 +12,7 @@ from interpole.diagnostics.doctor.architectures import language_config
 from interpole.diagnostics.doctor.findings import Check, Finding, Side, differences
 from interpole.errors import TaskError
 
-__all__ = ["CHECKS", "VOCABULARY_CHECKS", "vocabulary"]
+__all__ = ["CHECKS", "VOCABULARY_CHECKS", "markers_of", "vocabulary"]
 
 SAMPLING = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
@@ -89,7 +89,8 @@ def check_rows(a: Side, b: Side) -> Iterator[Finding]:
             )
 
 
-def _markers(side: Side) -> Markers | None:
+def markers_of(side: Side) -> Markers | None:
+    """The markers that a side's tokenizer and template have; None where there is no pair, or more than one."""
     try:
         return find_markers(side.checkpoint.assets, side.checkpoint.chat_template)
     except TaskError:
@@ -98,7 +99,7 @@ def _markers(side: Side) -> Markers | None:
 
 def check_markers(a: Side, b: Side) -> Iterator[Finding]:
     """Which markers open and close a thought, and what their ids mean on both sides."""
-    markers = _markers(b)
+    markers = markers_of(b)
     if markers is None:
         yield Finding(
             "markers",
@@ -108,7 +109,7 @@ def check_markers(a: Side, b: Side) -> Iterator[Finding]:
             f"check that {b.name} is the Thinking side and that its tokenizer files are complete",
         )
         return
-    if (other := _markers(a)) and other != markers:
+    if (other := markers_of(a)) and other != markers:
         yield Finding(
             "markers",
             "warn",
@@ -183,7 +184,7 @@ def check_templates(a: Side, b: Side) -> Iterator[Finding]:
     if None in templates:
         return
     try:
-        opens = [_opens(side, _markers(b)) for side in (a, b)]
+        opens = [_opens(side, markers_of(b)) for side in (a, b)]
     except TaskError as error:
         yield Finding("template", "warn", error.what, "the prompt cannot be read", error.remedy)
         return
