@@ -94,8 +94,9 @@ def write_run(
     made: Sequence[Sample],
     private: Sequence[str] = (),
     samplers: Mapping[str, dict[str, float]] = MappingProxyType({}),
+    recipes: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> Path:
-    """A run folder that holds these samples, as a sweep leaves it; `samplers` has settings of points by name."""
+    """A run folder that holds these samples, as a sweep leaves it; `samplers` and `recipes` are those of points by name."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in made:
         groups.setdefault((sample.task, sample.point), []).append(sample)
@@ -118,7 +119,7 @@ def write_run(
                 task=task,
                 point=point,
                 lam=group[0].lam,
-                recipe={},
+                recipe=recipes.get(point, {}),
                 sampler=sampler,
                 folder=place,
                 parts=(part,),

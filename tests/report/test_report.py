@@ -268,10 +268,17 @@ def test_ablations_and_decoding_of_a_run_show_its_points(sweep: list[Sample], tm
     names = {"layers 0–2": 0.6, "layers 3–5": 0.9}
     made = [replace(s, lam=None, point=name) for name, lam in names.items() for s in sweep if s.lam == lam]
     samplers = {"layers 0–2": {"temperature": 0.7, "top_p": 0.8}}
-    run = write_run(tmp_path / "run", made, samplers=samplers)
-    means = {m.point: m.mean.value for m in measure(made, resamples=10)}
+    rules = {name: {"lambda": 0.8, "rules": [{"layers": f"not {name[7:]}", "lambda": 0.0}]} for name in names}
+    run = write_run(tmp_path / "run", made, samplers=samplers, recipes=rules)
+    measured = {m.point: m.mean for m in measure(made, resamples=10)}
+    means = {point: mean.value for point, mean in measured.items()}
     first_panel = chart(run, "layers").to_dict()["vconcat"][0]["hconcat"][0]
     assert {v["point"]: v["value"] for v in values(first_panel)} == pytest.approx(means)
+    assert {v["point"]: (v["low"], v["high"]) for v in values(first_panel)} == {
+        point: pytest.approx((mean.low, mean.high), abs=0.1) for point, mean in measured.items()
+    }
+    with pytest.raises(AnalysisError, match="no point of this run interpolates some sublayers only"):
+        chart(run, "modules")
     cells = {
         (v["temperature"], v["top_p"]): v["value"]
         for v in values(chart(run, "4").to_dict()["vconcat"][0]["hconcat"][0])

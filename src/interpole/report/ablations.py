@@ -6,12 +6,14 @@ marks, so that a reader needs no ruler.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
+from interpole.analysis.intervals import Interval
 from interpole.report.marks import STATISTICS, Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 
@@ -51,21 +53,32 @@ def _bars(points: Sequence[Mark], name: str, first: bool) -> alt.LayerChart:
             "point": mark.label,
             "value": mark.statistics[name].value,
             "text": f"{100 * mark.statistics[name].value:.1f}" if share else f"{mark.statistics[name].value:,.0f}",
+            **_ends(mark.statistics[name]),
         }
         for mark in points
         if name in mark.statistics
     ]
-    top = 1.0 if share else max(v["value"] for v in values)
+    top = max(1.0 if share else 0.0, *(v.get("high", v["value"]) for v in values))
     axis = alt.Axis(grid=False, domain=False, ticks=False, labelLimit=260, labelColor=COLOURS["ink"]) if first else None
     y = alt.Y("point:N", title=None, sort=[mark.label for mark in points], axis=axis)
-    x = alt.X("value:Q", title=None, axis=None, scale=alt.Scale(domain=[0, top * 1.28]))
+    scale = alt.Scale(domain=[0, top * 1.28])
+    x, low, end = (alt.X(f"{field}:Q", title=None, axis=None, scale=scale) for field in ("value", "low", "end"))
     base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
     colour = COLOURS[SERIES.get(name, "green")]
     title = points[0].called(name) + (" (%)" if share else "")
+    known = base.transform_filter("isValid(datum.low)")
     return alt.layer(
         base.mark_bar(color=colour, height=11),
-        base.mark_text(align="left", dx=4, color=COLOURS["ink"]).encode(text="text:N"),
+        known.mark_rule(color=COLOURS["ink"], strokeWidth=1).encode(x=low, x2="high:Q"),
+        base.transform_calculate(end="isValid(datum.high) ? datum.high : datum.value")
+        .mark_text(align="left", dx=4, color=COLOURS["ink"])
+        .encode(x=end, text="text:N"),
     ).properties(**SIZE, height=ROW_HEIGHT * len({mark.label for mark in points}), title=alt.Title(title, offset=6))
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    """The ends of an error bar, where they are known."""
+    return {} if math.isnan(interval.low) else {"low": interval.low, "high": interval.high}
 
 
 def decoding(cells: Sequence[Cell]) -> alt.VConcatChart:

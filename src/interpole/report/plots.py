@@ -28,9 +28,9 @@ FIGURES: Mapping[str, str] = {
     "2": "the stages at a glance: accuracy and Think #R against λ",
     "3": "accuracy, Think #R and tokens against λ, one row per task",
     "4": "decoding: accuracy over temperature and top_p",
-    "5": "modules: every point's statistics as bars (the same as modules)",
-    "layers": "which layers were interpolated: every point's statistics as bars",
-    "modules": "which sublayers were interpolated: every point's statistics as bars",
+    "5": "the paper's Figure 5, which is modules",
+    "layers": "merges of some layers only beside whole ones: every statistic as bars",
+    "modules": "merges of some sublayers only beside whole ones: every statistic as bars",
     "similarity": "σ between models, from a table model_a, model_b, sigma",
     "pareto": "accuracy against tokens, with the Pareto front",
 }
@@ -62,6 +62,8 @@ def chart(source: Path, figure: str, task: str | None = None) -> Any:
     if figure == "4":
         return decoding(_cells(source))
     points, shaded = _points(source)
+    if source.is_dir() and figure in ("5", "layers", "modules"):
+        points = _ablated(points, source, "layers" if figure == "layers" else "kind")
     if task is not None:
         points = [mark for mark in points if mark.task == task]
     if figure in CURVES and not any(mark.lam is not None for mark in points):
@@ -124,6 +126,28 @@ def _points(source: Path) -> tuple[list[Mark], list[figures.Band]]:
         return marks(curve), bands(stages_of(curve))
     found = table_marks(rows, source)
     return found, _brackets(found)
+
+
+def _ablated(points: Sequence[Mark], run: Path, key: str) -> list[Mark]:
+    """The points of a run whose recipe has rules by `key`, below the whole merges at the same λ."""
+    recipes = {(entry.task, entry.point): entry.recipe for entry in RunFile.load(run).current}
+    rules = {at: [rule for rule in recipe.get("rules", ()) if _sets(rule, key)] for at, recipe in recipes.items()}
+    chosen = [mark for mark in points if rules[mark.task, mark.point]]
+    if not chosen:
+        what = "layers" if key == "layers" else "sublayers"
+        raise AnalysisError(
+            f"no point of this run interpolates some {what} only",
+            run,
+            "give such points in sweep.yml (`preset: skip-ffn-0.8`, or a recipe with rules): docs/sweep.md",
+        )
+    lams = {recipes[mark.task, mark.point].get("lambda") for mark in chosen}
+    whole = [mark for mark in points if mark.lam is not None and mark.lam in lams]
+    return [*whole, *(mark for mark in chosen if mark not in whole)]
+
+
+def _sets(rule: Mapping[str, Any], key: str) -> bool:
+    """Whether a rule is about layers, or about a kind of module; what lies outside of the layers is neither."""
+    return rule.get(key) not in (None, "none")
 
 
 def _brackets(points: Sequence[Mark]) -> list[figures.Band]:
