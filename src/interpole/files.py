@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from contextlib import suppress
 from functools import cache
@@ -31,10 +32,11 @@ __all__ = [
 ]
 
 MAX_SEED = 2**31 - 1
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(data: str | bytes, where: object, error: type[InterpoleError] = CorruptError, remedy: str = "") -> Any:
-    """The value of a JSON text that somebody else may have written.
+    """The value of a JSON text that somebody else may have written. Lone surrogates, which no file can hold, become U+FFFD.
 
     Args:
         data: the text.
@@ -46,10 +48,20 @@ def parse_json(data: str | bytes, where: object, error: type[InterpoleError] = C
         InterpoleError: of the kind `error`: not JSON, not UTF-8, or nested too deep.
     """
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        return _paired(value) if _SURROGATE.search(data if isinstance(data, str) else data.decode("latin-1")) else value
     except (ValueError, RecursionError) as problem:
         what = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"not valid JSON: {what}", where, remedy) from None
+
+
+def _paired(value: Any) -> Any:
+    """A JSON value without lone surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_paired(item) for item in value]
+    return {_paired(name): _paired(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def read_json(
@@ -94,8 +106,6 @@ def no_follow(path: str, flags: int) -> int:
 @cache
 def yaml_loader() -> Any:
     """PyYAML's safe loader with the numbers of YAML 1.2: `1e-2` is a number, `0:1:0.1` is text and no count of seconds."""
-    import re
-
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -127,6 +127,29 @@ def test_real_differences_are_refused_too_and_nothing_is_overwritten(bench, tmp_
         combine([low, tmp_path], tmp_path / "all")
 
 
+def test_a_merge_that_was_killed_left_nothing_at_its_place_and_goes_on_when_run_again(bench, tmp_path, monkeypatch):
+    runs, out = [bench.folder / "low", bench.folder / "high"], tmp_path / "all"
+    combine(runs, tmp_path / "expected")
+    for moment in ("copy2", "rename"):
+        with monkeypatch.context() as patch:
+            calls = []
+
+            def kill(*arguments, calls=calls, last=2 if moment == "copy2" else 1):
+                calls.append(arguments)
+                if len(calls) == last:
+                    raise KeyboardInterrupt
+
+            patch.setattr(shutil if moment == "copy2" else Path, moment, kill)
+            with pytest.raises(KeyboardInterrupt):
+                combine(runs, out)
+        assert not out.exists()
+        assert len(calls) == (2 if moment == "copy2" else 1)
+    made = combine(runs, out)
+    assert made.num_samples == 2 * (2 + 3 + 3)
+    assert samples.read(out) == samples.read(tmp_path / "expected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "expected"]
+
+
 def test_unfinished_parts_are_left_out_and_named(bench, tmp_path):
     other = shutil.copytree(bench.folder / "more", tmp_path / "other")
     text = (other / "run.json").read_text()
@@ -177,7 +200,7 @@ def test_a_response_cannot_play_with_the_terminal_or_its_markup(tmp_path):
     bench.write([{"responses": ["<think>[bold]no[/bold]\x1b[2J[/closed]</think>[red]7[/red] " + long]}])
     bench.sweep(lambdas="0.5", limit=1, samples=1)
     told = call("samples", bench.out)
-    assert "[bold]no[/bold]\N{REPLACEMENT CHARACTER}[2J[/closed]" in told
+    assert "[bold]no[/bold]\\x1b[2J[/closed]" in told
     assert "\x1b" not in told
     assert "[red]7[/red]" in told
     assert re.search(r"\[… \d,\d{3} characters …\]", told)

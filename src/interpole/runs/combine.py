@@ -1,11 +1,12 @@
 """Several runs as one, without generating anything: points and tasks side by side, responses to the same questions pooled.
 
-Logs are copied as they are; only `run.json` is new. What cannot stand in one table (other weights, other settings, other
-problems) is refused with the reason.
+Logs are copied as they are; only `run.json` is new. The new run is made beside its place and moved there when it is whole. What
+cannot stand in one table (other weights, other settings, other problems) is refused with the reason.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,10 +67,7 @@ def combine(runs: Sequence[Path], out: Path) -> Combined:
     if not pooled:
         raise RunError("none of the runs has a finished part", ", ".join(map(str, runs)), "finish the sweeps first")
     file = _run_file(list(files.values()), pooled)
-    with exclusive(out):
-        for entry, pieces in zip(file.entries, pooled.values(), strict=True):
-            _copy(pieces, out / entry.folder)
-        file.save(out)
+    _write(file, list(pooled.values()), Path(os.path.realpath(out)))
     count = {key: info.num_problems for one in files.values() for key, info in one.tasks.items()}
     num = sum(count[entry.task] * part.num_samples for entry in file.entries for part in entry.parts)
     finished = sum(count[entry.task] * part.num_samples for _, entry, part in given if part.status == "done")
@@ -172,14 +170,31 @@ def _num_samples(entry: Entry) -> int:
     return sum(part.num_samples for part in entry.parts)
 
 
+def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None:
+    """Write the new run, all of it or nothing: beside, then renamed. What a merge that was killed left there is made anew."""
+    beside = out.with_name(f".{out.name}.unfinished")
+    if beside.is_symlink():
+        raise OutputError("the folder to work in is a link", beside, "remove it")
+    with exclusive(beside):
+        try:
+            for left in beside.iterdir():
+                if left.name != ".lock":
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            for entry, pieces in zip(file.entries, pooled, strict=True):
+                _copy(pieces, entry.within(beside))
+            file.save(beside)
+            beside.rename(out)
+        except OSError as error:
+            raise OutputError(f"cannot copy a log: {error}", out, "check the runs and the disk") from error
+
+
 def _copy(pieces: Iterable[_Piece], folder: Path) -> None:
     """Copy the logs, and what was graded anew beside them."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for run, entry, part in pieces:
-            log = run / entry.folder / str(part.log)
-            for path in (log, regraded_path(log)):
-                if path == log or path.exists():
-                    shutil.copy2(path, folder / path.name)
-    except OSError as error:
-        raise OutputError(f"cannot copy a log: {error}", folder, "check the runs and the disk") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for run, entry, part in pieces:
+        log = entry.within(run, str(part.log))
+        for path in (log, entry.within(run, regraded_path(log).name)):
+            if (folder / path.name).exists():
+                raise RunError("two entries of a run name one log", path, "the run.json was changed by hand")
+            if path == log or path.exists():
+                shutil.copy2(path, folder / path.name)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,11 @@ def code_of(run: Path) -> tuple[str, ...]:
 
     Raises:
         RunError: no run.
-        TaskError: one of them lies in the run folder: nothing there is ever run.
     """
     found = []
     for task, spec in _specs(RunFile.load(run)).items():
         if spec.grader and spec.grader.startswith("python:"):
-            file = grading.located(spec.grader.removeprefix("python:"), grading.folders(Path(spec.task), run))
-            if Path(file).resolve().is_relative_to(run.resolve()):
-                what = f"task {task} is graded by {spec.grader}, which lies in the run folder itself"
-                raise TaskError(what, file, "look at it; if you trust it, copy it out of there")
+            file = grading.located(spec.grader.removeprefix("python:"), [Path(spec.task).parent, Path.cwd()])
             found.append(f"task {task}: {spec.grader} ({file})")
     return tuple(found)
 
@@ -101,7 +98,7 @@ def regrade(run: Path, *, trust: bool = False) -> Regraded:
         for entry in file.current:
             for log in [entry.within(run, part.log) for part in entry.parts if part.log and entry.task not in left_out]:
                 if entry.task not in benchmarks:
-                    benchmarks[entry.task] = _benchmark(specs[entry.task], log, run)
+                    benchmarks[entry.task] = _benchmark(specs[entry.task], log)
                 num, changes = _regrade(log, benchmarks[entry.task], file)
                 num_samples += num
                 changed.update((entry.task, grading) for grading in changes)
@@ -119,20 +116,27 @@ def _specs(file: RunFile) -> dict[str, _Spec]:
 
 @contextmanager
 def _not_importable(run: Path) -> Iterator[None]:
-    """Keep the run folder out of where Python looks for modules, also if it is the working directory."""
-    before = sys.path
-    sys.path = [at for at in before if not Path(at).resolve().is_relative_to(run.resolve())]
+    """Refuse to import what lies in the run folder, wherever Python looks for modules."""
+
+    class Refusing:
+        @staticmethod
+        def find_spec(name: str, path: Sequence[str] | None = None, _target: object = None) -> None:
+            spec = PathFinder.find_spec(name, path)
+            if spec and spec.origin and Path(spec.origin).resolve().is_relative_to(run.resolve()):
+                raise ImportError(f"{spec.origin} lies in the run folder, of which nothing is run")
+
+    sys.meta_path.insert(0, Refusing)
     try:
         yield
     finally:
-        sys.path = before
+        sys.meta_path.remove(Refusing)
 
 
-def _benchmark(spec: _Spec, log: Path, run: Path) -> Benchmark:
+def _benchmark(spec: _Spec, log: Path) -> Benchmark:
     """The task with the problems as they were asked."""
     problems = {one.id: _problem(one, log) for one in samples.logged(log)}
     known = tuple(problems.values())
-    return tasks.load(spec.task, problems=known, grader=spec.grader, prompt=spec.prompt, distrusted=run)
+    return tasks.load(spec.task, problems=known, grader=spec.grader, prompt=spec.prompt)
 
 
 def _problem(one: samples.Logged, log: Path) -> Problem:

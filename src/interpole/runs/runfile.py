@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_validator
 
-from interpole.errors import OutputError, RunError
+from interpole.errors import OutputError, RunError, printable
 from interpole.files import no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
 
@@ -43,6 +43,8 @@ def _log_name(name: str) -> str:
 
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Name = Annotated[str, AfterValidator(printable)]
+"""It comes to terminals, pictures and file names: control characters are shown in it, not obeyed."""
 
 
 class SourceInfo(Strict):
@@ -76,8 +78,8 @@ class Part(Strict):
 class Entry(Strict):
     """One task at one point: everything its samples depend on, and the logs that hold them."""
 
-    task: str
-    point: str
+    task: Name
+    point: Name
     lam: FiniteFloat | None
     identity: str  # hash of weights, recipe, template, prefix, sampler, problems, engine
     settings: str  # hash of what all points of a comparable run share
@@ -128,7 +130,7 @@ class RunFile(Strict):
     seed: int
     engine: dict[str, str]  # name, versions, dtype, device
     engine_options: dict[str, Any]
-    tasks: dict[str, TaskInfo]
+    tasks: dict[Name, TaskInfo]
     entries: tuple[Entry, ...]
 
     @model_validator(mode="after")

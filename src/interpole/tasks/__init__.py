@@ -46,7 +46,6 @@ def load(
     problems: Sequence[Problem] | None = None,
     grader: str | None = None,
     prompt: str | None = None,
-    distrusted: Path | None = None,
 ) -> Benchmark:
     """Load a benchmark.
 
@@ -59,13 +58,12 @@ def load(
         problems: problems at hand (from a run's logs, to grade again): no data is read.
         grader: how to grade a jsonl: math, choice, exact, regex or python:module.function.
         prompt: the user message, with `{question}` in it.
-        distrusted: a folder that no python: grader is imported from.
 
     Raises:
         TaskError: unknown name, unusable data, or an option the task has no use for.
     """
     known = None if problems is None else tuple(problems)
-    request = Request(data, limit, seed, split, known, grader, prompt, distrusted)
+    request = Request(data, limit, seed, split, known, grader, prompt)
     if spec in BENCHMARKS:
         return BENCHMARKS[spec](request)
     if spec.endswith(".jsonl"):

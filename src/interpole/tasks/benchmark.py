@@ -132,7 +132,6 @@ class Request:
     problems: tuple[Problem, ...] | None = None
     grader: str | None = None
     prompt: str | None = None
-    distrusted: Path | None = None
 
     def refuse(self, task: str, *names: str) -> None:
         """Raise a TaskError where options were given that this task has no use for."""

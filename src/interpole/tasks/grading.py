@@ -10,8 +10,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from importlib.machinery import PathFinder
+from collections.abc import Iterable
 from pathlib import Path
 
 from interpole.chat import Trace
@@ -25,7 +24,6 @@ __all__ = [
     "choice_paper",
     "choice_robust",
     "exact",
-    "folders",
     "from_function",
     "located",
     "math_paper",
@@ -83,23 +81,14 @@ def regex(problem: Problem, trace: Trace) -> Grade:
     return Grade(float(match is not None), answer)
 
 
-def folders(data: Path, distrusted: Path | None = None) -> list[Path]:
-    """Where a function of the user's is looked for: beside the data and in the working directory, but not in `distrusted`."""
-    places = [data.parent.absolute(), Path.cwd()]
-    return [at for at in places if distrusted is None or not at.resolve().is_relative_to(distrusted.resolve())]
-
-
 def located(path: str, folders: Iterable[Path]) -> str:
-    """The file that `from_function` would run for `module.function`; found without running anything."""
-    *parents, module = path.rpartition(".")[0].split(".")
-    places: Sequence[str] | None = [*map(str, folders), *sys.path]
-    for parent in parents:
-        package = PathFinder.find_spec(parent, places)
-        if package is None or package.submodule_search_locations is None:
-            return "no file"
-        places = list(package.submodule_search_locations)
-    spec = PathFinder.find_spec(module, places)
-    return (spec and spec.origin) or "no file"
+    """The file that `from_function` would run for `module.function`; nothing is run to find it."""
+    module = path.rpartition(".")[0].replace(".", "/") or path
+    for folder in [*map(Path, folders), *map(Path, sys.path)]:
+        for file in (folder / module / "__init__.py", folder / f"{module}.py"):
+            if file.is_file():
+                return str(file.absolute())
+    return "a module of Python's own"
 
 
 def from_function(path: str, folders: Iterable[Path]) -> Grader:
