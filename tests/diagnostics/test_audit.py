@@ -407,3 +407,84 @@ def test_a_tensor_with_nan_is_told_apart_and_the_rest_is_read_back_as_ever(famil
     assert {tensor.lam for tensor in found.tensors if tensor.name != name} == {0.4}
     assert found.byte_for_byte
     assert any("NaN or infinity" in line and name in line for line in found.summary())
+
+
+# ── the recipe that lies beside a merge ──────────────────────────────────────────────────────────────────────────
+
+
+def with_recipe(family, tmp_path, **content):
+    """A folder as `interpole merge` writes it, card and recipe included."""
+    from interpole.merging.card import texts
+
+    sources = {name: family[name] for name in content.pop("names", ("instruct", "thinking"))}
+    recipe = build({"sources": {name: source.label for name, source in sources.items()}} | content, "a test")
+    merged = merge(recipe, sources)
+    return save(merged, tmp_path / "with-recipe", extra=texts(merged))
+
+
+TIES = {"method": "ties", "names": ("base", "instruct", "thinking"), "lambda": 0.7}
+
+
+@pytest.mark.parametrize("content", [TIES, {"method": "slerp", "lambda": 0.3}, {"lambda": 0.35, "dtype": "float16"}])
+@pytest.mark.parametrize("file", ["interpole_recipe.yml", "README.md"])
+def test_a_merge_is_verified_by_the_recipe_beside_it_or_in_its_card(family, tmp_path, content, file):
+    folder = with_recipe(family, tmp_path, **content)
+    if file == "README.md":
+        (folder / "interpole_recipe.yml").unlink()
+    found = audit(open_checkpoint(folder), **family)
+    assert (found.stated.file, found.stated.byte_for_byte, found.byte_for_byte) == (file, True, True)
+    assert found.recipe == found.stated.recipe
+    assert f"the recipe in {file} ({found.recipe.method}) makes it again byte for byte" in found.summary()
+    told = json.loads(found.to_json())
+    assert told["lambda"] == content["lambda"]
+    assert told["stated"] == {"file": file, "byte_for_byte": True, "problem": "", "num_wrong": 0}
+
+
+def test_a_recipe_that_does_not_make_the_merge_is_said_to_be_so_with_the_tensor(family, tmp_path):
+    folder = with_recipe(family, tmp_path, **{"lambda": 0.4})
+    weights, name = load_file(folder / "model.safetensors"), "model.layers.2.mlp.down_proj.weight"
+    weights[name].view(np.uint16)[3, 1:4] ^= 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    found = audit(open_checkpoint(folder), **pair(family))
+    assert not found.stated.byte_for_byte
+    assert {key: number for key, number in found.stated.num_wrong.items() if number} == {name: 3}
+    assert f"does not make it: 3 weights differ in 1 tensors, e.g. in {name}" in " ".join(found.summary())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("method: [", "not valid YAML"),
+        (
+            "sources: {instruct: a, other: b}\nweights: {instruct: 1, other: 2}",
+            "its source 'other' (b) is none of those",
+        ),
+        ("method: nothing\nsources: {instruct: a, thinking: b}\nlambda: 0.5", "nothing"),
+        (
+            "sources: {instruct: a, thinking: b}\nlambda: 0.5\nrules: [{layers: 90-99, lambda: 1}]",
+            "layers beyond the last",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_tried_is_told_with_the_reason_and_the_audit_goes_on(family, tmp_path, text, words):
+    folder = with_recipe(family, tmp_path, **{"lambda": 0.4})
+    (folder / "interpole_recipe.yml").write_text(text)
+    found = audit(open_checkpoint(folder), **pair(family))
+    assert words in found.stated.problem
+    assert (found.lambda_map.lam, found.byte_for_byte, found.stated.byte_for_byte) == (0.4, True, False)
+    assert json.loads(found.to_json())["stated"]["num_wrong"] is None
+
+
+def test_a_recipe_whose_sources_have_other_names_is_tried_with_those_of_the_same_places(family, tmp_path):
+    labels = {"a": family["instruct"].label, "b": family["thinking"].label}
+    recipe = build({"sources": labels, "weights": {"a": 0.5, "b": 0.7}}, "a test")
+    merged = merge(recipe, {"a": family["instruct"], "b": family["thinking"]})
+    folder = save(merged, tmp_path / "others", extra={"interpole_recipe.yml": recipe.to_yaml()})
+    assert audit(open_checkpoint(folder), **pair(family)).stated.byte_for_byte
+
+
+def test_json_of_a_merge_off_the_line_gives_the_nearest_point_of_it(family, tmp_path):
+    merged = handmade(family, tmp_path, lambda _, a, b, base: a + 0.3 * (b - a) + 0.2 * np.abs(base))
+    told = json.loads(audit(merged, **pair(family)).to_json())
+    assert (told["verdict"], told["lambda"], told["stated"]) == ("not linear", None, None)
+    assert told["mean_lambda"] == pytest.approx(0.3, abs=0.1)

@@ -116,6 +116,14 @@ def _exact_sum(column: Iterable[float]) -> float:
         return math.nan
 
 
+def count_differing(a: Array, b: Array) -> list[float]:
+    """How many elements of two flat arrays of one length differ in a bit: all, if their dtypes do."""
+    if a.dtype != b.dtype:
+        return [float(a.size)]
+    bits = np.dtype(f"u{a.dtype.itemsize}")
+    return [float(np.count_nonzero(a.view(bits) != b.view(bits)))]
+
+
 def num_not_finite(x: Array) -> int:
     """How many elements of a flat float array are NaN or infinite."""
     with np.errstate(all="ignore"):

@@ -1,13 +1,15 @@
 """How was this merge made? Recovers λ of every tensor from the weights alone, and the recipe that makes it again.
 
 `audit` reads a merged checkpoint beside its sources, says whether it is a linear merge, by which map of λ, in which rounding,
-what was dropped or copied, and whose files it carries; then it makes the merge again in memory and counts the differing bits.
+what was dropped or copied, and whose files it carries; then it makes the merge again in memory, by the recipe that lies beside it
+or by the one that it found, and counts the differing bits.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,9 +22,10 @@ from interpole.diagnostics.audit.estimate import Estimate, Sides, estimate, exac
 from interpole.diagnostics.audit.findings import ON_LINE, STATES, Audit, TensorAudit
 from interpole.diagnostics.audit.mapping import LambdaMap, find_map
 from interpole.diagnostics.audit.reproduce import propose, reproduce
+from interpole.diagnostics.audit.stated import Stated, verify
 from interpole.errors import MismatchError
 
-__all__ = ["AssetAudit", "Audit", "LambdaMap", "TensorAudit", "audit"]
+__all__ = ["AssetAudit", "Audit", "LambdaMap", "Stated", "TensorAudit", "audit"]
 
 FIT, BETTER, MOST, EXACT = 2.5, 0.8, 0.9, 0.999
 """A fit is good within 2.5 roundings (three narrow ones give 1.8), two coefficients are better than one at under 0.8 of its
@@ -69,10 +72,14 @@ def audit(
     ]
     assets = audit_assets(merged, sides.sources)
     verdict = _verdict(tensors)
-    recipe, tensors = reproduce(
-        propose(verdict, tensors, lambda_map, sides, template_source(assets)), tensors, sides, threads
-    )
-    return Audit(merged.label, verdict, tuple(tensors), lambda_map, recipe, assets)
+    given = {"instruct": instruct, "thinking": thinking} | ({"base": base} if base else {})
+    stated = verify(merged, given, threads)
+    if stated and stated.byte_for_byte:
+        recipe, tensors = stated.recipe, [replace(tensor, num_wrong=0) for tensor in tensors]
+    else:
+        recipes = propose(verdict, tensors, lambda_map, sides, template_source(assets))
+        recipe, tensors = reproduce(recipes, tensors, sides, threads)
+    return Audit(merged.label, verdict, tuple(tensors), lambda_map, recipe, assets, stated)
 
 
 def _fitted(sides: Sides) -> Sides:

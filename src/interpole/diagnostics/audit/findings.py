@@ -11,6 +11,7 @@ from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 from interpole.diagnostics.audit.assets import AssetAudit
 from interpole.diagnostics.audit.estimate import Estimate
 from interpole.diagnostics.audit.mapping import LambdaMap
+from interpole.diagnostics.audit.stated import Stated
 from interpole.merging.recipe import Recipe
 
 __all__ = ["ON_LINE", "STATES", "VERDICTS", "Audit", "TensorAudit"]
@@ -80,8 +81,9 @@ class Audit:
         verdict: one of `VERDICTS`.
         tensors: one entry per tensor of the merge and of the sources.
         lambda_map: λ of the linear tensors as rules; None where there is none.
-        recipe: the recipe that makes the merge again; None where none is known.
+        recipe: the recipe that makes the merge again, the stated one if it does; None where none is known.
         assets: whose files it carries.
+        stated: the recipe that lies beside the merge, and whether it makes it; None where there is none.
     """
 
     merged: str
@@ -90,6 +92,21 @@ class Audit:
     lambda_map: LambdaMap | None
     recipe: Recipe | None
     assets: tuple[AssetAudit, ...]
+    stated: Stated | None = None
+
+    @property
+    def lam(self) -> float | list[float] | None:
+        """λ of the whole: of the map where there is one, else of the recipe."""
+        if self.lambda_map:
+            return self.lambda_map.lam
+        return self.recipe.lam if self.recipe else None
+
+    @property
+    def mean_lambda(self) -> float:
+        """Mean over the parameters of each tensor's least-squares λ, also where the merge is not linear; nan without any."""
+        known = [(t.num_elements, t.estimate.lam) for t in self.tensors if t.estimate and math.isfinite(t.estimate.lam)]
+        whole = sum(size for size, _ in known)
+        return sum(size * lam for size, lam in known) / whole if whole else math.nan
 
     @property
     def byte_for_byte(self) -> bool:
@@ -116,7 +133,11 @@ class Audit:
             names = [tensor.name for tensor in self.tensors if tensor.state == state]
             if names and state != "linear":
                 lines.append(f"{len(names)} tensors: {STATES[state]}, e.g. {names[0]}")
-        if self.recipe:
+        if self.verdict in ("not linear", "combination") and math.isfinite(self.mean_lambda):
+            lines.append(f"the nearest point of the line, by least squares: λ = {self.mean_lambda:.3f}")
+        if self.stated:
+            lines.append(str(self.stated))
+        if self.recipe and not (self.stated and self.stated.byte_for_byte):
             wrong = sum(tensor.num_wrong or 0 for tensor in self.tensors)
             size = sum(tensor.num_elements for tensor in self.tensors)
             told = "byte for byte" if self.byte_for_byte else f"but for {wrong:,} of {size:,} weights"
@@ -145,9 +166,17 @@ class Audit:
             "verdict": self.verdict,
             "arithmetic": self.arithmetic,
             "byte_for_byte": self.byte_for_byte,
-            "lambda": self.lambda_map.lam if self.lambda_map else None,
+            "lambda": self.lam,
+            "mean_lambda": self.mean_lambda,
             "rules": list(self.lambda_map.rules) if self.lambda_map else [],
             "recipe": self.recipe.to_yaml() if self.recipe else None,
+            "stated": self.stated
+            and {
+                "file": self.stated.file,
+                "byte_for_byte": self.stated.byte_for_byte,
+                "problem": self.stated.problem,
+                "num_wrong": None if self.stated.num_wrong is None else sum(self.stated.num_wrong.values()),
+            },
             "assets": [asdict(asset) for asset in self.assets],
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }

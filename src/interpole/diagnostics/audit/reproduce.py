@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.checkpoints.reduce import sum_tensors
+from interpole.checkpoints.reduce import count_differing, sum_tensors
 from interpole.checkpoints.views.vocabulary import vocabulary, vocabulary_tensors
 from interpole.diagnostics.audit.estimate import Sides, simplest
 from interpole.diagnostics.audit.findings import TensorAudit
@@ -112,12 +112,5 @@ def _odd_rows(recipe: Recipe, name: str, matrix: NDArray[Any], sides: Sides) -> 
 def _tried(again: Merged, tensors: Sequence[TensorAudit], merged: Checkpoint, threads: int | None) -> list[TensorAudit]:
     there = {name: spec.shape for name, spec in again.specs.items()}
     names = [t.name for t in tensors if t.name in merged and there.get(t.name) == merged.specs[t.name].shape]
-    wrong: Mapping[str, list[float]] = sum_tensors([merged, again], names, _count_wrong, threads=threads)
+    wrong: Mapping[str, list[float]] = sum_tensors([merged, again], names, count_differing, threads=threads)
     return [replace(t, num_wrong=int(wrong[t.name][0]) if t.name in wrong else t.num_elements) for t in tensors]
-
-
-def _count_wrong(merged: NDArray[Any], again: NDArray[Any]) -> list[float]:
-    if merged.dtype != again.dtype:
-        return [float(merged.size)]
-    bits = np.dtype(f"u{merged.dtype.itemsize}")
-    return [float(np.count_nonzero(merged.view(bits) != again.view(bits)))]

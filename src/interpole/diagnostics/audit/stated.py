@@ -1,0 +1,112 @@
+"""The recipe that lies beside a merge, `interpole_recipe.yml` or the one in its model card: is the merge what it says?"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.open import readable
+from interpole.checkpoints.reduce import count_differing, sum_tensors
+from interpole.errors import InterpoleError, InterpoleWarning
+from interpole.files import parse_yaml
+from interpole.merging.card import RECIPE_NAME
+from interpole.merging.merged import merge
+from interpole.merging.recipe import Recipe, build
+
+__all__ = ["Stated", "verify"]
+
+CARD = "README.md"
+FENCED = re.compile(r"^```ya?ml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LONGEST_CARD = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A recipe that lies beside a merge, and what came of making the merge by it.
+
+    Attributes:
+        file: the file that it stands in.
+        recipe: as it is read; None where it cannot be.
+        num_wrong: tensor → weights that it gives otherwise, for every tensor; None where it could not be tried.
+        problem: why not, in words; else empty.
+    """
+
+    file: str
+    recipe: Recipe | None = None
+    num_wrong: Mapping[str, int] | None = None
+    problem: str = ""
+
+    @property
+    def byte_for_byte(self) -> bool:
+        """Whether the recipe gives every tensor of the merge with all of its bits."""
+        return self.num_wrong is not None and not any(self.num_wrong.values())
+
+    def __str__(self) -> str:
+        """In one sentence."""
+        if self.recipe is None or self.num_wrong is None:
+            return f"the recipe in {self.file} could not be tried: {self.problem}"
+        by = f"the recipe in {self.file} ({self.recipe.method})"
+        if self.byte_for_byte:
+            return f"{by} makes it again byte for byte"
+        odd = {name: number for name, number in self.num_wrong.items() if number}
+        worst = max(odd, key=lambda name: odd[name])
+        return f"{by} does not make it: {sum(odd.values()):,} weights differ in {len(odd)} tensors, e.g. in {worst}"
+
+
+def verify(merged: Checkpoint, sources: Mapping[str, Checkpoint], threads: int | None = None) -> Stated | None:
+    """Make the merge again by the recipe that lies beside it, and compare every bit; None where there is no recipe.
+
+    Args:
+        merged: the merge.
+        sources: the checkpoints by the names that a recipe gives them: `instruct`, `thinking`, `base`.
+        threads: default one per core, at most eight.
+    """
+    folder = merged.assets["config.json"].parent
+    file = next((name for name in (RECIPE_NAME, CARD) if (folder / name).is_file()), None)
+    try:
+        recipe = _read(folder / file) if file else None
+        if file is None or recipe is None:
+            return None
+        given = {name: _given(name, source.model, sources) for name, source in recipe.sources.items()}
+        if missing := [name for name, source in given.items() if source is None]:
+            model = recipe.sources[missing[0]].model
+            return Stated(file, recipe, None, f"its source {missing[0]!r} ({model}) is none of those given")
+        again = readable(merge(recipe, {name: source for name, source in given.items() if source is not None}))
+    except InterpoleError as error:
+        return Stated(str(file), None, None, error.what)
+    return Stated(file, recipe, _differing(merged, again, threads))
+
+
+def _read(path: Path) -> Recipe | None:
+    """The recipe in a file of recipes, or in a model card; None where the card has none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InterpoleWarning)  # λ beyond [0, 1] is what is said, not what is asked for
+        if path.name != CARD:
+            return Recipe.load(path)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            blocks = FENCED.findall(file.read(LONGEST_CARD))
+        for block in blocks:
+            if "sources:" in block and "method:" in block:
+                return build(parse_yaml(block, path, InterpoleError), path)
+    return None
+
+
+def _given(name: str, model: str, sources: Mapping[str, Checkpoint]) -> Checkpoint | None:
+    """The checkpoint that a recipe means: of that name, else from that place."""
+    places = {str(Path(source.label).expanduser().resolve()): source for source in sources.values()}
+    return sources.get(name) or places.get(str(Path(model).expanduser().resolve()))
+
+
+def _differing(merged: Checkpoint, again: Checkpoint, threads: int | None) -> dict[str, int]:
+    """Weights of every tensor of both that differ in a bit; all of one that the other lacks or has in another shape."""
+    shapes = [{name: spec.shape for name, spec in side.specs.items()} for side in (merged, again)]
+    both = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape]
+    counts = sum_tensors([merged, again], both, count_differing, threads=threads)
+    return {
+        name: int(counts[name][0]) if name in counts else (merged if name in merged else again).specs[name].num_elements
+        for name in dict.fromkeys([*merged, *again])
+    }
