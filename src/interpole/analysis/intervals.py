@@ -8,14 +8,24 @@ the central limit theorem, arXiv 2503.01747). Pure functions on arrays; the seed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
-__all__ = ["UNKNOWN", "Z95", "Interval", "expanded_level", "percentiles", "ratio_intervals", "weights", "wilson"]
+__all__ = [
+    "UNKNOWN",
+    "Z95",
+    "Interval",
+    "expanded_level",
+    "percentiles",
+    "random_effects",
+    "ratio_intervals",
+    "weights",
+    "wilson",
+]
 
 Array = NDArray[np.float64]
 Z95 = float(stats.norm.ppf(0.975))
@@ -69,6 +79,32 @@ def percentiles(value: float, draws: Array, num_questions: int) -> Interval:
     level = expanded_level(num_questions)
     low, high = np.quantile(draws, [level, 1 - level])
     return Interval(value, float(low), float(high))
+
+
+def random_effects(estimates: Sequence[Interval]) -> Interval:
+    """The mean over units drawn from a population, such as tasks, with Hartung and Knapp's interval for it.
+
+    Units differ by τ² (Paule & Mandel 1982) beyond their own errors, which are read off their intervals. The ends are
+    t(.975, n−1) standard errors away (Hartung & Knapp, Statistics in Medicine 2001); they are never closer than those of
+    units that do not differ (Röver, Knapp & Friede, arXiv 1407.4457). A unit without an interval has no error of its own.
+    """
+    values = np.array([x.value for x in estimates])
+    if len(values) == 1:
+        return estimates[0]
+    own = np.nan_to_num(np.array([(x.high - x.low) / (2 * Z95) for x in estimates])) ** 2 + 1e-12
+
+    def pooled(between: float) -> tuple[float, float, float]:
+        w = 1 / (own + between)
+        mean = float(np.average(values, weights=w))
+        return mean, float(np.sum(w * (values - mean) ** 2)) / (len(values) - 1), float(w.sum())
+
+    high = float(values.var(ddof=1)) + 1e-12
+    between = 0.0
+    if pooled(0.0)[1] > 1:
+        between = float(optimize.brentq(lambda t: pooled(t)[1] - 1, 0.0, high))
+    mean, excess, precision = pooled(between)
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(max(1.0, excess) / precision)
+    return Interval(mean, mean - reach, mean + reach)
 
 
 def weights(num_questions: int, resamples: int, seed: int) -> Iterator[Array]:

@@ -213,8 +213,9 @@ def _transition(
     for index, task in enumerate(tasks):
         options = {"resamples": resamples, "seed": seed + index}
         own = [s for s in samples if s.task == task]
-        parts.append(from_samples(own, **options) if own else from_rows([r for r in rows if r.task == task], **options))
-    return find_transition(pool(parts))
+        seen = from_samples(own, **options) if own else from_rows([r for r in rows if r.task == task], **options)
+        parts.append(find_transition(seen))
+    return pool(parts)
 
 
 def _interpolated(measured: Sequence[Choice], transition: Transition) -> tuple[list[Choice], list[str]]:

@@ -8,7 +8,7 @@ here; docs/stages.md defines every term and the JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -62,7 +62,8 @@ class Stages:
     lambda_mid: Interval | None  # 50 %
     lambda_off: Interval | None  # 95 %
     stage2: tuple[float, float] | None  # last swept λ with Think #R ≤ 5 %, first after it with ≥ 95 %
-    method: Literal["logistic", "isotonic", "none"]
+    method: Literal["curve", "bracket", "random effects", "none"]
+    links: Mapping[str, float]  # link → weight in the averaged curve
     fits: bool
     misfit: float
     refusal: str
@@ -91,15 +92,16 @@ def find_stages(
     if POOLED in tasks:
         raise AnalysisError(f"a task is called {POOLED!r}, the name of all tasks together", remedy="rename the task")
     found: list[Stages] = []
-    evidence: dict[str, Evidence] = {}
+    transitions: dict[str, Transition] = {}
     for index, task in enumerate(tasks):
         mine = sorted((row for row in rows if row.task == task), key=lambda row: row.lam)
         own = [s for s in samples if s.task == task and s.outcome is not Outcome.FAILED]
         seen = partial(from_samples, own) if own else partial(from_rows, mine)
-        evidence[task] = seen(resamples=resamples, seed=seed + index)
+        evidence = seen(resamples=resamples, seed=seed + index)
+        transitions[task] = find_transition(evidence)
         by_lam = {row.lam: [s for s in own if s.lam == row.lam] for row in mine} if own else {}
-        found.append(_task_stages(mine, by_lam, evidence[task], sigma, resamples, seed))
-    return [*found, _pooled(found, evidence)]
+        found.append(_task_stages(mine, by_lam, evidence, transitions[task], sigma, resamples, seed))
+    return [*found, _pooled(found, transitions)]
 
 
 def bracket(rows: Sequence[CurveRow]) -> tuple[float, float] | None:
@@ -117,10 +119,16 @@ def to_json(stages: Sequence[Stages]) -> dict[str, Any]:
 
 
 def _task_stages(
-    rows: list[CurveRow], samples: ByLam, evidence: Evidence, sigma: float | None, resamples: int, seed: int
+    rows: list[CurveRow],
+    samples: ByLam,
+    evidence: Evidence,
+    found: Transition,
+    sigma: float | None,
+    resamples: int,
+    seed: int,
 ) -> Stages:
     """One task."""
-    found, stage2 = find_transition(evidence), bracket(rows)
+    stage2 = bracket(rows)
     late = [row.lam for row in rows if stage2 and row.lam >= stage2[1] and row.lam in samples]
     pairs = [*pairwise(late), *([(late[0], late[-1])] if len(late) > 2 else [])]
     steps = tuple(_step(lam, to, samples, resamples, seed) for lam, to in pairs)
@@ -134,14 +142,13 @@ def _task_stages(
     return replace(stages, steps=steps, signatures=signatures)
 
 
-def _pooled(found: Sequence[Stages], evidence: dict[str, Evidence]) -> Stages:
+def _pooled(found: Sequence[Stages], transitions: Mapping[str, Transition]) -> Stages:
     """All tasks that show a transition, together."""
     shown = [s for s in found if not s.refusal]
     notes = [f"{s.task} is left out: {s.refusal}" for s in found if s.refusal]
     notes += [f"{s.task} has no swept λ on both sides of stage 2" for s in shown if not s.stage2]
     needs = tuple(dict.fromkeys(need for s in found for need in s.needs))
-    nothing = Transition(None, None, None, "none", math.nan, False, "no task shows a transition", ())
-    transition = find_transition(pool([evidence[s.task] for s in shown])) if shown else nothing
+    transition = pool([transitions[s.task] for s in shown])
     brackets = [s.stage2 for s in shown if s.stage2]
     stage2 = (min(low for low, _ in brackets), max(high for _, high in brackets)) if brackets else None
     pooled = _from_transition(POOLED, transition, stage2, needs)
@@ -153,7 +160,7 @@ def _from_transition(
 ) -> Stages:
     """The record, before the tests of stage 3 and of failures."""
     return Stages(
-        task, found.on, found.mid, found.off, stage2, found.method, found.fits, found.misfit, found.refusal,
+        task, found.on, found.mid, found.off, stage2, found.method, found.links, found.fits, found.misfit, found.refusal,
         found.notes, needs,
     )  # fmt: skip
 

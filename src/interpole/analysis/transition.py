@@ -1,4 +1,4 @@
-"""Where Think #R rises from 5 % over 50 % to 95 %: a logistic curve over λ, or an isotonic one where that does not fit.
+"""Where Think #R rises from 5 % over 50 % to 95 %: several curves over λ, averaged, or the swept λ around it.
 
 Evidence (shares over λ and how they vary) goes in, boundaries with intervals come out. What the swept λ cannot show is
 refused with the reason. Pure functions on arrays; docs/stages.md has the study of their errors and coverage.
@@ -7,34 +7,30 @@ refused with the reason. Pure functions on arrays; docs/stages.md has the study 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit
+from scipy.special import xlogy
 
-from interpole.analysis.intervals import Array, Interval, percentiles, weights
+from interpole.analysis.intervals import Array, Interval, percentiles, random_effects, weights
+from interpole.analysis.links import LINKS, crossings, curves, fit_curves
 from interpole.analysis.tables import CurveRow
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 
-__all__ = [
-    "LEVELS",
-    "Evidence",
-    "Transition",
-    "find_transition",
-    "fit_logistic",
-    "from_counts",
-    "from_rows",
-    "from_samples",
-    "pool",
-]
+__all__ = ["LEVELS", "Evidence", "Transition", "find_transition", "from_counts", "from_rows", "from_samples", "pool"]
 
 LEVELS = (0.05, 0.5, 0.95)
 TOLERANCE = 0.05  # a curve that misses an observed share by less is good enough
+TAIL = 0.025  # of a one-sided test that a share is below, or above, a level
 SIGNIFICANCE = 0.01  # of the goodness-of-fit test
+STRAYS = 0.5  # pseudo-strays of either kind (Jeffreys)
+ROUGH = 1e-3  # precision of refits, far below how they vary
+LIGHT = 0.01  # a link that weighs less is not mentioned
 PRINTED_TRIALS = 1000  # what a share printed to a tenth of a percent is taken to be worth where no counts are known
 
 
@@ -42,19 +38,13 @@ PRINTED_TRIALS = 1000  # what a share printed to a tenth of a percent is taken t
 class Evidence:
     """Think #R at each λ, and as it might have come out with other questions."""
 
-    lams: Array  # (L,)
+    lams: Array  # (L,) distinct, ascending
     shares: Array  # (L,)
     trials: Array  # (L,) number of independent responses that each share is worth
     draws: Array | None  # (R, L) resampled shares; None: counts are not known
     num_questions: int  # how many units were resampled
-    seed: int  # of the penalty's random weights
+    seed: int  # of the penalty's random weights, and of which curve is fitted to which draw
     caveat: str = ""  # what its intervals leave out
-
-    @property
-    def grid(self) -> tuple[Array, Array]:
-        """The distinct λ, ascending, and the mean share at each."""
-        lams, at = np.unique(self.lams, return_inverse=True)
-        return lams, np.bincount(at, weights=self.shares) / np.bincount(at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +54,12 @@ class Transition:
     on: Interval | None
     mid: Interval | None
     off: Interval | None
-    method: Literal["logistic", "isotonic", "none"]
-    misfit: float  # largest distance between an observed share and the logistic curve; NaN where none was fitted
-    fits: bool  # whether the logistic curve is good enough
+    method: Literal["curve", "bracket", "random effects", "none"]
+    misfit: float  # largest distance between an observed share and the best curve; NaN where none was fitted
+    fits: bool  # whether a curve is good enough
     refusal: str  # why there is no answer at all; "" where there is one
     notes: tuple[str, ...]
+    links: Mapping[str, float] = field(default_factory=dict)  # link → its weight in the average
 
 
 def from_samples(samples: Iterable[Sample], *, resamples: int = 2000, seed: int = 0) -> Evidence:
@@ -123,84 +114,63 @@ def from_rows(rows: Sequence[CurveRow], *, resamples: int = 2000, seed: int = 0)
     return Evidence(lams, shares, np.array(counts, dtype=np.float64), draws, min(counts), seed, caveat)
 
 
-def pool(parts: Sequence[Evidence]) -> Evidence:
-    """Tasks together, each weighing the same whatever its number of samples; give each a seed of its own."""
-    worth = np.mean([part.trials.sum() for part in parts])
-    draws = [part.draws for part in parts if part.draws is not None]
-    return Evidence(
-        np.concatenate([part.lams for part in parts]),
-        np.concatenate([part.shares for part in parts]),
-        np.concatenate([part.trials * worth / part.trials.sum() for part in parts]),
-        np.concatenate(draws, axis=1) if len(draws) == len(parts) else None,
-        sum(part.num_questions for part in parts),
-        parts[0].seed,
-        next((part.caveat for part in parts if part.caveat), ""),
+def pool(found: Sequence[Transition]) -> Transition:
+    """Tasks together, as a sample of tasks like these: random effects, see `intervals.random_effects`.
+
+    Where a task lacks a boundary, that boundary is that of the others, and a note says so.
+    """
+    shown = [one for one in found if not one.refusal]
+    if not shown:
+        return Transition(None, None, None, "none", math.nan, False, "no task shows a transition", ())
+    if len(shown) == 1:
+        return shown[0]
+    boundaries, notes = list[Interval | None](), list[str]()
+    for level, values in zip(LEVELS, zip(*((one.on, one.mid, one.off) for one in shown), strict=True), strict=True):
+        known = [value for value in values if value is not None]
+        if len(known) < len(shown):
+            notes.append(f"{level:.0%} is reached in {len(known)} of {len(shown)} tasks")
+        boundaries.append(random_effects(known) if known else None)
+    misfit = max((one.misfit for one in shown if not math.isnan(one.misfit)), default=math.nan)
+    notes.append(
+        f"intervals are for tasks like these {len(shown)} (random effects): they hold what differs between tasks"
     )
+    notes += dict.fromkeys(
+        note for one in shown for note in one.notes if note.startswith(("intervals", "no intervals"))
+    )
+    on, mid, off = boundaries
+    return Transition(on, mid, off, "random effects", misfit, all(one.fits for one in shown), "", tuple(notes))
 
 
 def find_transition(evidence: Evidence) -> Transition:
     """Find the transition in `evidence`, as far as the swept λ show it.
 
-    The logistic curve is fitted to all λ. Its 95 % intervals come from refitting it to the resampled shares, each time
-    with other random weights (exponential, mean 1) on the penalty's pseudo-responses, so that a λ at which none of n
-    responses thought is not taken for a λ at which none ever would. Where the curve misses a share by more than 5
-    points and by more than chance, or no share lies between 0 and 1, boundaries are read off the isotonic curve, drawn
-    straight between swept λ; its intervals hold at least the swept λ on both sides.
+    Where two or more shares lie strictly between 5 % and 95 %, curves of several links, with a share of strays at either
+    end, are fitted to all λ, and averaged by their likelihoods (smoothed AIC weights; all have as many parameters:
+    Buckland, Burnham & Augustin, Biometrics 1997). The 95 % intervals come from refitting: each set of resampled shares
+    is given to a curve drawn by these weights, with other random weights (exponential, mean 1) on the penalty's
+    pseudo-responses, so that a λ at which none of n responses thought is not taken for one at which none ever would.
+
+    Elsewhere the slope is not identified, and no curve is fitted: the boundary lies between the largest swept λ that is
+    below its level and the smallest that is above it, each by a one-sided binomial test at 2.5 %. So it does where the best
+    curve misses a share by more than 5 points and by more than chance. Values are then those of the isotonic curve.
     """
-    lams, shares = evidence.grid
+    lams, shares = evidence.lams, evidence.shares
     reasons = [_unreached(lams, shares, level) for level in LEVELS]
-    fitted = fit_logistic(evidence.lams, evidence.shares[None], evidence.trials) if len(lams) > 1 else None  # (1, 2)
-    if fitted is None or fitted[0, 1] <= 0 or all(reasons):
+    if len(lams) < 2 or all(reasons) or _slope(lams, shares) <= 0:
         return Transition(None, None, None, "none", math.nan, False, _refusal(lams, shares), ())
-    inside = bool(((evidence.shares > 0) & (evidence.shares < 1)).any())
-    misfit = float(np.abs(_means(evidence.lams, evidence.shares - _curve(evidence.lams, fitted))).max())
-    again = _refits(evidence) if evidence.draws is not None else None
-    fits = inside and not _bad_fit(evidence, fitted, again, misfit)
-    found = _crossings(evidence, fitted, again) if fits else _isotonic_crossings(evidence)
-    on, mid, off = (None if reason else interval for reason, interval in zip(reasons, found, strict=True))
-    notes = [reason for reason in reasons if reason]
-    notes += [] if fits else [_misfit_note(lams, shares, misfit, inside)]
-    notes += [evidence.caveat] if evidence.caveat else []
-    return Transition(on, mid, off, "logistic" if fits else "isotonic", misfit, fits, "", tuple(notes))
-
-
-def fit_logistic(
-    lams: Array, shares: Array, trials: Array, *, yes: Array | float = 1.0, no: Array | float = 1.0, steps: int = 50
-) -> Array:
-    """Fit share = 1 / (1 + exp(−slope · (λ − middle))) to R sets of shares at once.
-
-    Penalised maximum likelihood (Firth, Biometrika 1993; in the form of Heinze & Schemper 2002, where each λ gets
-    leverage/2 pseudo-responses of either kind), which stays finite where 0 jumps to 1 between neighbouring λ. Newton's
-    steps are shortened to 3 logits.
-
-    Args:
-        lams: (L,) with at least two different λ.
-        shares: (R, L).
-        trials: (L,) responses behind each share.
-        yes: (R, 1) or 1: weight on the pseudo-responses that think.
-        no: (R, 1) or 1: weight on those that do not.
-        steps: at most.
-
-    Returns:
-        (R, 2): middle (where the share is one half) and slope (logits per unit of λ; ≤ 0: the share does not rise).
-    """
-    centre, scale = float(lams.mean()), float(lams.std())
-    z = (lams - centre) / scale
-    a, b = np.zeros((len(shares), 1)), np.full((len(shares), 1), 4.0)
-    for _ in range(steps):
-        p = expit(np.clip(a + b * z, -30, 30))  # (R, L)
-        w = trials * p * (1 - p)
-        s0, s1, s2 = (np.sum(w * z**power, axis=1, keepdims=True) for power in range(3))
-        det = s0 * s2 - s1**2
-        half = w * (s2 - 2 * s1 * z + s0 * z**2) / det / 2  # leverage / 2
-        gap = trials * (shares - p) + half * (yes - (yes + no) * p)
-        u0, u1 = np.sum(gap, axis=1, keepdims=True), np.sum(gap * z, axis=1, keepdims=True)
-        da, db = (s2 * u0 - s1 * u1) / det, (s0 * u1 - s1 * u0) / det
-        shorten = np.minimum(1, 3 / np.maximum(np.abs(da) + np.abs(db), 1e-9))
-        a, b = a + shorten * da, b + shorten * db
-        if max(np.abs(da).max(), np.abs(db).max()) < 1e-7:
-            break
-    return np.concatenate([centre - scale * a / b, b / scale], axis=1)
+    notes = [evidence.caveat] if evidence.caveat else []
+    inside = (shares > LEVELS[0]) & (shares < LEVELS[2])
+    if inside.sum() < 2:
+        return _bracketed(evidence, reasons, math.nan, [_gap_note(lams, shares, int(inside.sum())), *notes])
+    fitted, weight = _fits(evidence)
+    best = max(weight, key=lambda link: weight[link])
+    miss = shares - curves(lams, fitted[best], best)[0]
+    misfit = float(np.abs(miss).max())
+    if _bad_fit(evidence, best, miss):
+        return _bracketed(evidence, reasons, misfit, [_misfit_note(shares, misfit), *notes])
+    on, mid, off = (None if r else x for r, x in zip(reasons, _averaged(evidence, fitted, weight), strict=True))
+    links = {link: round(w, 3) for link, w in sorted(weight.items(), key=lambda one: -one[1]) if w >= LIGHT}
+    return Transition(on, mid, off, "curve", misfit, True, "", (*filter(None, reasons), *notes), links)
 
 
 def _design_effect(each: Array, present: Array, shares: Array, total: Array) -> float:
@@ -211,76 +181,98 @@ def _design_effect(each: Array, present: Array, shares: Array, total: Array) -> 
     return float(np.clip(spread.sum() / binomial, 1, (total / n).max())) if binomial > 0 else 1.0
 
 
-def _curve(lams: Array, fitted: Array) -> Array:
-    """(R, L) the fitted curves at `lams`."""
-    curves: Array = expit(np.clip(fitted[:, 1:] * (lams - fitted[:, :1]), -700, 700))
-    return curves
+def _slope(lams: Array, shares: Array) -> float:
+    """The least-squares slope: whether the shares rise at all."""
+    return float(np.dot(lams - lams.mean(), shares))
 
 
-def _means(lams: Array, values: Array) -> Array:
-    """(R, distinct λ) means of `values` (R, L) over the entries at one λ."""
-    distinct, at = np.unique(lams, return_inverse=True)
-    same = (at[:, None] == np.arange(len(distinct))).astype(np.float64)  # (L, distinct)
-    return np.asarray(values @ same / same.sum(axis=0), dtype=np.float64)
+def _fits(evidence: Evidence) -> tuple[dict[str, Array], dict[str, float]]:
+    """Each link's fit (1, 4), and its weight: exp(−deviance / 2), to a sum of 1."""
+    shares, trials = evidence.shares, evidence.trials
+    fitted, deviance = dict[str, Array](), dict[str, float]()
+    for link in LINKS:
+        fitted[link] = fit_curves(evidence.lams, shares[None], trials, link, strays=STRAYS)
+        p = np.clip(curves(evidence.lams, fitted[link], link)[0], 1e-9, 1 - 1e-9)
+        rises = fitted[link][0, 1] > 0
+        deviance[link] = -2 * float(trials @ (xlogy(shares, p) + xlogy(1 - shares, 1 - p))) if rises else math.inf
+    least = min(deviance.values())
+    weight = {link: math.exp(-(value - least) / 2) for link, value in deviance.items()}
+    return fitted, {link: one / sum(weight.values()) for link, one in weight.items()}
 
 
-def _refits(evidence: Evidence) -> Array:
-    """(R, 2) the fits to the resampled shares."""
-    draws = evidence.draws
-    assert draws is not None
-    yes, no = np.random.default_rng(evidence.seed).exponential(size=(2, len(draws), 1))
-    return fit_logistic(evidence.lams, draws, evidence.trials, yes=yes, no=no)
+def _refit(evidence: Evidence, link: str, rows: Array | slice = slice(None)) -> Array:
+    """(R, 4) fits of one link to some of the resampled shares, each with random weights on its penalties."""
+    assert evidence.draws is not None
+    size = (len(evidence.draws), 1)
+    yes, no, strays = np.random.default_rng(evidence.seed).exponential(size=(3, *size))
+    some = evidence.draws[rows]
+    options = {"strays": STRAYS * strays[rows], "yes": yes[rows], "no": no[rows], "precision": ROUGH}
+    return fit_curves(evidence.lams, some, evidence.trials, link, **options)
 
 
-def _bad_fit(evidence: Evidence, fitted: Array, again: Array | None, misfit: float) -> bool:
-    """Whether the curve misses by more than the tolerance, and by more than the resampled shares miss theirs."""
-    if misfit <= TOLERANCE or again is None or evidence.draws is None:
-        return misfit > TOLERANCE
-    missed = _means(evidence.lams, evidence.shares - _curve(evidence.lams, fitted))
-    chance = _means(evidence.lams, evidence.draws - _curve(evidence.lams, again)) - missed
+def _bad_fit(evidence: Evidence, best: str, missed: Array) -> bool:
+    """Whether the best curve misses by more than the tolerance, and by more than the resampled shares miss theirs."""
+    if np.abs(missed).max() <= TOLERANCE or evidence.draws is None:
+        return bool(np.abs(missed).max() > TOLERANCE)
+    chance = evidence.draws - curves(evidence.lams, _refit(evidence, best), best) - missed
     return bool(np.mean((chance**2).sum(axis=1) >= (missed**2).sum()) < SIGNIFICANCE)
 
 
-def _crossings(evidence: Evidence, fitted: Array, again: Array | None) -> list[Interval]:
-    """Where the logistic curve crosses each level; values and interval ends stay within the swept λ."""
-    found, (lowest, highest) = [], (evidence.lams.min(), evidence.lams.max())
-    for level in LEVELS:
-        value = float(np.clip(fitted[0, 0] + logit(level) / fitted[0, 1], lowest, highest))
-        if again is None:
-            found.append(Interval(value, math.nan, math.nan))
+def _averaged(evidence: Evidence, fitted: Mapping[str, Array], weight: Mapping[str, float]) -> list[Interval]:
+    """Where the averaged curve crosses each level; values and interval ends stay within the swept λ."""
+    levels, lams = np.array(LEVELS), evidence.lams
+    known = [link for link, w in weight.items() if w > 0]
+    each = np.clip([crossings(fitted[link], levels, link)[0] for link in known], lams[0], lams[-1])
+    values = np.average(each, axis=0, weights=[weight[link] for link in known])
+    if evidence.draws is None:
+        return [Interval(float(value), math.nan, math.nan) for value in values]
+    chosen = np.random.default_rng([evidence.seed, 1]).choice(
+        len(known), size=len(evidence.draws), p=[weight[link] for link in known]
+    )
+    draws = np.full((len(chosen), len(LEVELS)), np.nan)
+    for i, link in enumerate(known):
+        if (chosen == i).any():
+            draws[chosen == i] = crossings(_refit(evidence, link, chosen == i), levels, link)
+    draws = np.clip(draws, lams[0], lams[-1])
+    return [percentiles(float(v), column, evidence.num_questions) for v, column in zip(values, draws.T, strict=True)]
+
+
+def _bracketed(evidence: Evidence, reasons: Sequence[str], misfit: float, notes: Sequence[str]) -> Transition:
+    """Each boundary between the swept λ around it; the value where the isotonic curve, straight between λ, crosses."""
+    lams, shares, trials = evidence.lams, evidence.shares, evidence.trials
+    rising = isotonic_regression(shares, weights=trials).x
+    found, extra = list[Interval | None](), list[str]()
+    for level, reason in zip(LEVELS, reasons, strict=True):
+        value = math.nan if reason else _read_off(lams, rising, level)
+        if not reason and math.isnan(value):
+            extra.append(
+                f"Think #R reaches {level:.0%} and falls again: no λ can be named where it is reached for good"
+            )
+        if math.isnan(value):
+            found.append(None)
             continue
-        draws = np.where(again[:, 1] > 0, again[:, 0] + logit(level) / again[:, 1], np.nan)
-        draws = np.clip(draws, lowest, highest)
-        found.append(percentiles(value, draws, evidence.num_questions))
-    return found
+        successes = np.round(shares * trials)
+        below = lams[stats.binom.cdf(successes, np.round(trials), level) < TAIL]
+        above = lams[stats.binom.sf(successes - 1, np.round(trials), level) < TAIL]
+        low, high = (below.max() if len(below) else lams[0]), (above.min() if len(above) else lams[-1])
+        ends = (
+            (math.nan, math.nan)
+            if evidence.draws is None
+            else (float(min(low, high, value)), float(max(low, high, value)))
+        )
+        found.append(Interval(value, *ends))
+    on, mid, off = found
+    return Transition(on, mid, off, "bracket", misfit, False, "", (*filter(None, reasons), *extra, *notes))
 
 
-def _isotonic_crossings(evidence: Evidence) -> list[Interval]:
-    """Where the isotonic curve crosses each level, with at least the gap between swept λ for an interval."""
-    lams, shares = evidence.grid
-    weight = np.bincount(np.searchsorted(lams, evidence.lams), weights=evidence.trials).astype(np.float64)
-    draws = None if evidence.draws is None else _means(evidence.lams, evidence.draws)
-    found = []
-    for level in LEVELS:
-        value, low, high = _read_off(lams, shares, weight, level)
-        if draws is None:
-            found.append(Interval(value, math.nan, math.nan))
-            continue
-        values = np.array([_read_off(lams, line, weight, level)[0] for line in draws])
-        spread = percentiles(value, values, evidence.num_questions)
-        found.append(Interval(value, min(low, spread.low), max(high, spread.high)))
-    return found
-
-
-def _read_off(lams: Array, shares: Array, weight: Array, level: float) -> tuple[float, float, float]:
-    """λ where the isotonic curve reaches `level`, and the swept λ on both sides; NaN where it does not."""
-    rising = isotonic_regression(shares, weights=weight).x
+def _read_off(lams: Array, rising: Array, level: float) -> float:
+    """λ where the rising shares reach `level`; NaN where they do not."""
     after = int(np.searchsorted(rising, level))
     if after == len(lams) or (after == 0 and rising[0] > level):
-        return math.nan, math.nan, math.nan
+        return math.nan
     before = max(after - 1, 0)
     share = 0.0 if before == after else (level - rising[before]) / (rising[after] - rising[before])
-    return float(lams[before] + share * (lams[after] - lams[before])), float(lams[before]), float(lams[after])
+    return float(lams[before] + share * (lams[after] - lams[before]))
 
 
 def _unreached(lams: Array, shares: Array, level: float) -> str:
@@ -309,14 +301,19 @@ def _refusal(lams: Array, shares: Array) -> str:
     return f"the swept λ do not span a transition (Think #R {span})"
 
 
-def _misfit_note(lams: Array, shares: Array, misfit: float, inside: bool) -> str:
-    """Why the isotonic curve was used."""
-    if not inside:
-        after = int(np.argmax(shares >= 0.5))
-        return (
-            f"Think #R jumps from 0 to 1 between λ={lams[after - 1]:g} and λ={lams[after]:g}: the boundaries are "
-            "somewhere between; sweep λ there to tell them apart"
-        )
+def _gap_note(lams: Array, shares: Array, num_inside: int) -> str:
+    """Why no curve was fitted."""
+    after = int(np.argmax(shares >= 0.5))
+    where = f"between λ={lams[max(after - 1, 0)]:g} and λ={lams[after]:g}"
+    seen = "no swept λ lies" if num_inside == 0 else "one swept λ alone lies"
+    return (
+        f"{seen} where Think #R is between 5 % and 95 % (half is passed {where}), so its slope is not known: boundaries are "
+        "the swept λ around them; sweep λ there to tell more"
+    )
+
+
+def _misfit_note(shares: Array, misfit: float) -> str:
+    """Why the swept λ around a boundary are all that is said."""
     fall = float((np.maximum.accumulate(shares) - shares).max())
     shape = f"; Think #R falls by {fall:.1%} on the way: not one transition" if fall > TOLERANCE else ""
-    return f"a logistic curve misses a share by {misfit:.1%}: boundaries are read off the isotonic curve{shape}"
+    return f"every curve tried misses a share (the best by {misfit:.1%}): boundaries are the swept λ around them{shape}"

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.special import expit
 
 from interpole.analysis.intervals import Array
-from interpole.analysis.transition import Transition, find_transition, fit_logistic, from_samples
+from interpole.analysis.links import fit_logistic
+from interpole.analysis.transition import Transition, find_transition, from_samples
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 from interpole.search.allocation import Goal, Observed, as_good, choose, plausible, worth
