@@ -11,7 +11,7 @@ import interpole
 import tiny
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.views.fp8 import quantise
-from interpole.errors import CheckpointError, RecipeError
+from interpole.errors import CheckpointError, CorruptError, RecipeError
 from interpole.merging.recipe import Recipe, build
 
 E4M3 = ml_dtypes.float8_e4m3fn
@@ -206,8 +206,87 @@ def test_codes_without_scales_or_with_wrong_ones_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=rf"FP8 tensor {name} has no"):
         interpole.open(tiny.write(tmp_path / "lacking", lacking, config=config))
     wrong = stored | {name + "_scale_inv": np.ones((1, 2), np.float32)}
-    with pytest.raises(CheckpointError, match=r"is \[1, 2\]; for .* it must be \[3, 2\]"):
+    with pytest.raises(CheckpointError, match=r"is F32 \[1, 2\]; for .* it must be \[3, 2\]"):
         interpole.open(tiny.write(tmp_path / "wrong", wrong, config=config))
+
+
+@pytest.mark.parametrize("block", [[0, 0], [-8, 8], "ab", [8], [8, 8, 8], [1.5, 2.5], [True, True], {"rows": 8}])
+def test_blocks_that_make_no_sense_are_named(tmp_path, block):
+    folder, _ = write(tmp_path / "m", 0, weight_block_size=block)
+    with pytest.raises(CorruptError, match=r"weight_block_size(.|\n)*config\.json, quantization_config"):
+        interpole.open(folder)
+
+
+def test_a_block_larger_than_every_tensor_is_one_scale_per_matrix(tmp_path):
+    name, codes = "model.layers.0.mlp.up_proj.weight", np.ones((24, 12), E4M3)
+    stored = tiny.tensors(0, layers=1, hidden=12) | {name: codes, name + "_scale_inv": np.array([[0.25]], np.float32)}
+    config = {"quantization_config": QUANTISED | {"weight_block_size": [10**15, 10**15]}}
+    assert (interpole.open(tiny.write(tmp_path / "m", stored, config=config))[name] == 0.25).all()
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("block", [[8, 8], None])
+def test_a_scale_that_is_no_number_is_an_error_that_names_its_tensor(tmp_path, scale, block):
+    name, codes = "model.layers.0.mlp.up_proj.weight", np.ones((32, 16), E4M3)
+    scales = np.ones((4, 2) if block else (1,), np.float32)
+    scales.flat[-1] = scale
+    stored = tiny.tensors(0, layers=1) | {name: codes, name + "_scale_inv": scales}
+    config = {"quantization_config": QUANTISED | {"weight_block_size": block}}
+    folder = tiny.write(tmp_path / "m", stored, config=config)
+    merged = interpole.merge(Recipe.between(folder, folder, 0.5))
+    with pytest.raises(CorruptError, match=rf"{name}_scale_inv holds a scale that is {scale}"):
+        interpole.save(merged, tmp_path / "out")
+
+
+CODES = {
+    "scales beside the codes, method in another file": ({"": E4M3, "_scale": np.float32}, {}),
+    "codes alone": ({"": E4M3}, {}),
+    "integers": ({"": np.int8, "_scale": np.float32}, {}),
+    "packed integers": ({"_packed": np.int32, "_shape": np.int64}, {}),
+    "other scales under the name fp8": ({"": E4M3, "_scale": np.float32}, {"quantization_config": QUANTISED}),
+    "announced for the language model": (
+        {"": np.uint8},
+        {"text_config": {"quantization_config": {"quant_method": "nf4"}}},
+    ),
+    "announced in another key": ({}, {"compression_config": {"quant_method": "compressed-tensors"}}),
+}
+
+
+@pytest.mark.parametrize("case", CODES)
+def test_codes_are_refused_whatever_announces_them(tmp_path, case):
+    kinds, config = CODES[case]
+    name = "model.layers.0.mlp.up_proj.weight"
+    stored = tiny.tensors(0, layers=1)
+    if kinds:
+        del stored[name]
+    stored |= {name + suffix: np.ones((32, 16), dtype) for suffix, dtype in kinds.items()}
+    folder = tiny.write(tmp_path / "A", stored, config=config)
+    plain = tiny.write(tmp_path / "B", tiny.tensors(1, layers=1))
+    recipe = {"sources": {"a": str(plain), "b": str(folder)}, "weights": {"a": 0.5, "b": 0.5}}
+    for act in (
+        lambda: interpole.open(folder),
+        lambda: interpole.merge(build(recipe, "t")),
+        lambda: interpole.merge(build(recipe, "t"), {"a": open_checkpoint(plain), "b": open_checkpoint(folder)}),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"is quantised by|has no .*_scale_inv; its .*_scale is of another layout"
+        ):
+            act()
+
+
+def test_blocks_announced_for_the_language_model_alone_are_decoded(tmp_path):
+    folder, plain = write(tmp_path / "m", 0)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] = {"quantization_config": config.pop("quantization_config"), "hidden_size": 12}
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = interpole.open(folder)
+    assert all(checkpoint[name].tobytes() == array.tobytes() for name, array in plain.items())
+    assert checkpoint.config["text_config"] == {"hidden_size": 12}
+
+
+def test_counters_and_masks_are_no_codes(tmp_path):
+    harmless = {"position_ids": np.arange(8)[None], "num_batches": np.array(3), "mask": np.ones((1, 1, 4, 4), np.uint8)}
+    assert len(interpole.open(tiny.write(tmp_path / "m", tiny.tensors(0) | harmless))) == len(tiny.tensors(0)) + 3
 
 
 @pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "compressed-tensors", "mxfp4"])

@@ -16,6 +16,7 @@ from interpole.cli import app, main
 from interpole.errors import InterpoleError, RecipeError
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
+from interpole.sweep.config import SweepConfig
 
 
 def call(*arguments, code=0):
@@ -125,6 +126,49 @@ def test_a_pair_that_does_not_fit_stops_merge_with_the_doctors_findings(pair, tm
     out = call("merge", pair[0], other, "-l", "0.5", "-o", tmp_path / "m", code=2)
     assert "stop" in out
     assert not (tmp_path / "m").exists()
+
+
+MERGEKIT = """
+merge_method: linear
+models:
+- {{model: {}, parameters: {{weight: 0.5}}}}
+- {{model: {}, parameters: {{weight: 0.5}}}}
+"""
+OURS = """
+sources: {{left: {}, right: {}}}
+weights: {{left: 1, right: 2}}
+"""
+
+
+@pytest.mark.parametrize("text", [MERGEKIT, OURS])
+def test_the_doctor_is_asked_whatever_a_recipe_calls_its_sources(pair, tmp_path, text):
+    weights, recipe = tiny.tensors(1), tmp_path / "recipe.yml"
+    foreign = tiny.write(tmp_path / "foreign", weights, config={"model_type": "llama"})
+    recipe.write_text(text.format(pair[0], foreign))
+    assert "different architectures" in call("merge", recipe, "-o", tmp_path / "m", code=2)
+    assert not (tmp_path / "m").exists()
+    bent = tiny.write(tmp_path / "bent", weights, config={"rope_theta": 5e6})
+    recipe.write_text(text.format(pair[0], bent))
+    result = CliRunner().invoke(app, ["merge", str(recipe), "-o", str(tmp_path / "m")])
+    assert result.exit_code == 0
+    assert "warning: different position encodings: rope_theta: not set in" in result.stderr
+
+
+def test_a_sweep_asks_about_all_that_its_points_merge():
+    sources = {"instruct": "i", "thinking": "t", "base": "b"}
+    own = {"name": "own", "recipe": {"sources": {"a": "a", "b": "b"}, "weights": {"a": 1, "b": 1}}}
+
+    def asked(*points, **more):
+        config = SweepConfig.of(
+            {"tasks": ["arithmetic"], "sources": sources, "points": points, "lambdas": [0.5]} | more
+        )
+        return [(list(merged), kept) for merged, kept in config.merges()]
+
+    assert asked() == [(["instruct", "thinking"], "thinking")]
+    assert asked({"preset": "ta"}) == [(["instruct", "thinking", "base"], "thinking")]
+    assert asked(own) == [(["instruct", "thinking"], "thinking"), (["a", "b"], "a")]
+    task_vectors = {"method": "task_arithmetic", "weights": {"instruct": 1, "thinking": 1}}
+    assert asked(recipe=task_vectors) == [(["instruct", "thinking", "base"], "thinking")]
 
 
 def test_doctor_speaks_json_and_exit_codes(pair, tmp_path):

@@ -12,11 +12,12 @@ from interpole.checkpoints.checkpoint import Checkpoint, Folder, open_headers
 from interpole.checkpoints.hub import locate
 from interpole.checkpoints.views.adapter import Adapted, adapter_base, is_adapter
 from interpole.checkpoints.views.experts import same_layout
-from interpole.checkpoints.views.fp8 import Dequantised
+from interpole.checkpoints.views.fp8 import Dequantised, announced
 from interpole.checkpoints.views.vocabulary import same_vocabulary
 from interpole.errors import CheckpointError
+from interpole.files import read_json
 
-__all__ = ["fit", "open_source", "readable"]
+__all__ = ["coded", "fit", "open_source", "readable"]
 
 
 def open_source(
@@ -51,7 +52,9 @@ def open_source(
 def fit(
     sources: Mapping[str, Checkpoint], template_source: str, vocabulary: str = "refuse"
 ) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
-    """The sources with one layout of experts and one vocabulary, and what was done in words; the very same ones where they fit.
+    """The sources as weights with one layout of experts and one vocabulary, and what was done in words.
+
+    Sources that fit already are the very same ones.
 
     Args:
         sources: checkpoints by name.
@@ -59,24 +62,58 @@ def fit(
         vocabulary: what to do if tokenizers differ, one of `vocabulary.POLICIES`.
 
     Raises:
+        CheckpointError: one is quantised in a way that is not read.
         MismatchError: they cannot be made to fit, or there is a choice to make.
     """
-    return same_vocabulary(same_layout(sources), template_source, vocabulary)
+    weights = {name: readable(source) for name, source in sources.items()}
+    return same_vocabulary(same_layout(weights), template_source, vocabulary)
 
 
 def readable(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint itself, or dequantised if its config says FP8.
+    """The checkpoint itself, or dequantised if it is FP8 in the layout that is read.
+
+    What its tensors are counts, not only what its config says: codes that nothing announces are refused too.
 
     Raises:
         CheckpointError: it is quantised in another way.
     """
-    said = checkpoint.config.get("quantization_config")
-    if said is None:
+    method, name = _method(checkpoint), coded(checkpoint)
+    if method is None and name is None:
         return checkpoint
-    if said.get("quant_method") == "fp8":
+    if method == "fp8" and (name is None or checkpoint.specs[name].dtype.startswith("F8")):
         return Dequantised(checkpoint)
+    seen = f"; {name} is {checkpoint.specs[name]}" if name else ""
     raise CheckpointError(
-        f"{checkpoint.label} is quantised by {said.get('quant_method', 'an unnamed method')}; its codes cannot be averaged "
-        "and carry rounding errors larger than the difference between the two models",
+        f"{checkpoint.label} is quantised by {method or 'a method that its config does not announce'}{seen}; its codes cannot "
+        "be averaged and carry rounding errors larger than the difference between the two models",
         remedy="take the checkpoint it was made from, in bf16 or FP8 with weight_scale_inv",
     )
+
+
+def coded(checkpoint: Checkpoint) -> str | None:
+    """A tensor that holds codes instead of weights: float8, or small integers in matrices; None where there is none.
+
+    Counters, positions and masks, the integers that unquantised models hold, are 64 bits wide, of one dimension or (1, 1, …).
+    """
+    for name, spec in checkpoint.specs.items():
+        if spec.dtype.startswith("F8") or (
+            spec.dtype in ("I8", "U8", "I16", "U16", "I32", "U32") and len(spec.shape) > 1 and spec.shape[:2] != (1, 1)
+        ):
+            return name
+    return None
+
+
+def _method(checkpoint: Checkpoint) -> str | None:
+    """The method of quantisation that the config, or ModelOpt's file beside it, announces; None where it is none."""
+    said = announced(checkpoint.config)
+    if said is not None and not isinstance(said, Mapping):
+        raise CheckpointError(
+            f"config.json: quantization_config: expected an object, found {type(said).__name__}", checkpoint.label
+        )
+    if said is not None:
+        return str(said.get("quant_method") or "an unnamed method")
+    if path := checkpoint.assets.get("hf_quant_config.json"):
+        told = read_json(path).get("quantization")
+        method = told.get("quant_algo") if isinstance(told, Mapping) else told
+        return None if method is None else f"ModelOpt ({method})"
+    return None

@@ -11,6 +11,8 @@ import typer
 from interpole.cli.options import Base, Instruct, Json, Thinking
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.diagnostics.doctor import Diagnosis
 
@@ -99,11 +101,11 @@ def audit(
         show_audit(found, tensors=tensors)
 
 
-def examine_first(instruct: Checkpoint, thinking: Checkpoint, base: Checkpoint | None = None) -> Diagnosis:
-    """Ask the doctor before something is made of a pair: warnings go to stderr, a stop ends the command with exit code 2."""
-    from interpole.diagnostics.doctor import examine
+def examine_first(sources: Mapping[str, Checkpoint], template_source: str) -> Diagnosis:
+    """Ask the doctor before something is made of sources: warnings go to stderr, a stop ends the command with exit code 2."""
+    from interpole.diagnostics.doctor import examine_sources
 
-    diagnosis = examine(instruct, thinking, base)
+    diagnosis = examine_sources(sources, template_source)
     for finding in diagnosis.findings:
         if finding.severity == "warn":
             typer.echo(f"warning: {finding.what}\n  remedy: {finding.remedy}", err=True)

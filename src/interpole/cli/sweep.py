@@ -282,12 +282,14 @@ def start_adaptive(
 
 
 def _examine(config: SweepConfig) -> None:
-    """Ask the doctor, where the sweep is of a pair at hand."""
+    """Ask the doctor about whatever is merged in a sweep of weights at hand."""
     from interpole.checkpoints.open import open_source
     from interpole.cli.questions import examine_first
 
-    if not config.served and {"instruct", "thinking"} <= set(config.sources):
-        examine_first(*(open_source(**dict(config.sources[name]), weights=False) for name in ("instruct", "thinking")))
+    for sources, template_source in config.merges():
+        examine_first(
+            {name: open_source(**dict(source), weights=False) for name, source in sources.items()}, template_source
+        )
 
 
 def _estimate(

@@ -161,10 +161,10 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
     from interpole.merging.merged import merge as open_merge
 
     first = next(iter(recipes.values()))
-    if doctor and {"instruct", "thinking"} <= set(first.sources):  # before weights are downloaded
+    if doctor:  # before weights are downloaded
         headers = {name: open_source(**dict(source), weights=False) for name, source in first.sources.items()}
         fitted, _ = fit(headers, first.template_source, first.vocabulary)
-        examine_first(fitted["instruct"], fitted["thinking"], fitted.get("base"))
+        examine_first(fitted, first.template_source)
     sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
     merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()

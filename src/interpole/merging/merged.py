@@ -21,7 +21,7 @@ from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.kernels import weighted_sum
 from interpole.checkpoints.open import fit, open_source
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
-from interpole.checkpoints.views.fp8 import Blocks, Dequantised
+from interpole.checkpoints.views.fp8 import Blocks, Dequantised, announced
 from interpole.checkpoints.views.stacking import Stacked
 from interpole.checkpoints.views.vocabulary import vocabulary
 from interpole.errors import MismatchError, RecipeError
@@ -268,7 +268,7 @@ def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Bloc
             "write bfloat16 and quantise it with the tool of your engine",
         )
     like.blocks.writable_block()
-    quantisation = {"quantization_config": like.raw.config["quantization_config"]}
+    quantisation = {"quantization_config": announced(like.raw.config)}
     return like.blocks, like.raw.config if like is template else {**template.config, **quantisation}
 
 

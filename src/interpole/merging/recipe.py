@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
@@ -36,7 +36,7 @@ from interpole.merging.rules import (
 )
 from interpole.schema import Strict, validated
 
-__all__ = ["DTYPE_NAMES", "Recipe", "Source", "build", "parse_lambdas"]
+__all__ = ["DTYPE_NAMES", "Recipe", "Source", "Sources", "build", "parse_lambdas"]
 
 
 class Source(Strict):
@@ -45,6 +45,16 @@ class Source(Strict):
     model: str
     revision: str | None = None
     adapter: str | None = None
+
+
+def _plain_sources(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in value.items()}
+    return value
+
+
+Sources = Annotated[dict[str, Source], BeforeValidator(_plain_sources)]
+"""Name → source; a source may be written as its folder or hub id alone."""
 
 
 class Recipe(Strict):
@@ -67,7 +77,7 @@ class Recipe(Strict):
     """
 
     method: str = "linear"
-    sources: dict[str, Source]
+    sources: Sources
     lam: Value | None = Field(None, alias="lambda")
     weights: dict[str, Value] | None = None
     parameters: dict[str, Any] = Field({})
@@ -77,13 +87,6 @@ class Recipe(Strict):
     template_from: str | None = None
     chat_template: str | None = None
     vocabulary: Literal["refuse", "align", "ids"] = "refuse"
-
-    @field_validator("sources", mode="before")
-    @classmethod
-    def _plain_sources(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in value.items()}
-        return value
 
     @field_validator("stack")
     @classmethod

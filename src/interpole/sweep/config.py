@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from interpole.errors import RunError
 from interpole.files import read_yaml
-from interpole.merging.recipe import Source, parse_lambdas
+from interpole.merging.methods import get_method
+from interpole.merging.recipe import Source, Sources, parse_lambdas
 from interpole.schema import Strict, validated
 
 __all__ = ["PointConfig", "SweepConfig", "TaskConfig"]
@@ -73,6 +74,12 @@ class PointConfig(Strict):
         return self
 
 
+class _Own(Strict):
+    """The sources of one point's recipe."""
+
+    sources: Sources
+
+
 class SweepConfig(Strict):
     r"""A sweep, as in `sweep.yml`.
 
@@ -95,7 +102,7 @@ class SweepConfig(Strict):
         hang_seconds: silence after which the engine counts as hanging.
     """
 
-    sources: dict[str, Source] = {}
+    sources: Sources = {}
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     lambdas: tuple[float, ...] = ()
     recipe: dict[str, Any] = {}
@@ -112,12 +119,6 @@ class SweepConfig(Strict):
     concurrency: int = Field(256, ge=1)
     max_failures: int = Field(3, ge=0)
     hang_seconds: float = Field(600.0, gt=0)
-
-    @field_validator("sources", mode="before")
-    @classmethod
-    def _plain_sources(cls, value: Any) -> Any:
-        plain = value if isinstance(value, Mapping) else {}
-        return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in plain.items()}
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -186,6 +187,26 @@ class SweepConfig(Strict):
     def served(self) -> bool:
         """Whether points are models behind an endpoint, not weights at hand."""
         return self.engine == "openai"
+
+    def merges(self) -> list[tuple[dict[str, Source], str]]:
+        """The sources that are merged somewhere in the sweep, each time with the one whose config and tokenizer go with it.
+
+        A base is among them where some point has a preset, or a method that takes one; a point may have sources of its own.
+        """
+        if self.served or not self.sources:
+            return []
+        recipes = [self.recipe, *(point.recipe for point in self.points)]
+        based = any(point.preset for point in self.points) or any(
+            get_method(recipe["method"]).base != "no" for recipe in recipes if "method" in recipe
+        )
+        shared = {name: source for name, source in self.sources.items() if name != "base" or based}
+        found = [(shared, self.template_from if self.template_from in shared else next(iter(shared), ""))]
+        for recipe in recipes:
+            if recipe.get("sources"):
+                own = validated(_Own, {"sources": recipe["sources"]}, "a recipe of the sweep", RunError).sources
+                kept = [name for name in (recipe.get("template_from"), self.template_from, *own) if name in own]
+                found.append((own, kept[0]))
+        return [(sources, template_source) for sources, template_source in found if len(sources) > 1]
 
     @property
     def chat(self) -> bool:

@@ -11,16 +11,20 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
-from interpole.errors import CheckpointError, RecipeError
+from interpole.errors import CheckpointError, CorruptError, RecipeError
+from interpole.schema import Foreign, validated
 
-__all__ = ["Blocks", "Dequantised", "dequantise", "quantise"]
+__all__ = ["Blocks", "Dequantised", "announced", "dequantise", "quantise"]
+
+KEY = "quantization_config"
 
 SUFFIX = "_scale_inv"
 LARGEST = 448.0
@@ -50,14 +54,30 @@ class Blocks:
         """The scale of every element [start, stop) of tensor `name`, shape (stop - start,); of one element where all share it."""
         scale_name, shape = name + SUFFIX, self.codes[name].shape
         if self.block is None:
-            return to_floats(read(scale_name, 0, 1))
+            return self.checked(read(scale_name, 0, 1), scale_name)
         columns, per_row = shape[-1], -(-shape[-1] // self.block[1])
         first, last = start // columns, -(-stop // columns)
         lines = block_lines(shape, self.block[0], first, last)  # row → row of scales
-        scales = to_floats(read(scale_name, int(lines[0]) * per_row, (int(lines[-1]) + 1) * per_row))
-        wide = np.repeat(scales.reshape(-1, per_row), self.block[1], axis=1)[:, :columns]  # (rows of scales, columns)
+        scales = read(scale_name, int(lines[0]) * per_row, (int(lines[-1]) + 1) * per_row)
+        wide = self.checked(scales, scale_name).reshape(-1, per_row)
+        wide = np.repeat(wide, min(self.block[1], columns), axis=1)[:, :columns]  # (rows of scales, columns)
         chosen: Floats = wide[lines - lines[0]].reshape(-1)[start - first * columns : stop - first * columns]
         return chosen
+
+    def checked(self, scales: NDArray[Any], name: str) -> Floats:
+        """Scales in float32.
+
+        Raises:
+            CorruptError: one of them is NaN or infinite.
+        """
+        floats = to_floats(scales)
+        if not np.isfinite(floats).all():
+            raise CorruptError(
+                f"{name} holds a scale that is {floats[~np.isfinite(floats)][0]}: every weight of its block would be no number",
+                name.removesuffix(SUFFIX),
+                "fetch the checkpoint again, or take it unquantised",
+            )
+        return floats
 
     def encode(self, name: str, start: int, stop: int, values: Reader) -> NDArray[Any]:
         """Elements [start, stop) of a tensor of codes or scales, from the float32 `values` of the weight.
@@ -137,7 +157,7 @@ class Dequantised(Checkpoint):
         """
         self.raw, self.blocks = raw, find_blocks(raw)
         self.label, self.assets = raw.label, raw.assets
-        self.config = {key: value for key, value in raw.config.items() if key != "quantization_config"}
+        self.config = _without(raw.config)
         scales = {name + SUFFIX for name in self.blocks.codes}
         self.specs = {
             name: TensorSpec("BF16", spec.shape) if name in self.blocks.codes else spec
@@ -169,27 +189,58 @@ class Dequantised(Checkpoint):
         return hashlib.sha256(f"dequantised {self.raw.fingerprint()}".encode()).hexdigest()
 
 
+class _Said(Foreign):
+    """What is read of `quantization_config`."""
+
+    weight_block_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
+    scale_fmt: str | None = None
+
+
+def announced(config: Mapping[str, Any]) -> Any:
+    """The `quantization_config` of a model or of a part of it such as `text_config`; None where none is announced."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    found = (part[key] for part in parts for key in (KEY, "compression_config") if part.get(key) is not None)
+    return next(found, None)
+
+
+def _without(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config and its parts without what `announced` finds."""
+    kept = {key: value for key, value in config.items() if key != KEY}
+    return {
+        key: _without(value) if isinstance(value, Mapping) and KEY in value else value for key, value in kept.items()
+    }
+
+
 def find_blocks(raw: Checkpoint) -> Blocks:
     """How `raw` is quantised, from its config and its tensors.
 
     Raises:
-        CheckpointError: codes without scales, or scales of a shape that does not fit.
+        CheckpointError: codes without scales, scales of a shape that does not fit, or blocks that make no sense.
     """
-    said = raw.config["quantization_config"]
-    block = tuple(said["weight_block_size"]) if said.get("weight_block_size") else None
+    said = validated(_Said, announced(raw.config) or {}, f"{raw.label}, config.json, {KEY}", CorruptError)
+    block = (said.weight_block_size[0], said.weight_block_size[1]) if said.weight_block_size else None
     codes = {name: spec for name, spec in raw.specs.items() if spec.dtype.startswith("F8")}
     for name, spec in codes.items():
         if (scales := raw.specs.get(name + SUFFIX)) is None:
-            raise CheckpointError(f"FP8 tensor {name} has no {name + SUFFIX}", raw.label, "fetch the checkpoint again")
-        wanted = () if block is None else scale_shape(spec.shape, block)
-        if scales.shape != wanted and scales.num_elements != prod(wanted):
+            other = f"; its {name}_scale is of another layout" if name + "_scale" in raw.specs else ""
             raise CheckpointError(
-                f"{name + SUFFIX} is {list(scales.shape)}; for {name} {spec} in blocks of {block} it must be {list(wanted)}",
+                f"FP8 tensor {name} has no {name + SUFFIX}{other}",
+                raw.label,
+                "take the unquantised checkpoint, or FP8 with weight_scale_inv; if it is of that kind, fetch it again",
+            )
+        if block is not None and len(spec.shape) < 2:
+            raise CorruptError(
+                f"FP8 tensor {name} {spec} cannot be cut into blocks of {block}", raw.label, "fetch it again"
+            )
+        wanted = () if block is None else scale_shape(spec.shape, block)
+        if not scales.is_float or (scales.shape != wanted and scales.num_elements != prod(wanted)):
+            raise CheckpointError(
+                f"{name + SUFFIX} is {scales}; for {name} {spec} in blocks of {block} it must be {list(wanted)}",
                 raw.label,
                 "fetch the checkpoint again, or check weight_block_size in its config.json",
             )
     scales_of = {name: raw.specs[name + SUFFIX] for name in codes}
-    return Blocks(codes, scales_of, block, said.get("scale_fmt") == "ue8m0")
+    return Blocks(codes, scales_of, block, said.scale_fmt == "ue8m0")
 
 
 def scale_shape(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:

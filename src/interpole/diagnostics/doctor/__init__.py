@@ -14,13 +14,15 @@ from interpole.checkpoints.open import fit
 from interpole.checkpoints.views.experts import PerExpert
 from interpole.diagnostics.doctor import configs, order, tensors, tokens
 from interpole.diagnostics.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
-from interpole.errors import MismatchError
+from interpole.errors import CheckpointError, MismatchError
 
-__all__ = ["Diagnosis", "Finding", "examine"]
+__all__ = ["Diagnosis", "Finding", "examine", "examine_sources"]
 
 PAIR_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.CHECKS, *order.CHECKS)
 BASE_CHECKS: tuple[Check, ...] = (*configs.CHECKS, *tensors.CHECKS, *tokens.VOCABULARY_CHECKS)
 """A base has no turns, markers or templates of its own that a merge would use."""
+MERGE_CHECKS: tuple[Check, ...] = (*BASE_CHECKS, tokens.check_ends)
+"""Of any two sources of a recipe; what makes a pair of Instruct and Thinking is not asked of others."""
 
 
 def examine(
@@ -56,15 +58,40 @@ def examine(
             findings += [replace(finding, code=f"base-{finding.code}") for finding in found]
     for side in (*pair, *([Side("the base", base)] if base else [])) if weights else ():
         findings += tensors.check_numbers(side, progress)
-    gravest_first = sorted(dict.fromkeys(findings), key=lambda finding: list(VERDICTS)[::-1].index(finding.severity))
-    return Diagnosis(instruct.label, thinking.label, base.label if base else None, tuple(gravest_first))
+    return Diagnosis(instruct.label, thinking.label, base.label if base else None, _gravest_first(findings))
 
 
-def _as_merged(sources: Mapping[str, Checkpoint]) -> tuple[Mapping[str, Checkpoint], list[Finding]]:
+def examine_sources(sources: Mapping[str, Checkpoint], template_source: str) -> Diagnosis:
+    """Ask about whatever is merged, by what names it may go: as `examine` does of a pair and its base, else of each with one.
+
+    Args:
+        sources: the checkpoints of a recipe by the names it gives them.
+        template_source: the name of the one whose config and tokenizer go with the result; the others are held against it.
+    """
+    if {"instruct", "thinking"} <= set(sources) <= {"instruct", "thinking", "base"}:
+        return examine(sources["instruct"], sources["thinking"], sources.get("base"))
+    fitted, findings = _as_merged(sources, template_source)
+    kept = Side(template_source, fitted[template_source])
+    for name in fitted:
+        if name != template_source:
+            checks = BASE_CHECKS if "base" in (name, template_source) else MERGE_CHECKS
+            findings += _ask(checks, kept, Side(name, fitted[name]))
+    others = ", ".join(source.label for name, source in fitted.items() if name != template_source)
+    return Diagnosis(kept.checkpoint.label, others, None, _gravest_first(findings))
+
+
+def _gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Every finding once."""
+    return tuple(sorted(dict.fromkeys(findings), key=lambda found: list(VERDICTS)[::-1].index(found.severity)))
+
+
+def _as_merged(
+    sources: Mapping[str, Checkpoint], template_source: str = "thinking"
+) -> tuple[Mapping[str, Checkpoint], list[Finding]]:
     """The sources as a merge can take them, and what that does to them; as they are where they cannot be fitted."""
     try:
-        fitted, told = fit(sources, "thinking", "align")
-    except MismatchError:
+        fitted, told = fit(sources, template_source, "align")
+    except (CheckpointError, MismatchError):
         return sources, []  # the checks tell what is wrong
     notes = [Finding("rows", "note", note, "that is how a merge makes them fit", "nothing") for note in told]
     for name, source in fitted.items():

@@ -42,7 +42,7 @@ HARMLESS = frozenset((
 """Settings that change nothing when the model is used."""
 
 SLIDING = "sliding_attention"
-CARRIES = "the result carries one config, by default Thinking's"
+CARRIES = "the result carries one config, that of the template source (by default Thinking)"
 
 
 def check_architecture(a: Side, b: Side) -> Iterator[Finding]:

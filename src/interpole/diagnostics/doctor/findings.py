@@ -40,6 +40,11 @@ class Side(NamedTuple):
     name: str
     checkpoint: Checkpoint
 
+    @property
+    def source(self) -> str:
+        """Its name as a source of a recipe, which `--template-from` takes."""
+        return {"Instruct": "instruct", "Thinking": "thinking", "the base": "base"}.get(self.name, self.name)
+
 
 Check = Callable[[Side, Side], Iterable[Finding]]
 """A small question about two sides; yields nothing where all is well."""
@@ -47,7 +52,7 @@ Check = Callable[[Side, Side], Iterable[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The findings about a pair, the gravest first."""
+    """The findings about a pair, the gravest first; of other sources `instruct` is the one that gives the config."""
 
     instruct: str
     thinking: str

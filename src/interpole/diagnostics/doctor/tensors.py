@@ -11,8 +11,9 @@ import numpy as np
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.names import num_layers, role_of
+from interpole.checkpoints.open import coded
 from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up, not_finite
-from interpole.checkpoints.views.fp8 import Dequantised
+from interpole.checkpoints.views.fp8 import Dequantised, announced
 from interpole.diagnostics.doctor.architectures import language_config
 from interpole.diagnostics.doctor.findings import Check, Finding, Side
 
@@ -63,18 +64,19 @@ def check_dtypes(a: Side, b: Side) -> Iterator[Finding]:
 def check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
     """Weights stored in codes of few bits, which cannot be averaged as they are."""
     for side in (a, b):
-        said = (language_config(side.checkpoint.config).get("quantization_config") or {}).get("quant_method")
-        if isinstance(side.checkpoint, Dequantised):
+        decoded = side.checkpoint if isinstance(side.checkpoint, Dequantised) else None
+        said = (announced((decoded.raw if decoded else side.checkpoint).config) or {}).get("quant_method")
+        if decoded and decoded.blocks.codes:
             what = f"{side.name} is stored in FP8 and read as bfloat16"
             why = "its weights carry rounding errors of up to 6 %, as large as the difference between two close sides"
             yield Finding(
                 "quantised", "warn", what, why, "take the unquantised checkpoint if there is one (without -FP8)"
             )
-        elif coded := _coded(side.checkpoint):
+        elif name := coded(side.checkpoint):
             yield Finding(
                 "quantised",
                 "stop",
-                f"{side.name} is quantised ({said or 'method not said'}): e.g. {coded} is {side.checkpoint.specs[coded]}",
+                f"{side.name} is quantised ({said or 'method not said'}): e.g. {name} is {side.checkpoint.specs[name]}",
                 "its numbers mean something only with their scales; averaged with other scales they mean nothing",
                 "take the unquantised checkpoint (without -AWQ, -GPTQ … in its name); FP8 is decoded by `interpole.open`",
             )
@@ -84,17 +86,8 @@ def check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
                 "warn",
                 f"the config of {side.name} announces {said} quantisation, its weights are plain numbers",
                 "an engine that believes the config would look for scales that are not there",
-                "take `quantization_config` out of the config.json of the result",
+                "take `quantization_config` out of its config.json; a merge leaves it out",
             )
-
-
-def _coded(checkpoint: Checkpoint) -> str | None:
-    """A tensor that holds codes instead of weights."""
-    packed = (".qweight", ".weight_packed", "_blocks", ".weight")
-    for name, spec in checkpoint.specs.items():
-        if spec.dtype.startswith("F8") or (spec.dtype[0] in "IU" and name.endswith(packed)):
-            return name
-    return None
 
 
 def check_names(a: Side, _: Side) -> Iterator[Finding]:

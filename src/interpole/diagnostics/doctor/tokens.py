@@ -50,7 +50,7 @@ def _extra_findings(side: Side, mine: Mapping[int, str], theirs: Mapping[int, st
             "warn",
             f"{len(extra)} tokens are only in {side.name}: {_list_tokens(extra, mine)}",
             f"with {side.name}'s tokenizer their rows are {side.name}'s alone, with the other's they are left out",
-            f"if they matter (think markers do), keep {side.name}'s tokenizer: --template-from {side.name.lower()}",
+            f"if they matter (think markers do), keep {side.name}'s tokenizer: --template-from {side.source}",
         )
 
 
@@ -219,7 +219,7 @@ def _template_findings(a: Side, b: Side, opens: list[bool], same: bool) -> Itera
             "template",
             "note",
             "the chat templates differ",
-            "the result carries one, by default Thinking's",
+            "the result carries one, that of the template source (by default Thinking)",
             "choose with `template_from` in the recipe",
         )
 
@@ -232,7 +232,7 @@ def check_sampling(a: Side, b: Side) -> Iterator[Finding]:
             "sampling",
             "note",
             f"different sampler settings: {seen}",
-            "the result carries one generation_config.json, by default Thinking's",
+            "the result carries one generation_config.json, that of the template source (by default Thinking)",
             "sweep all points with one sampler, and record it",
         )
 
