@@ -10,16 +10,20 @@ import hashlib
 import json
 import os
 import re
+import socket
 import stat
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from interpole.errors import CorruptError, InterpoleError, OutputError
+from interpole.errors import CorruptError, InterpoleError, InterpoleWarning, OutputError
 
 __all__ = [
     "content_hash",
+    "exclusive",
     "no_follow",
     "open_regular",
     "parse_json",
@@ -177,6 +181,58 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> 
             beside.unlink(missing_ok=True)
         remedy = "free some space, check the permissions, or choose another folder"
         raise OutputError(f"cannot write: {error.strerror}", path, remedy) from error
+
+
+@contextmanager
+def exclusive(path: Path, error: type[InterpoleError], what: str, remedy: str) -> Iterator[None]:
+    """Hold the lock file `path`, in which stands who holds it; the system lets go of it when the process ends, however it ends.
+
+    Works across the hosts of a network file system that keeps locks; where none are kept, a warning says so.
+
+    Args:
+        path: the lock file; it is made, and removed at the end.
+        error: what to raise.
+        what: what the holder does, for the message: `is writing out`.
+        remedy: what the second one can do instead of waiting.
+
+    Raises:
+        InterpoleError: of the kind `error`: another process holds it; with its process id and host.
+    """
+    handle = _locked(path, error, what, remedy)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str) -> int:
+    """A descriptor that holds the lock on the file which lies at `path` now, not on one that its last holder removed."""
+    import fcntl
+
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_ino == path.lstat().st_ino:
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                return handle
+        except (BlockingIOError, PermissionError):
+            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            os.close(handle)
+            raise error(f"{holder} {what}", path, f"wait until it has ended, or {remedy}") from None
+        except FileNotFoundError:
+            pass
+        except OSError as problem:
+            if problem.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                os.close(handle)
+                raise
+            why = f"the file system of {path.parent} keeps no locks ({problem.strerror}): let no second process write there"
+            warnings.warn(why, InterpoleWarning, stacklevel=4)
+            return handle
+        os.close(handle)
 
 
 def content_hash(content: Any) -> str:

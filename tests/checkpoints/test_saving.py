@@ -1,23 +1,31 @@
 """Saved folders: whole, loadable, reproducible; nothing half-written stays."""
 
+import errno
+import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import interpole
 import tiny
 from interpole.checkpoints import save as saving
+from interpole.checkpoints.safetensors import DTYPES
 from interpole.checkpoints.save import Target
-from interpole.errors import OutputError
+from interpole.errors import CheckpointError, CorruptError, InterpoleWarning, OutputError
+from interpole.files import exclusive
 from interpole.lab import shipped
 from interpole.merging.card import texts
 from interpole.merging.presets import marker_rows
@@ -170,17 +178,275 @@ def test_a_merge_killed_at_random_moments_leaves_no_model_and_is_finished_by_the
     assert finished > 0
 
 
-def test_a_leftover_of_another_merge_is_not_reused(merged, pair, tmp_path):
-    other = interpole.merge(Recipe.between(*pair, 0.1))
+def stop_after(num_calls):
+    """A progress that ends the run, as Ctrl-C does, once so many pieces were written."""
+    calls = iter(range(num_calls))
+
+    def progress(_):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture
+def stopped(pair, tmp_path):
+    """(recipe, unfinished folder) of a merge that was stopped after its first shard."""
+    recipe = Recipe.between(*pair, 0.6)
+    with pytest.raises(KeyboardInterrupt):
+        interpole.save(interpole.merge(recipe), tmp_path / "out", threads=1, progress=stop_after(20))
     partial = tmp_path / ".out.partial"
-    shard = next(iter(saving.shards_of(other.layout, other)))
-    interpole.save(other, tmp_path / "other")
-    partial.mkdir()
-    shards = saving.shards_of(other.layout, other)
-    (partial / ".fingerprint").write_text(other.fingerprint() + json.dumps(shards))
-    (partial / shard).write_bytes((tmp_path / "other" / shard).read_bytes())
-    out = interpole.open(interpole.save(merged, tmp_path / "out"))
-    assert all(out[name].tobytes() == merged[name].tobytes() for name in merged)
+    assert list(partial.glob("*.safetensors"))
+    return recipe, partial
+
+
+def is_the_merge_of(folder, recipe):
+    written, expected = interpole.open(folder), interpole.merge(recipe)
+    return all(written[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def inodes(folder):
+    return {path.name: path.stat().st_ino for path in folder.glob("*.safetensors")}
+
+
+def test_a_stopped_merge_goes_on_with_its_whole_shards(stopped, tmp_path):
+    recipe, partial = stopped
+    whole = inodes(partial)
+    out = interpole.save(interpole.merge(recipe), tmp_path / "out")
+    assert inodes(out).items() >= whole.items()
+    assert is_the_merge_of(out, recipe)
+    assert not list(out.glob(".*"))
+
+
+def flip_a_bit(folder):
+    """Change a weight as an in-place copy with preserved times does: neither the size nor the time of writing tells."""
+    path = min(folder.glob("*.safetensors"))
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-101] ^= 4
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "another merge": lambda recipe, _: recipe.at(0.1),
+    "a source was written": lambda recipe, _: flip_a_bit(Path(recipe.sources["thinking"].model)) or recipe,
+    "another version": lambda recipe, patch: patch.setattr(saving, "version", lambda _: "0.0.7") or recipe,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_stopped_run_left_is_not_taken_over_after_a_change(stopped, tmp_path, monkeypatch, change):
+    recipe, partial = stopped
+    before = inodes(partial)
+    keep = [path.open("rb") for path in partial.iterdir()]  # so that no inode is given again
+    recipe = CHANGES[change](recipe, monkeypatch)
+    out = interpole.save(interpole.merge(recipe), tmp_path / "out")
+    assert not inodes(out).items() & before.items()
+    assert is_the_merge_of(out, recipe)
+    for file in keep:
+        file.close()
+
+
+def test_a_shard_that_is_too_short_is_written_anew(stopped, tmp_path):
+    recipe, partial = stopped
+    os.truncate(min(partial.glob("*.safetensors")), 100)
+    assert is_the_merge_of(interpole.save(interpole.merge(recipe), tmp_path / "out"), recipe)
+
+
+def test_an_unfinished_shard_does_not_count_as_used_room(stopped, tmp_path, monkeypatch):
+    recipe, partial = stopped
+    merged = interpole.merge(recipe)
+    (partial / "model-00002-of-00003.unfinished").write_bytes(bytes(merged.num_bytes))
+    room = merged.num_bytes + 5000
+
+    def disk_usage(folder):
+        used = sum(path.stat().st_size for path in folder.iterdir())
+        return type("usage", (), {"free": room - used})
+
+    monkeypatch.setattr(saving.shutil, "disk_usage", disk_usage)
+    assert is_the_merge_of(interpole.save(merged, tmp_path / "out"), recipe)
+
+
+def test_a_second_process_is_refused_and_told_who_is_writing(merged, tmp_path):
+    with (
+        exclusive(tmp_path / ".out.lock", OutputError, "is writing", "choose another"),
+        pytest.raises(
+            OutputError, match=f"process {os.getpid()} on {re.escape(socket.gethostname())} is writing .*out"
+        ),
+    ):
+        interpole.save(merged, tmp_path / "out")
+    interpole.save(merged, tmp_path / "out")
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_the_lock_of_a_killed_process_holds_nobody_up(merged, tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from interpole.errors import OutputError;"
+        "from interpole.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), OutputError, '', ''): os.kill(os.getpid(), 9)"
+    )
+    lock = tmp_path / ".out.lock"
+    assert subprocess.run([sys.executable, "-c", code, str(lock)]).returncode == -signal.SIGKILL
+    assert lock.exists()
+    interpole.save(merged, tmp_path / "out")
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_a_file_system_without_locks_is_named_and_written_to(merged, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(InterpoleWarning, match="keeps no locks"):
+        interpole.save(merged, tmp_path / "out")
+
+
+def test_no_link_is_followed_to_lock_or_to_write(merged, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("")
+    (tmp_path / ".out.partial").symlink_to(victim)
+    interpole.save(merged, tmp_path / "out")
+    assert [path.name for path in victim.iterdir()] == ["kept"]
+    (tmp_path / ".b.lock").symlink_to(victim / "kept")
+    with pytest.raises(OutputError, match="cannot write"):
+        interpole.save(merged, tmp_path / "b")
+    assert (victim / "kept").read_text() == ""
+
+
+def breaking_rename(monkeypatch, at, error):
+    """The rename number `at` of a folder fails with `error`."""
+    real, count = os.rename, iter(range(1, 100))
+
+    def rename(source, *args, **kwargs):
+        if Path(source).is_dir() and next(count) == at:
+            raise error
+        return real(source, *args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", rename)
+
+
+@pytest.fixture
+def three(pair, tmp_path):
+    """Targets of three λ."""
+    recipe = Recipe.between(*pair, 0)
+    return [Target(interpole.merge(recipe.at(lam)), tmp_path / f"out-{lam}") for lam in (0.2, 0.4, 0.6)]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_several_outputs_stopped_between_two_folders_are_completed_by_the_next_run(three, tmp_path, monkeypatch, at):
+    with monkeypatch.context() as patch:
+        breaking_rename(patch, at, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            saving.save_all(three)
+    assert sum(target.out.exists() for target in three) == at - 1
+    saving.save_all(three)
+    assert sorted(leftovers(tmp_path)) == [target.out.name for target in three]
+    assert all(is_the_merge_of(target.out, target.checkpoint.recipe) for target in three)
+    assert not [path for target in three for path in target.out.glob(".*")]
+    with pytest.raises(OutputError, match="exists already"):
+        saving.save_all(three)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_several_outputs_of_which_one_cannot_be_placed_leave_none(three, tmp_path, monkeypatch, at):
+    breaking_rename(monkeypatch, at, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OutputError, match="disk full"):
+        saving.save_all(three)
+    assert leftovers(tmp_path) == []
+
+
+def test_two_results_are_not_written_to_one_folder(merged, tmp_path):
+    with pytest.raises(OutputError, match="one output folder"):
+        saving.save_all([Target(merged, tmp_path / "out"), Target(merged, tmp_path / "x/../out")])
+
+
+def renamed_shard(pair, name):
+    """The pair with its weights in one file called `name`."""
+    for folder in pair:
+        weights = interpole.open(folder)
+        arrays = {tensor: weights[tensor] for tensor in weights}
+        for path in folder.glob("model*"):
+            path.unlink()
+        save_file(arrays, folder / name, {"format": "pt"})
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(arrays, name)}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "interpole_recipe.yml",
+        ".fingerprint",
+        "modeling_x.py",
+        "config.json.safetensors/",
+        "a\x1b.safetensors",
+    ],
+)
+def test_a_shard_that_is_not_called_like_one_is_refused(pair, name):
+    if not name.endswith("/"):
+        renamed_shard(pair, name)
+    else:
+        (pair[0] / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": f"../{name}"}}))
+    with pytest.raises(CorruptError, match="weight_map"):
+        interpole.open(pair[0])
+
+
+def test_a_shard_with_a_name_of_its_own_keeps_it(pair, tmp_path):
+    renamed_shard(pair, "tokenizer.safetensors")
+    recipe = Recipe.between(*pair, 0.5)
+    out = interpole.save(interpole.merge(recipe), tmp_path / "out")
+    assert (out / "tokenizer.safetensors").is_file()
+    assert is_the_merge_of(out, recipe)
+
+
+@pytest.mark.parametrize("name", ["config.json", "Tokenizer_Config.json", "model-00001-of-00002.safetensors", "../x"])
+def test_further_files_take_no_name_that_is_used(merged, tmp_path, name):
+    with pytest.raises(OutputError, match="file name"):
+        interpole.save(merged, tmp_path / "out", extra={name: ""})
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F16", "F8_E4M3", "F8_E5M2"])
+def test_every_code_that_is_no_finite_number_is_known(kind):
+    dtype = DTYPES[kind]
+    codes = np.arange(256**dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
+    finite = np.isfinite(codes.astype(np.float32))
+    assert [saving.all_finite(codes[i : i + 1]) for i in range(len(codes))] == finite.tolist()
+    assert saving.all_finite(codes[finite])
+    assert not saving.all_finite(codes)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_wide_numbers_that_are_not_finite_are_known(dtype, value):
+    limits = np.finfo(dtype)
+    numbers = np.array([limits.max, limits.min, limits.tiny, 0, -0.0], dtype)
+    assert saving.all_finite(numbers)
+    assert not saving.all_finite(np.append(numbers, dtype(value)))
+
+
+@pytest.mark.parametrize(("lam", "value", "dtype", "words"), [
+    (0.5, np.nan, None, "holds NaN"),
+    (1, np.nan, None, "holds NaN"),
+    (0.5, -np.inf, None, "holds infinity"),
+    (0.9, 1e5, "float16", "float16"),
+])  # fmt: skip
+def test_a_result_that_is_not_finite_is_refused_with_the_tensor_unless_asked_for(tmp_path, lam, value, dtype, words):
+    weights = tiny.tensors(1)
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name][3, 5] = value
+    pair = tiny.write(tmp_path / "i", tiny.tensors(0)), tiny.write(tmp_path / "t", weights)
+    merged = interpole.merge(Recipe.between(*pair, lam, dtype=dtype))
+    with pytest.raises(CheckpointError, match=words) as error:
+        interpole.save(merged, tmp_path / "out")
+    assert name in str(error.value)
+    assert leftovers(tmp_path) == []
+    with pytest.warns(InterpoleWarning, match=f"infinity in {re.escape(name)}$"):
+        out = interpole.open(interpole.save(merged, tmp_path / "out", allow_non_finite=True))
+    assert out[name].tobytes() == merged[name].tobytes()
 
 
 def test_transformers_loads_the_folder(tmp_path):

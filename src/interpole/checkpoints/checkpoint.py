@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import ASSET_PATTERNS, fetch_headers, locate
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header
 from interpole.errors import CheckpointError, CorruptError
@@ -84,8 +87,12 @@ class Checkpoint(Mapping[str, Array], ABC):
         """How the tensor is best read: None in pieces of any size, or a number of elements to take at once."""
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """A hexadecimal id of the weights: other weights, other id."""
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """A hexadecimal id of the weights: other weights, other id.
+
+        Args:
+            quick: by place, size and times of the files instead of their content: other where a file was touched or moved.
+        """
 
     def __getitem__(self, name: str) -> Array:
         """The whole tensor in its own shape."""
@@ -133,6 +140,8 @@ def template_of(assets: Mapping[str, Path]) -> str | None:
     return None
 
 
+_PIECE = 1 << 18
+"""Elements hashed at a time."""
 _held = threading.local()
 
 
@@ -151,6 +160,7 @@ class Tensors:
     """The tensors of some safetensors files, read by byte range; safe to use from several threads.
 
     Attributes:
+        files: where they lie.
         specs: name → `TensorSpec`, in file order.
         origins: name → where its bytes lie.
     """
@@ -161,9 +171,10 @@ class Tensors:
         Raises:
             CorruptError: a header contradicts its file, or two files hold one name.
         """
+        self.files = tuple(files)
         self.specs: dict[str, TensorSpec] = {}
         self.origins: dict[str, Origin] = {}
-        for path in files:
+        for path in self.files:
             specs, offsets = read_header(path)
             if doubled := self.specs.keys() & specs.keys():
                 name = min(doubled)
@@ -198,6 +209,22 @@ class Tensors:
             out.flags.writeable = False
             pieces[key] = out
         return out
+
+    def digest(self) -> str:
+        """Hash of all names, dtypes, shapes and bytes; reads everything, on several threads."""
+        pieces = [
+            (name, start) for name in sorted(self.specs) for start in range(0, self.specs[name].num_elements, _PIECE)
+        ]
+        digest = hashlib.sha256(repr(sorted(self.specs.items())).encode())
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for sums in pool.map(self._sums, pieces):
+                digest.update(sums)
+        return digest.hexdigest()
+
+    def _sums(self, piece: tuple[str, int]) -> bytes:
+        name, start = piece
+        data = self.read(name, start, min(start + _PIECE, self.specs[name].num_elements))
+        return hashlib.sha256(block_sums(data.view(np.uint8)).tobytes()).digest()
 
     def _descriptor(self, path: Path) -> int:
         if path not in self._descriptors:
@@ -236,27 +263,17 @@ class Folder(Checkpoint):
         """None: a file can be read in pieces of any size."""
         return
 
-    def fingerprint(self) -> str:
-        """Hash of all names, dtypes and shapes and of sixteen short windows of every tensor.
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """Hash of all names, dtypes, shapes and weights (`checkpoints.fingerprint`), whatever the files are called.
 
-        Reads about 1 KB per tensor, so it takes milliseconds for any size. Training changes nearly every weight, so two
-        different models differ in it; an edit of a few single numbers between the windows goes unseen.
+        Args:
+            quick: by place, size and times of all files of the folder instead.
         """
-        return self._fingerprint
+        return state_of([*self._tensors.files, *self.assets.values()]) if quick else self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name in sorted(self.specs):
-            spec = self.specs[name]
-            digest.update(f"{name}\0{spec}\0".encode())
-            size, width = spec.num_elements, 32
-            starts = range(0, size, max(1, size // 16))
-            if size <= 16 * width:
-                starts, width = range(1), size
-            for start in starts:
-                digest.update(self.read(name, start, min(start + width, size)).tobytes())
-        return digest.hexdigest()
+        return remembered(self._tensors.files, self._tensors.digest)
 
 
 @final
@@ -285,7 +302,7 @@ class Headers(Checkpoint):
         """None: nothing is read."""
         return
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:  # noqa: ARG002
         """Hash of names, dtypes and shapes; says nothing of the weights."""
         return hashlib.sha256(repr(sorted(self.specs.items())).encode()).hexdigest()
 
@@ -339,10 +356,9 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(shard, str) and shard == Path(shard).name for shard in weight_map.values()
-        ):
-            raise CorruptError("the index has no `weight_map` of plain file names", index, "fetch the file again")
+        if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
+            words = "the index has no `weight_map` of plain file names that end in .safetensors"
+            raise CorruptError(words, index, "fetch the file again, or rename the shards")
         files = [folder / shard for shard in sorted(set(weight_map.values()))]
         for path in files:
             if not path.is_file():
@@ -357,8 +373,16 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
+def _is_shard_name(name: object) -> bool:
+    """Whether it names a file of weights in the same folder: nothing that a config, a card or a lock is called."""
+    return (
+        isinstance(name, str) and name.isprintable() and re.fullmatch(r"[^./\\][^/\\]*\.safetensors", name) is not None
+    )
+
+
 def _assets(folder: Path) -> dict[str, Path]:
-    found = {p.name: p for pattern in ASSET_PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
+    matching = [path for pattern in ASSET_PATTERNS for path in sorted(folder.glob(pattern))]
+    found = {path.name: path for path in matching if path.is_file() and path.suffix != ".safetensors"}
     if "config.json" not in found:
         raise CheckpointError("no config.json: not a model folder", folder, "give the folder that holds config.json")
     return found

@@ -62,7 +62,7 @@ _BESIDE = _table(
 
 _NAME = re.compile(
     rf"(?:{'|'.join(re.escape(p) for p in sorted(_LANGUAGE_MODELS, key=len, reverse=True))})"
-    r"(?:layers\.(?P<layer>\d+)\.)?(?P<first>\w+)(?P<second>\.\w+)?(?:\.[\w.]+)?"
+    r"(?:layers\.(?P<layer>[0-9]{1,5})\.)?(?P<first>\w+)(?P<second>\.\w+)?(?:\.[\w.]+)?"
 )
 
 

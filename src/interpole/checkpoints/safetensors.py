@@ -6,6 +6,7 @@ Format: https://github.com/huggingface/safetensors#format. A header that lies is
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -32,6 +33,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """safetensors dtype names and the numpy dtypes they are read as."""
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+MAX_NAME = 500
+"""Characters of a tensor's name; real ones have 100."""
+MAX_DIMENSIONS = 32
+"""numpy reads 64, and some steps add one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +93,11 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
 
 def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            raise ValueError(f"{_shown(max(counts, key=counts.__getitem__))} occurs twice")
+        return found
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
@@ -104,18 +110,21 @@ def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
 
 
 def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[int, int]]:
+    if not name.isprintable() or not 0 < len(name) <= MAX_NAME:
+        limits = f"no name that can be shown in 1 to {MAX_NAME} characters"
+        raise CorruptError(f"a tensor is called {_shown(name)}: {limits}", path, "rename it where it was made")
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if all(
             type(n) is int and n >= 0 for n in shape
         ):
             pass
         case _:
-            raise CorruptError(
-                f"tensor {name}: malformed header entry {str(entry)[:120]}", path, "fetch the file again"
-            )
+            raise CorruptError(f"tensor {name}: malformed header entry {_shown(entry)}", path, "fetch the file again")
     if dtype not in DTYPES:
         raise CheckpointError(
-            f"tensor {name} has dtype {dtype}, which Interpole does not read", path, f"known: {', '.join(DTYPES)}"
+            f"tensor {name} has dtype {_shown(dtype)[1:-1]}, which Interpole does not read",
+            path,
+            f"known: {', '.join(DTYPES)}",
         )
     spec = TensorSpec(dtype, tuple(shape))
     if start < 0 or stop - start != spec.num_bytes:
@@ -124,7 +133,15 @@ def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[i
             path,
             "fetch it again",
         )
+    if len(shape) > MAX_DIMENSIONS or prod(max(n, 1) for n in shape) >= 2**56:
+        raise CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
     return spec, (start, stop)
+
+
+def _shown(value: Any) -> str:
+    """What a file says, for a message: in one line, short, with nothing in it that a terminal obeys."""
+    text = value if isinstance(value, str) else str(value)
+    return ascii(text if len(text) <= 80 else f"{text[:80]}...")
 
 
 def _check_cover(order: list[str], ranges: Mapping[str, tuple[int, int]], data_bytes: int, path: Path) -> None:

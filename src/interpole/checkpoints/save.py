@@ -1,8 +1,9 @@
-"""Write a checkpoint to a folder, streaming: memory does not grow with the model, and nothing half-written is left to load.
+"""Write checkpoints to folders, streaming: memory does not grow with the model, and nothing half-written is left to load.
 
-Shards are written into a hidden folder beside the target, which is renamed when all is there. A run that was killed
-leaves that folder without a config, so that nothing loads it; the next run of the same merge goes on at its first missing
-shard.
+Shards are written into a hidden folder beside the target, which is renamed when all is there; one process at a time may do so
+(`.NAME.lock`). A run that was killed leaves that folder without a config, so that nothing loads it; the next run of the same
+merge of the same files by the same version goes on at its first missing shard. Several targets are put in place together or
+not at all: until the last one is, each holds a marker that the next run knows it by.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interpole.checkpoints.checkpoint import Checkpoint, Origin, reading_once, template_of
+from interpole.checkpoints.checkpoint import Checkpoint, reading_once, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
-from interpole.checkpoints.safetensors import TensorSpec
-from interpole.errors import OutputError
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec
+from interpole.errors import CheckpointError, InterpoleWarning, OutputError
+from interpole.files import content_hash, exclusive
 
 __all__ = ["Target", "save", "save_all"]
 
@@ -34,6 +40,9 @@ SPAN_ELEMENTS = 1 << 22
 """Elements a thread takes at a time."""
 WRITE_BYTES = 1 << 17
 """Bytes per write; larger ones are slower on fresh page-cache files (docs/log.md)."""
+MARKER = ".fingerprint"
+"""File of an unfinished folder that says what it will be."""
+INDEX = "model.safetensors.index.json"
 
 Progress = Callable[[int], None]
 Shards = dict[str, list[str]]
@@ -47,6 +56,28 @@ class Target(NamedTuple):
     extra: Mapping[str, str] = {}
 
 
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """A target on its way: the hidden folder that it is written into, and the marker there."""
+
+    target: Target
+    partial: Path
+    marker: str
+
+    @property
+    def out(self) -> Path:
+        return self.target.out
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.target.checkpoint
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether a run that was killed before it had placed all its folders placed this one."""
+        return _text_of(self.out / MARKER) == self.marker
+
+
 def save(
     checkpoint: Checkpoint,
     out: str | os.PathLike[str],
@@ -55,22 +86,25 @@ def save(
     shard_bytes: int | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
+    allow_non_finite: bool = False,
 ) -> Path:
     """Write `checkpoint` as a folder that transformers and vLLM load.
 
     Args:
-        checkpoint: what to write; tensors that lie on disk as they are are copied by the kernel, others computed in chunks.
+        checkpoint: what to write, computed and checked in chunks.
         out: the folder to make; must not exist.
         extra: further text files by name, e.g. the model card.
         shard_bytes: cut the weights into files of about this size; default: as the checkpoint's own layout.
         progress: called with the number of bytes written since the last call.
         threads: worker threads; default one per core, at most eight.
+        allow_non_finite: write NaN and infinity too, with a warning that names the tensors.
 
     Raises:
-        OutputError: `out` exists, the disk is full or not writable. Nothing is left behind.
+        OutputError: `out` exists, another process writes it, the disk is full or not writable, names of files clash.
+        CheckpointError: a tensor of the result holds NaN or infinity. In all these cases nothing is left behind.
     """
     target = Target(checkpoint, Path(out), extra or {})
-    save_all([target], shard_bytes=shard_bytes, progress=progress, threads=threads)
+    save_all([target], shard_bytes=shard_bytes, progress=progress, threads=threads, allow_non_finite=allow_non_finite)
     return target.out
 
 
@@ -80,40 +114,81 @@ def save_all(
     shard_bytes: int | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
+    allow_non_finite: bool = False,
 ) -> None:
     """Write several checkpoints of one set of names and shapes together, piece by piece, so that the disk is read once.
 
     Args and errors are those of `save`; either all folders are made or none.
     """
-    for _, out, _ in targets:
-        if out.exists() or out.is_symlink():
-            raise OutputError("the output exists already", out, "choose another --out, or remove it")
+    if shard_bytes is not None and shard_bytes < 1:
+        raise OutputError(f"files of {shard_bytes} bytes hold nothing", remedy="give a size of at least 1 byte")
     keep_freed_memory()
     first = targets[0].checkpoint
-    for checkpoint, out, _ in targets:
-        _check_same_shapes(first, checkpoint, out)
     shards = shards_of(first.layout, first.specs) if shard_bytes is None else cut_shards(first.specs, shard_bytes)
-    folders = [out.parent / f".{out.name}.partial" for _, out, _ in targets]
+    for target in targets:
+        _check_same_shapes(first, target.checkpoint, target.out)
+        _check_names(target, shards)
+    if len({os.path.abspath(target.out) for target in targets}) < len(targets):  # noqa: PTH100 (resolves no link)
+        raise OutputError("two results have one output folder", targets[0].out, "give each a folder of its own")
+    outputs = [_planned(target, shards, allow_non_finite) for target in targets]
+    broken: list[str] | None = [] if allow_non_finite else None
+    work = partial(_write_shards, shards=shards, threads=threads, progress=progress, broken=broken)
     try:
-        for target, folder in zip(targets, folders, strict=True):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _prepare(folder, target.checkpoint, shards)
-        _check_space(folders[0], [target.checkpoint for target in targets], folders)
-        with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-            for shard, names in shards.items():
-                paths = {folder / shard: target.checkpoint for target, folder in zip(targets, folders, strict=True)}
-                _write_shard(paths, names, pool, progress or (lambda _: None))
-        for (checkpoint, out, extra), folder in zip(targets, folders, strict=True):
-            _write_assets(checkpoint, shards, folder, extra)
-            folder.rename(out)
-    except Exception as error:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _output_error(
-                error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)
-            ) from error
+        with ExitStack() as locks:
+            for output in sorted(outputs, key=lambda output: output.out):
+                output.out.parent.mkdir(parents=True, exist_ok=True)
+                lock = output.out.parent / f".{output.out.name}.lock"
+                locks.enter_context(exclusive(lock, OutputError, f"is writing {output.out}", "choose another --out"))
+            _make(outputs, shards, work)
+    except OSError as error:
+        raise _output_error(error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)) from error
+    if broken:
+        names = sorted(set(broken))
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        warnings.warn(f"what was written holds NaN or infinity in {shown}", InterpoleWarning, stacklevel=2)
+
+
+def _planned(target: Target, shards: Shards, allow_non_finite: bool) -> _Output:
+    """The marker names all that the bytes depend on: the files, by place, size and times, the merge, the shards, the version."""
+    said = [version("interpole"), target.checkpoint.fingerprint(quick=True), shards, allow_non_finite]
+    return _Output(target, target.out.parent / f".{target.out.name}.partial", content_hash(said))
+
+
+def _make(outputs: Sequence[_Output], shards: Shards, work: Callable[[Sequence[_Output]], None]) -> None:
+    """Write what is not there yet and put all in place; on an error nothing stays, on a kill what is whole stays."""
+    placed = [output for output in outputs if output.is_placed]
+    for output in outputs:
+        if output not in placed and (output.out.exists() or output.out.is_symlink()):
+            raise OutputError("the output exists already", output.out, "choose another --out, or remove it")
+    todo = [output for output in outputs if output not in placed]
+    try:
+        for output in todo:
+            _prepare(output, shards)
+        _check_space(todo)
+        work(todo)
+        for output in todo:
+            _write_assets(output, shards)
+        for output in todo:
+            output.partial.rename(output.out)
+            placed.append(output)
+    except Exception:
+        for output in placed:
+            _take_back(output)
+        for output in outputs:
+            shutil.rmtree(output.partial, ignore_errors=True)
         raise
+    for output in outputs:
+        (output.out / MARKER).unlink(missing_ok=True)
+
+
+def _take_back(output: _Output) -> None:
+    """Undo the placing of a folder, in a step; where that fails too, so that at least no model is left to load."""
+    try:
+        output.out.rename(output.partial)
+    except OSError:
+        with suppress(OSError):
+            (output.out / "config.json").unlink()
+        shutil.rmtree(output.out, ignore_errors=True)
 
 
 def _check_same_shapes(a: Checkpoint, b: Checkpoint, out: Path) -> None:
@@ -123,6 +198,22 @@ def _check_same_shapes(a: Checkpoint, b: Checkpoint, out: Path) -> None:
             out,
             "write them one by one; if the vocabularies differ, give all points one tokenizer: --template-from thinking",
         )
+
+
+def _check_names(target: Target, shards: Shards) -> None:
+    """Weights, copied files and our own lie in one folder: no name may be two of them, also where case does not count."""
+    ours = [MARKER, INDEX, "config.json", *target.extra]
+    copied = [name for name in target.checkpoint.assets if name not in ours]
+    seen: dict[str, str] = {}
+    for name in [*ours, *copied, *shards]:
+        if name != Path(name).name or (other := seen.get(name.casefold())) is not None:
+            clash = f"is also {other!r}, another file of the folder" if name == Path(name).name else "is no plain name"
+            raise OutputError(
+                f"the file name {name!r} {clash}",
+                target.checkpoint.label,
+                "rename it, or cut new files: --shard-size 5GB",
+            )
+        seen[name.casefold()] = name
 
 
 def shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:
@@ -162,39 +253,72 @@ def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[
     return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
 
 
-def _prepare(folder: Path, checkpoint: Checkpoint, shards: Shards) -> None:
-    """Make the hidden folder, or keep the one a killed run left if it is of the same merge into the same shards."""
-    marker = folder / ".fingerprint"
-    content = checkpoint.fingerprint() + json.dumps(shards)
-    if folder.exists() and not (marker.is_file() and marker.read_text() == content):
+def _prepare(output: _Output, shards: Shards) -> None:
+    """Make the hidden folder; of one that a killed run left, keep the whole shards if it is of the same merge, else nothing."""
+    folder = output.partial
+    if folder.is_symlink():
+        folder.unlink()
+    if folder.exists() and _text_of(folder / MARKER) != output.marker:
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
-    marker.write_text(content)
+    (folder / MARKER).write_text(output.marker)
+    for path in folder.iterdir():
+        if path.name not in {MARKER, *shards}:  # a shard that is not whole takes room, and is written anew
+            path.unlink()
 
 
-def _check_space(disk: Path, checkpoints: Sequence[Checkpoint], folders: Sequence[Path]) -> None:
-    there = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
-    free, needed = shutil.disk_usage(disk).free, sum(checkpoint.num_bytes for checkpoint in checkpoints) - there
-    if free < needed:
+def _text_of(path: Path) -> str | None:
+    """The text of a small file of ours; None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() and not path.is_symlink() else None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _check_space(outputs: Sequence[_Output]) -> None:
+    there = sum(path.stat().st_size for output in outputs for path in output.partial.glob("*.safetensors"))
+    needed = sum(output.checkpoint.num_bytes for output in outputs) - there
+    if outputs and (free := shutil.disk_usage(outputs[0].partial).free) < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
 
 
+def _write_shards(
+    outputs: Sequence[_Output],
+    *,
+    shards: Shards,
+    threads: int | None,
+    progress: Progress | None,
+    broken: list[str] | None,
+) -> None:
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        for shard, names in shards.items():
+            paths = {output.partial / shard: output.checkpoint for output in outputs}
+            _write_shard(paths, names, pool, progress or (lambda _: None), broken)
+
+
 def _write_shard(
-    targets: Mapping[Path, Checkpoint], names: list[str], pool: ThreadPoolExecutor, progress: Progress
+    targets: Mapping[Path, Checkpoint],
+    names: list[str],
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    broken: list[str] | None,
 ) -> None:
     """Write the same tensors of every checkpoint into its file; files that are there are whole, since they are renamed last."""
-    for path in [path for path in targets if path.exists()]:
-        progress(sum(targets[path].specs[name].num_bytes for name in names))
-    todo = {path: checkpoint for path, checkpoint in targets.items() if not path.exists()}
+    todo = {}
     with ExitStack() as stack:
         writers = []
-        for path, checkpoint in todo.items():
-            file = stack.enter_context(path.with_suffix(".unfinished").open("wb", buffering=0))
+        for path, checkpoint in targets.items():
+            num_bytes = sum(checkpoint.specs[name].num_bytes for name in names)
             header, offsets = header_bytes(checkpoint, names)
-            _reserve(file.fileno(), len(header) + sum(checkpoint.specs[name].num_bytes for name in names))
+            if path.is_file() and path.stat().st_size == len(header) + num_bytes:
+                progress(num_bytes)
+                continue
+            todo[path] = path.with_suffix(".unfinished")
+            file = stack.enter_context(todo[path].open("wb", buffering=0))
+            _reserve(file.fileno(), len(header) + num_bytes)
             write_all(file.fileno(), header, 0)
-            writers.append(_Writer(checkpoint, file.fileno(), offsets))
-        futures = [pool.submit(job) for job in _jobs(writers, names)]
+            writers.append(_Writer(checkpoint, file.fileno(), offsets, broken))
+        futures = [pool.submit(job) for job in _jobs(writers, names)] if writers else []
         try:
             for future in futures:
                 progress(future.result())
@@ -202,8 +326,8 @@ def _write_shard(
             for future in futures:
                 future.cancel()
             wait(futures)
-    for path in todo:
-        path.with_suffix(".unfinished").rename(path)
+    for path, unfinished in todo.items():
+        unfinished.rename(path)
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -217,24 +341,17 @@ class _Writer(NamedTuple):
     checkpoint: Checkpoint
     descriptor: int
     offsets: Mapping[str, int]  # tensor → where its bytes go
+    broken: list[str] | None  # names of tensors with NaN or infinity; None: they are refused
 
 
 def _jobs(writers: Sequence[_Writer], names: Iterable[str]) -> Iterator[Callable[[], int]]:
     """One callable per piece of work, each returning the bytes it wrote; a piece is taken for all outputs together."""
     for name in names:
-        computed = []
-        for writer in writers:
-            if (origin := writer.checkpoint.origin(name)) is None:
-                computed.append(writer)
-            else:
-                size = writer.checkpoint.specs[name].num_bytes
-                yield partial(_copy, origin, writer.descriptor, writer.offsets[name], size)
-        if computed:
-            size = computed[0].checkpoint.specs[name].num_elements
-            step = computed[0].checkpoint.chunk_elements(name) or CHUNK_ELEMENTS
-            span = step * max(1, SPAN_ELEMENTS // step)
-            for start in range(0, size, span):
-                yield partial(_compute, computed, name, range(start, min(start + span, size), step))
+        size = writers[0].checkpoint.specs[name].num_elements
+        step = max((writer.checkpoint.chunk_elements(name) or 0 for writer in writers), default=0) or CHUNK_ELEMENTS
+        span = step * max(1, SPAN_ELEMENTS // step)
+        for start in range(0, size, span):
+            yield partial(_compute, writers, name, range(start, min(start + span, size), step))
 
 
 def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
@@ -242,23 +359,51 @@ def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
     for start in starts:
         stop = min(start + starts.step, starts.stop)
         with reading_once():
-            for checkpoint, descriptor, offsets in writers:
+            for checkpoint, descriptor, offsets, broken in writers:
                 data = checkpoint.read(name, start, stop)
+                if not all_finite(data):
+                    if broken is None:
+                        raise _not_finite(checkpoint, name, data)
+                    broken.append(name)
                 write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
                 written += data.nbytes
     return written
 
 
-def _copy(origin: Origin, out: int, at: int, size: int) -> int:
-    """Copy bytes from file to file inside the kernel."""
-    with origin.path.open("rb", buffering=0) as file:
-        done = 0
-        while done < size:
-            copied = os.copy_file_range(file.fileno(), out, size - done, origin.offset_bytes + done, at + done)
-            if copied == 0:
-                raise OSError(errno.EIO, f"{origin.path} ended early")
-            done += copied
-    return size
+_FIRST_NOT_FINITE = {
+    "BF16": 0x7F80,
+    "F16": 0x7C00,
+    "F32": 0x7F80 << 16,
+    "F64": 0x7FF << 52,
+    "F8_E4M3": 0x7F,
+    "F8_E5M2": 0x7C,
+}
+_CODES = {DTYPES[name]: first for name, first in _FIRST_NOT_FINITE.items()}
+"""Per dtype the bits of the smallest positive value that is no finite number; all beyond are none either."""
+
+
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether a flat array holds neither NaN nor infinity: two maxima over its bits, several times faster than `isfinite`."""
+    first, bits = _CODES.get(array.dtype), 8 * array.itemsize
+    if first is None or not array.size:
+        return True
+    codes = array.view(f"u{array.itemsize}")
+    return bool(codes.view(f"i{array.itemsize}").max() < first and codes.max() < first + (1 << (bits - 1)))
+
+
+def _not_finite(checkpoint: Checkpoint, name: str, data: NDArray[Any]) -> CheckpointError:
+    """What is wrong with a tensor of the result; float16 holds no number beyond 65,504, so that a cast can be the cause."""
+    what = "NaN" if np.isnan(data.astype(np.float64)).any() else "infinity"
+    cause = (
+        "numbers beyond 65,504 overflow float16"
+        if data.dtype == np.float16
+        else "a source holds it, or a sum overflows"
+    )
+    return CheckpointError(
+        f"tensor {name} of the result holds {what}: {cause}",
+        checkpoint.label,
+        "`interpole doctor --weights` looks at the sources; a wider --dtype holds larger numbers; --allow-non-finite writes it",
+    )
 
 
 def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
@@ -269,14 +414,13 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def _write_assets(
-    checkpoint: Checkpoint, shards: Mapping[str, list[str]], folder: Path, extra: Mapping[str, str]
-) -> None:
+def _write_assets(output: _Output, shards: Shards) -> None:
     """Everything but the weights; config.json last, so that an unfinished folder is no model."""
+    (checkpoint, _, extra), folder = output.target, output.partial
     if set(shards) != {"model.safetensors"}:
         weight_map = {name: shard for shard, names in shards.items() for name in names}
         index = {"metadata": {"total_size": checkpoint.num_bytes}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name, path in checkpoint.assets.items():
         if name != "config.json":
             shutil.copyfile(path, folder / name)
@@ -284,7 +428,6 @@ def _write_assets(
         extra = {"chat_template.jinja": template, **extra}
     for name, text in extra.items():
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / ".fingerprint").unlink()
     config = checkpoint.assets["config.json"].read_bytes()
     if json.loads(config) != checkpoint.config:  # otherwise the source's bytes, so that any reader of it reads ours
         config = json.dumps(checkpoint.config, indent=2).encode() + b"\n"

@@ -131,9 +131,9 @@ class Merged(Checkpoint):
             return self.specs[name].num_elements
         return max((source.chunk_elements(name) or 0 for source in self.sources.values()), default=0) or None
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of the sources' fingerprints and the recipe."""
-        parts = {name: source.fingerprint() for name, source in self.sources.items()}
+        parts = {name: source.fingerprint(quick=quick) for name, source in self.sources.items()}
         return hashlib.sha256(json.dumps([parts, self.recipe.identity()], sort_keys=True).encode()).hexdigest()
 
     def coefficients(self, name: str) -> Coefficients:

@@ -102,9 +102,9 @@ class Adapted(Checkpoint):
             return inner
         return lcm(TILE_ROWS * self.specs[name].shape[-1], inner or 1)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of the base's fingerprint, the adapter's weights and its scales."""
-        digest = hashlib.sha256(f"adapted {self.base.fingerprint()} {sorted(self._deltas.items())}".encode())
+        digest = hashlib.sha256(f"adapted {self.base.fingerprint(quick=quick)} {sorted(self._deltas.items())}".encode())
         for name in sorted(self._weights.specs):
             digest.update(name.encode() + self._weights.read(name).tobytes())
         return digest.hexdigest()

@@ -93,9 +93,9 @@ class PerExpert(Checkpoint):
             return self.fused.chunk_elements(name)
         return self.specs[name].num_elements if part.swapped else self.fused.chunk_elements(part.tensor)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:
         """That of the fused checkpoint, marked."""
-        return hashlib.sha256(f"per expert {self.fused.fingerprint()}".encode()).hexdigest()
+        return hashlib.sha256(f"per expert {self.fused.fingerprint(quick=quick)}".encode()).hexdigest()
 
     def _begin(self, part: _Part) -> int:
         """First element of an expert's matrix in the fused tensor, if it is not swapped."""

@@ -184,9 +184,9 @@ class Dequantised(Checkpoint):
         """Pieces of any size."""
         return None if name in self.blocks.codes else self.raw.chunk_elements(name)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:
         """That of the codes and scales, marked."""
-        return hashlib.sha256(f"dequantised {self.raw.fingerprint()}".encode()).hexdigest()
+        return hashlib.sha256(f"dequantised {self.raw.fingerprint(quick=quick)}".encode()).hexdigest()
 
 
 class _Said(Foreign):

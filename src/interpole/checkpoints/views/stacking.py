@@ -66,9 +66,9 @@ class Stacked(Checkpoint):
         """As in the source."""
         return self.source.chunk_elements(self._names[name])
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of the source's fingerprint and the order."""
-        return hashlib.sha256(f"stacked {self.source.fingerprint()} {self.order}".encode()).hexdigest()
+        return hashlib.sha256(f"stacked {self.source.fingerprint(quick=quick)} {self.order}".encode()).hexdigest()
 
 
 def restacked(config: Mapping[str, Any], depth: int, order: Sequence[int]) -> dict[str, Any]:

@@ -89,9 +89,9 @@ class Aligned(Checkpoint):
         """As the source."""
         return self.source.chunk_elements(name)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of both fingerprints and the order."""
-        parts = f"aligned {self.source.fingerprint()} {self.target.fingerprint()} "
+        parts = f"aligned {self.source.fingerprint(quick=quick)} {self.target.fingerprint(quick=quick)} "
         return hashlib.sha256(parts.encode() + self._rows.tobytes()).hexdigest()
 
 
