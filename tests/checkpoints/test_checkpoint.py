@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 import interpole
 import tiny
-from interpole.errors import CheckpointError, CorruptError, InterpoleError
+from interpole.checkpoints.safetensors import unique
+from interpole.errors import CheckpointError, CorruptError, InterpoleError, InterpoleWarning
 
 
 def rewrite_header(path, change):
@@ -161,6 +163,79 @@ def test_an_index_cannot_point_outside_the_folder(pair):
     (pair[0] / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../../etc/passwd"}}))
     with pytest.raises(CorruptError, match="plain file names"):
         interpole.open(pair[0])
+
+
+def test_weights_beside_an_index_of_other_shards_are_refused_as_programs_differ_in_which_they_read(pair):
+    save_file(tiny.tensors(5), pair[0] / "model.safetensors")
+    with pytest.raises(CorruptError, match=r"transformers reads.*vLLM reads"):
+        interpole.open(pair[0])
+
+
+def test_an_index_of_shards_that_are_all_gone_is_named_and_the_weights_are_read(pair):
+    for shard in pair[0].glob("*.safetensors"):
+        shard.unlink()
+    weights = tiny.tensors(5)
+    save_file(weights, pair[0] / "model.safetensors")
+    with pytest.warns(InterpoleWarning, match="files that are not there"):
+        read = interpole.open(pair[0])
+    assert all(read[name].tobytes() == array.tobytes() for name, array in weights.items())
+
+
+HOSTILE_NAMES = [
+    "",
+    "x" * 5000,
+    "model.layers." + "9" * 5000 + ".mlp.up_proj.weight",
+    "a\x1b[2J",
+    "a\x9b2J",
+    "a\ud800",
+    "a\u202eb",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=range(len(HOSTILE_NAMES)))
+def test_a_name_that_cannot_be_shown_is_refused_and_not_obeyed(tmp_path, name):
+    folder = tiny.write(tmp_path / "m", tiny.tensors(0))
+    old = "model.layers.1.mlp.up_proj.weight"
+    rewrite_header(folder / "model.safetensors", lambda h: {name if key == old else key: e for key, e in h.items()})
+    with pytest.raises(CorruptError, match="is called") as error:
+        interpole.open(folder)
+    assert error.value.what.isprintable()
+    assert len(error.value.what) < 300
+
+
+@pytest.mark.parametrize("shape", [[1] * 65 + [32, 16], [2**62, 0, 2**62]])
+def test_a_shape_that_numpy_cannot_hold_is_refused(tmp_path, shape):
+    folder = tiny.write(tmp_path / "m", tiny.tensors(0))
+    name, size = "model.layers.1.mlp.up_proj.weight", 1024 if 0 not in shape else 0
+
+    def change(header):
+        start = header[name]["data_offsets"][0]
+        return header | {name: header[name] | {"shape": shape, "data_offsets": [start, start + size]}}
+
+    rewrite_header(folder / "model.safetensors", change)
+    with pytest.raises(CorruptError, match="shape"):
+        interpole.open(folder)
+
+
+def test_a_name_twice_is_found_in_linear_time():
+    """Comparisons of names grow with their number, not with its square."""
+
+    class Counted(str):
+        seen = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Counted.seen += 1
+            return str.__eq__(self, other)
+
+    seen = []
+    for size in (1000, 2000):
+        Counted.seen = 0
+        pairs = [(Counted(f"t{i}"), {}) for i in range(size)] + [(Counted(f"t{size - 1}"), {})]
+        with pytest.raises(ValueError, match=f"'t{size - 1}' occurs twice"):
+            unique(pairs)
+        seen.append(Counted.seen)
+    assert seen[1] <= 3 * seen[0]
 
 
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

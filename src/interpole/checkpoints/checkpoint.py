@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import threading
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import ASSET_PATTERNS, fetch_headers, locate
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header
-from interpole.errors import CheckpointError, CorruptError
+from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
 from interpole.files import read_json
 
 __all__ = [
@@ -360,6 +361,17 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
             words = "the index has no `weight_map` of plain file names that end in .safetensors"
             raise CorruptError(words, index, "fetch the file again, or rename the shards")
         files = [folder / shard for shard in sorted(set(weight_map.values()))]
+        if single.is_file() and single not in files:
+            if not any(path.is_file() for path in files):
+                warnings.warn(
+                    f"{index} names files that are not there; {single.name} is read", InterpoleWarning, stacklevel=2
+                )
+                return [single], {}
+            raise CorruptError(
+                f"there is {single.name}, which transformers reads, and an index of other files, which vLLM reads",
+                folder,
+                "remove those that are not the model",
+            )
         for path in files:
             if not path.is_file():
                 raise CorruptError(f"shard {path.name} is missing", folder, "finish the download, or fetch the shard")

@@ -92,13 +92,6 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
 
 
 def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            raise ValueError(f"{_shown(max(counts, key=counts.__getitem__))} occurs twice")
-        return found
-
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
         if not isinstance(header, dict):
@@ -136,6 +129,19 @@ def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[i
     if len(shape) > MAX_DIMENSIONS or prod(max(n, 1) for n in shape) >= 2**56:
         raise CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
     return spec, (start, stop)
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON text that has no key twice.
+
+    Raises:
+        ValueError: it has one.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"{_shown(max(counts, key=counts.__getitem__))} occurs twice")
+    return found
 
 
 def _shown(value: Any) -> str:

@@ -58,6 +58,10 @@ def merge(
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="REPO", help="Upload the result to this hub repository; several: REPO-0.2, …")
     ] = None,
+    allow_non_finite: Annotated[
+        bool,
+        typer.Option(help="Write NaN and infinity too, with a warning, as --no-doctor does. [default: refuse them]"),
+    ] = False,
     no_doctor: NoDoctor = False,
 ) -> None:
     """Write the model between two checkpoints to a folder that transformers and vLLM load.
@@ -89,10 +93,15 @@ def merge(
     lams = None if lam is None else parse_lambdas(lam)
     recipes = {out: recipe if lams is None else recipe.at(lams[0])}
     if lams and len(lams) > 1:
-        recipes = {out.with_name(f"{out.name}-{value:g}"): recipe.at(value) for value in lams}
+        recipes = {out.with_name(f"{out.name}-{value:.10g}"): recipe.at(value) for value in lams}
     if push_to_hub:
         check_login(push_to_hub)
-    write(recipes, None if shard_size is None else parse_size(shard_size), doctor=not no_doctor)
+    write(
+        recipes,
+        None if shard_size is None else parse_size(shard_size),
+        doctor=not no_doctor,
+        allow_non_finite=allow_non_finite,
+    )
     for folder in recipes if push_to_hub else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"))
 
@@ -147,7 +156,9 @@ def presets() -> None:
         typer.echo(f"{name:18} {meaning}")
 
 
-def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor: bool = True) -> None:
+def write(
+    recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor: bool = True, allow_non_finite: bool = False
+) -> None:
     """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
     from time import perf_counter
 
@@ -170,7 +181,8 @@ def write(recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
         targets = [Target(checkpoint, out, texts(checkpoint)) for out, checkpoint in merged.items()]
-        save_all(targets, shard_bytes=shard_bytes, progress=advance)
+        insisted = allow_non_finite or not doctor
+        save_all(targets, shard_bytes=shard_bytes, progress=advance, allow_non_finite=insisted)
     seconds = perf_counter() - start
     for out, checkpoint in merged.items():
         typer.echo(f"{out}: {len(checkpoint)} tensors, {decimal(checkpoint.num_bytes)}")
@@ -184,6 +196,9 @@ def parse_size(text: str) -> int:
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
     number = text.upper().rstrip("KMGB")
     try:
-        return int(float(number) * units[text.upper()[len(number) :]])
-    except (ValueError, KeyError):
+        size = int(float(number) * units[text.upper()[len(number) :]])
+    except (ValueError, KeyError, OverflowError):
         raise typer.BadParameter(f"not a size: {text!r}; write 5GB, 500MB or a number of bytes") from None
+    if size < 1:
+        raise typer.BadParameter(f"not a size of a file: {text!r}; write 5GB, 500MB or a number of bytes above 0")
+    return size
