@@ -8,11 +8,12 @@ import pytest
 import interpole
 import tiny
 from interpole.checkpoints import fingerprint as module
+from interpole.checkpoints import kernels
 from interpole.checkpoints.checkpoint import Tensors, open_checkpoint
 from interpole.checkpoints.fingerprint import BLOCK_BYTES, block_sums
 
 
-def test_sums_of_blocks_are_those_of_whole_numbers_in_python():
+def test_sums_of_blocks_are_those_of_whole_numbers_in_python_with_and_without_the_loop_in_c(monkeypatch):
     data = np.random.default_rng(0).integers(0, 256, 2 * BLOCK_BYTES + 1001, dtype=np.uint8)
     padded = data.tobytes() + bytes(-len(data) % BLOCK_BYTES)
     keys = [int(key) for key in module._KEYS]
@@ -20,8 +21,11 @@ def test_sums_of_blocks_are_those_of_whole_numbers_in_python():
     def word(at):
         return (int.from_bytes(padded[at : at + 4], "little") + keys[at % BLOCK_BYTES // 4]) % 2**32
 
+    half = BLOCK_BYTES // 2
     starts = range(0, len(padded), BLOCK_BYTES)
-    expected = [sum(word(at) * word(at + 4) for at in range(s, s + BLOCK_BYTES, 8)) % 2**64 for s in starts]
+    expected = [sum(word(at) * word(at + half) for at in range(s, s + half, 4)) % 2**64 for s in starts]
+    assert block_sums(data).tolist() == expected
+    monkeypatch.setattr(kernels, "_kernels", None)
     assert block_sums(data).tolist() == expected
 
 

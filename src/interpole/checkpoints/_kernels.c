@@ -1,4 +1,4 @@
-/* The two loops that Interpole spends its time in, over bfloat16, in one pass each; `interpole.checkpoints.kernels` wraps them.
+/* The loops that Interpole spends its time in, two over bfloat16 and one over bytes, in one pass each; `interpole.checkpoints.kernels` wraps them.
 
    Built by setuptools where there is a C compiler; numpy computes the same without it. Arithmetic is plain float32 and
    compiled without fused multiply-add, so that the results are numpy's, bit for bit. */
@@ -79,6 +79,18 @@ FOR_EACH_CPU static void absolute(const uint16_t *a, const uint16_t *b, Py_ssize
     }
 }
 
+/* NH of blocks of 32-bit words with fixed keys: Σ (word + key) times (word + key) half a block further, as fingerprint.py says. */
+FOR_EACH_CPU static void nh(const uint32_t *restrict words, const uint32_t *restrict keys, uint64_t *restrict out,
+                            Py_ssize_t blocks, Py_ssize_t length) {
+    Py_ssize_t half = length / 2;
+    for (Py_ssize_t block = 0; block < blocks; block++, words += length) {
+        uint64_t total = 0;
+        for (Py_ssize_t i = 0; i < half; i++)
+            total += (uint64_t)(uint32_t)(words[i] + keys[i]) * (uint32_t)(words[half + i] + keys[half + i]);
+        out[block] = total;
+    }
+}
+
 /* Views of `count` buffers of one size; the number of elements, or -1 with an error set and nothing held. */
 static Py_ssize_t open_buffers(PyObject *const *objects, int count, int last_is_output, Py_buffer *views) {
     for (int k = 0; k < count; k++) {
@@ -140,9 +152,27 @@ static PyObject *absolute_sums(PyObject *module, PyObject *args) {
     return Py_BuildValue("(ddd)", sums[0], sums[1], sums[2]);
 }
 
+static PyObject *block_sums(PyObject *module, PyObject *args) {
+    Py_buffer data, keys, out;
+    if (!PyArg_ParseTuple(args, "y*y*w*", &data, &keys, &out)) return NULL;
+    int fits = keys.len && keys.len % 8 == 0 && data.len % keys.len == 0 && out.len == data.len / keys.len * 8;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        nh(data.buf, keys.buf, out.buf, data.len / keys.len, keys.len / 4);
+        Py_END_ALLOW_THREADS
+    } else
+        PyErr_SetString(PyExc_ValueError, "whole blocks of the keys' length, and 8 bytes of output for each, are needed");
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&keys);
+    PyBuffer_Release(&out);
+    if (!fits) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"weighted_sum", weighted_sum, METH_VARARGS, "(inputs, weights, out): write the rounded sum of weight times input."},
     {"absolute_sums", absolute_sums, METH_VARARGS, "(a, b): the sums of |a - b|, |a| and |b|."},
+    {"block_sums", block_sums, METH_VARARGS, "(data, keys, out): write the NH sum of every block of the keys' length."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints import kernels
 from interpole.errors import OutputError
 from interpole.files import content_hash, write_atomic
 
@@ -33,23 +34,24 @@ _SETTLED_SECONDS = 2.0
 
 
 def block_sums(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """NH of every block of `data`: Σ (x₂ᵢ + k₂ᵢ)(x₂ᵢ₊₁ + k₂ᵢ₊₁) over 32-bit words; brackets modulo 2³², the whole modulo 2⁶⁴.
+    """NH of every block of `data`: Σ (xᵢ + kᵢ)(xᵢ₊ₕ + kᵢ₊ₕ) over 32-bit words, brackets modulo 2³², all modulo 2⁶⁴.
 
     Args:
-        data: bytes; a last block that is not full counts as if zeros followed.
+        data: bytes; a last block that is not full counts as if zeros followed. h is half of the words of a block.
     """
     if len(data) % BLOCK_BYTES:
         data = np.concatenate([data, np.zeros(-len(data) % BLOCK_BYTES, np.uint8)])
+    if (fast := kernels.block_sums(data, _KEYS)) is not None:
+        return fast
     keyed = data.view("<u4").reshape(-1, len(_KEYS)) + _KEYS  # (blocks, words)
-    pairs = keyed.view("<u8")
-    products = (pairs >> np.uint64(32)) * (pairs & np.uint64(0xFFFFFFFF))
-    sums: NDArray[np.uint64] = products.sum(axis=1, dtype="<u8")
+    half = len(_KEYS) // 2
+    sums: NDArray[np.uint64] = (keyed[:, :half].astype(np.uint64) * keyed[:, half:]).sum(axis=1)
     return sums
 
 
 def state_of(paths: Iterable[Path]) -> str:
     """Hash of where files lie and of their inodes, sizes and times; a file that is written or replaced has another one."""
-    return content_hash([_state(path) for path in sorted(paths)])
+    return content_hash(["NH", *(_state(path) for path in sorted(paths))])
 
 
 def remembered(paths: Iterable[Path], compute: Callable[[], str]) -> str:

@@ -1,4 +1,4 @@
-"""What makes passes over weights fast: two loops over bfloat16 in C (`_kernels.c`), and memory that is kept.
+"""What makes passes over weights fast: loops in C (`_kernels.c`), and memory that is kept.
 
 Where the loops were not built, or do not fit, they give None, and numpy does the same.
 """
@@ -6,6 +6,7 @@ Where the loops were not built, or do not fit, they give None, and numpy does th
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -20,7 +21,7 @@ try:
 except ImportError:  # installed without a C compiler
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["absolute_sums", "keep_freed_memory", "weighted_sum"]
+__all__ = ["absolute_sums", "block_sums", "keep_freed_memory", "weighted_sum"]
 
 MOST_INPUTS = 16
 
@@ -44,6 +45,16 @@ def weighted_sum(inputs: Sequence[Array], weights: Sequence[float]) -> Array | N
 def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
     """Σ|a − b|, Σ|a| and Σ|b| in rows of 1,024 in float32, then float64; None unless both are bfloat16."""
     return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if _fit((a, b)) else None
+
+
+def block_sums(data: NDArray[np.uint8], keys: NDArray[np.uint32]) -> NDArray[np.uint64] | None:
+    """NH of every block of `data`, as `fingerprint.block_sums` defines it; None where the loop was not built."""
+    loop = getattr(_kernels, "block_sums", None)
+    if loop is None or sys.byteorder != "little":
+        return None
+    out = np.empty(data.nbytes // keys.nbytes, np.uint64)
+    loop(data, keys, out)
+    return out
 
 
 @cache
