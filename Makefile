@@ -10,13 +10,16 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 	mv .venv/llama/llama_index/core/_static/nltk_cache .venv/nltk_data && rm -r .venv/llama))
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-vllm lint check docs bench-merge constraints constraints-vllm clean
+.PHONY: demo test fuzz test-vllm lint check docs bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
 
 test: $(STAMP)
 	$(PY) -m pytest -n 2
+
+fuzz: $(STAMP) # hostile files for every command; the whole of it (5,000) takes about an hour
+	$(PY) tests/fuzz.py $(FUZZ)
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
 	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py

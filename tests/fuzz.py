@@ -437,7 +437,7 @@ def fuzz(
     """Try inputs until there were so many, or the time is up.
 
     Returns:
-        How the inputs of each command ended, and those that were not held: seed, command, end, what was spoilt.
+        How the inputs of each command ended, and those that were not held.
     """
     import interpole.cli.show  # noqa: F401  (what every child would import)
 
