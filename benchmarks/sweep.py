@@ -66,17 +66,18 @@ class Watch:
     """Notes when requests are with an engine."""
 
     def __init__(self, engine: EngineProcess) -> None:
-        """Put itself before the engine's `submit`."""
+        """Put itself before the engine's `answer`."""
         self.busy_seconds, self.first, self._since, self._num = 0.0, 0.0, 0.0, 0
-        self._lock, self._submit = threading.Lock(), engine.submit
-        engine.submit = self.submit  # type: ignore[method-assign]
+        self._lock, self._answer = threading.Lock(), engine.answer
+        engine.answer = self.answer  # type: ignore[method-assign]
 
-    def submit(self, *request: Any) -> Any:
+    async def answer(self, *request: Any) -> Any:
         """Pass a request on."""
         self._count(1)
-        future = self._submit(*request)
-        future.add_done_callback(lambda _: self._count(-1))
-        return future
+        try:
+            return await self._answer(*request)
+        finally:
+            self._count(-1)
 
     def _count(self, change: int) -> None:
         with self._lock:

@@ -102,6 +102,12 @@ def test_public_names_are_the_ones_in_all(path):
     assert set(declared) <= bound
 
 
+def test_what_inspect_does_not_publish_is_used_in_one_module():
+    for path in MODULES:
+        private = [m for m, _, _ in imports(path) if m.startswith("inspect_ai.") and "._" in m]
+        assert not private or path.name == "inspect_internals.py", f"{path.name} imports {private}"
+
+
 def test_the_package_exports_what_it_says():
     package = import_module("interpole")
     assert package.__all__ == sorted(package.__all__)

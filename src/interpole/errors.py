@@ -11,6 +11,8 @@ InterpoleError
 ├── RunError               a run folder cannot be read, or does not match what is asked of it
 └── AnalysisError          the data at hand cannot answer the question
 InterpoleWarning           something allowed, but likely not what was meant
+
+`printable` makes text from anybody fit to be shown; the text of every error has gone through it.
 """
 
 import re
@@ -30,15 +32,18 @@ __all__ = [
     "printable",
 ]
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 
 
-def printable(text: str) -> str:
-    r"""Text in which control characters are shown (`\x1b`), not obeyed; for terminals, messages, names and pictures.
+def printable(text: object) -> str:
+    r"""Text from anybody, as it may go to a terminal, a picture or a file name: shown, not obeyed.
 
-    Line ends and tabs stay. Escapes, NUL, marks that turn the direction of writing, and lone surrogates do not.
+    Control characters and escapes (all but line ends and tabs), what turns the direction of writing, and halves of characters
+    become visible, e.g. `\x1b`.
     """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
 class InterpoleError(Exception):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -204,14 +203,22 @@ def scripted(script, reports=None, **options):
     return EngineProcess(spec, report=(reports if reports is not None else []).append, **options)
 
 
+def answers(engine, *prompts):
+    async def all_of_them():
+        waiting = (engine.answer(prompt, GREEDY, seed) for seed, prompt in enumerate(prompts))
+        return await asyncio.wait_for(asyncio.gather(*waiting), 30)
+
+    return asyncio.run(all_of_them())
+
+
 def test_a_child_process_answers_like_the_engine_itself():
     with scripted([{"contains": "", "lambda": 0.25, "responses": ["ö <think>"]}]) as engine:
         assert engine.versions() == {"engine": "scripted"}
         engine.load({"lambda": 0.25})
-        assert engine.submit("x", GREEDY, 1).result(20) == Generation("ö <think>", 3, "stop")
+        assert answers(engine, "x") == [Generation("ö <think>", 3, "stop")]
         engine.load({"lambda": 0.5})
         with pytest.raises(EngineError, match="no answer at λ"):
-            engine.submit("x", GREEDY, 1).result(20)
+            answers(engine, "x")
 
 
 @pytest.mark.parametrize("how", ["die", "hang"])
@@ -221,23 +228,19 @@ def test_an_engine_that_fails_once_is_replaced_and_nothing_is_lost(tmp_path, how
     reports = []
     with scripted(script, reports, hang_seconds=1.0) as engine:
         engine.load({"lambda": 0.5})
-        futures = [engine.submit("bad" if i == 7 else "x", GREEDY, i) for i in range(40)]
-        texts = [future.result(30).text for future in futures]
+        texts = [one.text for one in answers(engine, *("bad" if i == 7 else "x" for i in range(40)))]
     assert texts == ["good"] * 7 + ["late"] + ["good"] * 32  # the new child is at λ = 0.5 again
     assert len(reports) == 1
-    assert ("exit status 9" if how == "die" else "silent for 1 s") in reports[0]
+    assert ("exit status 9" if how == "die" else "stood still for") in reports[0]
 
 
 @pytest.mark.parametrize("nonsense", ["?", "[]", '{"key": 3, "generation": ["7", -1, "stop"]}'])
 def test_an_engine_that_answers_nonsense_is_replaced_and_nothing_is_lost(tmp_path, nonsense):
-    first = (
-        'if mkdir "$0" 2>&-; then read; read; read; echo "$1"; cat >&2; else exec "$2" -m interpole.engines.open; fi'
-    )
+    first = 'if mkdir "$0" 2>&-; then read; read; echo "$1"; cat >&2; else exec "$2" -m interpole.engines.child; fi'
     command, reports = ["bash", "-c", first, str(tmp_path / "mark"), nonsense, sys.executable], []
     with scripted([{"contains": "", "responses": ["good"]}], reports, command=command) as engine:
-        future = engine.submit("x", GREEDY, 0)
         engine.load({"lambda": 0.5})
-        assert future.result(20).text == "good"
+        assert answers(engine, "x")[0].text == "good"
     (report,) = reports
     assert "answered what makes no sense" in report
 
@@ -247,13 +250,13 @@ def test_an_engine_that_keeps_failing_is_given_up_until_the_next_place():
     reports = []
     with scripted(script, reports, max_failures=1) as engine:
         engine.load({"lambda": 0.5})
-        assert engine.submit("x", GREEDY, 0).result(20).text == "good"
+        assert answers(engine, "x")[0].text == "good"
         with pytest.raises(EngineError, match="failed 2 times: ended with exit status 9"):
-            engine.submit("bad", GREEDY, 0).result(20)
+            answers(engine, "bad")
         with pytest.raises(EngineError, match="failed 2 times"):
-            engine.submit("x", GREEDY, 0).result(20)
+            answers(engine, "x")
         engine.load({"lambda": 0.6})
-        assert engine.submit("x", GREEDY, 0).result(20).text == "good"
+        assert answers(engine, "x")[0].text == "good"
     assert len(reports) == 2
 
 
@@ -288,14 +291,11 @@ def test_a_child_ends_with_its_parent():
 def provider(generation, asked):
     from interpole.engines.provider import inspect_model
 
-    def answer(prompt, sampler, seed):
+    async def answer(prompt, sampler, seed):
         asked.append((prompt, sampler, seed))
-        future = Future()
         if isinstance(generation, Exception):
-            future.set_exception(generation)
-        else:
-            future.set_result(generation)
-        return future
+            raise generation
+        return generation
 
     return inspect_model("lam-0.6-abc", answer, lambda messages: json.dumps(messages), WARM)
 

@@ -333,7 +333,10 @@ def test_an_endpoint_that_dies_mid_sweep_costs_what_was_in_flight_and_its_own_po
         ({"recipe": {"rules": [{"kind": "attention", "lambda": 0}]}}, "its weights are the server's"),
         ({"points": [{"name": "x", "model": "m@{lambda}"}]}, "x needs a λ for the model m@{lambda}"),
         ({"points": [{"name": "x", "model": "m", "budget_tokens": 3}]}, "cannot go on with a thought"),
-        ({"engine": "transformers", "sources": {"a": "b"}}, "theirs names a model that is served"),
+        (
+            {"engine": "transformers", "sources": {"a": "b"}},
+            "theirs names a model that is served",
+        ),
         ({"points": [{"name": "x", "model": "m", "base_url": "http://u:p@h/v1"}]}, "OPENAI_API_KEY"),
     ],
 )

@@ -4,6 +4,7 @@ These tests need vLLM: `make test-vllm` runs them in an environment of their own
 """
 # ruff: noqa: E402
 
+import asyncio
 import gc
 import json
 import os
@@ -458,10 +459,10 @@ def test_an_engine_killed_mid_sweep_is_replaced_at_the_same_weights(tiny_pair):
     at_one = recipe | {"lambda": 1.0}
     with EngineProcess(spec) as engine:
         fingerprint = engine.load(at_one)
-        before = engine.submit("34 a-1 = ?", GREEDY, 0).result(60)
+        before = asyncio.run(engine.answer("34 a-1 = ?", GREEDY, 0))
         child = engine._child
         child.kill()
         child.wait()
-        assert engine.submit("34 a-1 = ?", GREEDY, 0).result(120) == before
+        assert asyncio.run(engine.answer("34 a-1 = ?", GREEDY, 0)) == before
         assert engine.failures == 1
         assert fingerprint == merge(Recipe.between(*tiny_pair, 1.0)).fingerprint()

@@ -1,7 +1,7 @@
 """Competitors as points of a sweep: a thinking budget, an instruction, presets; and points compared in pairs."""
 
+import asyncio
 import json
-from concurrent.futures import Future
 
 import pytest
 from typer.testing import CliRunner
@@ -30,22 +30,21 @@ def answered(replies, sampler, num_tokens=4):
     """What comes of a prompt whose requests are answered in turn, and the requests."""
     asked = []
 
-    def answer(prompt, sampler, seed):
+    async def answer(prompt, sampler, seed):
         asked.append((prompt, sampler.max_tokens, seed))
-        future = Future()
-        reply = replies[len(asked) - 1]
-        (future.set_exception if isinstance(reply, Exception) else future.set_result)(reply)
-        return future
+        if isinstance(reply := replies[len(asked) - 1], Exception):
+            raise reply
+        return reply
 
     limited = within(answer, Budget(num_tokens, CUT), lambda text: "<think>" in text and "</think>" not in text)
-    return limited("Q:", sampler, 7), asked
+    return asyncio.run(limited("Q:", sampler, 7)), asked
 
 
 def test_a_thought_is_cut_closed_and_answered_and_only_generated_tokens_count():
     whole, asked = answered(
         [Generation("<think>\na b ", 4, "length"), Generation("7", 2, "stop")], Sampler(max_tokens=10)
     )
-    assert whole.result() == Generation("<think>\na b\n</think>\n\n7", 6, "stop", budget_forced=True)
+    assert whole == Generation("<think>\na b\n</think>\n\n7", 6, "stop", budget_forced=True)
     assert [(prompt, cap) for prompt, cap, _ in asked] == [("Q:", 4), ("Q:<think>\na b" + CUT, 6)]
     assert asked[0][2] == 7
     assert asked[1][2] not in (7, 8)
@@ -54,7 +53,7 @@ def test_a_thought_is_cut_closed_and_answered_and_only_generated_tokens_count():
 @pytest.mark.parametrize("begun", ["<think>\na\n</think>\n\nso ", "the sum is ", "<think>a</think> caf\ufffd"])
 def test_a_response_that_does_not_think_at_the_cut_goes_on_as_it_is(begun):
     whole, asked = answered([Generation(begun, 4, "length"), Generation("7", 2, "length")], Sampler(max_tokens=10))
-    assert whole.result() == Generation(begun.rstrip("\ufffd") + "7", 6, "length")
+    assert whole == Generation(begun.rstrip("\ufffd") + "7", 6, "length")
     assert asked[1][0] == "Q:" + begun.rstrip("\ufffd")
 
 
@@ -68,14 +67,13 @@ def test_a_response_that_does_not_think_at_the_cut_goes_on_as_it_is(begun):
 )
 def test_nothing_more_is_asked_where_nothing_more_can_come(first, cap):
     whole, asked = answered([first], Sampler(max_tokens=cap))
-    assert whole.result() == first
+    assert whole == first
     assert len(asked) == 1
 
 
 def test_a_request_that_fails_fails_the_response():
-    whole, _ = answered([Generation("<think>a", 4, "length"), EngineError("lost")], Sampler(max_tokens=9))
     with pytest.raises(EngineError, match="lost"):
-        whole.result()
+        answered([Generation("<think>a", 4, "length"), EngineError("lost")], Sampler(max_tokens=9))
 
 
 # ── in a sweep ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,22 +156,19 @@ def test_a_thought_closed_by_force_is_told_from_one_that_closed_itself(config, t
 
 def test_answers_and_logs_from_before_force_was_noted_are_read_as_not_forced(tmp_path):
     journal = tmp_path / "sample-1.answers.jsonl"
-    Journal(journal, lambda *_: _done(Generation("a", 1, "stop", budget_forced=True)), lambda *_: None).answer(
-        "Q", Sampler(), 0
-    )
+    forced = Generation("a", 1, "stop", budget_forced=True)
+
+    async def answer(*_):
+        return forced
+
+    asyncio.run(Journal(journal, answer, lambda *_: None).answer("Q", Sampler(), 0))
     key, *fields = json.loads(journal.read_text())
     assert fields == ["a", 1, "stop", True]
     journal.write_text(json.dumps([key, *fields[:3]]) + "\n")
-    known = Journal(journal, None, lambda *_: None).answer("Q", Sampler(), 0)
-    assert known.result() == Generation("a", 1, "stop", budget_forced=False)
+    known = asyncio.run(Journal(journal, None, lambda *_: None).answer("Q", Sampler(), 0))
+    assert known == Generation("a", 1, "stop", budget_forced=False)
     synthetic.write_run(tmp_path / "run", synthetic.samples(num_questions=2, lams=(0.0,)))  # its logs do not say
     assert not any(s.budget_forced for s in samples.read(tmp_path / "run"))
-
-
-def _done(generation):
-    future = Future()
-    future.set_result(generation)
-    return future
 
 
 def test_a_budget_over_a_live_model_is_two_requests_by_hand(tmp_path):

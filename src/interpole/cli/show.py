@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from interpole.diagnostics.audit import Audit
     from interpole.diagnostics.doctor import Diagnosis
     from interpole.diagnostics.similarity import Similarity
-    from interpole.sweep.run import Planned, Progress
+    from interpole.sweep.run import Planned, SweepProgress
 
 __all__ = [
     "Terminal",
@@ -293,21 +293,26 @@ def show_plan(planned: Sequence[Planned]) -> None:
 
 
 @contextmanager
-def sweep_bar() -> Iterator[Callable[[Progress], None]]:
+def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
     """A progress display on stderr: point, task, samples done, time left; plain lines where stderr is no terminal."""
     from datetime import timedelta
 
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     err = Terminal(stderr=True)
 
-    def left(progress: Progress) -> str:
+    def left(progress: SweepProgress) -> str:
         seconds = progress.seconds_left
         return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
 
     if not err.is_terminal:
-        yield lambda p: print(f"[{p.done}/{p.total}] {p.message}", file=sys.stderr, flush=True) if p.message else None
+        yield (
+            lambda p: (
+                print(f"[{p.done}/{p.total}] {printable(p.message)}", file=sys.stderr, flush=True)
+                if p.message
+                else None
+            )
+        )
         return
     columns = (
         TextColumn("{task.description:24}", markup=False),
@@ -315,15 +320,15 @@ def sweep_bar() -> Iterator[Callable[[Progress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}", markup=False),
     )
-    with Bar(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True) as bar:
         whole = bar.add_task("sweep", total=None, left="")
         part = bar.add_task("starting the engine", total=None, left="")
 
-        def on_progress(p: Progress) -> None:
+        def on_progress(p: SweepProgress) -> None:
             bar.update(whole, completed=p.done, total=p.total, left=left(p))
-            bar.update(part, description=f"{p.task} {p.point}", completed=p.part_done, total=p.part_total)
+            bar.update(part, description=printable(f"{p.task} {p.point}"), completed=p.part_done, total=p.part_total)
             if p.message:
-                bar.console.print(p.message)
+                bar.console.print(printable(p.message), markup=False)
 
         yield on_progress
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
-from interpole.errors import RunError
+from interpole.engines.registry import BUILT_IN, default_engine
+from interpole.errors import RunError, printable
 from interpole.files import parse_yaml
 
 if TYPE_CHECKING:
@@ -28,7 +30,15 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="With --engine openai: a model as the endpoint calls it; 'name@{lambda}' is a dial. Repeatable.",
+        help="With --base-url: a model as the endpoint calls it; 'name@{lambda}' is a dial. Repeatable.",
+    ),
+]
+KeyVariable = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help="With --base-url: the environment variable whose API key is sent there. [default: OPENAI_API_KEY]",
     ),
 ]
 EngineOptions = Annotated[
@@ -58,8 +68,16 @@ Prompt = Annotated[str | None, typer.Option(help="The user message, with {questi
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, what is there already, and what the rest costs.")
 ]
-BaseUrl = Annotated[str | None, typer.Option(help="With --engine openai: the endpoint, e.g. http://localhost:8000/v1.")]
-EngineName = Annotated[str | None, typer.Option(help="transformers, vllm, openai or scripted. [default: transformers]")]
+BaseUrl = Annotated[
+    str | None, typer.Option(help="The endpoint of models that somebody serves, e.g. http://localhost:8000/v1.")
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(BUILT_IN)}, or a package's. [default: {default_engine(remote=False)}; with --base-url: "
+        f"{default_engine(remote=True)}]"
+    ),
+]
 
 Adaptive = Annotated[
     bool, typer.Option("--adaptive", help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).")
@@ -103,6 +121,7 @@ def sweep(
     engine_option: EngineOptions = None,
     base_url: BaseUrl = None,
     model: Models = None,
+    api_key_env: KeyVariable = None,
     dry_run: DryRun = False,
     guess_tokens: GuessTokens = None,
     tokens_per_second: TokensPerSecond = None,
@@ -120,26 +139,27 @@ def sweep(
 
     `interpole sweep sweep.yml --out runs/x` takes everything from a file (docs/sweep.md); flags go before it.
 
-    `interpole sweep --engine openai --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
+    `interpole sweep --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
     """
     from interpole.merging.rules import ablation
 
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
+    options = _options(engine_option or ())
+    if api_key_env:
+        options["api_key_env"] = api_key_env
     served = _served(model or (), base_url, lam)
     settings: dict[str, Any] = {
-        "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
-        "engine": engine or ("openai" if served else None),
-        "engine_options": _options(engine_option or ()) | served.pop("engine_options", {}),
+        "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
+        "engine": engine or (default_engine(remote=True) if served else None),
+        "engine_options": options | served.pop("engine_options", {}),
         "lambdas": lam, "sampler": {name: value for name, value in sampler.items() if value is not None},
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
         "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
-    if profile:
-        given = _like(profile, given)
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
-    config = _config(instruct, thinking, given, profile=bool(profile), served=bool(served))
+    config = _config(instruct, thinking, given, served=bool(served))
     if as_json and not dry_run:
         raise typer.BadParameter(
             "--json goes with --dry-run; of a run, `interpole score RUN --json` prints the metrics"
@@ -152,60 +172,32 @@ def sweep(
         start(config, out, doctor=not no_doctor)
 
 
-def _config(
-    instruct: str | None, thinking: str | None, given: dict[str, Any], *, profile: bool, served: bool
-) -> SweepConfig:
+def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool) -> SweepConfig:
     """The sweep that the arguments and the settings given on the command line say."""
     from interpole.sweep.config import SweepConfig
 
+    profile = "profile" in given
     if instruct is None and not served and not profile:
-        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --engine openai with --base-url and --model")
+        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --base-url with --model")
     if instruct is not None and thinking is None:
         if profile:
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
         given = _over_file(Path(instruct), given)
     else:
         pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
-        given = {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS}) | given | pair
+        defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})
+        given = defaults | given | pair
     return SweepConfig.of(given, instruct or "the sweep")
 
 
 def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Settings given on the command line over those of a SWEEP.yml."""
-    from interpole.sweep.config import SweepConfig
+    from interpole.sweep.config import KEY, SweepConfig
 
-    written = SweepConfig.load(path).model_dump(exclude_unset=True, by_alias=True)
+    said = given.get("engine_options", {})
+    written = SweepConfig.load(path, said.get("api_key_env", KEY)).model_dump(exclude_unset=True, by_alias=True)
     both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
     return written | given | both
-
-
-def _like(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A published experiment's settings below those given; its tasks, unless others are named."""
-    from dataclasses import asdict
-
-    from interpole.tasks import profile
-
-    paper = profile(name)
-    alone = paper.sampler(next(iter(paper.k)), 0.0)
-    published = {}
-    for task, k in paper.k.items():
-        sampler = asdict(paper.samplers[task])
-        del sampler["seed"]
-        published[task] = {"task": task, "samples": k, "sampler": sampler}
-    for setting in ("samples", "sampler"):  # a task's own would go before these
-        for one in published.values() if setting in given else ():
-            one[setting] = one[setting] | given[setting] if setting == "sampler" else given[setting]
-    tasks = given.get("tasks", [{"task": task} for task in published])
-    instruct = {"name": "Instruct, its own sampler", "recipe": {"lambda": 0.0}}
-    return {
-        "sources": {"instruct": paper.instruct, "thinking": paper.thinking},
-        "lambdas": paper.lams,
-        "points": [{**instruct, "sampler": {"temperature": alone.temperature, "top_p": alone.top_p}}],
-    } | {**given, "tasks": [published.get(one["task"], {}) | _said(one) for one in tasks]}
-
-
-def _said(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dict[str, Any]:
@@ -239,11 +231,13 @@ def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
 
     if doctor:
         _examine(config)
+    _say_where_the_key_goes(config)
     with sweep_bar() as on_progress:
         summary = run(config, out, on_progress)
     for entry in summary.failed:
         reason = next((part.error for part in entry.parts if part.error), "")
-        typer.echo(f"failed: {entry.task} at {entry.point}; run the same command to try again. {reason}", err=True)
+        where = f"{entry.task} at {entry.point}"
+        typer.echo(printable(f"failed: {where}; run the same command to try again. {reason}"), err=True)
     show_metrics(score(out))
     typer.echo(f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s → {out}")
     if summary.failed:
@@ -272,6 +266,7 @@ def start_adaptive(
     wanted = parse_goal(goal)
     if doctor:
         _examine(config)
+    _say_where_the_key_goes(config)
     spending = Spending(budget_tokens, budget_samples)
     found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
     show_metrics(score(out))
@@ -279,6 +274,12 @@ def start_adaptive(
     names = (sources[0], sources[1]) if len(sources) == 2 else ("INSTRUCT", "THINKING")
     show_recommendation(recommend(found.samples, sources=names, **wanted.options))
     show_found(found)
+
+
+def _say_where_the_key_goes(config: SweepConfig) -> None:
+    if os.environ.get(config.key_variable, "").strip():
+        urls = printable(", ".join(config.base_urls))
+        typer.echo(f"the API key in {config.key_variable} is sent to {urls}", err=True)
 
 
 def _examine(config: SweepConfig) -> None:

@@ -6,18 +6,40 @@ benchmarks or recipes; `engines.open` opens engines with a recipe, `engines.proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self, final
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
+from interpole.schema import Strict
 
-__all__ = ["Engine", "Finished", "Request", "Resolve", "eos_tokens", "generate"]
+__all__ = ["MESSAGES", "Answer", "Engine", "Finished", "RemoteModel", "Request", "Resolve", "eos_tokens"]
 
+Answer = Callable[[str, Sampler, int], Coroutine[Any, Any, Generation]]
+"""Answers a rendered prompt with these settings and this seed: `EngineProcess.answer`, or what wraps it."""
 Resolve = Callable[[Any], Checkpoint]
-"""Makes a checkpoint of what `Engine.at` is given: λ, a recipe or a checkpoint."""
+"""Makes a checkpoint of what `Engine.load` is given: λ, a recipe or a checkpoint."""
+MESSAGES = "{# the server renders with its own template #}{{ messages | tojson }}"
+"""The chat template where a server has its own: what is sent are the messages."""
+
+
+class RemoteModel(Strict):
+    """A model that somebody else serves, as a point of a sweep: a name at an address, in the place of a recipe and its weights.
+
+    Nothing is known of its weights: it counts as the same while name and address are.
+    """
+
+    base_url: str
+    model: str
+    markers: tuple[str, str]  # around thinking that the server has split off
+
+    def fingerprint(self) -> str:
+        """Hash of address and name."""
+        return "served-" + hashlib.sha256(f"{self.base_url.rstrip('/')} {self.model}".encode()).hexdigest()
 
 
 class Request(NamedTuple):
@@ -37,23 +59,31 @@ class Finished(NamedTuple):
     error: EngineError | None = None  # where set, there is no response
 
 
-class Engine(Protocol):
-    """What generates. Not safe to share between threads."""
+class Engine(ABC):
+    """What generates. Not safe to share between threads.
 
+    An engine defines the abstract methods; `load`, `at` and `generate` are the same for all.
+
+    Attributes:
+        where: what the weights are now, as `load` was told; None: nowhere yet.
+        progress: grows whenever something moves (a step, a reply). Where it stands still for long, the engine hangs.
+        patience_seconds: for how long it may wait for somebody else, in which nothing moves.
+    """
+
+    where: Any = None
+    progress: int = 0
+    patience_seconds: float = 0.0
+
+    @abstractmethod
     def versions(self) -> dict[str, str]:
         """Name, versions and settings that responses depend on; they become part of a sample's identity."""
 
-    def load(self, where: Any) -> str:
-        """Go to other weights (λ, a recipe, a checkpoint) and stay there; returns their fingerprint.
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether requests are in flight."""
 
-        Raises:
-            EngineError: requests are in flight.
-            MismatchError: the weights do not fit the model.
-        """
-
-    def at(self, where: Any) -> AbstractContextManager[Engine]:
-        """Go to other weights for the length of a `with` block, then back."""
-
+    @abstractmethod
     def add(self, request: Request) -> None:
         """Queue a request.
 
@@ -61,30 +91,66 @@ class Engine(Protocol):
             EngineError: it cannot be answered, e.g. its prompt is longer than the model's context.
         """
 
+    @abstractmethod
     def step(self) -> list[Finished]:
         """Do a little work and return what finished; nothing where nothing is queued."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """Forget all requests in flight; they are never answered."""
+
+    @abstractmethod
+    def _move(self, where: Any) -> str:
+        """Go to other weights and return their fingerprint; nothing is in flight. None: back to nowhere."""
+
+    @final
+    def load(self, where: Any) -> str:
+        """Go to other weights (λ, a recipe, a checkpoint) and stay there; returns their fingerprint, where it is known.
+
+        Raises:
+            EngineError: requests are in flight, or the weights cannot be had.
+            MismatchError: the weights do not fit the model.
+        """
+        if self.busy:
+            raise EngineError("the weights cannot change under running requests", remedy="finish them first")
+        fingerprint = self._move(where)
+        self.where = where
+        return fingerprint
+
+    @final
+    @contextmanager
+    def at(self, where: Any) -> Iterator[Self]:
+        """Other weights for the length of a `with` block, then the former; what is in flight at its end is abandoned.
+
+        Raises:
+            EngineError: requests are in flight when it begins.
+        """
+        before = self.where
+        self.load(where)
+        try:
+            yield self
+        finally:
+            self.abandon()
+            self.load(before)
+
+    @final
     def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-        """Answer all prompts; blocks until the last is finished."""
+        """Answer all prompts by `add` and `step`, in the order given; blocks until the last is finished.
 
-
-def generate(engine: Engine, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-    """Answer all prompts by `engine.add` and `engine.step`, in the order given.
-
-    Raises:
-        EngineError: a request failed, or there are not as many seeds as prompts.
-    """
-    if len(prompts) != len(seeds):
-        raise EngineError(f"{len(prompts)} prompts but {len(seeds)} seeds", remedy="give one seed per prompt")
-    for key, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-        engine.add(Request(key, prompt, sampler, seed))
-    answers: dict[int, Generation] = {}
-    while len(answers) < len(prompts):
-        for key, generation, error in engine.step():
-            if error is not None:
-                raise error
-            answers[key] = generation
-    return [answers[key] for key in range(len(prompts))]
+        Raises:
+            EngineError: a request failed, or there are not as many seeds as prompts.
+        """
+        if len(prompts) != len(seeds):
+            raise EngineError(f"{len(prompts)} prompts but {len(seeds)} seeds", remedy="give one seed per prompt")
+        for key, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            self.add(Request(key, prompt, sampler, seed))
+        answers: dict[int, Generation] = {}
+        while len(answers) < len(prompts):
+            for key, generation, error in self.step():
+                if error is not None:
+                    raise error
+                answers[key] = generation
+        return [answers[key] for key in range(len(prompts))]
 
 
 def eos_tokens(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:

@@ -8,15 +8,12 @@ not counted; a response that it closed says so (`budget_forced`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from interpole.engines.base import Answer
 from interpole.files import seed_of
 from interpole.records import Generation, Sampler
-
-if TYPE_CHECKING:
-    from interpole.engines.provider import Answer
 
 __all__ = ["Budget", "within"]
 
@@ -40,38 +37,16 @@ def within(answer: Answer, budget: Budget, is_thinking: Callable[[str], bool]) -
         is_thinking: whether a response that was cut off here is inside a thought.
     """
 
-    def limited(prompt: str, sampler: Sampler, seed: int) -> Future[Generation]:
-        whole: Future[Generation] = Future()
+    async def limited(prompt: str, sampler: Sampler, seed: int) -> Generation:
         first = replace(sampler, max_tokens=min(budget.num_tokens, sampler.max_tokens))
-
-        def go_on(cut: Generation) -> None:
-            left = sampler.max_tokens - cut.num_tokens
-            if cut.finish != "length" or cut.num_tokens < first.max_tokens or left <= 0:
-                return whole.set_result(cut)
-            text = cut.text.rstrip("\ufffd")  # half a character, if the cut fell into one
-            forced = is_thinking(text)
-            text = text.rstrip() + budget.close if forced else text
-
-            def join(rest: Generation) -> None:
-                num_tokens = cut.num_tokens + rest.num_tokens
-                whole.set_result(Generation(text + rest.text, num_tokens, rest.finish, forced))
-
-            second = answer(prompt + text, replace(sampler, max_tokens=left), seed_of(seed, "go on"))
-            return _then(second, join, whole)
-
-        _then(answer(prompt, first, seed), go_on, whole)
-        return whole
+        cut = await answer(prompt, first, seed)
+        left = sampler.max_tokens - cut.num_tokens
+        if cut.finish != "length" or cut.num_tokens < first.max_tokens or left <= 0:
+            return cut
+        text = cut.text.rstrip("\ufffd")  # half a character, if the cut fell into one
+        forced = is_thinking(text)
+        text = text.rstrip() + budget.close if forced else text
+        rest = await answer(prompt + text, replace(sampler, max_tokens=left), seed_of(seed, "go on"))
+        return Generation(text + rest.text, cut.num_tokens + rest.num_tokens, rest.finish, forced)
 
     return limited
-
-
-def _then(done: Future[Generation], do: Callable[[Generation], None], whole: Future[Generation]) -> None:
-    """Hand the result of `done` to `do`; what fails, fails `whole`."""
-
-    def pass_on(done: Future[Generation]) -> None:
-        try:
-            do(done.result())
-        except Exception as error:  # whoever awaits the whole is told
-            whole.set_exception(error)
-
-    done.add_done_callback(pass_on)

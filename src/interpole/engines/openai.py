@@ -1,8 +1,9 @@
 """The engine over HTTP: any OpenAI-compatible endpoint, for points that somebody else serves.
 
 Requests go out side by side. What may pass (rate limits, server errors, broken connections, replies that make no sense) is tried
-again after growing waits, or when the server says; what does not pass fails one sample. An endpoint that cannot be reached at
-all fails the engine. The API key comes from the environment and is never written down.
+again after growing waits, or when the server says; what does not pass fails one sample, whatever it is. Replies are bounded in
+time and size. An endpoint that cannot be reached at all fails the engine. The API key comes from the environment and is neither
+written down nor shown, also where a server quotes it.
 """
 
 from __future__ import annotations
@@ -11,26 +12,31 @@ import asyncio
 import json
 import os
 import random
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
-from interpole.engines.base import Finished, Request, generate
-from interpole.engines.remote import RemoteModel
+from interpole.engines.base import Engine, Finished, RemoteModel, Request
 from interpole.errors import EngineError
-from interpole.records import Generation, Sampler
+from interpole.merging.recipe import Recipe
+from interpole.records import Generation
 
-__all__ = ["OpenAIEngine", "rejoined"]
+__all__ = ["OpenAIEngine", "open_openai", "rejoined"]
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT_SECONDS = 600.0
+MOST_TOKENS = 10_000_000  # of one response; a server that counts more makes no sense
+SHORTEST_SECRET = 8  # characters; a shorter key ("EMPTY", "x") is none, and would be found in any text
 
 
 class RetryableError(Exception):
@@ -54,8 +60,37 @@ class RequestRejected(EngineError):  # noqa: N818 (the field's word)
         self.status = status
 
 
-class OpenAIEngine:
-    """Models behind OpenAI-compatible endpoints (see the module's docstring and `interpole.engines.Engine`)."""
+class _Key:
+    """The API key: sent, never shown."""
+
+    def __init__(self, variable: str) -> None:
+        """Take it from the environment, without the line end it may have come with.
+
+        Raises:
+            EngineError: no name of a variable, or its value is no key.
+        """
+        if not re.fullmatch(r"[A-Za-z_]\w*", variable):  # it may be the key itself: not quoted
+            raise EngineError("api_key_env is no name of an environment variable", remedy="give the name, not the key")
+        self._key = os.environ.get(variable, "").strip()
+        if not re.fullmatch(r"[!-~]*", self._key):
+            raise EngineError(f"the value of {variable} is no API key", remedy="it has blanks or odd characters in it")
+        spellings = {self._key, quote(self._key, safe=""), self._key.replace("/", "\\/")}
+        self._spellings = spellings if len(self._key) >= SHORTEST_SECRET else set()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it makes of a request."""
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+
+    def redacted(self, text: str) -> str:
+        """`text` without the key."""
+        for spelling in self._spellings:
+            text = text.replace(spelling, "[API key]")
+        return text
+
+
+class OpenAIEngine(Engine):
+    """Models behind OpenAI-compatible endpoints (see the module's docstring and `engines.base.Engine`)."""
 
     def __init__(
         self,
@@ -65,6 +100,7 @@ class OpenAIEngine:
         retries: int = 6,
         backoff_seconds: float = 1.0,
         timeout_seconds: float = 3600.0,
+        max_reply_bytes: int = 64 << 20,
         api_key_env: str = "OPENAI_API_KEY",
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
@@ -75,28 +111,31 @@ class OpenAIEngine:
             connections: most requests at the same time.
             retries: how often one request is tried again.
             backoff_seconds: the first wait; each further one is twice as long.
-            timeout_seconds: the longest silence within one request.
+            timeout_seconds: the longest that one attempt may take, from its first byte to the reply's last.
+            max_reply_bytes: the longest reply that is read.
             api_key_env: the environment variable that holds the key; unset: none is sent.
             extra_body: put into every request; what is null is left out of it.
 
         Raises:
-            EngineError: no such api.
+            EngineError: no such api, or no key.
         """
         if api not in ("chat", "completions"):
             raise EngineError(f"no api {api!r}", remedy="there are chat and completions")
         self._chat, self._extra_body = api == "chat", dict(extra_body or {})
         self._retries, self._backoff_seconds = retries, backoff_seconds
-        key = os.environ.get(api_key_env)
+        self._timeout_seconds, self._max_reply_bytes = timeout_seconds, max_reply_bytes
+        self.patience_seconds = max(timeout_seconds, LONGEST_WAIT_SECONDS) + 60
+        self._key = _Key(api_key_env)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout_seconds, connect=30.0),
             limits=httpx.Limits(max_connections=connections),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Accept-Encoding": "identity"} | self._key.headers,
         )
         self._connections, self._jitter = asyncio.Semaphore(connections), random.Random(0)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._done: SimpleQueue[Finished] = SimpleQueue()
-        self._num_running = 0
+        self._running: dict[int, Future[None]] = {}
         self._served: RemoteModel | None = None
 
     def versions(self) -> dict[str, str]:
@@ -104,33 +143,33 @@ class OpenAIEngine:
         extra = {"extra_body": json.dumps(self._extra_body, sort_keys=True)} if self._extra_body else {}
         return {"engine": "openai", "api": "chat" if self._chat else "completions"} | extra
 
-    def load(self, where: Any) -> str:
-        """Go to another model or address; `where` is a `RemoteModel` or its mapping. Weights are not seen: no fingerprint.
+    @property
+    def busy(self) -> bool:
+        """Whether replies are due."""
+        return bool(self._running)
+
+    def abandon(self) -> None:
+        """Cancel all requests."""
+        for future in self._running.values():
+            future.cancel()
+        self._running, self._done = {}, SimpleQueue()
+
+    def _move(self, where: Any) -> str:
+        """Another model or address; `where` is a `RemoteModel` or its mapping. Weights are not seen: no fingerprint.
 
         Raises:
-            EngineError: requests are in flight, or the endpoint cannot be reached or refuses the key.
+            EngineError: the endpoint cannot be reached or refuses the key.
         """
-        if self._num_running:
-            raise EngineError("the model cannot change under running requests", remedy="finish them first")
-        served = RemoteModel.model_validate(where)
-        models = self._send("GET", f"{served.base_url.rstrip('/')}/models")
-        try:
-            asyncio.run_coroutine_threadsafe(models, self._loop).result()
-        except RequestRejected as error:
-            if error.status in (401, 403):  # any other: this endpoint lists no models
-                raise
+        served = None if where is None else RemoteModel.model_validate(where)
+        if served is not None:
+            models = self._send("GET", f"{served.base_url.rstrip('/')}/models")
+            try:
+                asyncio.run_coroutine_threadsafe(models, self._loop).result()
+            except RequestRejected as error:
+                if error.status in (401, 403):  # any other: this endpoint lists no models
+                    raise
         self._served = served
         return ""
-
-    @contextmanager
-    def at(self, where: Any) -> Iterator[OpenAIEngine]:
-        """Another model for the length of a `with` block."""
-        before = self._served
-        self.load(where)
-        try:
-            yield self
-        finally:
-            self._served = before
 
     def add(self, request: Request) -> None:
         """Send a request.
@@ -140,12 +179,8 @@ class OpenAIEngine:
         """
         if self._served is None:
             raise EngineError("no model was named", remedy="call `load` first")
-        self._num_running += 1
-        asyncio.run_coroutine_threadsafe(self._answer(request, self._served), self._loop)
-
-    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-        """Answer all prompts."""
-        return generate(self, prompts, sampler, seeds)
+        answer = self._answer(request, self._served, self._done)
+        self._running[request.key] = asyncio.run_coroutine_threadsafe(answer, self._loop)
 
     def step(self) -> list[Finished]:
         """What finished in the last moments.
@@ -155,23 +190,27 @@ class OpenAIEngine:
         """
         finished: list[Finished] = []
         try:
-            while self._num_running:
+            while self._running:
                 finished.append(self._done.get(timeout=0 if finished else 0.05))
-                self._num_running -= 1
+                self._running.pop(finished[-1].key, None)
         except Empty:
             pass
         if lost := next((one.error for one in finished if isinstance(one.error, _UnreachableError)), None):
             raise lost
         return finished
 
-    async def _answer(self, request: Request, served: RemoteModel) -> None:
+    async def _answer(self, request: Request, served: RemoteModel, done: SimpleQueue[Finished]) -> None:
         url = f"{served.base_url.rstrip('/')}/{'chat/completions' if self._chat else 'completions'}"
         async with self._connections:
             try:
-                generation = await self._send("POST", url, self._body(request, served), partial(_read, served=served))
-                self._done.put(Finished(request.key, generation))
+                found = await self._send("POST", url, self._body(request, served), partial(_read, served=served))
+                text = self._key.redacted(found.text)
+                done.put(Finished(request.key, Generation(text, found.num_tokens, found.finish)))
             except EngineError as error:
-                self._done.put(Finished(request.key, Generation("", 0, "error"), error))
+                done.put(Finished(request.key, Generation("", 0, "error"), error))
+            except Exception as error:  # whatever else a server can bring about: it costs this sample
+                what = self._key.redacted(f"the request failed: {error!r}")
+                done.put(Finished(request.key, Generation("", 0, "error"), EngineError(what, url)))
 
     def _body(self, request: Request, served: RemoteModel) -> dict[str, Any]:
         sampler = request.sampler
@@ -196,6 +235,8 @@ class OpenAIEngine:
                 return await self._try(method, url, body, read)
             except RetryableError as error:
                 last = error
+            finally:
+                self.progress += 1
             if attempt < self._retries:
                 wait = self._backoff_seconds * 2**attempt * self._jitter.uniform(0.75, 1.25)
                 await asyncio.sleep(min(max(wait, last.wait_seconds), LONGEST_WAIT_SECONDS))
@@ -205,24 +246,57 @@ class OpenAIEngine:
     async def _try(self, method: str, url: str, body: Any, read: Callable[[Any], Any]) -> Any:
         """One attempt."""
         try:
-            response = await self._client.request(method, url, json=body)
+            async with (
+                asyncio.timeout(self._timeout_seconds),
+                self._client.stream(method, url, json=body) as response,
+            ):
+                content = await self._content(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise RetryableError(f"cannot connect: {error}", unreachable=True) from error
-        except httpx.TimeoutException as error:
-            what = f"no answer within {self._client.timeout.read:g} s"
+        except (httpx.TimeoutException, TimeoutError) as error:
+            what = f"no answer within {self._timeout_seconds:g} s"
             raise EngineError(what, url, "raise timeout_seconds, or lower max_tokens or connections") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise EngineError(f"not an address: {error}", url, "write it as http://host:8000/v1") from error
         except httpx.TransportError as error:
-            raise RetryableError(f"the connection broke: {error!r}") from error
+            raise RetryableError(f"the connection broke: {self._key.redacted(repr(error))}") from error
+        said = self._key.redacted(content.decode("utf-8", "replace"))[:300]
         if response.status_code in AGAIN:
-            raise RetryableError(f"HTTP {response.status_code}: {response.text[:300]}", _retry_after(response))
-        if response.is_error:
-            raise RequestRejected(response.status_code, response.text[:300], url)
+            raise RetryableError(f"HTTP {response.status_code}: {said}", _retry_after(response))
+        if not response.is_success:
+            raise RequestRejected(response.status_code, said, url)
         try:
-            return read(response.json())
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise RetryableError(f"the reply makes no sense ({error!r}): {response.text[:300]}") from error
+            return read(json.loads(content))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EngineError) as error:
+            what = self._key.redacted(repr(error))[:300]
+            raise RetryableError(f"the reply makes no sense ({what}): {said}") from error
+
+    async def _content(self, response: httpx.Response) -> bytes:
+        """The body of a reply, of bounded size; compressed by gzip or deflate if the server insists.
+
+        Raises:
+            RetryableError: it is longer, or cannot be decoded.
+        """
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip", "deflate", ""):
+            raise RetryableError(f"the reply is encoded as {encoding[:40]!r}, which was not asked for")
+        inflate = None if encoding in ("identity", "") else zlib.decompressobj(wbits=47)  # either header
+        content, limit = bytearray(), self._max_reply_bytes
+        async for chunk in response.aiter_raw():
+            try:
+                content += inflate.decompress(chunk, limit + 1 - len(content)) if inflate else chunk
+            except zlib.error as error:
+                raise RetryableError(f"the reply cannot be decoded: {error}") from error
+            if len(content) > limit:
+                raise RetryableError(f"the reply is longer than {limit:,} bytes (see max_reply_bytes)")
+        if inflate and not inflate.eof:
+            raise RetryableError("the reply cannot be decoded: its end is missing")
+        return bytes(content)
+
+
+def open_openai(_: Recipe | None, **options: Any) -> OpenAIEngine:
+    """The engine that the registry calls `openai`; it holds no weights."""
+    return OpenAIEngine(**options)
 
 
 def rejoined(content: str, thinking: str, markers: tuple[str, str]) -> str:
@@ -242,14 +316,37 @@ def _read(reply: Any, served: RemoteModel) -> Generation:
     choice = reply["choices"][0]
     if "message" in choice:
         message = choice["message"]
-        thinking = message.get("reasoning_content") or message.get("reasoning") or ""
-        text = rejoined(message.get("content") or "", thinking, served.markers)
+        split_off = message.get("reasoning_content") or message.get("reasoning") or ""
+        thinking, content = _parts(message.get("content") or "")
+        text = rejoined(content, _text(split_off) + thinking, served.markers)
     else:
-        text = choice["text"]
+        text = _text(choice["text"])
     reason, num_tokens = choice.get("finish_reason"), reply["usage"]["completion_tokens"]
-    if reason in ("abort", "error") or not isinstance(text, str) or not isinstance(num_tokens, int):
-        raise ValueError(f"finish_reason {reason!r}, {num_tokens!r} tokens, text {str(text)[:40]!r}")
+    if reason in ("abort", "error") or type(num_tokens) is not int or not 0 <= num_tokens <= MOST_TOKENS:
+        raise ValueError(f"finish_reason {str(reason)[:40]!r}, {str(num_tokens)[:40]} tokens, text {text[:40]!r}")
     return Generation(text, num_tokens, "length" if reason == "length" else "stop")
+
+
+def _parts(content: Any) -> tuple[str, str]:
+    """The thinking and the text of a message's content: a text, or a list of parts of both kinds.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is something else.
+    """
+    if isinstance(content, str):
+        return "", content
+    found = {"thinking": "", "text": ""}
+    for part in content:
+        kind = {"reasoning": "thinking", "output_text": "text"}.get(part["type"], part["type"])
+        inner = part.get(part["type"], part.get("text"))
+        found[kind] += _text(inner) if isinstance(inner, str) else "".join(_text(one["text"]) for one in inner)
+    return found["thinking"], found["text"]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not {str(value)[:40]!r}")
+    return value
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -261,5 +358,5 @@ def _retry_after(response: httpx.Response) -> float:
         pass
     try:
         return (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

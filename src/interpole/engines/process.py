@@ -1,16 +1,16 @@
 """An engine in a child process, spoken to in lines of JSON: it uses a core of its own, and may die, hang or run out of memory.
 
 A failure costs the responses in flight; they are asked for again from a new child at the same weights. After `max_failures` at
-one place all that is left there fails with an `EngineError`, and the next `load` starts afresh.
+one place all that is left there fails with an `EngineError`, and the next `load` starts afresh. The child is `engines.child`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
 import select
-import signal
 import subprocess
 import sys
 import threading
@@ -18,22 +18,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from interpole import errors
-from interpole.engines.base import Engine, Request
 from interpole.errors import EngineError, InterpoleError
 from interpole.records import Generation, Sampler
 
-__all__ = ["EngineProcess", "serve"]
+__all__ = ["EngineProcess"]
 
 Message = dict[str, Any]
-COMMAND = (sys.executable, "-m", "interpole.engines.open")
+COMMAND = (sys.executable, "-P", "-m", "interpole.engines.child")
+START_SECONDS = 20.0
+"""How much longer than `hang_seconds` a child may be silent that starts, opens or loads: imports hold up all its threads."""
+
+
+class _Asked(NamedTuple):
+    """A message that is to be answered, and where the answer is awaited."""
+
+    message: Message
+    reply: Future[Message]
 
 
 class EngineProcess:
-    """Keeps an engine alive in a child process. `submit` may be called from any thread.
+    """Keeps an engine alive in a child process. `answer` may be awaited in any event loop, in any thread.
 
     Attributes:
         failures: how often the engine failed since the last `load`.
@@ -52,9 +61,9 @@ class EngineProcess:
 
         Args:
             spec: what the child's engine is opened with, as JSON.
-            command: the program to run; it must call `serve`.
+            command: the program to run; it speaks as `engines.child` does.
             max_failures: how many failures of one place are borne.
-            hang_seconds: how long a child that should generate may be silent (it is heard from every second).
+            hang_seconds: how long a child that should generate may stand still, though it lives.
             report: told in a sentence of every failure.
         """
         self._command, self._max_failures, self._hang_seconds = command, max_failures, hang_seconds
@@ -64,12 +73,15 @@ class EngineProcess:
         self._open: Message = {"do": "open", "spec": dict(spec)}
         self._place: Message | None = None  # the last `load` that was answered, and what it answered
         self._fingerprint = ""
-        self._pending: dict[int, tuple[Message, Future[Message]]] = {}
+        self._patience_seconds = 0.0
+        self._num_repeated = 0  # orders that a new child was given again and has not carried out yet
+        self._pending: dict[int, _Asked] = {}
         self._child: subprocess.Popen[str] | None = None
+        self._outbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._given_up: InterpoleError | None = None
         self._closed = False
         self.failures = 0
-        self._opened = self._send(self._open)
+        _, self._opened = self._send(self._open)
         self._start()
 
     def versions(self) -> dict[str, str]:
@@ -84,33 +96,31 @@ class EngineProcess:
         """Go to other weights; blocks until they are in place. Returns their fingerprint.
 
         Raises:
-            InterpoleError: they cannot be loaded, or the engine keeps failing.
+            InterpoleError: they cannot be loaded, answers are still awaited, or the engine keeps failing.
         """
         with self._lock:
             self.failures, self._place = 0, None
             restart, self._given_up = self._given_up is not None, None
-        message = {"do": "load", "where": where}
-        future = self._send(message)
+            alone = not any(asked.message["do"] == "generate" for asked in self._pending.values())
+        _, reply = self._send({"do": "load", "where": where, "alone": alone})
         if restart:
             self._start()
-        return str(future.result()["fingerprint"])
+        return str(reply.result()["fingerprint"])
 
-    def submit(self, prompt: str, sampler: Sampler, seed: int) -> Future[Generation]:
-        """Ask for a response; the future may hold an `EngineError`."""
-        settings = {name: getattr(sampler, name) for name in Sampler.__slots__}
-        reply = self._send({"do": "generate", "prompt": prompt, "sampler": settings, "seed": seed})
-        answer: Future[Generation] = Future()
+    async def answer(self, prompt: str, sampler: Sampler, seed: int) -> Generation:
+        """The response to a prompt. Where this is cancelled, nobody waits for the response any more, and it is lost.
 
-        def pass_on(reply: Future[Message]) -> None:
-            if answer.cancelled():
-                return
-            if error := reply.exception():
-                answer.set_exception(error)
-            else:
-                answer.set_result(reply.result()["generation"])
-
-        reply.add_done_callback(pass_on)
-        return answer
+        Raises:
+            EngineError: there is none.
+        """
+        message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": seed}
+        key, reply = self._send(message)
+        try:
+            generation: Generation = (await asyncio.wrap_future(reply))["generation"]
+        finally:
+            with self._lock:
+                self._pending.pop(key, None)
+        return generation
 
     def close(self) -> None:
         """End the child; what is in flight fails."""
@@ -127,24 +137,20 @@ class EngineProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, message: Message) -> Future[Message]:
-        """Note the message as pending and write it to the child, if there is one."""
-        future: Future[Message] = Future()
+    def _send(self, message: Message) -> tuple[int, Future[Message]]:
+        """Note the message as pending and send it to the child, if there is one. Returns its key, and where its reply comes."""
+        reply: Future[Message] = Future()
         with self._lock:
             if self._given_up or self._closed:
-                future.set_exception(self._given_up or EngineError("the engine is closed"))
-                return future
+                reply.set_exception(self._given_up or EngineError("the engine is closed"))
+                return 0, reply
             self._num_keys += 1
-            self._pending[self._num_keys] = (message, future)
-            self._write(self._num_keys, message)
-        return future
+            self._pending[self._num_keys] = _Asked(message, reply)
+            self._post(self._num_keys, message)
+            return self._num_keys, reply
 
-    def _write(self, key: int, message: Message) -> None:
-        if self._child is None or self._child.stdin is None:
-            return
-        with suppress(BrokenPipeError, ValueError):  # it died: the supervisor will send all that is pending to the next
-            self._child.stdin.write(json.dumps({"key": key} | message) + "\n")
-            self._child.stdin.flush()
+    def _post(self, key: int, message: Message) -> None:
+        self._outbox.put(json.dumps({"key": key} | message) + "\n")
 
     def _start(self) -> None:
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -169,11 +175,18 @@ class EngineProcess:
                     )
                     self._given_up, abandoned, self._pending = error, self._pending, {}
                     break
-            self._report(f"the engine {reason}; starting another ({self.failures} of {self._max_failures}). {tail}")
+            self._tell(f"the engine {reason}; starting another ({self.failures} of {self._max_failures}). {tail}")
         if not self._closed:
-            self._report(f"the engine {reason}; given up after {self._max_failures} restarts")
-        for _, future in abandoned.values():
-            future.set_exception(error)
+            self._tell(f"the engine {reason}; given up after {self._max_failures} restarts")
+        for asked in abandoned.values():
+            _settle(asked.reply, error)
+
+    def _tell(self, text: str) -> None:
+        """Report; whatever the listener does wrong, the engine goes on."""
+        try:
+            self._report(text)
+        except Exception as error:
+            print(f"{text}\n(and this could not be shown: {error!r})", file=sys.stderr)
 
     def _run_child(self, log: IO[str]) -> str:
         """Start a child, tell it all that is pending, and listen to it. Returns why it ended, in words."""
@@ -183,31 +196,34 @@ class EngineProcess:
             self._child = child = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
             )
-            first = [self._open, *([self._place] if self._place else [])]
-            for message in first:  # answers to these were had before, or are those of pending ones
-                if not any(message is waiting for waiting, _ in self._pending.values()):
-                    self._write(0, message)
-            for key, (message, _) in self._pending.items():
-                self._write(key, message)
+            self._num_repeated = 0
+            self._outbox = outbox = queue.SimpleQueue[str | None]()
+            for message in (self._open, self._place):  # unless they are pending, they were answered before
+                if message is not None and not any(message is asked.message for asked in self._pending.values()):
+                    self._num_repeated += 1
+                    self._post(0, message)
+            for key, asked in self._pending.items():
+                self._post(key, asked.message)
+        writer = threading.Thread(target=_write, args=(outbox, child.stdin), daemon=True)
+        writer.start()
         try:
             return self._listen(child)
         finally:
             child.kill()
             child.wait()
-            for pipe in (child.stdin, child.stdout):
-                with suppress(BrokenPipeError):
-                    pipe.close()  # type: ignore[union-attr]
+            outbox.put(None)
+            writer.join()
+            if child.stdout is not None:
+                child.stdout.close()
 
     def _listen(self, child: subprocess.Popen[str]) -> str:
         """Take the child's replies until it ends, hangs or fails. Returns why, in words."""
         pipe = child.stdout.fileno()  # type: ignore[union-attr]
-        buffer, heard = b"", time.monotonic()
+        buffer, heard, moved, progress = b"", time.monotonic(), time.monotonic(), -1
         while True:
+            if hung := self._hangs(time.monotonic() - heard, time.monotonic() - moved):
+                return hung
             if not select.select([pipe], [], [], min(1.0, self._hang_seconds))[0]:
-                if not self._generating():
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > self._hang_seconds:
-                    return f"was silent for {self._hang_seconds:g} s"
                 continue
             data = os.read(pipe, 1 << 20)
             if not data:
@@ -216,94 +232,70 @@ class EngineProcess:
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
                 try:
-                    problem = self._receive(json.loads(line))
-                except (ValueError, LookupError, TypeError, EngineError) as error:
+                    reply = json.loads(line)
+                    problem = self._receive(reply)
+                    if reply["key"] >= 0 or reply["progress"] != progress or not self._generating():
+                        moved, progress = heard, reply.get("progress", progress)
+                except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EngineError) as error:
                     return f"answered what makes no sense ({error}): {line[:200].decode(errors='replace')}"
                 if problem:
                     return problem
 
+    def _hangs(self, silent_seconds: float, still_seconds: float) -> str:
+        """What is wrong with a child that has said nothing, and whose engine has not moved, for so long."""
+        if silent_seconds > self._hang_seconds + START_SECONDS:
+            return f"was silent for {silent_seconds:.0f} s"
+        if self._generating() and still_seconds > max(self._hang_seconds, self._patience_seconds):
+            return f"stood still for {still_seconds:.0f} s"
+        return ""
+
     def _generating(self) -> bool:
-        """Whether replies are due: opening and loading may take any time, generating may not be silent."""
+        """Whether answers are due: opening and loading may take any time, generating may not stand still."""
         with self._lock:
-            return bool(self._pending) and all(message["do"] == "generate" for message, _ in self._pending.values())
+            waiting = [asked.message["do"] for asked in self._pending.values()]
+            return bool(waiting) and not self._num_repeated and set(waiting) == {"generate"}
 
     def _receive(self, reply: Message) -> str:
         """Pass a reply on. Returns what is wrong where a new child did not reach the old one's weights."""
         if "generation" in reply:
             reply["generation"] = Generation(*reply["generation"])
+        if "versions" in reply:
+            self._patience_seconds = float(reply["patience_seconds"])
         with self._lock:
-            message, future = self._pending.pop(reply["key"], (None, None))
+            asked = self._pending.pop(reply["key"], None)
+            self._num_repeated -= reply["key"] == 0
             if "fingerprint" in reply:
-                if message is not None:
-                    self._place, self._fingerprint = message, reply["fingerprint"]
+                if asked is not None:
+                    self._place, self._fingerprint = asked.message, reply["fingerprint"]
                 elif reply["fingerprint"] != self._fingerprint:
                     return "found other weights than before: the sources were changed"
         if "error" in reply and reply["key"] == 0:
             return f"could not be restarted: {reply['error'][0]}"
-        if future is not None and "error" in reply:
-            future.set_exception(getattr(errors, reply["type"], EngineError)(*reply["error"]))
-        elif future is not None:
-            future.set_result(reply)
+        if asked is not None and "error" in reply:
+            _settle(asked.reply, getattr(errors, reply["type"], EngineError)(*reply["error"]))
+        elif asked is not None:
+            _settle(asked.reply, reply)
         return ""
 
 
-def serve(open_engine: Callable[[Message], Engine]) -> None:
-    """The child's side: open an engine as told on standard input, and answer there until it closes.
-
-    What the engine itself prints goes to standard error. An error while generating ends the process.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)
-    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
-
-    def say(key: int, **content: Any) -> None:
-        out.write(json.dumps({"key": key} | content) + "\n")
-
-    engine: Engine | None = None
-    running: set[int] = set()
-    spoken = time.monotonic()
-    while True:
-        while not running or not inbox.empty():
-            message = inbox.get()
-            try:
-                if message["do"] == "open":
-                    engine = open_engine(message["spec"])
-                    say(message["key"], versions=engine.versions())
-                elif message["do"] == "load":
-                    say(message["key"], fingerprint=_opened(engine).load(message["where"]))
-                else:
-                    sampler = Sampler(**message["sampler"])
-                    _opened(engine).add(Request(message["key"], message["prompt"], sampler, message["seed"]))
-                    running.add(message["key"])
-            except InterpoleError as error:
-                say(message["key"], type=type(error).__name__, error=[error.what, error.where, error.remedy])
-        try:
-            finished = _opened(engine).step()
-        except InterpoleError as error:
-            sys.exit(str(error))  # the parent reads it from the log
-        for key, generation, failure in finished:
-            running.discard(key)
-            if failure is not None:
-                say(key, type=type(failure).__name__, error=[failure.what, failure.where, failure.remedy])
-            else:
-                say(key, generation=[generation.text, generation.num_tokens, generation.finish])
-        if time.monotonic() - spoken > 1:
-            spoken = time.monotonic()
-            say(-1)
+def _settle(future: Future[Message], result: Message | Exception) -> None:
+    """Hand a result to whoever still waits for it."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
-def _opened(engine: Engine | None) -> Engine:
-    if engine is None:
-        raise EngineError("the engine could not be opened")
-    return engine
-
-
-def _read(inbox: queue.SimpleQueue[Message]) -> None:
-    for line in sys.stdin:
-        inbox.put(json.loads(line))
-    os._exit(0)  # the parent has gone, or has closed us
+def _write(outbox: queue.SimpleQueue[str | None], pipe: IO[str]) -> None:
+    """Write lines to a child until there are no more; a child that reads nothing holds up nobody else."""
+    with suppress(OSError, ValueError):  # it died: the next child is sent all that is pending
+        while (line := outbox.get()) is not None:
+            pipe.write(line)
+            pipe.flush()
+    with suppress(OSError):
+        pipe.close()
 
 
 def _tail(log: IO[str]) -> str:

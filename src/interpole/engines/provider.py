@@ -6,10 +6,8 @@ Inspect's `GenerateConfig`. Batching is the engine's business: requests are awai
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from inspect_ai.model import (
@@ -25,14 +23,13 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from interpole.engines.base import Answer
 from interpole.errors import EngineError
 from interpole.files import seed_of
-from interpole.records import Generation, Sampler
+from interpole.records import Sampler
 
-__all__ = ["Answer", "Provider", "inspect_model"]
+__all__ = ["Provider", "inspect_model"]
 
-Answer = Callable[[str, Sampler, int], "Future[Generation]"]
-"""Answers a rendered prompt: `EngineProcess.submit`, or something that wraps it."""
 Render = Callable[[Sequence[dict[str, Any]]], str]
 """Chat messages → prompt."""
 
@@ -63,7 +60,7 @@ class Provider(ModelAPI):
         prompt = self._render([{"role": message.role, "content": message.text} for message in input])
         seed = self._next_seed(prompt) if config.seed is None else config.seed
         try:
-            generation = await asyncio.wrap_future(self._answer(prompt, self._settings(config), seed))
+            generation = await self._answer(prompt, self._settings(config), seed)
         except EngineError as error:  # one object may fail many samples; raised again it would grow by a traceback each
             raise EngineError(error.what, error.where, error.remedy) from None
         message = ChatMessageAssistant(content=generation.text, model=self.model_name, source="generate")

@@ -12,20 +12,20 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interpole.engines.base import Finished, Request, generate
+from interpole.engines.base import Engine, Finished, Request
 from interpole.errors import EngineError
-from interpole.records import Generation, Sampler
+from interpole.merging.recipe import Recipe
+from interpole.records import Generation
 
-__all__ = ["ScriptedEngine"]
+__all__ = ["ScriptedEngine", "open_scripted"]
 
 
-class ScriptedEngine:
-    """Replays a script (see the module's docstring and `interpole.engines.Engine`)."""
+class ScriptedEngine(Engine):
+    """Replays a script (see the module's docstring and `engines.base.Engine`)."""
 
     def __init__(
         self,
@@ -53,21 +53,21 @@ class ScriptedEngine:
         """The name alone."""
         return {"engine": "scripted"}
 
-    def load(self, where: Any) -> str:
-        """Remember λ; `where` is a number, a recipe or its mapping. There are no weights, so there is no fingerprint."""
-        recipe = where if isinstance(where, Mapping) else getattr(where, "__dict__", {"lam": where})
-        self._lam = recipe.get("lam", recipe.get("lambda"))
-        return ""
+    @property
+    def busy(self) -> bool:
+        """Whether requests are in the queue."""
+        return bool(self._queue)
 
-    @contextmanager
-    def at(self, where: Any) -> Iterator[ScriptedEngine]:
-        """Another λ for the length of a `with` block."""
-        before = self._lam
-        self.load(where)
-        try:
-            yield self
-        finally:
-            self._lam = before
+    def abandon(self) -> None:
+        """Empty the queue."""
+        self._queue.clear()
+
+    def _move(self, where: Any) -> str:
+        """Remember λ; `where` is a number, a recipe or its mapping. There are no weights, so there is no fingerprint."""
+        if isinstance(where, Recipe):
+            where = where.lam
+        self._lam = where.get("lambda") if isinstance(where, Mapping) else where
+        return ""
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -79,13 +79,10 @@ class ScriptedEngine:
             raise EngineError("the script refuses this prompt", request.prompt[-80:])
         self._queue.append(request)
 
-    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-        """Answer all prompts."""
-        return generate(self, prompts, sampler, seeds)
-
     def step(self) -> list[Finished]:
         """Answer the next few requests."""
         time.sleep(self._step_seconds)
+        self.progress += bool(self._queue)
         return [self._answer(self._queue.popleft()) for _ in range(min(self._rows, len(self._queue)))]
 
     def _entry(self, prompt: str) -> int:
@@ -125,3 +122,8 @@ class ScriptedEngine:
             time.sleep(1)
         if how:
             raise EngineError(f"scripted failure: {how}")
+
+
+def open_scripted(_: Recipe | None, **options: Any) -> ScriptedEngine:
+    """The engine that the registry calls `scripted`; it holds no weights."""
+    return ScriptedEngine(**options)

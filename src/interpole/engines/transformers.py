@@ -7,8 +7,7 @@ from a generator of its own, so its response does not depend on who shares its b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.engines.base import Finished, Request, Resolve, eos_tokens, generate
+from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
+from interpole.engines.open import dial
 from interpole.engines.sampling import Settings, draw
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
-from interpole.records import Generation, Sampler
+from interpole.merging.recipe import Recipe
+from interpole.records import Generation
 
-__all__ = ["TransformersEngine"]
+__all__ = ["TransformersEngine", "open_transformers"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SMALL_PARAMETERS = 50_000_000  # below, more than one CPU thread costs more than it brings
@@ -60,8 +61,8 @@ class _Batch:
     settings: Settings
 
 
-class TransformersEngine:
-    """A causal language model of transformers, driven step by step (see `interpole.engines.Engine`).
+class TransformersEngine(Engine):
+    """A causal language model of transformers, driven step by step (see `engines.base.Engine`).
 
     Attributes:
         model: the live torch model.
@@ -103,7 +104,7 @@ class TransformersEngine:
         self.model.to(self._device).eval()
         if self._device.type == "cpu" and (threads or self.model.num_parameters() < SMALL_PARAMETERS):
             torch.set_num_threads(threads or 1)
-        self.weights = checkpoint
+        self.where = self.weights = checkpoint
         self._eos = eos_tokens(checkpoint, self.tokenizer)
         self._context_tokens = getattr(self.model.config, "max_position_embeddings", None) or 2**31
         self._vocab_size = self.model.get_output_embeddings().weight.shape[0]
@@ -122,32 +123,26 @@ class TransformersEngine:
             "device": self._device.type,
         }
 
-    def load(self, where: Any) -> str:
-        """Replace the weights in place and return their fingerprint; `where` is what `resolve` takes, or a checkpoint.
+    @property
+    def busy(self) -> bool:
+        """Whether requests wait, or rows are not finished."""
+        return bool(self._waiting) or any(not row.finish for row in (self._batch.rows if self._batch else ()))
+
+    def abandon(self) -> None:
+        """Empty queue and batch."""
+        self._waiting.clear()
+        self._batch = None
+
+    def _move(self, where: Any) -> str:
+        """Replace the weights in place; `where` is what `resolve` takes, or a checkpoint.
 
         Raises:
-            EngineError: requests are in flight.
             MismatchError: a tensor does not fit; the weights are as they were.
         """
-        self._leave()
-        if self._batch or self._waiting:
-            raise EngineError("the weights cannot change under running requests", remedy="finish them first")
         checkpoint = where if isinstance(where, Checkpoint) else self._resolve(where)
         load_into(self.model, checkpoint)
         self.weights = checkpoint
         return checkpoint.fingerprint()
-
-    @contextmanager
-    def at(self, where: Any) -> Iterator[TransformersEngine]:
-        """Run at other weights (λ, a recipe, a checkpoint) inside a `with` block; afterwards the former are back."""
-        before = self.weights
-        self.load(where)
-        try:
-            yield self
-        finally:
-            self._waiting.clear()
-            self._batch = None
-            self.load(before)
 
     def add(self, request: Request) -> None:
         """Tokenise and queue a request.
@@ -165,10 +160,6 @@ class TransformersEngine:
         random = np.random.Generator(np.random.Philox(request.seed % 2**64))
         self._waiting.append(_Row(request, prompt, min(request.sampler.max_tokens, room), random))
 
-    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-        """Answer all prompts."""
-        return generate(self, prompts, sampler, seeds)
-
     @torch.inference_mode()
     def step(self) -> list[Finished]:
         """Give every running row one more token, after letting waiting rows in where there is room for a good few."""
@@ -178,6 +169,7 @@ class TransformersEngine:
             return self._enter([self._waiting.popleft() for _ in range(min(room, len(self._waiting)))])
         if self._batch is None:
             return []
+        self.progress += 1
         batch = self._batch
         tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows], device=self._device)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
@@ -269,3 +261,9 @@ def _pad(tensor: torch.Tensor, length: int, dim: int) -> torch.Tensor:
     """`tensor` filled with zeros at the start of dimension `dim` (-1 or -2) up to `length`."""
     before = [0, 0] * (-1 - dim) + [length - tensor.shape[dim], 0]
     return torch.nn.functional.pad(tensor, before)
+
+
+def open_transformers(recipe: Recipe, **options: Any) -> TransformersEngine:
+    """The engine that the registry calls `transformers`, at a recipe and with its checkpoints at hand."""
+    resolve = dial(recipe)
+    return TransformersEngine(resolve(recipe), resolve=resolve, **options)

@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,23 +30,24 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.engines.base import Finished, Request, Resolve, eos_tokens, generate
+from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
+from interpole.engines.open import dial
 from interpole.engines.vllm_worker import Proof, checksum
 from interpole.errors import EngineError, MismatchError
+from interpole.merging.recipe import Recipe
 from interpole.records import Generation, Sampler
 
-__all__ = ["VllmEngine"]
+__all__ = ["VllmEngine", "open_vllm"]
 
 WORKER = "interpole.engines.vllm_worker.DialWorker"
 SMALLER = "shorten it, or raise max_model_len; an empty prompt cannot be answered"
 
 
-class VllmEngine:
-    """A vLLM engine, driven step by step (see `interpole.engines.Engine`).
+class VllmEngine(Engine):
+    """A vLLM engine, driven step by step (see `engines.base.Engine`).
 
     Attributes:
         tokenizer: the model's tokenizer.
-        where: what the weights are now, as `load` was told.
         proofs: what each worker reported of them.
     """
 
@@ -86,7 +87,7 @@ class VllmEngine:
         self._num_workers = config.parallel_config.world_size
         self._eager = bool(config.model_config.enforce_eager)
         self._eos = sorted(eos_tokens(first, self.tokenizer))
-        self.where, self.proofs = where, list[Proof]()
+        self.proofs = list[Proof]()
         self._llm.collective_rpc("interpole_open", args=(opener,))
         self.load(where)
 
@@ -102,18 +103,25 @@ class VllmEngine:
             "compiled": "no" if self._eager else "yes",
         }
 
-    def load(self, where: Any) -> str:
+    @property
+    def busy(self) -> bool:
+        """Whether vLLM has requests that are not finished."""
+        return bool(self._llm.has_unfinished_requests())
+
+    def abandon(self) -> None:
+        """Abort all requests."""
+        self._llm.abort_request(list(self._llm.output_processor.request_states), internal=True)
+
+    def _move(self, where: Any) -> str:
         """Replace the weights in every worker, forget all cached prefixes, prove it, and return the fingerprint.
 
         Raises:
-            EngineError: requests are in flight, or the proof failed; do not generate after that, but load again.
+            EngineError: the proof failed; do not generate after that, but load again.
             MismatchError: the weights are not those of the running architecture; nothing was changed.
         """
-        self._check_idle()
         checkpoint = self._resolve(where)
         self._check_fits(checkpoint)
         self.proofs = self._llm.collective_rpc("interpole_load", args=(where, self._check_all))
-        self.where = where
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not reset its prefix cache", remedy="load again, or start another engine")
         expected = checksum(checkpoint, self._check_all)
@@ -135,17 +143,6 @@ class VllmEngine:
         """
         self._refuse(self._llm.collective_rpc("interpole_read_back"))
 
-    @contextmanager
-    def at(self, where: Any) -> Iterator[VllmEngine]:
-        """Run at other weights (λ, a recipe) inside a `with` block; afterwards the former are back."""
-        before = self.where
-        self.load(where)
-        try:
-            yield self
-        finally:
-            self._abort()
-            self.load(before)
-
     def add(self, request: Request) -> None:
         """Tokenise and queue a request.
 
@@ -164,14 +161,11 @@ class VllmEngine:
         except (VLLMError, ValueError) as error:
             raise EngineError(f"vLLM refuses a request: {error}") from error
 
-    def generate(self, prompts: Sequence[str], sampler: Sampler, seeds: Sequence[int]) -> list[Generation]:
-        """Answer all prompts."""
-        return generate(self, prompts, sampler, seeds)
-
     def step(self) -> list[Finished]:
         """One step of vLLM's scheduler."""
-        if not self._llm.has_unfinished_requests():
+        if not self.busy:
             return []
+        self.progress += 1
         return [self._finished(output) for output in self._llm.step() if output.finished]
 
     def close(self) -> None:
@@ -202,10 +196,6 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _check_idle(self) -> None:
-        if self._llm.has_unfinished_requests():
-            raise EngineError("the weights cannot change under running requests", remedy="finish them first")
-
     def _check_fits(self, checkpoint: Checkpoint) -> None:
         for name in self._specs.keys() | checkpoint.specs.keys():
             ours, theirs = self._specs.get(name), checkpoint.specs.get(name)
@@ -224,8 +214,10 @@ class VllmEngine:
                     remedy="load again; if it stays, this vLLM loads this architecture otherwise: please report it",
                 )
 
-    def _abort(self) -> None:
-        self._llm.abort_request(list(self._llm.output_processor.request_states), internal=True)
+
+def open_vllm(recipe: Recipe, **options: Any) -> VllmEngine:
+    """The engine that the registry calls `vllm`, at a recipe; every worker opens the recipe's checkpoints itself."""
+    return VllmEngine(recipe, partial(dial, recipe), **options)
 
 
 def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEngine:

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
+import os
+import re
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from interpole.errors import OutputError
+from interpole.engines.base import Answer
+from interpole.errors import EngineError, OutputError
 from interpole.records import Generation, Sampler
-
-if TYPE_CHECKING:
-    from interpole.engines.provider import Answer
 
 __all__ = ["Journal", "OnAnswer", "num_answers"]
 
 OnAnswer = Callable[[Generation, bool], None]
 """Takes an answer, and whether it is new."""
+_START = re.compile(rb'\["[0-9a-f]{32}", ')
+"""How a line begins; within an answer's text the quotes would be escaped."""
 
 
 class Journal:
@@ -34,43 +33,37 @@ class Journal:
     """
 
     def __init__(self, path: Path, answer: Answer, on_answer: OnAnswer) -> None:
-        """Read what is there; `on_answer` is told of every answer, in any thread."""
+        """Read what is there; `on_answer` is told of every answer."""
         self._path, self._answer, self._on_answer = path, answer, on_answer
-        self._known = _lines(path, mend=True)
-        self._lock = threading.Lock()
+        self._known = _lines(path)
+        self._torn = not _is_whole(path)
         self.num_generated = 0
 
-    def answer(self, prompt: str, sampler: Sampler, seed: int) -> Future[Generation]:
-        """The response to a prompt with these settings and this seed."""
+    async def answer(self, prompt: str, sampler: Sampler, seed: int) -> Generation:
+        """The response to a prompt with these settings and this seed.
+
+        Raises:
+            InterpoleError: there is none, or it cannot be written down.
+        """
         key = hashlib.sha256(json.dumps([prompt, astuple(sampler), seed]).encode()).hexdigest()[:32]
-        future: Future[Generation] = Future()
-        if (known := self._known.get(key)) is not None:
-            self._on_answer(known, False)
-            future.set_result(known)
-            return future
-
-        def keep(done: Future[Generation]) -> None:
-            try:
-                generation = done.result()
-                self._append(key, generation)
-            except Exception as error:  # passed on to whoever awaits the answer
-                future.set_exception(error)
-                return
-            self._on_answer(generation, True)
-            if not future.cancelled():
-                future.set_result(generation)
-
-        self._answer(prompt, sampler, seed).add_done_callback(keep)
-        return future
+        known = self._known.get(key)
+        generation = await self._answer(prompt, sampler, seed) if known is None else known
+        if known is None:
+            self._append(key, generation)
+        self._on_answer(generation, known is None)
+        return generation
 
     def _append(self, key: str, generation: Generation) -> None:
         line = json.dumps([key, *astuple(generation)]) + "\n"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
-            with self._lock, self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
-                self.num_generated += 1
+            with open(os.open(self._path, flags, 0o666), "ab") as file:  # noqa: PTH123 (a descriptor that follows no link)
+                file.write((("\n" if self._torn else "") + line).encode())
         except OSError as error:
+            self._torn = True  # part of the line may be there: the next one begins on its own
             raise OutputError(f"cannot write: {error.strerror}", self._path, "free some space; then go on") from error
+        self._torn = False
+        self.num_generated += 1
 
 
 def num_answers(path: Path) -> int:
@@ -78,14 +71,26 @@ def num_answers(path: Path) -> int:
     return len(_lines(path))
 
 
-def _lines(path: Path, *, mend: bool = False) -> dict[str, Generation]:
-    """Answers by key. A last line that is not whole is left out; `mend` cuts it off the file, for whoever appends next."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if mend and len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    rows = (json.loads(line) for line in whole.splitlines())
-    return {key: Generation(*fields) for key, *fields in rows}
+def _lines(path: Path) -> dict[str, Generation]:
+    """Answers by key; none where there is no journal. What is torn, by a crash or a full disk, costs that answer alone."""
+    content = path.read_bytes() if path.exists() else b""
+    return dict(answer for line in content.split(b"\n") if (answer := _answer_in(line)) is not None)
+
+
+def _answer_in(line: bytes) -> tuple[str, Generation] | None:
+    """The key and answer that a line ends with: half of another may stand before them. None where there is none."""
+    starts = [match.start() for match in _START.finditer(line)]
+    try:
+        key, *fields = json.loads(line[starts[-1] :])
+        return key, Generation(*fields)
+    except (IndexError, ValueError, TypeError, RecursionError, EngineError):
+        return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a journal ends with a whole line, or is not there."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

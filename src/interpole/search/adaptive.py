@@ -22,7 +22,7 @@ from interpole.runs.samples import read
 from interpole.search.allocation import Goal
 from interpole.search.explore import Found, Spending, explore
 from interpole.sweep import run as sweep
-from interpole.sweep.config import PointConfig, SweepConfig
+from interpole.sweep.config import SweepConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan, Point
 from interpole.sweep.run import OnProgress, engine_of, journal_path
@@ -110,7 +110,7 @@ class LivePair:
     def probe(self, lam: float, num_prompts: int) -> list[Sample]:
         """First responses to the first questions of each task, from disk where they are there."""
         planned = self._plan
-        point = planned.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam)
+        point = planned.dial_point(lam)
         each = -(-num_prompts // len(planned.benchmarks))
         known = [s for s in read(self._out) if s.lam == lam and s.number == 1] if (self._out / NAME).exists() else []
         found = []

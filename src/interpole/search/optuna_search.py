@@ -310,7 +310,7 @@ def _finals(
     for m in score(out / HELD_OUT):
         measured.setdefault(m.point, []).append(m)
     finalists = []
-    for name in [f"λ={lam:g}" for lam in config.lambdas] + list(points):
+    for name in config.point_names:
         trial, point = best.get(name), points.get(name)
         path = None
         if point is not None:

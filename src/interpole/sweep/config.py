@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from interpole.errors import RunError
+from interpole.engines.registry import EngineKind, engine_kind
+from interpole.errors import EngineError, RunError, TaskError
 from interpole.files import read_yaml
 from interpole.merging.methods import get_method
 from interpole.merging.recipe import Source, Sources, parse_lambdas
 from interpole.schema import Strict, validated
+from interpole.tasks.profiles import profile
 
-__all__ = ["PointConfig", "SweepConfig", "TaskConfig"]
+__all__ = ["KEY", "PointConfig", "SweepConfig", "TaskConfig", "dial_name"]
+
+KEY = "OPENAI_API_KEY"
+"""The environment variable whose key an endpoint gets, unless the user says another."""
+
+
+def dial_name(lam: float) -> str:
+    """What the point at λ on the dial is called."""
+    return f"λ={lam:g}"
 
 
 class TaskConfig(Strict):
@@ -63,8 +74,10 @@ class PointConfig(Strict):
     def _named(cls, value: Any) -> Any:
         if not isinstance(value, Mapping) or value.get("name"):
             return value
-        said = {"lambda": "λ={:g}", "preset": "{}", "instruction": "“{}”", "budget_tokens": "budget {}"}
-        parts = [form.format(value[key]) for key, form in said.items() if value.get(key) is not None]
+        said: dict[str, Callable[[Any], str]] = {
+            "lambda": dial_name, "preset": str, "instruction": "“{}”".format, "budget_tokens": "budget {}".format,
+        }  # fmt: skip
+        parts = [say(value[key]) for key, say in said.items() if value.get(key) is not None]
         return {**value, "name": ", ".join(parts)} if set(value) - {"lambda"} and parts else value
 
     @model_validator(mode="after")
@@ -84,6 +97,7 @@ class SweepConfig(Strict):
     r"""A sweep, as in `sweep.yml`.
 
     Attributes:
+        profile: a published experiment's pair, points, tasks and samplers (`tasks.profiles`), below what is said here.
         sources: name → folder or hub id; a dial has `instruct` and `thinking`. Points that are served need none.
         tasks: task names, or mappings as `TaskConfig`.
         lambdas: `"0:1:0.1"` (start:stop:step, ends included), `"0,0.5,1"`, or a list; these points lie on the dial.
@@ -96,12 +110,13 @@ class SweepConfig(Strict):
         template_from: the source whose tokenizer, chat template and config serve all points.
         prefix: put after every prompt, e.g. `"<think>\n"`.
         markers: the think markers, where they cannot be found.
-        engine, engine_options: see `interpole.engines.open.open_engine`.
+        engine, engine_options: see `interpole.engines.registry`.
         concurrency: how many samples are under way at a time; at least twice what the engine runs at once.
         max_failures: engine failures at one point after which it is given up.
         hang_seconds: silence after which the engine counts as hanging.
     """
 
+    profile: str = ""
     sources: Sources = {}
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     lambdas: tuple[float, ...] = ()
@@ -140,29 +155,45 @@ class SweepConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_template(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and not value.get("template_from") and isinstance(value.get("sources"), Mapping):
-            names = list(value["sources"])
-            return {**value, "template_from": "thinking" if "thinking" in names else next(iter(names), "")}
-        return value
+    def _completed(cls, value: Any) -> Any:
+        """What is left out: a profile's settings, and whose template all points share."""
+        if not isinstance(value, Mapping):
+            return value
+        content = {**value}
+        if content.get("profile"):
+            try:
+                content = _over_profile(content)
+            except TaskError as error:
+                raise ValueError(f"{error.what}; {error.remedy}") from None
+        if not content.get("template_from") and isinstance(content.get("sources"), Mapping):
+            names = list(content["sources"])
+            content["template_from"] = "thinking" if "thinking" in names else next(iter(names), "")
+        return content
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        try:
+            kind = self.kind
+        except EngineError as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
         if self.template_from not in self.sources and not (self.served and not self.template_from):
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
-        names = [f"λ={lam:g}" for lam in self.lambdas] + [point.name for point in self.points]
+        names = self.point_names
         if not names:
             raise ValueError("no points: give `lambdas` or `points`")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two points are called {twice}")
         self._check_served()
+        if kind.options is not None and (unknown := set(self.engine_options) - set(kind.options)):
+            there = ", ".join(kind.options)
+            raise ValueError(f"engine_options: {self.engine} has no {min(unknown)!r}; there are {there}")
         return self
 
     def _check_served(self) -> None:
-        """Hold the points against what the engine `openai` needs, and other engines cannot use."""
+        """Hold the points against what a remote engine needs, and other engines cannot use."""
         if not self.served:
             if named := next((point.name for point in self.points if point.model or point.base_url), None):
-                raise ValueError(f"{named} names a model that is served: that is for `engine: openai`")
+                raise ValueError(f"{named} names a model that is served, which the engine {self.engine} does not ask")
             return
         model = str(self.engine_options.get("model", ""))
         if self.lambdas and "{lambda}" not in model:
@@ -176,17 +207,22 @@ class SweepConfig(Strict):
                 raise ValueError(f"{point.name} has a recipe, but its weights are the server's")
         if self.lambdas and not self.engine_options.get("base_url"):
             raise ValueError("engine_options: base_url is missing")
-        if any("@" in url for url in (self.engine_options.get("base_url", ""), *(p.base_url for p in self.points))):
-            raise ValueError("a base_url is written down with the run: put the key into OPENAI_API_KEY instead")
+        if any(sign in url for url in self.base_urls for sign in "@?#"):
+            raise ValueError(f"a base_url is written down with the run: put the key into {KEY} instead")
         if self.chat and (cut := next((point.name for point in self.points if point.budget_tokens), None)):
             raise ValueError(f"{cut}: a server that renders the chat itself cannot go on with a thought; see api")
         if self.chat and self.prefix:
             raise ValueError("a server that renders the chat itself takes no prefix; see engine_options: api")
 
     @property
+    def kind(self) -> EngineKind:
+        """What the engine can do."""
+        return engine_kind(self.engine)
+
+    @property
     def served(self) -> bool:
-        """Whether points are models behind an endpoint, not weights at hand."""
-        return self.engine == "openai"
+        """Whether points are models that somebody else serves, not weights at hand."""
+        return self.kind.remote
 
     def merges(self) -> list[tuple[dict[str, Source], str]]:
         """The sources that are merged somewhere in the sweep, each time with the one whose config and tokenizer go with it.
@@ -213,9 +249,25 @@ class SweepConfig(Strict):
         """Whether a server applies its own chat template."""
         return self.served and self.engine_options.get("api", "chat") == "chat"
 
+    @property
+    def point_names(self) -> list[str]:
+        """The points by name, those on the dial first."""
+        return [*map(dial_name, self.lambdas), *(point.name for point in self.points)]
+
+    @property
+    def base_urls(self) -> list[str]:
+        """The addresses of served points, each once."""
+        said = [self.engine_options.get("base_url", ""), *(point.base_url for point in self.points)]
+        return [str(url) for url in dict.fromkeys(said) if url]
+
+    @property
+    def key_variable(self) -> str:
+        """The environment variable whose key is sent to `base_urls`."""
+        return str(self.engine_options.get("api_key_env", KEY)) if self.served else ""
+
     @classmethod
     def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> SweepConfig:
-        """Check `content`.
+        """Check `content`, which the caller vouches for.
 
         Raises:
             RunError: a key or value makes no sense; with the key.
@@ -223,10 +275,62 @@ class SweepConfig(Strict):
         return validated(cls, content, where, RunError, "see docs/sweep.md")
 
     @classmethod
-    def load(cls, path: Path) -> SweepConfig:
-        """Read `sweep.yml`.
+    def written(cls, content: Mapping[str, Any], path: Path, key_variable: str = KEY) -> SweepConfig:
+        """Check what a file says, which may be a stranger's: it cannot choose which of the user's secrets is sent to whom.
+
+        Args:
+            content: of the file.
+            path: the file.
+            key_variable: the environment variable whose key may be sent.
+
+        Raises:
+            RunError: as `of`; or it asks for the value of another variable.
+        """
+        config = cls.of(content, path)
+        if config.key_variable not in ("", KEY, key_variable):
+            raise RunError(
+                f"the file asks for the value of {config.key_variable} to be sent to {', '.join(config.base_urls)}",
+                path,
+                f"if that is what you want, say so: --api-key-env {config.key_variable}",
+            )
+        return config
+
+    @classmethod
+    def load(cls, path: Path, key_variable: str = KEY) -> SweepConfig:
+        """Read `sweep.yml`; `key_variable`: see `written`.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
-        return cls.of(read_yaml(path, RunError, "the sweep"), path)
+        return cls.written(read_yaml(path, RunError, "the sweep"), path, key_variable)
+
+
+def _over_profile(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over those of a profile; its tasks, unless others are named.
+
+    Raises:
+        TaskError: no such profile.
+    """
+    paper = profile(str(given["profile"]))
+    alone = paper.sampler(next(iter(paper.k)), 0.0)
+    over = {name: given.get(name) for name in ("samples", "sampler")}  # a task's own would go before these
+    published = {}
+    for task, k in paper.k.items():
+        sampler = asdict(paper.samplers[task])
+        del sampler["seed"]
+        published[task] = {"task": task, "samples": over["samples"] or k, "sampler": sampler | (over["sampler"] or {})}
+    instruct = {"name": "Instruct, its own sampler", "recipe": {"lambda": 0.0}}
+    return {
+        "sources": {"instruct": paper.instruct, "thinking": paper.thinking},
+        "lambdas": paper.lams,
+        "points": [{**instruct, "sampler": {"temperature": alone.temperature, "top_p": alone.top_p}}],
+    } | {**given, "tasks": [_over_task(task, published) for task in given.get("tasks") or published]}
+
+
+def _over_task(task: Any, published: Mapping[str, dict[str, Any]]) -> Any:
+    """A task's own settings over the published ones."""
+    said = {"task": task} if isinstance(task, str) else task
+    if not isinstance(said, Mapping):
+        return task
+    own = {name: value for name, value in said.items() if value is not None}
+    return published.get(str(said.get("task")), {}) | own

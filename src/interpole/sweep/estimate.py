@@ -24,7 +24,7 @@ from interpole.sweep.run import Planned
 
 __all__ = ["Estimate", "Memory", "estimate", "kv_bytes_per_token", "memory"]
 
-ROWS = 128  # responses at once, where the engine's options do not say
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,16 @@ def memory(config: SweepConfig, mean_tokens: float) -> Memory | None:
     Raises:
         CheckpointError: the source cannot be opened.
     """
-    if config.served or config.engine == "scripted":
+    kind, options = config.kind, config.engine_options
+    if kind.default_rows is None:
         return None
     checkpoint = open_source(**dict(config.sources[config.template_from]))
-    per_token = kv_bytes_per_token(checkpoint.config)
-    rows = int(config.engine_options.get("max_rows") or ROWS)
-    return Memory(checkpoint.num_bytes, None if per_token is None else int(per_token * mean_tokens * rows), rows)
+    dtype = str(options.get("dtype") or kind.default_dtype)
+    width = VALUE_BYTES.get(dtype)
+    weights = sum(spec.num_elements for spec in checkpoint.specs.values()) * width if width else checkpoint.num_bytes
+    per_token = kv_bytes_per_token(checkpoint.config, width or 2)
+    rows = int(options.get("max_rows") or kind.default_rows)
+    return Memory(weights, None if per_token is None else int(per_token * mean_tokens * rows), rows)
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], value_bytes: int = 2) -> int | None:

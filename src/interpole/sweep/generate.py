@@ -5,6 +5,7 @@ A response is the same as in a sweep: same prompt, same settings, same seed.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Asked(NamedTuple):
     """A response to a question, and what became of it."""
 
     problem: Problem
-    epoch: int
+    number: int  # 1..k
     answer: Generation
     trace: Trace
 
@@ -42,17 +43,20 @@ def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark
         EngineError: there is no answer.
     """
     journal.parent.mkdir(parents=True, exist_ok=True)
-    kept = Journal(journal, planned.answer(point, engine.submit), lambda *_: None)
+    kept = Journal(journal, planned.answer(point, engine.answer), lambda *_: None)
     sampler = planned.sampler(benchmark, point)
-    pending = []
-    for problem in benchmark.problems:
-        prompt = planned.render([{"role": "user", "content": benchmark.prompt(problem)}], point.instruction)
-        for epoch in range(1, benchmark.k + 1):
-            seed = seed_of(sampler.seed, problem.id, epoch)
-            pending.append((problem, epoch, kept.answer(prompt, sampler, seed)))
-    found = []
-    for problem, epoch, future in pending:
-        answer = future.result()
+
+    async def one(problem: Problem, prompt: str, number: int) -> Asked:
+        answer = await kept.answer(prompt, sampler, seed_of(sampler.seed, problem.id, number))
         seen = trace(answer.text, answer.finish, planned.markers, opened=planned.opened, specials=planned.specials)
-        found.append(Asked(problem, epoch, answer, seen))
-    return found
+        return Asked(problem, number, answer, seen)
+
+    async def all_of_them() -> list[Asked]:
+        prompts = [
+            (problem, planned.render([{"role": "user", "content": benchmark.prompt(problem)}], point.instruction))
+            for problem in benchmark.problems
+        ]
+        numbers = range(1, benchmark.k + 1)
+        return await asyncio.gather(*(one(problem, prompt, n) for problem, prompt in prompts for n in numbers))
+
+    return asyncio.run(all_of_them())

@@ -10,15 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interpole import tasks
 from interpole.chat import Markers, added_tokens, find_markers, opens_thinking, render, special_variables
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.open import open_source
+from interpole.engines.base import MESSAGES, Answer, RemoteModel
 from interpole.engines.budget_forcing import Budget, within
 from interpole.engines.open import dial
-from interpole.engines.remote import MESSAGES, RemoteModel
 from interpole.errors import RunError, TaskError
 from interpole.files import content_hash
 from interpole.merging.methods import get_method
@@ -26,11 +26,8 @@ from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
 from interpole.records import Sampler
 from interpole.runs.runfile import Entry, Part, SourceInfo, TaskInfo, release
-from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig
+from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig, dial_name
 from interpole.tasks import Benchmark
-
-if TYPE_CHECKING:
-    from interpole.engines.provider import Answer
 
 __all__ = ["Plan", "Point", "missing_parts"]
 
@@ -84,7 +81,7 @@ class Plan:
         self._resolve = resolve
         self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
         self.points = [
-            *(self.point(PointConfig(name=f"λ={lam:g}", recipe={"lambda": lam}), lam) for lam in config.lambdas),
+            *(self.dial_point(lam) for lam in config.lambdas),
             *(self.point(point) for point in config.points),
         ]
         self.benchmarks = {bench.name: bench for bench in (self._benchmark(task) for task in config.tasks)}
@@ -127,7 +124,7 @@ class Plan:
     def engine_spec(self) -> dict[str, Any]:
         """What the engine is opened with, as JSON (see `interpole.engines.open`)."""
         options = self.config.engine_options
-        if self.config.served:  # which model, and where, is the points' own
+        if self.config.served:  # which model, and where, are the points' own settings
             options = {key: value for key, value in options.items() if key not in ("model", "base_url")}
         recipe = {} if self.config.served else _dumped(self.base_recipe)
         return {"engine": self.config.engine, "recipe": recipe, "options": options}
@@ -214,6 +211,10 @@ class Plan:
             loaded = _among(loaded, task.only)
         sampler = _adjusted(loaded.sampler, {**self.config.sampler, **task.sampler}, seed=self.config.seed)
         return replace(loaded, k=task.samples or self.config.samples or loaded.k, sampler=sampler)
+
+    def dial_point(self, lam: float) -> Point:
+        """The point at λ on the dial."""
+        return self.point(PointConfig(name=dial_name(lam), recipe={"lambda": lam}), lam)
 
     def point(self, point: PointConfig, lam: float | None = None) -> Point:
         """A point with its weights; `lam`: where it is on the dial."""

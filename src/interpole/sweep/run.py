@@ -28,7 +28,7 @@ from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan, Point, missing_parts
 from interpole.tasks import Benchmark
 
-__all__ = ["Planned", "Progress", "Summary", "engine_of", "journal_path", "plan", "run"]
+__all__ = ["Planned", "Summary", "SweepProgress", "engine_of", "journal_path", "plan", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,17 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SweepProgress:
     """Where a sweep stands. Counts are samples; of the whole sweep, but for those of this task at this point."""
 
-    task: str
-    point: str
-    part_done: int
-    part_total: int
-    done: int
-    total: int
-    num_tokens: int  # generated since the start
-    seconds_left: float | None  # None: nothing to judge by yet
+    task: str = ""
+    point: str = ""
+    part_done: int = 0
+    part_total: int = 0
+    done: int = 0
+    total: int = 0
+    num_tokens: int = 0  # generated since the start
+    seconds_left: float | None = None  # None: nothing to judge by yet
     message: str = ""  # something to tell: a point is finished, the engine was restarted …
 
 
@@ -69,7 +69,8 @@ class Summary:
     failed: tuple[Entry, ...]  # run the sweep again to try them again
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[SweepProgress], None]
+"""Told where a sweep stands; called from any thread."""
 
 
 def plan(config: SweepConfig, out: Path) -> list[Planned]:
@@ -220,7 +221,7 @@ class _Sweep:
 
         planned, folder = self._plan, job.entry.within(self._out)
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.submit), self._tell.answer)
+        journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.answer), self._tell.answer)
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
             replace(job.benchmark, k=part.num_samples, sampler=sampler),
@@ -303,7 +304,7 @@ class ProgressReporter:
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
-        self._state = Progress("", "", 0, 0, 0, 0, 0, None)
+        self._state = SweepProgress()
         self._start = time.monotonic()
         self.num_generated = self.num_tokens = 0
 

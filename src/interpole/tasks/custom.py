@@ -138,10 +138,10 @@ def from_inspect(spec: str, request: Request) -> Benchmark:
 
 
 def _load_inspect(spec: str) -> Any:
-    from inspect_ai._eval.loader import create_file_tasks, load_task_spec
+    from interpole.tasks.inspect_internals import tasks_of
 
     try:
-        found = create_file_tasks(Path(spec).absolute()) if spec.endswith(".py") else load_task_spec(spec)
+        found = tasks_of(spec)
     except Exception as error:  # a task's own code may fail in any way
         raise TaskError(
             f"the Inspect task does not load: {error}", where=spec, remedy="try `inspect list tasks`"

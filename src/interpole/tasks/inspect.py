@@ -21,6 +21,7 @@ from interpole.errors import TaskError
 from interpole.files import seed_of
 from interpole.records import Problem
 from interpole.tasks.benchmark import Benchmark, Grade, final_text, kept, problem_of
+from interpole.tasks.inspect_internals import scorer_name
 
 __all__ = ["SCORE", "problem_of", "response_text", "to_inspect"]
 
@@ -153,7 +154,7 @@ def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
             score = await one(_without_thinking(state, trace), target)
             if score is None:
                 continue
-            values = score.value if isinstance(score.value, dict) else {_scorer_name(one): score.value}
+            values = score.value if isinstance(score.value, dict) else {scorer_name(one): score.value}
             grades |= {str(key): Grade(_in_range(to_float(value), name), score.answer) for key, value in values.items()}
         return grades
 
@@ -166,12 +167,6 @@ def _without_thinking(state: TaskState, trace: Trace) -> TaskState:
     answered.output = ModelOutput.from_content(state.output.model, final_text(trace), state.output.stop_reason)
     answered.messages = [*state.messages[:-1], answered.output.message] if state.messages else []
     return answered
-
-
-def _scorer_name(one: Scorer) -> str:
-    from inspect_ai._util.registry import registry_unqualified_name
-
-    return str(registry_unqualified_name(one))
 
 
 def _in_range(value: float, name: str) -> float:

@@ -1,0 +1,110 @@
+"""The engines there are, and what each can do: the one place that knows them by name.
+
+Packages add their own through the entry point group `interpole.engines`: each names an `EngineKind`. Nothing heavy is imported
+here; an engine's module is imported when the engine is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+
+from interpole.errors import EngineError
+
+__all__ = ["BUILT_IN", "GROUP", "EngineKind", "default_engine", "engine_kind", "engine_kinds"]
+
+GROUP = "interpole.engines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKind:
+    """What is known of an engine before it is opened.
+
+    Attributes:
+        name: as `--engine` and `engine:` call it.
+        opener: `module:function`; the function takes a recipe (None where there is none) and the options by name.
+        options: the names of its options; None: they are somebody else's, and checked when it is opened.
+        needs_recipe: it holds weights, which a recipe names.
+        remote: its points are models that somebody else serves. Its options include `base_url`, `model` and `api`.
+        default_rows: how many responses it generates at once, where its options do not say; None: it holds no model here.
+        default_dtype: of the weights it holds, where its options do not say; `auto`: the checkpoint's.
+        extra: what to install it with, `pip install 'interpole[extra]'`.
+    """
+
+    name: str
+    opener: str
+    options: tuple[str, ...] | None = None
+    needs_recipe: bool = True
+    remote: bool = False
+    default_rows: int | None = None
+    default_dtype: str = "auto"
+    extra: str = ""
+
+
+_BUILT_IN = (
+    EngineKind(
+        name="transformers",
+        opener="interpole.engines.transformers:open_transformers",
+        options=("dtype", "device", "threads", "max_rows"),
+        default_rows=128,
+        extra="transformers",
+    ),
+    EngineKind(name="vllm", opener="interpole.engines.vllm:open_vllm", default_rows=128, extra="vllm"),
+    EngineKind(
+        name="openai",
+        opener="interpole.engines.openai:open_openai",
+        options=(
+            "base_url", "model", "api", "connections", "retries", "backoff_seconds", "timeout_seconds", "max_reply_bytes",
+            "api_key_env", "extra_body",
+        ),
+        needs_recipe=False,
+        remote=True,
+        extra="openai",
+    ),
+    EngineKind(
+        name="scripted",
+        opener="interpole.engines.scripted:open_scripted",
+        options=("script", "rows", "step_seconds", "journal"),
+        needs_recipe=False,
+    ),
+)  # fmt: skip
+
+
+BUILT_IN = tuple(kind.name for kind in _BUILT_IN)
+
+
+@cache
+def engine_kinds() -> dict[str, EngineKind]:
+    """All engines by name: our own, then those of installed packages.
+
+    Raises:
+        EngineError: a package's entry point does not load, or is no `EngineKind`.
+    """
+    found = {kind.name: kind for kind in _BUILT_IN}
+    for point in entry_points(group=GROUP):
+        try:
+            kind = point.load()
+        except Exception as error:  # a package's own code may fail in any way
+            raise EngineError(f"the engine {point.name} does not load: {error}", point.value) from error
+        if not isinstance(kind, EngineKind) or kind.name in found:
+            raise EngineError(f"the entry point {point.name} names no new EngineKind", point.value, "mend its package")
+        found[kind.name] = kind
+    return found
+
+
+def engine_kind(name: str) -> EngineKind:
+    """The engine of that name.
+
+    Raises:
+        EngineError: there is none.
+    """
+    kinds = engine_kinds()
+    if name not in kinds:
+        raise EngineError(f"no engine {name!r}", remedy=f"there are {', '.join(kinds)}")
+    return kinds[name]
+
+
+def default_engine(*, remote: bool) -> str:
+    """The first engine for weights at hand, or for models that somebody else serves."""
+    return next(kind.name for kind in _BUILT_IN if kind.remote == remote)
