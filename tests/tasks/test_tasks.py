@@ -13,7 +13,7 @@ from interpole import tasks
 from interpole.chat import Markers, trace
 from interpole.errors import TaskError
 from interpole.records import Outcome, Problem, Sampler
-from interpole.tasks import grading, ifeval, reading
+from interpole.tasks import grading, ifeval
 from interpole.tasks.guarded import Guarded
 
 DATA = Path(__file__).parents[1] / "data"
@@ -28,61 +28,6 @@ def read(response, finish="stop", opened=True):
 def scores(benchmark, problem, response, finish="stop", opened=True):
     grades = benchmark.grade(problem, read(response, finish, opened))
     return {name: (grade.score, grade.answer) for name, grade in grades.items()}
-
-
-# ── readers ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (r"\boxed{70}", "70"),
-        (r"\boxed{1} then \boxed{2}", "2"),
-        (r"\boxed{\boxed{70}}", "70"),
-        (r"\boxed {\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{70} and \boxed{}", "70"),
-        (r"\boxed{70} and \boxed{71", "70"),
-        (r"\boxed{ }", None),
-        ("70", None),
-    ],
-)
-def test_the_last_box_that_is_whole_and_not_blank_is_read(text, expected):
-    assert reading.last_boxed(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ANSWER: B", "B"),
-        ("**ANSWER: B**", "B"),
-        ("**Answer:** B", "B"),
-        ("**Answer**: (B)", "B"),
-        ("Answer: $B$", "B"),
-        (r"ANSWER: \boxed{B}", "B"),
-        (r"\boxed{\text{B}}", "B"),
-        (r"$\boxed{B) 5\,eV}$", "B"),
-        ("The correct answer is option B.", "B"),
-        ("Answer: A? No.\nANSWER: C", "C"),
-        ("So\nB) 5 eV", "B"),
-        ("so\n**B**", "B"),
-        ("The answer is a long story", None),
-        ("ANSWER: Apples", None),
-        ("ANSWER: E", None),
-        ("B is wrong, and so is C", None),
-        ("", None),
-    ],
-)
-def test_a_choice_is_read_where_it_is_stated_last(text, expected):
-    assert reading.read_choice(text, 4) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("Paris", "Paris"), ("Hm.\n**Answer:** Paris.", "Paris"), (r"So \boxed{Paris}", "Paris"), (" \n", None)],
-)
-def test_a_short_answer_is_the_box_or_the_last_line(text, expected):
-    assert reading.read_short(text) == expected
 
 
 # ── AIME ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,7 +68,7 @@ def test_aime_asks_as_the_paper_does_with_the_papers_settings(aime):
         (r"so it is \boxed{70}", "stop", (1, "70"), (1, "70")),  # unclosed, ended by itself
         (r"try \boxed{70}? or", "length", (1, "70"), (0, None)),  # a monologue cut off is no answer
         (r"is it \boxed{71}? no <tool_call> It is \boxed{70}.", "stop", (1, "70"), (1, "70")),
-        (r"is it \boxed{71}? no <tool_call> It is 70.", "stop", (0, "71"), (0, None)),
+        (r"is it \boxed{71}? no <tool_call> It is 70.", "stop", (0, "71"), (1, "70")),
         ("", "stop", (0, None), (0, None)),
         (r"\boxed{70}", "error", (0, None), (0, None)),
     ],
@@ -187,7 +132,7 @@ def test_gpqa_rotates_the_options_by_row_as_opencompass_does(gpqa):
         (r"so</think>ANSWER: \boxed{D}", "stop", (0, None), (1, "D")),
         ("so</think>My answer: a choice.\nANSWER: D", "stop", (0, "a"), (1, "D")),
         ("so</think>Answer: C. Wait.\nANSWER: D", "stop", (0, "C"), (1, "D")),
-        ("so</think>ANSWER: d", "stop", (0, "d"), (0, None)),
+        ("so</think>ANSWER: d", "stop", (0, "d"), (1, "D")),
         ("ANSWER: D, but", "length", (1, "D"), (0, None)),
         ("ANSWER: D", "stop", (1, "D"), (1, "D")),
         ("Answer: C?<tool_call>\nANSWER: D", "stop", (0, "C"), (1, "D")),

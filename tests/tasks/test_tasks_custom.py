@@ -6,8 +6,9 @@ import pytest
 
 from interpole import tasks
 from interpole.chat import Markers, trace
-from interpole.errors import TaskError
+from interpole.errors import InterpoleWarning, TaskError
 from interpole.records import Problem
+from interpole.tasks import grading
 
 QWEN = Markers("<think>", "</think>")
 
@@ -77,15 +78,49 @@ def test_a_function_of_the_users_grades(write, tmp_path):
         tasks.load(path, grader="python:my_graders_1.none")
 
 
+def test_an_error_in_a_function_of_the_users_is_named_with_its_place(write, tmp_path):
+    (tmp_path / "my_graders_2.py").write_text(
+        "def fails(response, answer):\n    return 1 / 0\ndef one(response):\n    return 1\n"
+    )
+    (tmp_path / "my_graders_3.py").write_text("def oops(:\n")
+    (tmp_path / "string.py").write_text("def mine(response, answer):\n    return 1\n")
+    path = write({"question": "Q", "answer": "10"})
+    with pytest.raises(TaskError, match=r"failed for problem '\w+': ZeroDivisionError[\s\S]*my_graders_2.py:2"):
+        score(tasks.load(path, grader="python:my_graders_2.fails"), "x")
+    for name, message in [
+        ("my_graders_2.one", "cannot be called with"),
+        ("my_graders_3.oops", "SyntaxError"),
+        ("string.mine", "no grader|is taken from"),
+        ("fails", "no grader python:fails"),
+    ]:
+        with pytest.raises(TaskError, match=message):
+            tasks.load(path, grader=f"python:{name}")
+
+
 @pytest.mark.parametrize(
     ("row", "grader", "message"),
     [
-        ("{oops", None, "not JSON"),
+        ("{oops", None, "not valid JSON"),
         ("[1]", None, "not an object"),
         ({"question": "Q", "anwser": "A"}, None, r"question, anwser"),
-        ({"question": " ", "answer": "A"}, None, "needs a question"),
-        ({"question": "Q", "answer": ["A"]}, None, "needs a question .* and an answer"),
-        ({"question": "Q", "answer": "A", "choices": "AB"}, None, "choices must be a list"),
+        ({"question": " ", "answer": "A"}, None, "question: it is blank"),
+        ({"question": ["Q"], "answer": "A"}, None, "question: expected a text, found a list"),
+        ({"question": "Q", "answer": ["A"]}, None, "answer: expected a text or a number, found a list"),
+        ({"question": "Q", "answer": True}, None, "answer: expected a text or a number, found true"),
+        ({"question": "Q", "answer": "A", "choices": "AB"}, None, "choices: expected a list of texts, found a text"),
+        ({"question": "Q", "answer": "A", "choices": ["a", 3]}, None, "choices.1: expected a text, found the number 3"),
+        ({"question": "Q", "answer": "A", "choices": ["a"] * 27}, None, "choices: .*26"),
+        ({"question": "Q", "answer": "A", "id": {}}, None, "id: expected a text or a number, found an object"),
+        ({"question": "Q", "answer": "A", "difficulty": [1]}, None, "difficulty: expected a text or a number"),
+        ('{"question": "Q", "answer": NaN}', None, "'answer': NaN and Infinity are no JSON numbers"),
+        ('{"question": "Q", "answer": 1e999}', None, "'answer': NaN and Infinity"),
+        (r'{"question": "\ud83d", "answer": "A"}', None, "'question': half of a surrogate pair"),
+        ('{"question": "Q", "answer": "A", "more": ' + "[" * 90 + "]" * 90 + "}", None, "more than 64 levels"),
+        ('{"question": "Q", "answer": "A", "more": ' + "[" * 200_000, None, "nested too deep"),
+        ({"question": "Q", "answer": "B", "choices": ["B", "C"]}, "choice", "may mean A or B"),
+        ({"question": "Q", "answer": " ", "choices": ["x"]}, "exact", "answer: it is blank"),
+        ({"question": "Q", "answer": ""}, "regex", "answer: it is blank"),
+        ({"question": "Q", "answer": "a{1,99999999999}"}, "regex", "no regular expression"),
         ({"question": "Q", "answer": "green", "choices": ["red", "blue"]}, "choice", "'green' is none of the choices"),
         ({"question": "Q", "answer": "("}, "regex", "no regular expression"),
     ],
@@ -104,12 +139,73 @@ def test_what_does_not_fit_a_jsonl_is_refused(write, tmp_path):
     ]:
         with pytest.raises(TaskError, match=message):
             tasks.load(path, **options)
-    with pytest.raises(TaskError, match="two problems have the id '1'"):
+    with pytest.raises(TaskError, match=r"two problems have the id '1'[\s\S]*mine.jsonl:1 and .*mine.jsonl:2"):
         tasks.load(write({"id": 1, "question": "Q", "answer": "A"}, {"id": "1", "question": "R", "answer": "A"}))
     with pytest.raises(TaskError, match="no problems"):
         tasks.load(write(""))
     with pytest.raises(TaskError, match="cannot read the problems"):
         tasks.load(str(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r"])
+def test_a_line_ends_at_a_newline_only(tmp_path, mark):
+    rows = [{"question": f"{number}{mark}?", "answer": "A"} for number in (1, 2)]
+    lines = [json.dumps(row, ensure_ascii=mark < "\x20") + "\r\n\r\n" for row in rows]
+    (tmp_path / "lines.jsonl").write_bytes(b"\xef\xbb\xbf" + "".join(lines).encode())
+    benchmark = tasks.load(str(tmp_path / "lines.jsonl"))
+    assert [problem.question for problem in benchmark.problems] == [f"1{mark}?", f"2{mark}?"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"question": "Q", "answer": "A"}\n{"question": "\xe9", "answer": "A"}', "0xe9, is not UTF-8.*\n.*q.jsonl:2"),
+        ('{"question": "Q", "answer": "A"}'.encode("utf-16"), "UTF-16"),
+        (b'{"question": "' + b"x" * 17_000_000 + b'", "answer": "A"}', "more than 16 MiB"),
+    ],
+)
+def test_a_file_that_is_no_utf8_or_endless_is_refused(tmp_path, content, message):
+    (tmp_path / "q.jsonl").write_bytes(content)
+    with pytest.raises(TaskError, match=message):
+        tasks.load(str(tmp_path / "q.jsonl"))
+
+
+@pytest.mark.parametrize("answer", ["\x0crac{1}{2}", "\x08eta", "   ", r"\frac{1}{"])
+def test_a_reference_that_no_response_can_equal_is_refused(write, answer):
+    pytest.importorskip("math_verify")
+    with pytest.raises(TaskError, match=r"answer[\s\S]*mine.jsonl:1"):
+        tasks.load(write({"question": "Half?", "answer": answer}), grader="math")
+
+
+def test_a_row_that_changes_the_grader_is_named(write):
+    rows = [{"question": f"{number}?", "answer": number} for number in range(9)]
+    with pytest.warns(
+        InterpoleWarning, match="graded by `exact`, not by `math`: line 10 of 10 has an answer that is no number"
+    ):
+        benchmark = tasks.load(write(*rows, {"question": "odd?", "answer": "n/a"}))
+    assert list(benchmark.gradings) == ["exact"]
+    both = [{"question": f"{number}?", "answer": "x", "choices": ["x", "y"]} for number in range(3)]
+    with pytest.warns(InterpoleWarning, match="not by `choice`: line 4 of 4 has no choices"):
+        tasks.load(write(*both, {"question": "odd?", "answer": "x"}))
+
+
+def test_nothing_is_said_where_the_grader_is_given_or_all_rows_agree(write, recwarn):
+    tasks.load(write({"question": "1?", "answer": 1}, {"question": "2?", "answer": "x"}), grader="exact")
+    tasks.load(write({"question": "1?", "answer": "y"}, {"question": "2?", "answer": "x"}))
+    assert not recwarn.list
+
+
+def test_numbers_are_written_out_and_letters_may_be_small(write):
+    benchmark = tasks.load(write({"id": 1e22, "question": "Big?", "answer": 1e-7}), grader="exact")
+    assert (benchmark.problems[0].id, benchmark.problems[0].answer) == ("1" + "0" * 22, "0.0000001")
+    assert tasks.load(write({"question": "Q", "answer": " b", "choices": ["x", "y"]})).problems[0].answer == "B"
+
+
+def test_a_pattern_that_backtracks_for_ever_costs_one_answer(write, monkeypatch):
+    monkeypatch.setattr(grading._REGEX, "limit_seconds", 0.5)
+    benchmark = tasks.load(write({"question": "Q", "answer": r"^(\w|\w\w)+:$"}), grader="regex")
+    assert score(benchmark, "a" * 90) == (0, None)
+    assert score(benchmark, "ab:") == (1, "b")
 
 
 def test_problems_at_hand_are_graded_without_the_file(tmp_path):

@@ -290,6 +290,8 @@ def show_plan(planned: Sequence[Planned]) -> None:
     missing = sum(p.num_samples - p.num_present for p in planned)
     table("Dry run: nothing was generated", ["task, point", "samples", "present", "to generate"], rows)
     console.print(f"{missing:,} responses to generate")
+    for task, graders in {p.task: p.graders for p in planned}.items():
+        console.print(f"{task} is graded by {', '.join(graders) or 'its own scorers'}", markup=False)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class Planned:
     num_samples: int
     num_present: int
     max_tokens: int  # cap on each
+    graders: tuple[str, ...]  # of the task's gradings; none of ours: those of the Inspect task itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ def plan(config: SweepConfig, out: Path) -> list[Planned]:
             job.num_samples,
             job.num_present(out),
             planned.sampler(job.benchmark, job.point).max_tokens,
+            tuple(job.benchmark.gradings),
         )
         for job in _work(planned, existing, engine)
     ]
@@ -132,6 +134,8 @@ def run(
         existing = _existing(out)
         planned = Plan(config)
         tell = ProgressReporter(on_progress)
+        for benchmark in planned.benchmarks.values():
+            tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
         running = engine or stack.enter_context(engine_of(planned, tell.message))
         import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
 

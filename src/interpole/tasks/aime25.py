@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import AliasChoices, ConfigDict, Field
+
 from interpole.errors import TaskError
 from interpole.records import Problem, Sampler
+from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, Request
-from interpole.tasks.data import fetch, read_jsonl
-from interpole.tasks.grading import math_paper, math_robust
+from interpole.tasks.data import Text, TextOrNumber, distinct, fetch, read_jsonl
+from interpole.tasks.grading import check_math, math_paper, math_robust
 from interpole.tasks.guarded import require
 
 __all__ = ["SAMPLER", "load"]
@@ -45,11 +48,25 @@ def _from_hub() -> tuple[Problem, ...]:
     return tuple(problem for part, path in parts for problem in _from_file(path, f"{part}-"))
 
 
+class _Row(Strict):
+    """One line of the data; fields besides these have no meaning here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    question: Text = Field(validation_alias=AliasChoices("question", "problem"), min_length=1)
+    answer: TextOrNumber
+    id: TextOrNumber | None = Field(None, min_length=1)
+
+
 def _from_file(path: Path, prefix: str = "") -> tuple[Problem, ...]:
-    problems = []
-    for number, (place, row) in enumerate(read_jsonl(path), 1):
-        question, answer = row.get("question", row.get("problem")), row.get("answer")
-        if not question or answer is None:
-            raise TaskError(f"a row needs question and answer; it has {', '.join(row)}", where=place, remedy=_REMEDY)
-        problems.append(Problem(str(row.get("id", f"{prefix}{number}")), question, str(answer)))
-    return tuple(problems)
+    found = []
+    for number, (place, content) in enumerate(read_jsonl(path), 1):
+        if not (content.get("question") or content.get("problem")) or content.get("answer") in (None, ""):
+            what = f"a row needs question and answer; it has {', '.join(content) or 'nothing'}"
+            raise TaskError(what, where=place, remedy=_REMEDY)
+        row = validated(_Row, content, place, TaskError, _REMEDY)
+        problem = Problem(row.id or f"{prefix}{number}", row.question, row.answer)
+        if not problem.answer.strip().isdecimal():
+            check_math(problem, place)
+        found.append((place, problem))
+    return distinct(found)

@@ -1,27 +1,34 @@
 """A task of your own: one jsonl with `question` and `answer`, or any Inspect task by name or file.
 
-A jsonl row may also have `id`, `choices` and `difficulty`; other fields are kept as metadata. The grader is math,
-choice, exact, regex or python:module.function. An Inspect task keeps its own prompt, solver and scorer.
+A jsonl row may also have `id`, `choices` and `difficulty`; other fields are kept as metadata. The grader is math, choice, exact,
+regex or python:module.function; a reference that it could find equal to no response is refused. An Inspect task keeps its own
+prompt, solver and scorer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from interpole.errors import TaskError
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from interpole.errors import InterpoleWarning, TaskError
 from interpole.records import Problem
+from interpole.schema import Strict, validated
 from interpole.tasks import grading
 from interpole.tasks.benchmark import Benchmark, Grader, Request
-from interpole.tasks.data import read_jsonl
+from interpole.tasks.data import Text, TextOrNumber, distinct, kind_of, read_jsonl
 from interpole.tasks.gpqa_diamond import prompt as choice_prompt
 from interpole.tasks.guarded import require
 
 __all__ = ["GRADERS", "from_inspect", "from_jsonl"]
+
+Placed = tuple[str, Problem]  # "file:line", and what stands there
 
 _MATH_PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 GRADERS: dict[str, tuple[Grader, Callable[[Problem], str]]] = {
@@ -31,12 +38,14 @@ GRADERS: dict[str, tuple[Grader, Callable[[Problem], str]]] = {
     "regex": (grading.regex, lambda problem: problem.question),
 }
 _NUMBER = re.compile(r"-?\d+(?:[.,/]\d+)?")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def from_jsonl(path: Path, request: Request) -> Benchmark:
     """Make a benchmark of a jsonl; its name is the file's.
 
-    Without a grader: choice where there are choices, math where every answer is a number, else exact.
+    Without a grader: choice where there are choices, math where every answer is a number, else exact. Where a few rows alone
+    decide that, a warning names them.
 
     Raises:
         TaskError: a row that cannot be used, with its line; an unknown grader; a prompt without `{question}`.
@@ -45,70 +54,129 @@ def from_jsonl(path: Path, request: Request) -> Benchmark:
     if request.prompt is not None and "{question}" not in request.prompt:
         raise TaskError(f"the prompt {request.prompt!r} does not ask the question", remedy="put {question} in it")
     rows = [(place, _problem(row, place)) for place, row in read_jsonl(path)] if request.problems is None else []
-    problems = tuple(problem for _, problem in rows) if request.problems is None else request.problems
+    problems = distinct(rows) if request.problems is None else request.problems
     name = request.grader or _guess(problems)
+    if request.grader is None:
+        _say_what_does_not_fit(rows, name)
     if name.startswith("python:"):
-        grader, ask = (
-            grading.from_function(name.removeprefix("python:"), [path.parent, Path.cwd()]),
-            GRADERS["exact"][1],
-        )
+        folders = [path.parent, Path.cwd()]
+        grader, ask = grading.from_function(name.removeprefix("python:"), folders), GRADERS["exact"][1]
     elif name in GRADERS:
         grader, ask = GRADERS[name]
     else:
         raise TaskError(f"no grader {name!r}", remedy=f"graders are: {', '.join(GRADERS)}, python:module.function")
-    checked = (_checked(problem, name, place) for place, problem in rows)
-    problems = tuple(checked) if request.problems is None else problems
     if name == "math":
         require("math_verify", "eval")
+    if request.problems is None:
+        problems = tuple(_checked(problem, name, place) for place, problem in rows)
     template = request.prompt
     if template is not None:
         ask = lambda problem: template.replace("{question}", problem.question)  # noqa: E731
     return Benchmark(path.stem, problems[: request.limit], ask, {name.partition(":")[0]: grader})
 
 
-def _problem(row: dict[str, Any], place: str) -> Problem:
-    fields = ", ".join(row) or "nothing"
-    question, answer = row.pop("question", None), row.pop("answer", None)
-    if not isinstance(question, str) or not question.strip() or not isinstance(answer, str | int | float):
-        raise TaskError(
-            f"a row needs a question (text) and an answer (text or number); this one has {fields}",
-            where=place,
-            remedy='write {"question": "6 · 7 = ?", "answer": "42"}',
-        )
-    choices = row.pop("choices", None) or []
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices) or len(choices) > 26:
-        raise TaskError("choices must be a list of texts, 26 at most", where=place, remedy='"choices": ["red", "blue"]')
-    name = row.pop("id", None)
-    hashed = hashlib.sha256(question.encode()).hexdigest()[:12]
-    difficulty = str(row.pop("difficulty", ""))
-    return Problem(hashed if name is None else str(name), question, str(answer), tuple(choices), difficulty, row)
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _guess(problems: tuple[Problem, ...]) -> str:
+def _texts(value: Any) -> Any:
+    if not isinstance(value, list | None):
+        raise ValueError(f"expected a list of texts, found {kind_of(value)}")
+    if value and any(isinstance(choice, str) and not choice.strip() for choice in value):
+        raise ValueError("one of them is blank")
+    return value
+
+
+class _Row(Strict):
+    """One line of a jsonl; fields besides these are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    question: Text = Field(min_length=1)
+    answer: TextOrNumber
+    id: TextOrNumber | None = Field(None, min_length=1, max_length=200)
+    choices: Annotated[tuple[Text, ...] | None, BeforeValidator(_texts)] = Field(None, max_length=26)
+    difficulty: TextOrNumber | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_both(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        if value.get("question") is None or value.get("answer") is None:
+            raise ValueError(f"a row needs a question and an answer; this one has {', '.join(value) or 'nothing'}")
+        if isinstance(value["question"], str) and not value["question"].strip():
+            raise ValueError("question: it is blank")
+        return value
+
+
+def _problem(content: dict[str, Any], place: str) -> Problem:
+    row = validated(_Row, content, place, TaskError, 'write {"question": "6 · 7 = ?", "answer": "42"}')
+    hashed = hashlib.sha256(row.question.encode()).hexdigest()[:12]
+    return Problem(
+        hashed if row.id is None else row.id,
+        row.question,
+        row.answer,
+        row.choices or (),
+        row.difficulty or "",
+        row.model_extra or {},
+    )
+
+
+# ── the grader, and whether the rows fit it ──────────────────────────────────────────────────────────────────────
+
+
+def _guess(problems: Sequence[Problem]) -> str:
     if problems and all(problem.choices for problem in problems):
         return "choice"
-    return "math" if all(_NUMBER.fullmatch(problem.answer.strip()) for problem in problems) else "exact"
+    return "math" if all(_is_number(problem) for problem in problems) else "exact"
+
+
+def _is_number(problem: Problem) -> bool:
+    return bool(_NUMBER.fullmatch(problem.answer.strip()))
+
+
+def _say_what_does_not_fit(rows: Sequence[Placed], chosen: str) -> None:
+    """Warn where most rows would be graded otherwise, had a few been left out."""
+    for name, lack, fits in (
+        ("choice", "no choices", lambda problem: bool(problem.choices)),
+        ("math", "an answer that is no number", _is_number),
+    ):
+        odd = [place.rpartition(":")[2] for place, problem in rows if not fits(problem)]
+        if chosen != name and 0 < len(odd) <= len(rows) / 2:
+            lines = f"line{'s' if len(odd) > 1 else ''} {', '.join(odd[:8])}{' …' if len(odd) > 8 else ''}"
+            warnings.warn(
+                f"{rows[0][0].rpartition(':')[0]} is graded by `{chosen}`, not by `{name}`: {lines} of {len(rows)} "
+                f"{'have' if len(odd) > 1 else 'has'} {lack}; correct {'them' if len(odd) > 1 else 'it'}, or give --grader",
+                InterpoleWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def _checked(problem: Problem, grader: str, place: str) -> Problem:
-    """Hold one row against its grader: choices have a right letter, patterns compile."""
+    """Hold one row against its grader: some response must be able to be right."""
+    if not grader.startswith("python:") and not problem.answer.strip():
+        raise TaskError("answer: it is blank, and no response can equal it", where=place, remedy="give the answer")
     if grader == "regex":
-        try:
-            re.compile(problem.answer)
-        except re.error as error:
-            raise TaskError(f"answer is no regular expression: {error}", where=place, remedy="correct it") from error
-    if grader != "choice":
-        return problem
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(problem.choices)]
-    if problem.answer in problem.choices:
-        return replace(problem, answer=letters[problem.choices.index(problem.answer)])
-    if len(problem.answer) == 1 and problem.answer in letters:
-        return problem
-    raise TaskError(
-        f"answer {problem.answer!r} is none of the choices {list(problem.choices)}",
-        where=place,
-        remedy="give the letter or the text of the right choice, or another --grader",
-    )
+        grading.check_pattern(problem.answer, place)
+    if grader == "math" and not _is_number(problem):
+        grading.check_math(problem, place)
+    return _with_letter(problem, place) if grader == "choice" else problem
+
+
+def _with_letter(problem: Problem, place: str) -> Problem:
+    """The problem with its right choice as a letter, which may be given as such or as its text."""
+    remedy = "give the letter or the text of the right choice, or another --grader"
+    said, letters = problem.answer.strip(), _LETTERS[: len(problem.choices)]
+    by_text = [letter for letter, choice in zip(letters, problem.choices, strict=True) if choice.strip() == said]
+    by_letter = [said.upper()] if len(said) == 1 and said.upper() in letters else []
+    if len({*by_text, *by_letter}) == 1:
+        return replace(problem, answer=(by_text or by_letter)[0])
+    if not by_text and not by_letter:
+        raise TaskError(f"answer {problem.answer!r} is none of the choices {list(problem.choices)}", place, remedy)
+    meant = " or ".join(dict.fromkeys([*by_text, *by_letter]))
+    raise TaskError(f"answer {problem.answer!r} may mean {meant} of {list(problem.choices)}", place, "make it plain")
+
+
+# ── Inspect tasks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def from_inspect(spec: str, request: Request) -> Benchmark:

@@ -12,7 +12,7 @@ from pathlib import Path
 from interpole.errors import TaskError
 from interpole.records import Problem, Sampler
 from interpole.tasks.benchmark import Benchmark, Request
-from interpole.tasks.data import fetch
+from interpole.tasks.data import distinct, fetch
 from interpole.tasks.grading import choice_paper, choice_robust
 
 __all__ = ["SAMPLER", "load", "prompt"]
@@ -60,7 +60,7 @@ def _read(path: Path) -> tuple[Problem, ...]:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TaskError(f"cannot read the questions: {error}", where=path, remedy=_REMEDY) from error
-    return tuple(_problem(row, number, path) for number, row in enumerate(rows, 1))
+    return distinct((f"{path}, question {number}", _problem(row, number, path)) for number, row in enumerate(rows, 1))
 
 
 def _problem(row: dict[str, str | None], number: int, path: Path) -> Problem:

@@ -7,10 +7,12 @@ long over an answer gives it score 0 and no answer: a response that breaks a gra
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import re
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from interpole.chat import Trace
@@ -18,9 +20,11 @@ from interpole.errors import TaskError
 from interpole.records import Problem
 from interpole.tasks.benchmark import Grade, Grader, as_the_paper_reads, final_text
 from interpole.tasks.guarded import Guarded
-from interpole.tasks.reading import read_choice, read_short
+from interpole.tasks.reading import read_choice, read_short, same_text
 
 __all__ = [
+    "check_math",
+    "check_pattern",
     "choice_paper",
     "choice_robust",
     "exact",
@@ -32,6 +36,8 @@ __all__ = [
 ]
 
 _MATH = Guarded("interpole.tasks.math_worker", limit_seconds=10.0)  # OpenCompass' own limit
+_REGEX = Guarded("interpole.tasks.regex_worker", limit_seconds=2.0)
+_ESCAPES = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", "\v": "v"}  # what JSON makes of \beta, \frac, \neq …
 _PAPER_CHOICE = re.compile(r"(?i)ANSWER\s*:\s*([A-D])")
 
 
@@ -48,7 +54,7 @@ def math_robust(problem: Problem, trace: Trace) -> Grade:
 def _math(problem: Problem, text: str, reader: str) -> Grade:
     if not text.strip():
         return Grade(0.0, None)
-    reply = _MATH.ask(gold=problem.answer, text=text, reader=reader) or {}
+    reply = _MATH.ask(gold=problem.answer, text=text, question=problem.question, reader=reader) or {}
     return Grade(reply.get("score", 0.0), reply.get("answer"))
 
 
@@ -70,15 +76,52 @@ def choice_robust(problem: Problem, trace: Trace) -> Grade:
 
 def exact(problem: Problem, trace: Trace) -> Grade:
     """Compare the short answer of the final text with the reference, regardless of case and spacing."""
-    answer = read_short(final_text(trace))
-    return Grade(float(answer is not None and _plain(answer) == _plain(problem.answer)), answer)
+    text = final_text(trace)
+    return Grade(float(same_text(text, problem.answer)), read_short(text))
 
 
 def regex(problem: Problem, trace: Trace) -> Grade:
-    """Search the final text for the reference, a regular expression; its first group, if any, is the answer."""
-    match = re.search(problem.answer, final_text(trace))
-    answer = (match[1] if match.re.groups else match[0]) if match else None
-    return Grade(float(match is not None), answer)
+    """Search the final text for the reference, a regular expression; its first group, if any, is the answer.
+
+    A pattern that takes too long over a response scores 0.
+    """
+    reply = _REGEX.ask(pattern=problem.answer, text=final_text(trace)) or {}
+    return Grade(float(bool(reply.get("found"))), reply.get("answer"))
+
+
+def check_pattern(pattern: str, place: str) -> None:
+    """Refuse a reference that is no regular expression.
+
+    Raises:
+        TaskError: it does not compile, or takes too long to.
+    """
+    reply = _REGEX.ask(pattern=pattern, text="")
+    if reply is None or "invalid" in reply:
+        why = "it takes too long to compile" if reply is None else reply["invalid"]
+        raise TaskError(f"answer is no regular expression: {why}", where=place, remedy="correct it")
+
+
+def check_math(problem: Problem, place: str) -> None:
+    r"""Refuse a reference that not even a response which boxes it would equal.
+
+    Raises:
+        TaskError: it is not read as mathematics, e.g. because JSON took the `\f` of `\frac` for a form feed.
+    """
+    if spoilt := next((character for character in problem.answer.rstrip() if character in _ESCAPES), None):
+        raise TaskError(
+            f"answer {problem.answer!r} holds the control character {spoilt!r}",
+            where=place,
+            remedy=rf'in JSON a backslash is written twice: "\\{_ESCAPES[spoilt]}…"',
+        )
+    reply = _MATH.ask(
+        gold=problem.answer, text=rf"\boxed{{{problem.answer}}}", question=problem.question, reader="robust"
+    )
+    if not (reply or {}).get("score"):
+        raise TaskError(
+            f"answer {problem.answer!r} is not read as mathematics: no response could equal it",
+            where=place,
+            remedy="write it in LaTeX, or choose another --grader, e.g. exact",
+        )
 
 
 def located(path: str, folders: Iterable[Path]) -> str:
@@ -98,25 +141,20 @@ def from_function(path: str, folders: Iterable[Path]) -> Grader:
     and in the working directory, then among the installed packages.
 
     Raises:
-        TaskError: no such module or function; later, a result that is not a score.
+        TaskError: no such module or function, or not one of two arguments; later, an error in it, or a result that is no score.
     """
-    module_name, _, name = path.rpartition(".")
-    places = [str(folder) for folder in folders]
-    sys.path[:0] = places
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TaskError(
-            f"no grader python:{path}: {error}",
-            where=", ".join(places),
-            remedy="name it python:module.function, with module.py beside the data file",
-        ) from error
-    finally:
-        del sys.path[: len(places)]
+    function = _imported(path, list(folders))
 
     def grade(problem: Problem, trace: Trace) -> Grade:
         text = final_text(trace)
-        score = function(text, problem.answer)
+        try:
+            score = function(text, problem.answer)
+        except (Exception, SystemExit) as error:  # the user's code may fail in any way
+            raise TaskError(
+                f"the grader failed for problem {problem.id!r}: {type(error).__name__}: {error}",
+                where=f"python:{path}, {_last_place(error)}",
+                remedy="correct the function; `interpole score RUN --regrade` grades what there is again",
+            ) from error
         if not isinstance(score, bool | int | float) or math.isnan(score) or not 0 <= score <= 1:
             raise TaskError(
                 f"the grader gave {score!r} for problem {problem.id!r}",
@@ -128,5 +166,37 @@ def from_function(path: str, folders: Iterable[Path]) -> Grader:
     return grade
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _imported(path: str, folders: list[Path]) -> Callable[[str, str], object]:
+    """The user's function, held against what it will be called with."""
+    module_name, _, name = path.rpartition(".")
+    places = [str(folder.resolve()) for folder in folders]
+    remedy = "name it python:module.function, with module.py beside the data file"
+    sys.path[:0] = places
+    try:
+        module = importlib.import_module(module_name)
+        function = getattr(module, name)
+    except (Exception, SystemExit) as error:  # importing runs the user's code
+        said = error if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise TaskError(f"no grader python:{path}: {said}", where=", ".join(places), remedy=remedy) from error
+    finally:
+        del sys.path[: len(places)]
+    beside = next(
+        (file for place in places if (file := Path(place, *module_name.split(".")).with_suffix(".py")).is_file()), None
+    )
+    origin = getattr(module, "__file__", None)
+    if beside and (origin is None or Path(origin).resolve() != beside):
+        what = f"python:{path} is taken from {origin or 'Python itself'}, not from {beside}"
+        raise TaskError(what, where=str(beside), remedy="give the file a name that no other module has")
+    try:
+        inspect.signature(function).bind("response", "answer")
+    except (TypeError, ValueError) as error:
+        if not callable(function) or isinstance(error, TypeError):
+            raise TaskError(
+                f"python:{path} cannot be called with (response, answer): {error}", places[0], remedy
+            ) from None
+    return function
+
+
+def _last_place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"

@@ -7,19 +7,22 @@ so that grading again gives the same result. The metric is prompt-level strict.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
 
 from interpole.chat import Trace
 from interpole.errors import TaskError
 from interpole.records import Problem, Sampler
+from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, Grade, Request, as_the_paper_reads, final_text
-from interpole.tasks.data import fetch, read_jsonl
+from interpole.tasks.data import Text, distinct, fetch, read_jsonl
 from interpole.tasks.guarded import Guarded, require
 
 __all__ = ["SAMPLER", "load", "strict_paper", "strict_robust"]
 
 SAMPLER = Sampler(temperature=0.6, top_p=0.95, top_k=20, max_tokens=65_536)
 _CHECKERS = Guarded("interpole.tasks.ifeval_worker", limit_seconds=30.0)
-_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
 _REMEDY = "give the published file: --data ifeval_input_data.jsonl"
 
 
@@ -61,11 +64,29 @@ def _strict(problem: Problem, text: str) -> Grade:
     return Grade(float(bool(reply.get("passes"))), None)
 
 
+class _Row(Strict):
+    """One line of the published file; fields besides these have no meaning here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    key: int = Field(strict=True)
+    prompt: Text = Field(min_length=1)
+    instruction_id_list: list[Text] = Field(min_length=1)
+    kwargs: list[dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if len(self.kwargs) != len(self.instruction_id_list):
+            raise ValueError(f"{len(self.instruction_id_list)} instructions, but kwargs for {len(self.kwargs)}")
+        return self
+
+
 def _read(path: Path) -> tuple[Problem, ...]:
-    problems = []
-    for place, row in read_jsonl(path):
-        if missing := [name for name in _FIELDS if name not in row]:
+    found = []
+    for place, content in read_jsonl(path):
+        if missing := [name for name in _Row.model_fields if name not in content]:
             raise TaskError(f"the row has no {', '.join(missing)}", where=place, remedy=_REMEDY)
-        instructions = {"instruction_id_list": row["instruction_id_list"], "kwargs": row["kwargs"]}
-        problems.append(Problem(str(int(row["key"])), row["prompt"], "", metadata=instructions))
-    return tuple(problems)
+        row = validated(_Row, content, place, TaskError, _REMEDY)
+        instructions = {"instruction_id_list": row.instruction_id_list, "kwargs": row.kwargs}
+        found.append((place, Problem(str(row.key), row.prompt, "", metadata=instructions)))
+    return distinct(found)

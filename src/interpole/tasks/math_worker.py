@@ -1,11 +1,10 @@
 """The worker behind `grading.math_paper` and `grading.math_robust`: math-verify, run by `Guarded`.
 
-Questions: {"gold", "text", "reader": "paper" | "robust"}; answers: {"score", "answer"}.
+Questions: {"gold", "text", "question", "reader": "paper" | "robust"}; answers: {"score", "answer"}.
 """
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +12,8 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Equality, Float
 
+from interpole.tasks.expressions import asked_for, stated, tidy
 from interpole.tasks.guarded import serve
-from interpole.tasks.reading import last_boxed, read_short
 
 __all__ = ["grade"]
 
@@ -29,19 +28,25 @@ _PAPER = [
     )
 ]
 _WHOLE = [LatexExtractionConfig(), ExprExtractionConfig()]
-_ANCHORED = [
-    LatexExtractionConfig(try_extract_without_anchor=False),
-    ExprExtractionConfig(try_extract_without_anchor=False),
-]
-
-_NUMBER = re.compile(r"[-−]?\d[\d.,/]*")
 
 
 def grade(question: dict[str, Any]) -> dict[str, Any]:
     """Score one text against the gold answer; `answer` is what was read, as sympy writes it."""
-    read = _read_as_the_paper if question["reader"] == "paper" else _read_last
-    found = read(question["text"])
-    correct = bool(found) and verify(_gold(question["gold"]), found)
+    gold, text = question["gold"], question["text"]
+    if question["reader"] == "paper":
+        found = _read_as_the_paper(text)
+        return _reply(found, bool(found) and verify(_as_written(gold), found))
+    expression = stated(text)
+    if expression is None:
+        return _reply([], False)
+    asked = asked_for(question["question"], gold)
+    readings = [_parsed(one) for one in tidy(expression, asked)]
+    wanted = [_parsed(one) for one in tidy(gold, asked)]
+    correct = any(bool(found) and verify(reference, found) for reference in wanted for found in readings)
+    return _reply(readings[0], correct)
+
+
+def _reply(found: list[Any], correct: bool) -> dict[str, Any]:
     return {"score": float(correct), "answer": _votable(found[0]) if found else None}
 
 
@@ -55,21 +60,16 @@ def _votable(value: Any) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _gold(text: str) -> list[Any]:
-    return list(parse(f"${text}$", extraction_mode="first_match", extraction_config=_WHOLE))
+def _as_written(gold: str) -> list[Any]:
+    return _parsed(gold)
+
+
+def _parsed(expression: str) -> list[Any]:
+    return list(parse(f"${expression}$", extraction_mode="first_match", extraction_config=_WHOLE))
 
 
 def _read_as_the_paper(text: str) -> list[Any]:
     return list(parse(text, extraction_mode="first_match", extraction_config=_PAPER))
-
-
-def _read_last(text: str) -> list[Any]:
-    """Read the last box that holds anything; without one an announced answer, or a last line that is a number."""
-    boxed, short = last_boxed(text), read_short(text) or ""
-    if boxed is None and not _NUMBER.fullmatch(short):
-        return list(parse(text, extraction_config=_ANCHORED))
-    content = short if boxed is None else boxed.strip().rstrip(".,;").rstrip()
-    return list(parse(f"${content}$", extraction_mode="first_match", extraction_config=_WHOLE))
 
 
 if __name__ == "__main__":

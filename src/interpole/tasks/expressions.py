@@ -1,0 +1,233 @@
+r"""Read the value that a text states as its answer: boxed, announced, or what its last sentence comes to.
+
+Strings in, strings out: `stated` finds the expression and `tidy` writes it as math-verify reads it. Whether two expressions are
+equal is decided in `math_worker`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from interpole.tasks.statements import ANNOUNCED, asked_back, boxes, fold, last_line
+
+__all__ = ["Asked", "asked_for", "stated", "tidy"]
+
+MAX_LENGTH = 2000  # characters of an expression; what is longer is no answer
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_GROUP = r"(?:\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
+_GROUPED = re.compile(rf"(?<![\d.,])(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?)(?:\\?[$€£¥])?"
+    r"(?P<digits>\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})(?P<fraction>\.\d{1,400})?"
+)
+_DASH_AS_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\s{0,2}[\d\\.(])")
+
+
+# ── what is found ────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ANNOUNCED = re.compile(rf"{ANNOUNCED}(?:not\s[^\n.;]{{1,40}}?[,\s]but\s(?:rather\s)?)?", re.IGNORECASE)
+_UNSURE_BEFORE = re.compile(
+    r"(?:\bif|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$", re.IGNORECASE
+)
+_DELIMITED = re.compile(
+    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(([^\n]{1,2000}?)\\\)|\\\[([\s\S]{1,2000}?)\\\]"
+)
+_SKIP = re.compile(r"[\s*_`\"“”「『:>]{0,12}")
+_SMALL_WORDS = "or|pi|ln|it|is|so|we|be|to|of|in|at|an|as|by|if|no|do|he|me|my|us|up|on"
+_LETTERS = rf"(?<![A-Za-z])(?!(?:{_SMALL_WORDS})(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
+_PLAIN_MATH = re.compile(
+    r"(?:\\[A-Za-z]{1,20}|\\[{},;:! %$]|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln|exp|or|and)(?![A-Za-z])"
+    rf"|{_LETTERS}|[\d\s.,+\-*/^_=(){{}}\[\]|!%°√π∞·×÷²³$]){{1,400}}+"
+)
+_MORE_NUMBERS = re.compile(
+    r"\s{0,2}(?:,\s{0,2}(?:or|and)|,|or|and|或|和|и|или|oder|und|ou|et|o|y|maybe)\s{1,2}(?:maybe\s|perhaps\s)?(?=[-+$\\]{0,3}[\d(])",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(r"\s{0,2}(?:to|-|–|—|\.\.\.?|~|至|bis|à)\s{0,2}\$?[-+]?\d", re.IGNORECASE)
+_GOES_ON = re.compile(r"\s{0,2}[+*^/=_!<>≤≥≠≈×·÷√(\\{\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})")
+_UNIT = re.compile(r"(?:\s{0,2}\\?%|\s{0,2}°|\s{0,2}percent\b|\s{0,2}degrees?\b)", re.IGNORECASE)
+_COMPARED = re.compile(r"[<>≤≥≠≈≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|approx|sim|in|leqslant|geqslant)(?![a-z])")
+_END = re.compile(r"\.(?=\s|$|[*_`\"”])|[;。；!？?]|\n|,\s(?=[A-Za-z]{3})|\s[-–—(](?=\s?[A-Za-z]{3})")
+
+
+class _Value(NamedTuple):
+    expression: str
+    end: int
+
+
+def stated(text: str) -> str | None:
+    r"""The expression that a text states as its answer, as it is written there; None where it states none.
+
+    The last box or announcement ("the final answer is **70**", in other languages too) that is not put in question or taken
+    back; without one, what the last sentence comes to ("Hence b = 70", "So there are 70 apples."), unless it doubts, denies or
+    only bounds it.
+    """
+    text = fold(text)
+    found = [(box.begin, text[box.start : box.stop]) for box in boxes(text) if not asked_back(text, box.end)]
+    for match in _ANNOUNCED.finditer(text):
+        if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
+            continue
+        value = _value_at(text, match.end())
+        if value and not asked_back(text, value.end) and not boxes(value.expression):
+            found.append((match.end(), value.expression))
+    if found:
+        return max(found, key=lambda one: one[0])[1]
+    return _concluded(last_line(text))
+
+
+def _value_at(text: str, position: int) -> _Value | None:
+    """The value that begins at `position`, decorations aside."""
+    skip = _SKIP.match(text, position)
+    start = skip.end() if skip else position
+    value = _delimited_at(text, start)
+    if value is None:
+        return _number_at(text, start) or _math_at(text, start)
+    more = _MORE_NUMBERS.match(text, value.end)
+    other = _delimited_at(text, more.end()) or _number_at(text, more.end()) if more else None
+    return _Value(f"{value.expression}, {other.expression}", other.end) if other else value
+
+
+def _delimited_at(text: str, start: int) -> _Value | None:
+    r"""What stands between `$…$`, `\(…\)` or the like at `start`."""
+    delimited = _DELIMITED.match(text, start)
+    inner = next((group for group in delimited.groups() if group is not None), "").strip() if delimited else ""
+    return _Value(inner, delimited.end()) if delimited and inner else None
+
+
+def _number_at(text: str, start: int) -> _Value | None:
+    """A number, with its percent or degree; several where "or" or a comma joins them; None where it goes on as mathematics."""
+    numbers: list[str] = []
+    while len(numbers) < 20:
+        number = _NUMBER.match(text, start)
+        if not number or (_GOES_ON.match(text, number.end()) and not _UNIT.match(text, number.end())):
+            return None
+        if _RANGE.match(text, number.end()):
+            return None
+        unit = _UNIT.match(text, number.end())
+        end = unit.end() if unit else number.end()
+        numbers.append(
+            number["sign"]
+            + re.sub(r"\D", "", number["digits"])
+            + (number["fraction"] or "")
+            + (unit[0] if unit else "")
+        )
+        more = _MORE_NUMBERS.match(text, end)
+        if not more:
+            return _Value(", ".join(numbers), end)
+        start = more.end()
+    return None
+
+
+def _math_at(text: str, start: int) -> _Value | None:
+    r"""A bare expression up to the end of its clause, such as `x + 1`, `3/4` or `\frac{1}{2}`."""
+    clause = text[start : start + MAX_LENGTH]
+    end = _END.search(clause)
+    clause = clause[: end.start()] if end else clause
+    inner = clause.strip(" \t*_`")
+    if not re.search(r"\d|\\[a-z]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|π|∞", inner) or not _PLAIN_MATH.fullmatch(inner):
+        return None
+    return _Value(re.sub(r"\s(?:or|and)\s", ", ", inner), start + len(clause.rstrip()))
+
+
+# ── the last sentence ────────────────────────────────────────────────────────────────────────────────────────────
+
+_SENTENCES = re.compile(r"(?<=[.!;?])\s{1,8}|[。；;]\s{0,4}")
+_DENIED_AFTER = re.compile(r"[,;]?\s{1,3}(?:and\s|but\s)?not\s\S{1,40}$|\s{0,2}\(not\s[^()]{1,40}\)$", re.IGNORECASE)
+_DOUBT = re.compile(
+    r"\b(?:if|were|whether|maybe|perhaps|guess\w{0,3}|probably|possibly|might|may|could|cannot|unless|suppose|assum\w{1,3}|try|not|never|no|neither"
+    r"|between|wrong|incorrect|fails?|unsure|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan"
+    r"|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b",
+    re.IGNORECASE,
+)
+_COMES_TO = re.compile(
+    r"(?:=|:|\b(?:equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
+    r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|est|es|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
+    r"[\s*_`]{0,6}",
+    re.IGNORECASE,
+)
+_UNITS_AFTER = re.compile(
+    r"[\s*_`$)\\\]]{0,6}(?:\s{0,2}[^\W\d_]{1,20}[²³]?\.?){0,5}[\s*_`.!]{0,6}$|(?:です|である|个|個|元)[.。]?$"
+)
+
+
+def _concluded(line: str) -> str | None:
+    """What the last sentence of a line comes to."""
+    sentences = [one for one in _SENTENCES.split(line[-MAX_LENGTH:]) if re.search(r"[\w\\]", one)]
+    if not sentences:
+        return None
+    sentence = _DENIED_AFTER.sub("", sentences[-1].strip(" \t*_`>#").rstrip(".。").strip(" \t*_`"))
+    if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence):
+        return None
+    delimited = _DELIMITED.fullmatch(sentence)
+    bare = next(group for group in delimited.groups() if group is not None).strip() if delimited else sentence
+    if delimited or _PLAIN_MATH.fullmatch(bare):
+        return bare if re.search(r"\d|\\[a-z]", bare) or delimited else None
+    if (whole := _number_at(sentence, 0)) and _UNITS_AFTER.match(sentence, whole.end):
+        return whole.expression
+    for verb in reversed(list(_COMES_TO.finditer(sentence))):
+        value = _value_at(sentence, verb.end())
+        if value and _UNITS_AFTER.match(sentence, value.end):
+            return value.expression
+    return None
+
+
+# ── as math-verify reads it ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Asked(NamedTuple):
+    """What a question asks its answer in."""
+
+    percent: bool
+    radians: bool
+
+
+_PERCENT = re.compile(r"\\?%|percent|per cent|prozent|pourcent|porcent|процент|百分|パーセント|퍼센트", re.IGNORECASE)
+_STYLE = re.compile(
+    r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm)\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
+)
+_TEXT_UNIT = re.compile(
+    r"(?<=[\d}])(?:\s|~|\\[,; ]){0,4}\\(?:text|mathrm|textrm|mbox|operatorname)\s{0,2}\{[^{}]{0,60}\}(?:\^\{?[23]\}?)?\s{0,4}$"
+)
+_PLAIN_UNIT = re.compile(
+    r"(?<=[\d}])\s{1,3}(?:(?:cm|mm|km|kg|mg|ml|mi|ft|in)(?:\^?[23²³])?|[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,3})\s{0,4}$"
+)
+_DEGREES = re.compile(
+    r"\s{0,2}(?:\^\s{0,2}\{?\s{0,2}\\(?:circ|degree)\s{0,2}\}?|\\degree|°|\\?\s{0,2}degrees?\b|\\text\s{0,2}\{\s{0,2}degrees?\s{0,2}\})",
+    re.IGNORECASE,
+)
+_HUNDREDTHS = re.compile(
+    r"([-+]?[\d.]{1,60}|[-+]?\\d?frac\s{0,2}\{[^{}]{1,60}\}\{[^{}]{1,60}\})\s{0,2}(?:\\?%|\s?percent)\s{0,2}"
+)
+_MONEY = re.compile(r"^(-?)\s{0,2}(?:\\\$|[$€£¥])\s{0,2}(?=[\d.])")
+_ASSIGNED = re.compile(r"^[^=<>,]{1,200}=")
+
+
+def asked_for(question: str, gold: str) -> Asked:
+    """What the answer is asked in, by the words of the question and the form of the reference."""
+    return Asked(
+        bool(_PERCENT.search(question)) or "%" in gold, bool(re.search(r"radian|弧度|радиан", question, re.IGNORECASE))
+    )
+
+
+def tidy(expression: str, asked: Asked) -> list[str]:
+    r"""Write an expression as math-verify reads it; several ways where it may be meant in several.
+
+    Marks between thousands, units, currency, degree signs and styles are left out, 70 % is 70/100, and also 70 where percent are
+    asked for.
+    """
+    text = _DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`")
+    text = text.removeprefix("$").removesuffix("$").strip() if text.count("$") == 2 else text
+    text = _STYLE.sub(r"\1", _MONEY.sub(r"\1", text))
+    text = _GROUPED.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    text = re.sub(r"\\(?:[,;:!]|displaystyle(?![a-z]))|~", " ", text).strip()
+    text = _DEGREES.sub(lambda _: r"\cdot\frac{\pi}{180}" if asked.radians else "", text)
+    text = _PLAIN_UNIT.sub("", _TEXT_UNIT.sub("", text)).strip()
+    if chain := re.fullmatch(r"[^=<>,]{1,400}=\s{0,4}([^=<>,]{1,400}=\s{0,4}){1,8}([^=<>,]{1,400})", text):
+        text = chain[2].strip()
+    hundredths = _HUNDREDTHS.fullmatch(text) or _HUNDREDTHS.fullmatch(_ASSIGNED.sub("", text, count=1).strip())
+    if hundredths:
+        return [f"\\frac{{{hundredths[1]}}}{{100}}", *([hundredths[1]] if asked.percent else [])]
+    return [text]

@@ -1,0 +1,176 @@
+r"""Read the letter of a multiple-choice answer: announced, boxed, chosen in a sentence, or alone on its line.
+
+A letter counts where it stands as one: "Answer: A." and "(a)", but not "Answer: A 5 eV photon" or `\boxed{B = 2 T}`. Two letters
+("C or D"), a negation and a question are no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from interpole.tasks.statements import ANNOUNCED, asked_back, boxes, fold, last_line
+
+__all__ = ["read_choice"]
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CYRILLIC = str.maketrans("АВСЕНКМОРТХ", "ABCEHKMOPTX")
+_NAMES = (
+    r"(?:(?:option|choice|letter|alternative|answer|opción|opção|alternativa|opzione|lettre|letra|buchstabe|вариант|буква|选项|選項|選択肢"
+    r"|[ao](?=\s(?:letra|opção|alternativa))|la|le|el|die|der|das|the|только|not\s(?:[A-Z]\b|option\s[A-Z]\b)[,\s]{1,3}but(?:\srather)?)\s{0,3}){0,3}"
+)
+_JUDGED = r"(?:correct|right|best|true|proper|appropriate|likely)"
+_BE = r"(?:is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
+_STATED = re.compile(
+    rf"(?:{ANNOUNCED}"
+    rf"|\b{_JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
+    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son)\s{1,2}"
+    r"|(?<!不)(?:选择|選擇|选|選)[为為项項:]{0,2}\s{0,2}|\banswer\s{1,2}(?=[(\[*]{0,3}[A-Z]\b)"
+    rf"){_NAMES}",
+    re.IGNORECASE,
+)
+_POINTED_AT = re.compile(
+    r"(?:(?:\b(?:must|has\sto|have\sto|should|can\sonly)\sbe|\b(?:is|are|matches|matching|gives|means|fits|leaves|leaving"
+    rf"|corresponds\sto|leads\sto|points\sto)\s(?:only\s|therefore\s|thus\s)?(?=(?:the\s)?(?:option|choice|answer)\b))\s{{0,3}}{_NAMES})",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(
+    r"(?P<only>\bonly\s)?(?P<named>\b(?:option|choice|answer|statement)\s{1,2})?(?<![\w'’\-])(?P<open>[(\[*_`\"'“]{0,4})(?P<letter>[A-Za-z])"
+    r"(?P<close>[)\]*_`\"'”.]{0,4})\s{1,2}(?P<said>is|was|must\sbe|would\sbe|has\sto\sbe|satisf\w{1,4}|works|fits|remains|holds|match\w{0,2})\b"
+    rf"(?P<rest>\s(?:the\s|indeed\s|clearly\s|therefore\s|thus\s|only\s|definitely\s){{0,3}}(?:{_JUDGED}|answer)\b)?",
+    re.IGNORECASE,
+)
+_CONCLUDED = re.compile(
+    r"[\s*_>]{0,8}(?:(?:therefore|thus|hence|so|finally|conclusion|it\sis|it's|that\sis|that's|this\sis|i\ssay)\b[\s,:*_]{0,4}){1,3}"
+    rf"{_NAMES}",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(
+    r"[\s*_$`'\"“‘«「『(\[{<>:]{0,12}(?:\\(?:f?boxed|fbox|text[a-z]{0,6}|math[a-z]{0,6}|\(|\[)[\s{*_($\[]{0,8}){0,4}"
+)
+_CLOSING = re.compile(r"(?:[*_`\"”’」』)\]}$»<]|'(?![A-Za-z])|\\[)\]]){0,10}")
+_GLUED = re.compile(r"[\w'’+=°^/\\@#&~%-]|\.[A-Za-z]")
+_SECOND = re.compile(
+    r"[\s*_}]{0,4}(?P<by>,\s{0,2}(?:or|and)\b|,|/|&|、|(?:or|and|oder|und|ou|et|o|y|и|или|и|或|和|または|と)(?![A-Za-z]))"
+    r"\s{0,3}(?:(?:option|choice|maybe|perhaps|possibly)\s{1,2}){0,2}[(\[*_\"']{0,3}(?P<letter>[A-Za-z])(?![\w'’])(?P<end>[\s*_)\]}\"'$]{0,6}(?:[.,;:/}]|and\b|or\b|$|\n))?",
+    re.IGNORECASE,
+)
+_SPACED_OUT = re.compile(r"\s{0,2}[=+*^<>≤≥≈~×·]")
+_REASON = re.compile(
+    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|not|is|was|will|from|in)\b",
+    re.IGNORECASE,
+)
+_DOUBTED = re.compile(
+    r"(?:\bif|\bwhether|\bunless|\bnot|\bn't|\bwrong|\bincorrect)\s{1,2}(?:the\s|that\s){0,2}[(*]{0,3}$", re.IGNORECASE
+)
+_ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[)\].:][\s*_]")
+
+
+def read_choice(text: str, num_choices: int) -> str | None:
+    r"""Read the letter of a multiple-choice answer.
+
+    The last of "ANSWER: B", "the answer is (B)", "the correct option is B", "I choose B" and `\boxed{B}`, with the usual
+    decorations (`**`, `$`, `\text{}`) and in other languages; else the last of "option B is correct", "it must be B"; else a
+    last, or first, line that is a lone letter or begins with one and a bracket ("B) 5 eV") and is no list of the options.
+
+    Args:
+        text: the final text of a response.
+        num_choices: how many options there are, 26 at most.
+    """
+    text, letters = fold(text), _LETTERS[:num_choices]
+    for statements in (_statements, _verdicts):
+        found = [letter for _, letter in sorted(statements(text, letters))]
+        if found:
+            return found[-1] or None
+    return _lone(text, letters)
+
+
+def _statements(text: str, letters: str) -> Iterator[tuple[int, str]]:
+    """Where an answer is announced or boxed, and its letter; an empty one where two letters are given."""
+    for match in _STATED.finditer(text):
+        letter = _letter_at(text, match.end(), letters)
+        if letter is not None and not _doubted(text, match.start()):
+            yield match.start(), letter
+    for box in boxes(text):
+        letter = _letter_at(text, box.start, letters)
+        if letter is not None and not asked_back(text, box.end):
+            yield box.begin, letter
+
+
+def _verdicts(text: str, letters: str) -> Iterator[tuple[int, str]]:
+    """Where a sentence calls one option right."""
+    for match in _POINTED_AT.finditer(text):
+        letter = _letter_at(text, match.end(), letters)
+        if letter is not None and not _doubted(text, match.start()):
+            yield match.start(), letter
+    for match in _VERDICT.finditer(text):
+        plain = not (match["named"] or match["open"] or match["close"])
+        if not (match["rest"] or (match["only"] and match["said"] not in ("is", "was"))) or (
+            plain and match["letter"].islower()
+        ):
+            continue
+        letter = match["letter"].upper()
+        if letter in letters and not _doubted(text, match.start()) and not text.startswith("?", match.end()):
+            yield match.start(), letter
+
+
+def _letter_at(text: str, position: int, letters: str) -> str | None:
+    """The letter that stands at `position`, decorations aside; "" where a second one follows, None where none stands."""
+    opening = _OPENING.match(text, position)
+    assert opening is not None
+    start = opening.end()
+    said = text[start : start + 1].translate(_CYRILLIC)
+    if not said or said.upper() not in letters:
+        return None
+    closing = _CLOSING.match(text, start + 1)
+    assert closing is not None
+    if closing.end() == start + 1 and (_GLUED.match(text, start + 1) and not _is_script(text[start + 1])):
+        second = _SECOND.match(text, start + 1)
+        return "" if second and second["by"] in "/&" and second["letter"].upper() in letters else None
+    if asked_back(text, closing.end()) or _SPACED_OUT.match(text, closing.end()):
+        return None
+    second = _SECOND.match(text, closing.end())
+    if second and second["letter"].isupper() == said.isupper() and (second["by"] != "," or second["end"] is not None):
+        other = second["letter"].upper()
+        if other in letters:
+            return said.upper() if other == said.upper() else ""
+    dressed = bool(re.search(r"[(\[*_`\"'“‘「『\\$]", opening[0])) and closing.end() > start + 1
+    return said.upper() if dressed or _ends(text, closing.end(), said) else None
+
+
+def _is_script(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces: "Cです", "C选项"."""
+    return "぀" <= character <= "鿿" or "가" <= character <= "힣"
+
+
+def _ends(text: str, position: int, said: str) -> bool:
+    """Whether a bare letter stands by itself there: at an end, before a reason, or where it can be no word."""
+    if re.compile(r"[ \t]{0,4}(?:$|\n|[.,;:!)\]}|(\[—–。，、；：]|\\[\])]|-\s)|\s{1,2}[-–—]").match(text, position):
+        return not (said.islower() and re.compile(r"[ \t]{1,4}[(\[]").match(text, position))
+    if position < len(text) and _is_script(text[position]):
+        return True
+    return bool(_REASON.match(text, position)) if said in "AI" or said.islower() else True
+
+
+def _doubted(text: str, position: int) -> bool:
+    """Whether the words just before say that what follows is a condition or wrong."""
+    return bool(_DOUBTED.search(text[max(0, position - 24) : position]))
+
+
+def _lone(text: str, letters: str) -> str | None:
+    """The letter that the last line, or else the first, consists of or begins with."""
+    lines = [line for line in text.splitlines() if line.strip(" \t*_`~$-=#")]
+    if not lines:
+        return None
+    last = last_line(text)
+    concluded = _CONCLUDED.match(last)
+    if concluded and (letter := _letter_at(last, concluded.end(), letters)) is not None:
+        return letter or None
+    lists_options = sum(1 for line in lines if (item := _ITEM.match(line)) and item[1].upper() in letters) > 1
+    for line in (last, lines[0]):
+        item = None if lists_options else _ITEM.match(line + " ")
+        letter = _letter_at(line, 0, letters)
+        alone = len(line.strip(" \t*_`$()[]{}.,:;!'\"。「」")) == 1 or line.startswith(("\\", "$"))
+        if letter and (alone or (item and item[1].upper() == letter)):
+            return letter
+    return None

@@ -1,0 +1,283 @@
+"""The readers: what an answer is taken to be, in many forms and languages; that they never fail and never slow down."""
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interpole.chat import Markers, trace
+from interpole.records import Problem
+from interpole.tasks import expressions, grading, letters, reading, statements
+
+QWEN = Markers("<think>", "</think>")
+ADVERSARIAL = [
+    json.loads(line) for line in (Path(__file__).parent / "adversarial.jsonl").read_text("utf-8").split("\n") if line
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{70}", "70"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\boxed{70}}", "70"),
+        (r"\boxed {\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{70} and \boxed{}", "70"),
+        (r"\boxed{70} and \boxed{71", "70"),
+        (r"\boxed{ }", None),
+        ("70", None),
+    ],
+)
+def test_the_last_box_that_is_whole_and_not_blank_is_read(text, expected):
+    assert reading.last_boxed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ANSWER: B", "B"),
+        ("**ANSWER: B**", "B"),
+        ("**Answer:** B", "B"),
+        ("**Answer**: (B)", "B"),
+        ("Answer: $B$", "B"),
+        (r"ANSWER: \boxed{B}", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        (r"$\boxed{B) 5\,eV}$", "B"),
+        ("The correct answer is option B.", "B"),
+        ("Answer: A? No.\nANSWER: C", "C"),
+        ("So\nB) 5 eV", "B"),
+        ("so\n**B**", "B"),
+        ("The answer is a long story", None),
+        ("ANSWER: Apples", None),
+        ("ANSWER: E", None),
+        ("B is wrong, and so is C", None),
+        ("", None),
+    ],
+)
+def test_a_choice_is_read_where_it_is_stated_last(text, expected):
+    assert reading.read_choice(text, 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Paris", "Paris"), ("Hm.\n**Answer:** Paris.", "Paris"), (r"So \boxed{Paris}", "Paris"), (" \n", None)],
+)
+def test_a_short_answer_is_the_box_or_the_last_line(text, expected):
+    assert reading.read_short(text) == expected
+
+
+# ── by the verdicts of a human ───────────────────────────────────────────────────────────────────────────────────
+
+
+def verdicts(task, choice, mathematics):
+    for row in (row for row in ADVERSARIAL if row["task"] == task):
+        seen = trace(row["response"], "stop", QWEN)
+        if task == "math":
+            yield row, mathematics(Problem("1", row["question"], row["answer"]), seen)
+        else:
+            yield row, choice(Problem("1", "q", "C", ("w", "x", "y", "z")), seen)
+
+
+def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does():
+    pytest.importorskip("math_verify")
+    odd = [row["response"] for row, grade in verdicts("math", None, grading.math_robust) if grade.score != row["score"]]
+    assert len(odd) <= 5, odd
+    odd = [
+        row["response"]
+        for row, grade in verdicts("choice", grading.choice_robust, None)
+        if grade.answer != row["letter"]
+    ]
+    assert len(odd) <= 5, odd
+
+
+def test_the_papers_gradings_say_what_they_always_said():
+    pytest.importorskip("math_verify")
+    for task in ("math", "choice"):
+        for row, grade in verdicts(task, grading.choice_paper, grading.math_paper):
+            assert list(grade) == row["paper"], row["response"]
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("最终答案：（B）", "B"),
+        ("所以选 B", "B"),
+        ("答えはBです。", "B"),
+        ("정답은 B입니다", "B"),
+        ("Ответ — В", "B"),  # the Cyrillic letter
+        ("A resposta é a letra B.", "B"),
+        ("La réponse est donc B", "B"),
+        ("L\u2019aluminium", None),
+    ],
+)
+def test_choices_are_read_in_other_languages(text, letter):
+    assert reading.read_choice(text, 4) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("So the answer is: “U.S.”", "U.S."),
+        ("**Dr.**", "dr."),
+        ("__init__", "__init__"),
+        ("답: 서울", "서울"),
+        (unicodedata.normalize("NFD", "Müller."), "müller"),
+        ("答案：「北京」。", "北京"),
+        ("答えは東京です。", "東京"),
+        ("Ｐａｒｉｓ", "Paris"),
+        ("Respuesta: Perú", "Perú"),
+        ("first line\nsecond  line", "First line\nsecond line"),
+        ("...", "..."),
+    ],
+)
+def test_a_short_answer_and_its_reference_are_read_alike(text, reference):
+    assert reading.same_text(text, reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        (".5", "5"),
+        ("last", "first\nlast"),
+        ("x²", "x2"),
+        ("C", "C++"),
+        ("", "..."),
+        ('5"', "5'"),
+        ("Paris, Texas", "Paris"),
+    ],
+)
+def test_other_answers_are_not_the_same(text, reference):
+    assert not reading.same_text(text, reference)
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("25000", r"\boxed{25\,000}"),
+        ("25000", "\\boxed{25\u202f000}"),
+        ("25000", r"\boxed{25\ 000}"),
+        ("25000", "Answer: 25'000"),
+        ("1234567", r"\fbox{1~234~567}"),
+        ("-12", "\\boxed{\u201312}"),
+        ("12", "\\boxed{\uff11\uff12}"),
+        ("12", "答案：١٢"),
+        ("12", "Ответ: 12."),
+        ("12", "Die Lösung ist 12"),
+        ("12.5", "12.5 cm"),
+        ("\\{1, 2\\}", "\\boxed{\\{1, 2\\}}"),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(gold, text):
+    pytest.importorskip("math_verify")
+    assert grading.math_robust(Problem("1", "How long is it?", gold), trace(text, "stop", QWEN)).score == 1
+
+
+@pytest.mark.parametrize(("question", "right"), [("How many degrees?", True), ("How many radians?", False)])
+def test_a_degree_sign_is_no_part_of_an_answer_but_in_radians(question, right):
+    pytest.importorskip("math_verify")
+    grade = grading.math_robust(Problem("1", question, "30"), trace(r"\boxed{30^\circ}", "stop", QWEN))
+    assert (grade.score == 1) is right
+
+
+# ── whatever the text ────────────────────────────────────────────────────────────────────────────────────────────
+
+PIECES = (
+    *("\\boxed{", "\\boxed ", "\\fbox{", "{", "}", "\\", "\\\\", "$", "$$", "\\(", "\\)", "\\[", "\\]"),
+    *("\\text{", "\\frac{1}{2}", "answer", "The answer is ", "Answer: ", "答案", "是", "：", "答えは", "Ответ: "),
+    *("Antwort", "ist", "not ", "but ", " or ", ", ", "?", ".", "\n", " ", "\u2028", "\u3000", "\uff22"),
+    *("\u0301", "\u200b", "**", "_", "`", "```", "'", '"', "「", "」", "<answer>", "(B)", "B", "c", "A "),
+    *("option ", " is correct", "I choose ", "must be ", "so ", "if ", "x", "b = ", "≥", "°", "%", "="),
+    *("70", "1,234", "7\\,000", "-", "−", "–", "١"),
+)
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=24).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(texts)
+def test_the_readers_never_fail_and_read_the_same_from_what_they_folded(text):
+    folded = statements.fold(text)
+    assert statements.fold(folded) == folded
+    assert reading.read_choice(text, 4) in (None, *"ABCD")
+    assert reading.read_choice(folded, 4) == reading.read_choice(text, 4)
+    assert reading.read_short(folded) == reading.read_short(text)
+    assert expressions.stated(folded) == expressions.stated(text)
+    short = reading.read_short(text)
+    assert short is None or short.strip()
+    assert not text.strip() or reading.same_text(text, text) or not folded.strip()
+    for expression in (text, expressions.stated(text) or ""):
+        assert all(
+            isinstance(one, str) for one in expressions.tidy(expression, expressions.Asked(percent=True, radians=False))
+        )
+
+
+def last_box_by_definition(text):
+    """The slow and obvious way: from every opening, last first, count braces until the group is closed."""
+    for match in reversed(list(re.finditer(r"\\(?:f?boxed|fbox)\s*\{", text))):
+        depth = 1
+        for token in re.finditer(r"\\.|[{}]", text[match.end() :], re.DOTALL):
+            depth += {"{": 1, "}": -1}.get(token.group(), 0)
+            if depth == 0:
+                content = text[match.end() : match.end() + token.start()]
+                if content.strip():
+                    return content
+                break
+    return None
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(["\\boxed{", "\\fbox{", "{", "}", "\\{", "\\}", "a", " ", "1"]), max_size=30).map("".join)
+)
+def test_boxes_are_those_of_the_obvious_reader(text):
+    assert statements.last_boxed(text) == last_box_by_definition(text)
+
+
+REPEATED = (
+    *(*PIECES, "\\boxed{}", "\\boxed{1}", "answer is answer ", "so the final answer ", "B or ", "pi ", "1, "),
+    *("1 000 ", "a. ", "x = ", "a-", "\\boxed{\\text{", "$1$, ", "not 1 but ", "B is correct. ", "\\boxed 1 "),
+)
+
+
+def work(monkeypatch, text, read):
+    """How many characters the regular expressions of the readers could have looked at, and how many steps they took."""
+    steps = 0
+
+    class Counting:
+        def __init__(self, pattern):
+            self.pattern = pattern
+
+        def __getattr__(self, name):
+            method = getattr(self.pattern, name)
+
+            def counted(*args):
+                nonlocal steps
+                steps += 1
+                found = method(*args)
+                if name == "finditer":
+                    found = list(found)
+                    steps += len(found) + sum(match.end() - match.start() for match in found)
+                elif found and name in ("match", "search", "fullmatch"):
+                    steps += found.end() - found.start()
+                return found
+
+            return counted
+
+    with monkeypatch.context() as patch:
+        for module in (statements, letters, expressions, reading):
+            for name, value in vars(module).items():
+                if isinstance(value, re.Pattern):
+                    patch.setattr(module, name, Counting(value))
+        read(text)
+    return steps
+
+
+@pytest.mark.parametrize("piece", REPEATED)
+def test_twice_the_text_is_at_most_twice_the_work(piece, monkeypatch):
+    for read in (lambda text: reading.read_choice(text, 4), reading.read_short, expressions.stated):
+        once, twice = (work(monkeypatch, piece * count, read) for count in (200, 400))
+        assert twice <= 2.1 * once + 2100, (piece, once, twice)
