@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 import interpole
 import tiny
-from interpole.errors import CheckpointError, MismatchError
+from interpole.errors import CheckpointError, InterpoleError, MismatchError
 from interpole.merging.card import texts
 from interpole.merging.recipe import Recipe, Source, build
 
@@ -175,3 +175,86 @@ def test_an_adapter_without_a_base_or_weights_says_what_to_do(base, tmp_path):
     (tmp_path / "orphan/adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"the adapter has no adapter_model\.safetensors"):
         interpole.open(base, adapter=tmp_path / "orphan")
+
+
+HOSTILE = {
+    "no kind": ({"peft_type": None}, r"peft_type"),
+    "alpha text": ({"lora_alpha": "x"}, r"lora_alpha"),
+    "alpha infinite": ({"lora_alpha": float("inf")}, r"lora_alpha"),
+    "alpha no number": ({"alpha_pattern": {"q_proj": None}}, r"alpha_pattern\.q_proj"),
+    "alpha of NaN": ({"alpha_pattern": {"q_proj": float("nan")}}, r"alpha_pattern\.q_proj"),
+    "patterns no object": ({"rank_pattern": "x"}, r"rank_pattern"),
+    "no expression": ({"alpha_pattern": {"[": 1}}, r"alpha_pattern: '\['"),
+    "an expression that takes for ever": (
+        {"alpha_pattern": {"(.*)*(.*)*x": 2}},
+        r"alpha_pattern: .* is no name of modules",
+    ),
+    "many repetitions": ({"rank_pattern": {".*.*.*.*x": 2}}, r"rank_pattern .* is no name of modules"),
+    "another rank than that of the weights": ({"r": 8}, r"of rank 8, its tensor A is of rank 4"),
+    "a start of another type": ({"init_lora_weights": 3}, r"init_lora_weights"),
+    "a variant that is not known": ({"use_future_lora": True}, r"use_future_lora is set"),
+    "a list as base": ({"base_model_name_or_path": ["x"]}, r"base_model_name_or_path"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_settings_that_make_no_sense_are_named(base, tmp_path, case):
+    settings, words = HOSTILE[case]
+    with pytest.raises(InterpoleError, match=words):
+        interpole.open(base, adapter=adapter(tmp_path / "adapter", **settings))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ((0, 80), (80, 0), "rank 0"),
+        ((4,), (80, 4), r"F32 \[4\], no matrix"),
+        ((4, 80, 1), (80, 4, 1), "no matrix"),
+        ((4, 80), (80, 3), "of rank 4 and .* of 3"),
+    ],
+)
+def test_matrices_that_make_no_sense_are_named(base, tmp_path, a, b, words):
+    tensors = {f"{Q}.lora_A.weight": np.ones(a, np.float32), f"{Q}.lora_B.weight": np.ones(b, np.float32)}
+    with pytest.raises(InterpoleError, match=words):
+        interpole.open(base, adapter=write(tmp_path / "adapter", tensors, r=a[0]))
+
+
+def test_an_adapter_may_lie_on_another_but_not_on_itself(base, tmp_path):
+    first = adapter(tmp_path / "first", base_model_name_or_path=str(base))
+    second = adapter(tmp_path / "second", base_model_name_or_path=str(first))
+    wanted = interpole.open(interpole.save(interpole.open(first), tmp_path / "saved"), adapter=second)
+    assert interpole.open(second)[Q + ".weight"].tobytes() == wanted[Q + ".weight"].tobytes()
+    ring = [adapter(tmp_path / name, base_model_name_or_path=str(tmp_path / other)) for name, other in ("ab", "ba")]
+    with pytest.raises(CheckpointError, match="is its own base"):
+        interpole.open(ring[0])
+    with pytest.raises(CheckpointError, match="File name too long"):
+        interpole.open(adapter(tmp_path / "long", base_model_name_or_path="x" * 5000))
+
+
+def test_an_adapters_folder_may_hold_the_config_of_its_base(base, tmp_path):
+    folder = adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    assert (
+        interpole.open(folder)[Q + ".weight"].tobytes() == interpole.open(base, adapter=folder)[Q + ".weight"].tobytes()
+    )
+
+
+def test_the_adapters_own_tokenizer_and_template_go_with_it(base, tmp_path):
+    (base / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (base / "vocab.json").write_text("{}")
+    plain = interpole.open(base, adapter=adapter(tmp_path / "plain"))
+    assert plain.assets == interpole.open(base).assets
+    own = adapter(tmp_path / "own")
+    (own / "chat_template.jinja").write_text("mine")
+    assert interpole.open(base, adapter=own).chat_template == "mine"
+    assert interpole.open(base, adapter=own).assets["tokenizer.json"] == base / "tokenizer.json"
+    (own / "chat_template.jinja").unlink()
+    (own / "tokenizer.json").write_text('{"model": {"vocab": {"b": 0}}}')
+    (own / "tokenizer_config.json").write_text('{"chat_template": "in the config"}')
+    whole = interpole.open(base, adapter=own)
+    assert whole.chat_template == "in the config"
+    assert whole.assets["tokenizer.json"] == own / "tokenizer.json"
+    assert "vocab.json" not in whole.assets
+    assert whole.assets["config.json"] == base / "config.json"
+    saved = interpole.save(interpole.merge(Recipe.between(base, base, 1)), tmp_path / "untouched")
+    assert (saved / "chat_template.jinja").read_bytes() == (base / "chat_template.jinja").read_bytes()

@@ -110,9 +110,9 @@ SICK = {
     "tied and untied": (
         {},
         {"weights": tiny.tensors(0, tied=False), "config": {"tie_word_embeddings": False}},
-        "tensors",
-        "stop",
-        "ties lm_head",
+        "rows",
+        "note",
+        "lm_head of instruct is tied",
     ),
     "two precisions": (
         {},

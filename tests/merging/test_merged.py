@@ -160,10 +160,50 @@ def test_a_clash_names_the_tensor_both_sides_and_a_remedy(pair, tmp_path, clash)
     assert "other" in str(error.value)
 
 
-def test_tied_against_untied_is_named_as_such(pair, tmp_path):
-    untied = tiny.write(tmp_path / "untied", tiny.tensors(1, tied=False), config={"tie_word_embeddings": False})
-    with pytest.raises(MismatchError, match=r"instruct ties lm_head .*untied has an lm_head of its own"):
-        between((pair[0], untied), 0.5)
+def test_a_tied_model_meets_an_untied_one_with_its_embeddings_as_its_head(pair, tmp_path):
+    weights = tiny.tensors(1, tied=False)
+    untied = tiny.write(tmp_path / "untied", weights, config={"tie_word_embeddings": False})
+    for sides in ((pair[0], untied), (untied, pair[0])):
+        merged, ends = between(sides, 0.25), [interpole.open(side) for side in sides]
+        heads = [end["lm_head.weight" if end.label == str(untied) else "model.embed_tokens.weight"] for end in ends]
+        wanted = 0.75 * heads[0].astype(np.float64) + 0.25 * heads[1].astype(np.float64)
+        assert np.abs(merged["lm_head.weight"].astype(np.float64) - wanted).max() < 0.02
+        assert merged.config["tie_word_embeddings"] is False
+        assert any("tied to its embeddings" in note for note in merged.notes)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_head_beside_tied_embeddings_is_theirs_if_it_equals_them_and_else_the_models(tmp_path, side, factor):
+    sides = [tiny.tensors(seed) for seed in (0, 1)]
+    embeddings = [weights["model.embed_tokens.weight"] for weights in sides]
+    head = (embeddings[side].astype(np.float32) * factor).astype(embeddings[side].dtype)
+    sides[side]["lm_head.weight"] = head
+    folders = [tiny.write(tmp_path / str(i), weights) for i, weights in enumerate(sides)]
+    out = interpole.open(interpole.save(between(folders, 1.0), tmp_path / "out"))
+    assert out["model.embed_tokens.weight"].tobytes() == embeddings[1].tobytes()
+    if factor == 1:
+        assert "lm_head.weight" not in out
+        assert out.config["tie_word_embeddings"] is True
+    else:
+        assert out["lm_head.weight"].tobytes() == (head if side == 1 else embeddings[1]).tobytes()
+        assert out.config["tie_word_embeddings"] is False
+
+
+def test_names_that_begin_otherwise_are_matched_and_others_are_shown_from_both_sides(pair, tmp_path):
+    weights = tiny.tensors(1)
+    longer = {name.replace("model.", "model.language_model.", 1): array for name, array in weights.items()}
+    folder = tiny.write(tmp_path / "longer", longer)
+    merged = between((pair[0], folder), 0.5)
+    same = between((pair[0], tiny.write(tmp_path / "same", weights)), 0.5)
+    assert set(merged) == set(longer)
+    assert all(
+        merged[name.replace("model.", "model.language_model.", 1)].tobytes() == same[name].tobytes() for name in same
+    )
+    assert any("model.language_model." in note for note in merged.notes)
+    foreign = {name.replace("model.", "backbone.", 1): array for name, array in weights.items()}
+    with pytest.raises(MismatchError, match=r"only in .*, e\.g\. model\.\w+(.|\n)*has e\.g\. backbone\.\w+"):
+        between((pair[0], tiny.write(tmp_path / "foreign", foreign)), 0.5)
 
 
 def test_different_dtypes_merge_when_the_recipe_says_the_result(pair, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.names import role_of
+from interpole.checkpoints.views.heads import is_tied
 from interpole.errors import MismatchError
 
 __all__ = ["clashes"]
@@ -23,12 +24,15 @@ def clashes(a: Checkpoint, b: Checkpoint, *, dtypes: bool = True) -> Iterator[Mi
     """
     where = f"{a.label} ↔ {b.label}"
     yield from _tied_clash(a, b, where)
-    lm_head = {name for name in a.keys() ^ b.keys() if (found := role_of(name)) and found.kind == "lm_head"}
+    told = is_tied(a) != is_tied(b)  # of its head no more is said
+    lm_head = {name for name in a.keys() ^ b.keys() if told and (found := role_of(name)) and found.kind == "lm_head"}
     for one, other in ((a, b), (b, a)):
         missing = [name for name in one if name not in other and name not in lm_head]
         if missing:
+            lacking = next((name for name in other if name not in one), None)
+            beside = f"; {other.label} has e.g. {lacking} instead" if lacking else ""
             yield MismatchError(
-                f"{len(missing)} tensors are only in {one.label}, e.g. {missing[0]} ({one.specs[missing[0]]})",
+                f"{len(missing)} tensors are only in {one.label}, e.g. {missing[0]} ({one.specs[missing[0]]}){beside}",
                 where,
                 SAME_FAMILY + "; if one is an incomplete download, fetch it again",
             )
@@ -55,12 +59,6 @@ def _tied_clash(a: Checkpoint, b: Checkpoint, where: str) -> Iterator[MismatchEr
             where,
             SAME_FAMILY + ", or untie the first by saving it with tie_word_embeddings=False and a copied lm_head",
         )
-
-
-def is_tied(checkpoint: Checkpoint) -> bool:
-    """Whether lm_head shares the embedding's weights: as the config says, else whether lm_head is absent."""
-    said = checkpoint.config.get("tie_word_embeddings")
-    return bool(said) if said is not None else "lm_head.weight" not in checkpoint
 
 
 def _shape_clash(name: str, a: Checkpoint, b: Checkpoint, where: str) -> MismatchError:

@@ -43,9 +43,13 @@ def locate(source: str | os.PathLike[str], revision: str | None = None, *, weigh
         CheckpointError: nothing is there, or it cannot be downloaded.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CheckpointError(f"cannot look for a folder of this name: {error.strerror}", str(source)[:200]) from None
+    if is_folder:
         return path
-    if path.exists():
+    if exists:
         raise CheckpointError("a checkpoint is a folder, this is a file", path, f"give the folder: {path.parent}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise CheckpointError(f"no such folder: {source}", remedy="give an existing folder or a hub id (owner/name)")

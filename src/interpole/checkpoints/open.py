@@ -13,6 +13,8 @@ from interpole.checkpoints.hub import locate
 from interpole.checkpoints.views.adapter import Adapted, adapter_base, is_adapter
 from interpole.checkpoints.views.experts import same_layout
 from interpole.checkpoints.views.fp8 import Dequantised, announced
+from interpole.checkpoints.views.heads import same_heads, settled
+from interpole.checkpoints.views.renaming import same_names
 from interpole.checkpoints.views.vocabulary import same_vocabulary
 from interpole.errors import CheckpointError
 from interpole.files import read_json
@@ -41,18 +43,26 @@ def open_source(
         MismatchError: the adapter does not fit the model.
     """
     folder = locate(model, revision, weights=weights)
-    if is_adapter(folder):
+    adapters = [] if adapter is None else [(locate(adapter), str(adapter))]
+    while is_adapter(folder):  # which may lie on another one
         if adapter is not None:
             raise CheckpointError(f"{model} is an adapter itself", adapter, "name the base: {model: BASE, adapter: …}")
-        return Adapted(open_source(adapter_base(folder)), folder, str(model))
-    checkpoint = readable(Folder(folder, str(model)) if weights else open_headers(model, folder))
-    return checkpoint if adapter is None else Adapted(checkpoint, locate(adapter), str(adapter))
+        if folder.resolve() in [known.resolve() for known, _ in adapters]:
+            raise CheckpointError("the adapter is its own base", folder, "name both: {model: BASE, adapter: FOLDER}")
+        adapters.append((folder, str(model)))
+        model, revision = adapter_base(folder)
+        folder = locate(model, revision, weights=weights)
+    opened = Folder(folder, str(model)) if weights else open_headers(model, folder)
+    checkpoint = settled(readable(opened), reading=isinstance(opened, Folder))
+    for place, label in reversed(adapters):
+        checkpoint = Adapted(checkpoint, place, label)
+    return checkpoint
 
 
 def fit(
     sources: Mapping[str, Checkpoint], template_source: str, vocabulary: str = "refuse"
 ) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
-    """The sources as weights with one layout of experts and one vocabulary, and what was done in words.
+    """The sources as weights with one layout of heads and experts, one set of names and one vocabulary; what was done in words.
 
     Sources that fit already are the very same ones.
 
@@ -65,8 +75,11 @@ def fit(
         CheckpointError: one is quantised in a way that is not read.
         MismatchError: they cannot be made to fit, or there is a choice to make.
     """
-    weights = {name: readable(source) for name, source in sources.items()}
-    return same_vocabulary(same_layout(weights), template_source, vocabulary)
+    weights = {name: settled(readable(source)) for name, source in sources.items()}
+    headed, heads = same_heads(weights)
+    named, names = same_names(same_layout(headed), template_source)
+    fitted, rows = same_vocabulary(named, template_source, vocabulary)
+    return fitted, (*heads, *names, *rows)
 
 
 def readable(checkpoint: Checkpoint) -> Checkpoint:

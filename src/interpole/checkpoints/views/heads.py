@@ -1,0 +1,157 @@
+"""lm_head: tied to the embeddings or with weights of its own, and a checkpoint shown in the one form or in the other.
+
+transformers takes a head in the file that differs from the embeddings for the real one, whatever the config says of ties; one
+that equals them is what trainers leave there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.checkpoints.checkpoint import Checkpoint, Origin
+from interpole.checkpoints.names import role_of
+
+__all__ = ["Tied", "Untied", "embeddings_of", "is_tied", "same_heads", "settled"]
+
+KEY = "tie_word_embeddings"
+PIECE = 1 << 20
+
+
+@final
+class Tied(Checkpoint):
+    """A checkpoint without its lm_head, which equals the embeddings.
+
+    Attributes:
+        source: the checkpoint as it is.
+    """
+
+    def __init__(self, source: Checkpoint, head: str) -> None:
+        """Plan the view; reads no tensor."""
+        self.source = source
+        self.label, self.config, self.assets = source.label, source.config, source.assets
+        self.specs = {name: spec for name, spec in source.specs.items() if name != head}
+        self.layout = {name: source.layout[name] for name in self.specs}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """As the source."""
+        return self.source.read(name, start, stop)
+
+    def origin(self, name: str) -> Origin | None:
+        """As the source."""
+        return self.source.origin(name)
+
+    def chunk_elements(self, name: str) -> int | None:
+        """As the source."""
+        return self.source.chunk_elements(name)
+
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """That of the source, marked."""
+        return hashlib.sha256(f"tied {self.source.fingerprint(quick=quick)}".encode()).hexdigest()
+
+
+@final
+class Untied(Checkpoint):
+    """A checkpoint with an lm_head of its own and a config that says so: the file's, or a copy of the embeddings.
+
+    Attributes:
+        source: the checkpoint as it is.
+    """
+
+    def __init__(self, source: Checkpoint) -> None:
+        """Plan the view; reads no tensor."""
+        self.source = source
+        self.label, self.assets = source.label, source.assets
+        self.config = _untied(source.config)
+        self.specs, self.layout, self._names = dict(source.specs), dict(source.layout), {name: name for name in source}
+        if head_of(source) is None and (embeddings := embeddings_of(source)) is not None:
+            head = "language_model." * embeddings.startswith("language_model.") + "lm_head.weight"
+            self._names[head] = embeddings
+            self.specs[head], self.layout[head] = source.specs[embeddings], source.layout[embeddings]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """As the source; the head may be read from the embeddings."""
+        return self.source.read(self._names[name], start, stop)
+
+    def origin(self, name: str) -> Origin | None:
+        """As the source."""
+        return self.source.origin(self._names[name])
+
+    def chunk_elements(self, name: str) -> int | None:
+        """As the source."""
+        return self.source.chunk_elements(self._names[name])
+
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """That of the source, marked."""
+        return hashlib.sha256(f"untied {self.source.fingerprint(quick=quick)}".encode()).hexdigest()
+
+
+def embeddings_of(checkpoint: Checkpoint) -> str | None:
+    """The name of the input embeddings."""
+    return _of_kind(checkpoint, "embedding")
+
+
+def head_of(checkpoint: Checkpoint) -> str | None:
+    """The name of the weights of lm_head, where there are some."""
+    return _of_kind(checkpoint, "lm_head")
+
+
+def is_tied(checkpoint: Checkpoint) -> bool:
+    """Whether lm_head shares the embedding's weights: as the config says, else whether lm_head is absent."""
+    text = checkpoint.config.get("text_config")
+    parts = [checkpoint.config, text if isinstance(text, Mapping) else {}]
+    said = next((part[KEY] for part in parts if part.get(KEY) is not None), None)
+    return bool(said) if said is not None else head_of(checkpoint) is None
+
+
+def settled(checkpoint: Checkpoint, *, reading: bool = True) -> Checkpoint:
+    """The checkpoint with one answer to whether its head is tied; the very same one where config and file agree.
+
+    Args:
+        checkpoint: as it was opened.
+        reading: compare a head with the embeddings; otherwise it is taken for the same.
+    """
+    head, embeddings = head_of(checkpoint), embeddings_of(checkpoint)
+    if head is None or embeddings is None or not is_tied(checkpoint):
+        return checkpoint
+    same = not reading or _same(checkpoint, head, embeddings)
+    return Tied(checkpoint, head) if same else Untied(checkpoint)
+
+
+def same_heads(sources: Mapping[str, Checkpoint]) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
+    """The sources all tied or all with a head of their own, the very same ones where they are so; and what was done in words."""
+    untied = [name for name, source in sources.items() if not is_tied(source) and head_of(source)]
+    tied = [name for name, source in sources.items() if is_tied(source) and embeddings_of(source)]
+    if not untied or not tied:
+        return dict(sources), ()
+    notes = tuple(
+        f"lm_head of {name} is tied to its embeddings: they stand for it, as that of {untied[0]} has weights of its own"
+        for name in tied
+    )
+    return {name: Untied(source) if name in tied else source for name, source in sources.items()}, notes
+
+
+def _of_kind(checkpoint: Checkpoint, kind: str) -> str | None:
+    names = (
+        name for name in checkpoint if name.endswith(".weight") and (role := role_of(name)) and role == (None, kind)
+    )
+    return next(names, None)
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(config) | {KEY: False}
+    if isinstance(text := config.get("text_config"), Mapping) and KEY in text:
+        changed["text_config"] = dict(text) | {KEY: False}
+    return changed
+
+
+def _same(checkpoint: Checkpoint, a: str, b: str) -> bool:
+    spec = checkpoint.specs[a]
+    return spec == checkpoint.specs[b] and all(
+        np.array_equal(checkpoint.read(a, start, stop).view(np.uint8), checkpoint.read(b, start, stop).view(np.uint8))
+        for start, stop in ((i, min(i + PIECE, spec.num_elements)) for i in range(0, spec.num_elements, PIECE))
+    )

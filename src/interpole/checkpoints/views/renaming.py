@@ -1,0 +1,84 @@
+"""Checkpoints of one build whose tensor names begin otherwise (`model.`, `model.language_model.`), under one set of names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, final
+
+from numpy.typing import NDArray
+
+from interpole.checkpoints.checkpoint import Checkpoint, Origin
+
+__all__ = ["Renamed", "same_names"]
+
+_BEGINNING = re.compile(
+    r"(?:language_model\.model\.|model\.language_model\.|language_model\.|model\.)?(?=(?:layers|embed_tokens|norm|lm_head)\.)"
+    r"|(?:model\.)?(?=(?:visual|vision_\w+|multi_modal_projector|patch_merger|mtp)\.)"
+)
+"""What may stand before the first word that names a part of the model."""
+
+
+@final
+class Renamed(Checkpoint):
+    """A checkpoint under other names.
+
+    Attributes:
+        source: the checkpoint as it is.
+    """
+
+    def __init__(self, source: Checkpoint, names: Mapping[str, str]) -> None:
+        """Plan the view; reads no tensor.
+
+        Args:
+            source: the checkpoint as it is.
+            names: every name of the view → that of the source.
+        """
+        self.source, self._names = source, dict(names)
+        self.label, self.config, self.assets = source.label, source.config, source.assets
+        self.specs = {name: source.specs[old] for name, old in names.items()}
+        self.layout = {name: source.layout[old] for name, old in names.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """As the source."""
+        return self.source.read(self._names[name], start, stop)
+
+    def origin(self, name: str) -> Origin | None:
+        """As the source."""
+        return self.source.origin(self._names[name])
+
+    def chunk_elements(self, name: str) -> int | None:
+        """As the source."""
+        return self.source.chunk_elements(self._names[name])
+
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """Hash of the source's fingerprint and the names."""
+        return hashlib.sha256(f"renamed {self.source.fingerprint(quick=quick)} {self._names}".encode()).hexdigest()
+
+
+def same_names(sources: Mapping[str, Checkpoint], target: str) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
+    """The sources under the target's names, the very same ones where they have them, and what was done in words.
+
+    Args:
+        sources: checkpoints by name.
+        target: the name of the source whose names all take: its config says which class loads them.
+    """
+    wanted = {stem(name): name for name in sources[target]}
+    result, notes = {}, []
+    for source_name, source in sources.items():
+        theirs = {stem(name): name for name in source}
+        result[source_name] = source
+        unlike = theirs.keys() != wanted.keys() or not len(theirs) == len(source) == len(wanted)
+        if source.keys() == sources[target].keys() or unlike:
+            continue
+        result[source_name] = Renamed(source, {wanted[key]: theirs[key] for key in theirs})
+        first = next(key for key in theirs if wanted[key] != theirs[key])
+        notes.append(f"tensors of {source_name} go by the names of {target}: {theirs[first]} is {wanted[first]} there")
+    return result, tuple(notes)
+
+
+def stem(name: str) -> str:
+    """A name from its first word on that names a part of the model, such as `layers`."""
+    match = _BEGINNING.match(name)
+    return name[match.end() :] if match else name
