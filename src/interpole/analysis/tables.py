@@ -13,12 +13,15 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from interpole.analysis.intervals import Interval
-from interpole.errors import AnalysisError, InterpoleWarning
-from interpole.files import write_atomic
+from interpole.errors import AnalysisError, InterpoleWarning, printable
+from interpole.files import open_regular, read_json, write_atomic
 from interpole.records import Outcome
 
 __all__ = [
@@ -36,6 +39,9 @@ COLUMNS = ("task", "lam", "questions", "samples", "mean", "mean_low", "mean_high
 NEEDED = ("task", "lam", "think")
 SHARES = frozenset({"mean", "mean_low", "mean_high", "pass", "vote", "think"})
 COUNTS = frozenset({"questions", "samples"})
+MAX_COUNT = 10**9
+MAX_ROWS = 5000  # statistics resample every row a thousand times
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes a cell by that begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,8 @@ def curve(metrics: Iterable[PointMetrics]) -> list[CurveRow]:
         rows[m.task, m.lam] = CurveRow(
             m.task, m.lam, m.think.value, m.num_questions, m.k, *m.mean, m.pass_at[-1].value, vote, m.tokens.value
         )
-    tasks = list(dict.fromkeys(task for task, _ in rows))
-    return sorted(rows.values(), key=lambda row: (tasks.index(row.task), row.lam))
+    place = {task: number for number, task in enumerate(dict.fromkeys(task for task, _ in rows))}
+    return sorted(rows.values(), key=lambda row: (place[row.task], row.lam))
 
 
 def write_curves(metrics: Iterable[PointMetrics], path: Path) -> None:
@@ -123,17 +129,20 @@ def read_curves(path: Path) -> list[CurveRow]:
     Other columns of `COLUMNS` may be absent or hold empty cells; columns by other names are not used, with a warning.
 
     Raises:
-        AnalysisError: the file is missing, empty or lacks a column; or a line has too few or many cells, something
-            that is not a number, a share outside [0, 1] (percentages), or a task and λ that were there before.
+        AnalysisError: the file is missing, empty, lacks a column or has more than `MAX_ROWS` rows; or a line has too few or many
+            cells, something that is not a number, a share outside [0, 1] (percentages), or a task and λ that were there before.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             _check_header(header, path)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+            filled = ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+            lines = list(islice(filled, MAX_ROWS + 1))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnalysisError(f"cannot read the curves: {error}", path, "give a comma-separated file in UTF-8") from error
+    if len(lines) > MAX_ROWS:
+        raise AnalysisError(f"more than {MAX_ROWS:,} rows", path, "keep the λ that were swept, one row each")
     if not lines:
         raise AnalysisError("no rows below the header", path, "write one row per task and λ")
     seen: dict[tuple[str, float], int] = {}
@@ -163,9 +172,9 @@ def read_metrics(path: Path) -> list[PointMetrics]:
         AnalysisError: the file is missing or is not such a file.
     """
     try:
-        points = json.loads(path.read_text(encoding="utf-8"))["points"]
+        points = read_json(path, AnalysisError)["points"]
         return [_point(dict(fields)) for fields in points]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         what = f"not a metrics file: {type(error).__name__}: {error}"
         raise AnalysisError(what, path, "recompute it from the samples: `interpole score RUN`") from error
 
@@ -181,7 +190,7 @@ def _point(fields: dict[str, Any]) -> PointMetrics:
     for name in ("tokens_median", "tokens_p95"):
         fields[name] = _number(fields[name])
     fields["outcomes"] = {Outcome(name): int(count) for name, count in fields["outcomes"].items()}
-    return PointMetrics(**fields)
+    return TypeAdapter(PointMetrics).validate_python(fields)
 
 
 def _interval(fields: Mapping[str, float | None]) -> Interval:
@@ -225,7 +234,7 @@ def _row(header: list[str], cells: list[str], where: str) -> CurveRow:
     for name in NEEDED:
         if name not in texts:
             raise AnalysisError(f"no {name}", where, f"every row needs {', '.join(NEEDED)}")
-    task = texts.pop("task")
+    task = printable(_as_text(texts.pop("task")))
     numbers: dict[str, Any] = {_field(name): _parsed(name, text, where) for name, text in texts.items()}
     return CurveRow(task=task, **numbers)
 
@@ -233,7 +242,7 @@ def _row(header: list[str], cells: list[str], where: str) -> CurveRow:
 def _parsed(name: str, text: str, where: str) -> float | int:
     """A cell as the number its column holds."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -241,7 +250,7 @@ def _parsed(name: str, text: str, where: str) -> float | int:
     if name in SHARES and not 0 <= value <= 1:
         hint = "this looks like percent: divide by 100" if 1 < value <= 100 else "correct it"
         raise AnalysisError(f"{name} is a share between 0 and 1, not {text}", where, hint)
-    if name in COUNTS and (value < 1 or value != int(value)):
+    if name in COUNTS and (not 1 <= value <= MAX_COUNT or value != int(value)):
         raise AnalysisError(f"{name} is a whole number from 1 up, not {text}", where, "correct it, or leave it empty")
     if name == "tokens" and value < 0:
         raise AnalysisError(f"tokens cannot be {text}", where, "correct it, or leave it empty")
@@ -257,4 +266,16 @@ def _cell(value: str | float | None) -> str:
     """A value as text: numbers to six decimals without trailing zeros, unknown as nothing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return repr(round(value, 6)) if isinstance(value, float) else str(value)
+    return (
+        repr(round(value, 6)) if isinstance(value, float) else _as_cell(value) if isinstance(value, str) else str(value)
+    )
+
+
+def _as_cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: before one that begins like it stands an apostrophe."""
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def _as_text(cell: str) -> str:
+    """The text that `_as_cell` made the cell of."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell

@@ -83,7 +83,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         AnalysisError: it cannot be read, or has no rows.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnalysisError(f"cannot read the table: {error}", path, "give a comma-separated file in UTF-8") from error
@@ -138,7 +138,7 @@ def number(row: Mapping[str, str], column: str, where: object) -> float:
     Raises:
         AnalysisError: it is none.
     """
-    try:
-        return float(row[column])
-    except (TypeError, ValueError):
-        raise AnalysisError(f"{column} is not a number: {row[column]!r}", where, "correct it") from None
+    with suppress(KeyError, TypeError, ValueError):
+        if math.isfinite(value := float(row[column])):
+            return value
+    raise AnalysisError(f"{column} is not a number: {row.get(column)!r}", where, "correct it")
