@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -334,10 +336,37 @@ def test_metrics_are_read_back_as_they_were(tmp_path):
     assert again[2].point == "brief"
 
 
-def test_a_file_that_is_no_metrics_file_is_refused(tmp_path):
-    (tmp_path / "m.json").write_text("[]")
-    with pytest.raises(AnalysisError, match="not a metrics file"):
-        read_metrics(tmp_path / "m.json")
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"k": "many"},
+        {"mean": 5},
+        {"mean": {"value": 1}},
+        {"outcomes": {"won": 1}},
+        {"tokens_p95": 10**400},
+        None,
+        {"new": 1},
+    ],
+)
+def test_a_file_that_is_no_metrics_file_is_refused(tmp_path, how):
+    path = tmp_path / "m.json"
+    write_metrics(measure([make()]), path)
+    content = json.loads(path.read_text())
+    content["points"] = [how and content["points"][0] | how]
+    for text in (json.dumps(content), "[]", "[" * 100_000, "{}"):
+        path.write_text(text)
+        with pytest.raises(AnalysisError, match="not a metrics file"):
+            read_metrics(path)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd|' /C calc'!A0", "-1", "@SUM(1)", "'=1", "''", "'quoted'", "a=b", "\tx"])
+def test_no_spreadsheet_takes_a_name_for_a_formula_and_numbers_stay_numbers(tmp_path, name):
+    path = tmp_path / "curves.csv"
+    write_curves(measure([make(lam=-0.5, task=name)]), path)
+    assert [row.task for row in read_curves(path)] == [name]
+    cells = next(iter(csv.DictReader(path.open(encoding="utf-8"))))
+    assert not cells["task"].startswith(("=", "+", "-", "@", "\t"))
+    assert cells["lam"] == "-0.5"
 
 
 def test_curves_have_the_agreed_columns_and_are_read_back_as_they_were(tmp_path):
@@ -379,6 +408,9 @@ def test_curves_from_elsewhere_need_only_task_lam_and_think(tmp_path):
         ("task,lam,think,tokens\na,0,0,-5\n", "tokens cannot be -5"),
         ("task,lam,think,questions\na,0,0,2.5\n", "whole number from 1 up, not 2.5"),
         ('task,lam,think\n"a,0,0\n', "cannot read the curves"),
+        ("task,lam,think\na,1_0,0\n", "lam is not a number: '1_0'"),
+        ("task,lam,think,samples\na,0,0,1e300\n", "samples is a whole number from 1 up, not 1e300"),
+        ("task,lam,think\n" + "".join(f"a,{i},0\n" for i in range(5001)), "more than 5,000 rows"),
     ],
 )
 def test_files_that_cannot_be_meant_are_refused_with_their_line(tmp_path, text, message):

@@ -49,9 +49,13 @@ def load(source: Path, *, grading: str | None = None) -> list[Sample] | list[Cur
         RunError: neither is there.
         AnalysisError: the table cannot be meant as it stands, or there is no such grading.
     """
-    if source.is_dir():
+    try:
+        is_run, is_file = source.is_dir(), source.is_file()
+    except OSError as error:
+        raise AnalysisError(f"cannot be read: {error.strerror}", source, "give a run folder or a curves.csv") from None
+    if is_run:
         return under(_samples(source), grading, source)
-    if not source.is_file():
+    if not is_file:
         raise AnalysisError("no such run or table", source, "give a run folder or a curves.csv")
     if grading is not None:
         raise AnalysisError("a table has the scores of one grading", source, "give the run folder with --grading")

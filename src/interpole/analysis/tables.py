@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,10 @@ def read_metrics(path: Path) -> list[PointMetrics]:
         AnalysisError: the file is missing or is not such a file.
     """
     try:
-        points = read_json(path, AnalysisError)["points"]
+        points = read_json(path, AnalysisError, "recompute it from the samples: `interpole score RUN`")["points"]
         return [_point(dict(fields)) for fields in points]
+    except AnalysisError as error:
+        raise AnalysisError(f"not a metrics file: {error.what}", path, error.remedy) from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         what = f"not a metrics file: {type(error).__name__}: {error}"
         raise AnalysisError(what, path, "recompute it from the samples: `interpole score RUN`") from error
@@ -190,6 +193,8 @@ def _point(fields: dict[str, Any]) -> PointMetrics:
     for name in ("tokens_median", "tokens_p95"):
         fields[name] = _number(fields[name])
     fields["outcomes"] = {Outcome(name): int(count) for name, count in fields["outcomes"].items()}
+    if unknown := set(fields) - {field.name for field in dataclass_fields(PointMetrics)}:
+        raise ValueError(f"unknown: {min(unknown)}")
     return TypeAdapter(PointMetrics).validate_python(fields)
 
 

@@ -67,6 +67,11 @@ def main() -> None:
     except InterpoleError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except (
+        OSError
+    ) as error:  # a name too long, a folder that may not be read: where no reader of ours has said it better
+        print(f"error: {printable(f'{error.strerror or error}: {error.filename}')}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)

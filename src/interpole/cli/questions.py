@@ -65,6 +65,10 @@ def similarity(
     from interpole.cli.show import bytes_bar, show_similarity
     from interpole.diagnostics.similarity import compare
 
+    if heatmap:
+        from interpole.report.render import check_format
+
+        check_format(Path(heatmap))
     checkpoints = [open_source(source) for source in (a, b, base) if source is not None]
     with bytes_bar("reading", sum(checkpoint.num_bytes for checkpoint in checkpoints)) as advance:
         found = compare(*checkpoints, progress=advance)

@@ -7,15 +7,18 @@ percent; they become shares between 0 and 1 here, as everywhere else in Interpol
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from interpole.analysis.intervals import UNKNOWN, Interval
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.errors import AnalysisError
+from interpole.files import open_regular
 
 __all__ = ["STATISTICS", "Mark", "dial_span", "marks", "number", "read_table", "table_marks", "tasks"]
 

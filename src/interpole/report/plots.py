@@ -12,12 +12,12 @@ import altair as alt
 from interpole.analysis.metrics import measure
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
-from interpole.errors import AnalysisError
+from interpole.errors import AnalysisError, OutputError
 from interpole.report import figures
 from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
 from interpole.report.pareto import pareto
-from interpole.report.render import save
+from interpole.report.render import check_format, save
 from interpole.report.verdicts import bands, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.runfile import RunFile
@@ -50,6 +50,7 @@ def plot(source: Path, figure: str, out: Path, *, task: str | None = None) -> Pa
         AnalysisError: no such figure, or the source does not hold what it shows.
         OutputError: the file cannot be written.
     """
+    check_format(Path(out))
     return save(chart(Path(source), figure, task), Path(out))
 
 
@@ -86,6 +87,8 @@ def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], fol
     Raises:
         OutputError: a file cannot be written.
     """
+    if folder.is_symlink():
+        raise OutputError("the folder for figures is a link", folder, "remove it, or choose another folder")
     points, shaded = marks(metrics), bands(stages)
     names = tasks(points)
     charts = {"hero": hero(metrics, stages), "curves": figures.curves(points, shaded)}
@@ -177,7 +180,7 @@ def _cells(source: Path) -> list[Cell]:
         return _run_cells(source)
     rows = read_table(source)
     heads = [name for name in rows[0] if re.fullmatch(r"t\d+(\.\d+)?", name)]
-    if not heads or "top_p" not in rows[0]:
+    if not heads or not {"benchmark", "metric", "top_p"} <= rows[0].keys():
         raise AnalysisError("no decoding settings here", source, "give a csv with benchmark, metric, top_p, t0.60 …")
     return [
         Cell(

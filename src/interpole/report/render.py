@@ -8,9 +8,10 @@ from typing import Any
 import vl_convert
 
 from interpole.errors import OutputError
+from interpole.files import write_atomic
 from interpole.report.style import THEME
 
-__all__ = ["FORMATS", "save", "svg"]
+__all__ = ["FORMATS", "check_format", "save", "svg"]
 
 FORMATS = ("pdf", "png", "svg")
 PNG_PPI = 220
@@ -21,28 +22,36 @@ def svg(chart: Any) -> str:
     return str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False), config=THEME))
 
 
+def check_format(path: Path) -> None:
+    """Refuse a file whose ending names no format; to be asked before the work that a figure needs.
+
+    Raises:
+        OutputError: it ends otherwise than in `.pdf`, `.png` or `.svg`.
+    """
+    ending = path.suffix.lower()
+    if ending.removeprefix(".") not in FORMATS:
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise OutputError(f"figures are written as {known}, not {ending or 'without an ending'!r}", path, "rename it")
+
+
 def save(chart: Any, path: Path) -> Path:
     """Write a chart in the format that the file's name ends in.
 
     Raises:
         OutputError: an ending other than `.pdf`, `.png` or `.svg`, or a file that cannot be written.
     """
+    check_format(path)
     spec = chart.to_dict(validate=False)
     match path.suffix.lower():
         case ".pdf":
             data = vl_convert.vegalite_to_pdf(spec, config=THEME)
         case ".png":
             data = vl_convert.vegalite_to_png(spec, config=THEME, ppi=PNG_PPI)
-        case ".svg":
+        case _:
             data = svg(chart).encode()
-        case other:
-            known = ", ".join(f".{name}" for name in FORMATS)
-            raise OutputError(
-                f"figures are written as {known}, not {other or 'without an ending'!r}", path, "rename it"
-            )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
     except OSError as error:
         raise OutputError(f"cannot write the figure: {error}", path, "check the folder and its permissions") from error
+    write_atomic(path, data)
     return path
