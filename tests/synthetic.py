@@ -136,7 +136,7 @@ def write_run(
     }
     RunFile(
         created="2026-11-21", updated="2026-11-21", interpole="0.1.0", sources=sources, template_from="thinking",
-        template="{{ x }}", prefix="", opened=False, markers=("<think>", "</think>"), specials=(), seed=0,
+        template="{{ x }}", prefix="", prompt_opens_thinking=False, markers=("<think>", "</think>"), special_tokens=(), seed=0,
         engine={"name": "scripted"}, engine_options={}, tasks=tasks, entries=tuple(entries),
     ).save(folder)  # fmt: skip
     return folder

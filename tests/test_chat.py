@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
 
 from interpole import chat
-from interpole.chat import Markers, find_markers, opens_thinking, render, trace
+from interpole.chat import Markers, ThinkFormat, find_markers, opens_thinking, parse_response, render
 from interpole.errors import TaskError
 from interpole.records import Outcome
 
@@ -199,15 +200,19 @@ def test_special_variables_are_those_of_the_tokenizer(tmp_path, tokenizer):
     ],
 )
 def test_a_response_is_read_apart(response, opened, thinking, answer, outcome):
-    seen = trace(response, "stop", QWEN, opened=opened, specials=SPECIALS)
+    seen = parse_response(response, "stop", QWEN, prompt_opens_thinking=opened, special_tokens=SPECIALS)
     assert (seen.thinking, seen.answer, seen.outcome) == (thinking, answer, outcome)
     assert seen.closed is ("</think>" in response)
     assert seen.pseudo_close is None
 
 
 def test_a_pseudo_close_names_the_token_in_the_markers_place():
-    seen = trace(
-        "so it is 63.\n<tool_call>\n\nThe answer is 63.<|im_end|>", "stop", QWEN, opened=True, specials=SPECIALS
+    seen = parse_response(
+        "so it is 63.\n<tool_call>\n\nThe answer is 63.<|im_end|>",
+        "stop",
+        QWEN,
+        prompt_opens_thinking=True,
+        special_tokens=SPECIALS,
     )
     assert seen.outcome is Outcome.PSEUDO_CLOSED
     assert (seen.pseudo_close, seen.thinking, seen.answer) == ("<tool_call>", "so it is 63.\n", "The answer is 63.")
@@ -215,25 +220,31 @@ def test_a_pseudo_close_names_the_token_in_the_markers_place():
 
 
 def test_a_special_token_is_no_pseudo_close_at_the_end_or_in_a_direct_answer_or_unknown():
-    assert trace("hm <tool_call>", "stop", QWEN, opened=True, specials=SPECIALS).outcome is Outcome.UNCLOSED
-    assert trace("<tool_call>{}", "stop", QWEN, specials=SPECIALS).outcome is Outcome.DIRECT
-    assert trace("hm <tool_call> 63", "stop", QWEN, opened=True).outcome is Outcome.UNCLOSED
+    assert (
+        parse_response("hm <tool_call>", "stop", QWEN, prompt_opens_thinking=True, special_tokens=SPECIALS).outcome
+        is Outcome.UNCLOSED
+    )
+    assert parse_response("<tool_call>{}", "stop", QWEN, special_tokens=SPECIALS).outcome is Outcome.DIRECT
+    assert parse_response("hm <tool_call> 63", "stop", QWEN, prompt_opens_thinking=True).outcome is Outcome.UNCLOSED
 
 
 def test_truncated_and_failed_come_before_the_markers():
-    closed = trace("a</think>63 and", "length", QWEN, opened=True)
+    closed = parse_response("a</think>63 and", "length", QWEN, prompt_opens_thinking=True)
     assert (closed.outcome, closed.closed, closed.answer) == (Outcome.TRUNCATED, True, "63 and")
-    unclosed = trace("a and", "length", QWEN, opened=True)
+    unclosed = parse_response("a and", "length", QWEN, prompt_opens_thinking=True)
     assert (unclosed.outcome, unclosed.closed, unclosed.answer) == (Outcome.TRUNCATED, False, "")
-    assert trace("", "error", QWEN).outcome is Outcome.FAILED
+    assert parse_response("", "error", QWEN).outcome is Outcome.FAILED
 
 
 @pytest.mark.parametrize("unit", ["a", "34 a-1=33 ", "Wait, let me check this again. " * 3 + "b", "x" * 40 + "y" * 50])
-def test_a_cycle_that_fills_the_end_is_looping(unit):
-    for finish in ("length", "stop"):
-        looping = "It began well: 1, 2, 3. " + unit * max(6, 120 // len(unit) + 1) + unit[: len(unit) // 2]
-        assert trace(looping, finish, QWEN, opened=True).outcome is Outcome.LOOPING
-    assert trace(looping + " and then it ended.", "stop", QWEN, opened=True).outcome is Outcome.UNCLOSED
+def test_a_cycle_that_fills_the_end_at_the_cap_is_looping(unit):
+    looping = "It began well: 1, 2, 3. " + unit * max(6, 120 // len(unit) + 1) + unit[: len(unit) // 2]
+    for opened in (True, False):
+        outcomes = [
+            parse_response(text, finish, QWEN, prompt_opens_thinking=opened).outcome
+            for text, finish in ((looping, "length"), (looping + " and then it went on.", "length"), (looping, "stop"))
+        ]
+        assert outcomes == [Outcome.LOOPING, Outcome.TRUNCATED, Outcome.UNCLOSED if opened else Outcome.DIRECT]
 
 
 def test_loops_are_found_as_a_slow_reference_finds_them():
@@ -247,11 +258,370 @@ def test_loops_are_found_as_a_slow_reference_finds_them():
         unit = "".join(random_.choices("ab", k=random_.randint(1, 60)))
         text = "".join(random_.choices("ab", k=50)) + unit * random_.randint(1, 12) + unit[: random_.randint(0, 5)]
         seen.append(slow(text))
-        assert (trace(text, "length", QWEN).outcome is Outcome.LOOPING) is seen[-1]
+        assert (parse_response(text, "length", QWEN).outcome is Outcome.LOOPING) is seen[-1]
     assert 50 < sum(seen) < 350
 
 
 def test_ordinary_endings_do_not_loop():
     table = "\n".join(f"| row {i} | {i * i} |" for i in range(60))
-    assert trace(table, "stop", QWEN).outcome is Outcome.DIRECT
-    assert trace("Result\n" + "-" * 80, "stop", QWEN).outcome is Outcome.DIRECT
+    assert parse_response(table, "stop", QWEN).outcome is Outcome.DIRECT
+    assert parse_response("Result\n" + "-" * 80, "stop", QWEN).outcome is Outcome.DIRECT
+    assert parse_response(table, "length", QWEN).outcome is Outcome.TRUNCATED
+
+
+# ── odd responses ──
+
+C, D, U, P, T = Outcome.CLOSED, Outcome.DIRECT, Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED, Outcome.TRUNCATED
+FENCE = "```"
+ODD = [
+    # (what is odd, the prompt opens the thought, response, finish, thinking, answer, outcome, closing marker counts)
+    ("a second marker after the answer", True, "hm</think>\n\n63\n</think>", "stop", "hm", "63", C, True),
+    ("a second marker and an end token", True, "hm</think>63</think><|im_end|>", "stop", "hm", "63", C, True),
+    ("markers without end after the answer", True, "hm</think>63" + "\n</think>" * 9, "stop", "hm", "63", C, True),
+    ("a second marker, opened by the response", False, "<think>hm</think>63</think>", "stop", "hm", "63", C, True),
+    ("two markers side by side", True, "hm</think></think>\n63", "stop", "hm</think>", "63", C, True),
+    ("nothing after the marker", True, "hm, 63</think>", "stop", "hm, 63", "", C, True),
+    ("nothing but markers", True, "</think></think>", "stop", "</think>", "", C, True),
+    ("a marker at once", True, "</think>63", "stop", "", "63", C, True),
+    ("an empty thought", False, "<think>\n\n</think>\n\n63", "stop", "\n\n", "63", C, True),
+    ("two drafts", True, "a</think>62</think>63", "stop", "a</think>62", "63", C, True),
+    (
+        "a draft, a thought and an answer",
+        False,
+        "<think>a</think>62<think>no</think>63",
+        "stop",
+        "a</think>62<think>no",
+        "63",
+        C,
+        True,
+    ),
+    ("a thought opened again and never closed", False, "<think>a</think>63<think>b", "stop", "ab", "63", C, True),
+    ("a thought opened again under the cap", True, "a</think>63\n<think>\nb", "length", "a\nb", "63", T, True),
+    ("a thought opened again in the place of an answer", True, "a</think>\n<think>b", "stop", "ab", "", U, True),
+    (
+        "a thought closed again without an answer",
+        False,
+        "<think>a</think>63<think>b</think>",
+        "stop",
+        "a",
+        "63",
+        C,
+        True,
+    ),
+    ("an opening marker repeated after the prompt's", True, "<think>\na</think>63", "stop", "\na", "63", C, True),
+    ("an opening marker in mid-thought", True, "a <think> b</think>63", "stop", "a <think> b", "63", C, True),
+    ("words before the thought", False, "Sure. <think>a</think>63", "stop", "a", "63", C, True),
+    ("no opening marker", False, "a</think>63", "stop", "a", "63", C, True),
+    (
+        "a marker in an answer's inline code",
+        True,
+        "a</think>End it with `</think>` and go on.",
+        "stop",
+        "a",
+        "End it with `</think>` and go on.",
+        C,
+        True,
+    ),
+    (
+        "a marker deep in inline code",
+        True,
+        "a</think>Use `x = s.split('</think>')[1]`.",
+        "stop",
+        "a",
+        "Use `x = s.split('</think>')[1]`.",
+        C,
+        True,
+    ),
+    (
+        "a marker in an answer's block of code",
+        True,
+        f"a</think>So:\n{FENCE}py\ns.split('x </think> y')\n{FENCE}\nDone",
+        "stop",
+        "a",
+        f"So:\n{FENCE}py\ns.split('x </think> y')\n{FENCE}\nDone",
+        C,
+        True,
+    ),
+    (
+        "both markers in a block of code",
+        True,
+        f"a</think>{FENCE}xml\n<think>\nb\n</think>\n{FENCE}",
+        "stop",
+        "a",
+        f"{FENCE}xml\n<think>\nb\n</think>\n{FENCE}",
+        C,
+        True,
+    ),
+    ("a block of tildes", True, "a</think>\n~~~\n</think>\n~~~\n63", "stop", "a", "~~~\n</think>\n~~~\n63", C, True),
+    (
+        "a block of code that ends with the draft",
+        True,
+        f"a</think>{FENCE}\nx\n{FENCE}\nno</think>63",
+        "stop",
+        f"a</think>{FENCE}\nx\n{FENCE}\nno",
+        "63",
+        C,
+        True,
+    ),
+    (
+        "a block of code left open by a draft",
+        True,
+        f"a</think>{FENCE}\nx\n</think>63",
+        "stop",
+        f"a</think>{FENCE}\nx\n",
+        "63",
+        C,
+        True,
+    ),
+    (
+        "a block of code left open by the thought",
+        True,
+        f"{FENCE}py\nx = 1\n</think>63",
+        "stop",
+        f"{FENCE}py\nx = 1\n",
+        "63",
+        C,
+        True,
+    ),
+    (
+        "a backtick left open by the thought",
+        True,
+        "is it ` or not</think>A `b` c",
+        "stop",
+        "is it ` or not",
+        "A `b` c",
+        C,
+        True,
+    ),
+    (
+        "quotation marks that meet at the marker",
+        True,
+        'he said "yes"</think>"Yes", he said.',
+        "stop",
+        'he said "yes"',
+        '"Yes", he said.',
+        C,
+        True,
+    ),
+    (
+        "a marker in quotation marks",
+        True,
+        'a</think>Write "</think>" last.',
+        "stop",
+        "a",
+        'Write "</think>" last.',
+        C,
+        True,
+    ),
+    (
+        "a marker within a quotation",
+        True,
+        'a</think>It ends "so: </think> then 5" there.',
+        "stop",
+        "a",
+        'It ends "so: </think> then 5" there.',
+        C,
+        True,
+    ),
+    (
+        "a marker in typographic quotation marks",
+        True,
+        "a</think>Es heißt „</think>“ am Ende.",
+        "stop",
+        "a",
+        "Es heißt „</think>“ am Ende.",
+        C,
+        True,
+    ),
+    (
+        "a marker in guillemets",
+        True,
+        "a</think>Écrire « </think> » ici.",
+        "stop",
+        "a",
+        "Écrire « </think> » ici.",
+        C,
+        True,
+    ),
+    ("a marker in corner brackets", True, "a</think>写「</think>」。", "stop", "a", "写「</think>」。", C, True),
+    ("an answer of a quoted marker alone", True, "a</think>`</think>`", "stop", "a", "`</think>`", C, True),
+    (
+        "a direct answer that quotes the closing marker",
+        False,
+        "It is written `</think>`.",
+        "stop",
+        None,
+        "It is written `</think>`.",
+        D,
+        False,
+    ),
+    (
+        "a direct answer that quotes the opening marker",
+        False,
+        'It begins with "<think>".',
+        "stop",
+        None,
+        'It begins with "<think>".',
+        D,
+        False,
+    ),
+    (
+        "a direct answer that quotes a pair",
+        False,
+        "Like `<think>so</think>`.",
+        "stop",
+        None,
+        "Like `<think>so</think>`.",
+        D,
+        False,
+    ),
+    (
+        "a thought that quotes the marker, then closes",
+        True,
+        "I write `</think>` soon.\n</think>63",
+        "stop",
+        "I write `</think>` soon.\n",
+        "63",
+        C,
+        True,
+    ),
+    (
+        "a thought cut after it quoted the marker",
+        True,
+        "I write '</think>' and",
+        "length",
+        "I write '</think>' and",
+        "",
+        T,
+        False,
+    ),
+    (
+        "a thought cut after it quoted a pair",
+        True,
+        "like `<think>so</think>` and",
+        "length",
+        "like `<think>so</think>` and",
+        "",
+        T,
+        False,
+    ),
+    ("an apostrophe on either side", True, "it's so</think>that's 63", "stop", "it's so", "that's 63", C, True),
+    ("a marker in capitals", True, "a</THINK>63", "stop", "a", "63", P, False),
+    ("a marker with a blank", True, "a\n</ think>\n63", "stop", "a\n", "63", P, False),
+    ("a blank at the end of the marker", True, "a</think >63", "stop", "a", "63", P, False),
+    ("a marker of another word", True, "a</thinking>63", "stop", "a", "63", P, False),
+    ("a marker of another word, opened alike", False, "<think>a</thought>63", "stop", "a", "63", P, False),
+    ("a marker without its bracket", True, "a\n</think\n63", "stop", "a\n", "63", P, False),
+    ("a backslash in the marker", True, "a<\\think>63", "stop", "a", "63", P, False),
+    ("a misspelt marker, then the right one", True, "a</thinking>b</think>63", "stop", "a</thinking>b", "63", C, True),
+    ("two misspelt markers", True, "a</THINK>63</THINK>", "stop", "a", "63", P, False),
+    (
+        "a misspelt marker that is quoted",
+        True,
+        "is it `</thinking>` here",
+        "length",
+        "is it `</thinking>` here",
+        "",
+        T,
+        False,
+    ),
+    (
+        "a misspelt marker before another token",
+        True,
+        "a<tool_call>b</thinking>63",
+        "stop",
+        "a<tool_call>b",
+        "63",
+        P,
+        False,
+    ),
+    (
+        "another token in quotation marks",
+        True,
+        "a `<tool_call>` b<|im_start|>63",
+        "stop",
+        "a `<tool_call>` b",
+        "63",
+        P,
+        False,
+    ),
+    ("two end tokens", True, "a</think>63<|im_end|>\n<|endoftext|>", "stop", "a", "63", C, True),
+    ("a ruler", False, "Total\n" + "-" * 400, "stop", None, "Total\n" + "-" * 400, D, False),
+    (
+        "a matrix of zeros",
+        True,
+        "a</think>" + "0 0 0 0 0 0 0 0\n" * 40 + "0",
+        "stop",
+        "a",
+        "0 0 0 0 0 0 0 0\n" * 40 + "0",
+        C,
+        True,
+    ),
+    (
+        "a refrain that was asked for",
+        False,
+        "All work and no play. " * 50,
+        "stop",
+        None,
+        "All work and no play. " * 50,
+        D,
+        False,
+    ),
+    ("a refrain in the thought", True, "Wait. " * 50 + "</think>63", "stop", "Wait. " * 50, "63", C, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("opened", "response", "finish", "thinking", "answer", "outcome", "closed"),
+    [row[1:] for row in ODD],
+    ids=[row[0] for row in ODD],
+)
+def test_odd_responses_are_read_apart(opened, response, finish, thinking, answer, outcome, closed):
+    seen = ThinkFormat(QWEN, prompt_opens_thinking=opened, special_tokens=SPECIALS).parse(response, finish)
+    assert (seen.thinking, seen.answer, seen.outcome, seen.closed) == (thinking, answer, outcome, closed)
+    assert seen.near_close == (seen.pseudo_close is not None and seen.pseudo_close not in SPECIALS)
+    assert "".join(response[span.start : span.end] for span in seen.spans) == response
+    shown = "".join(response[span.start : span.end] for span in seen.spans if span.kind == "answer").strip()
+    assert shown == answer.strip() or shown == "Sure. " + answer
+
+
+@pytest.mark.parametrize(
+    "markers", [("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"), ("◁think▷", "◁/think▷")]
+)
+def test_misspelt_markers_are_known_in_every_family(markers):
+    form = ThinkFormat(Markers(*markers), prompt_opens_thinking=True)
+    close = markers[1]
+    for said in (close.swapcase(), f"{close[:2]} {close[2:]}"):
+        seen = form.parse(f"hm{said}63", "stop")
+        assert (seen.near_close, seen.pseudo_close, seen.thinking, seen.answer) == (True, said, "hm", "63"), said
+    assert form.parse(f"hm{close}63", "stop").near_close is False
+    assert form.parse("hm, think, end thinking, 63", "stop").pseudo_close is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["</think>", "<think>", "<think>a</think>b", "`", "`</think>", '"</think>" ', "```\n</think>\n", "<", "</think",
+     "<tool_call>", "</ ", "<|im_end|>", "\n", " ", "<think>`", "'<think>", "</THINK>"],
+)  # fmt: skip
+def test_reading_a_response_twice_as_long_does_twice_the_work(unit):
+    form = ThinkFormat(QWEN, prompt_opens_thinking=True, special_tokens=SPECIALS)
+
+    def work(num: int) -> int:
+        """Function calls and lines run, which are counted where a clock would tell of the machine."""
+        counted = 0
+
+        def count(*_):
+            nonlocal counted
+            counted += 1
+            return count
+
+        text = "hm " + unit * num
+        sys.settrace(count)
+        try:
+            form.parse(text, "stop")
+        finally:
+            sys.settrace(None)
+        return counted
+
+    work(10)  # patterns are compiled once
+    assert work(4000) < 2.2 * work(2000) + 200

@@ -1,8 +1,8 @@
-"""Chat templates and think markers: render a prompt, and read a response apart into thinking and answer.
+"""How a family is asked, and how its response is read apart: `ThinkFormat`, with `render` and `parse`.
 
-Everything is text. Markers are found per family in the tokenizer's added tokens and in the template, never by token
-id. What a response did with its markers (closed, pseudo-closed, never closed, looping …) is its trace.
-Rendering equals transformers' `apply_chat_template`, without transformers.
+Everything is text. Markers are found per family in the tokenizer's added tokens and in the template, never by token id.
+Nobody else splits a response: where thinking ends and the answer begins is said here, in spans. Rendering equals
+transformers' `apply_chat_template`, without transformers.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -27,13 +27,15 @@ from interpole.records import Outcome
 
 __all__ = [
     "Markers",
-    "Trace",
+    "ParsedResponse",
+    "Span",
+    "ThinkFormat",
     "added_tokens",
     "find_markers",
     "opens_thinking",
+    "parse_response",
     "render",
     "special_variables",
-    "trace",
 ]
 
 
@@ -52,15 +54,30 @@ class Markers:
                 remedy="give both, e.g. <think> and </think>",
             )
 
+    def rejoin(self, thinking: str, text: str) -> str:
+        """The whole response, where somebody has split the thinking off; without any text after it, it was never closed."""
+        if not thinking or self.close in text:
+            return text
+        return f"{self.open}{thinking}" + (f"{self.close}{text}" if text.strip() else "")
+
+
+class Span(NamedTuple):
+    """A stretch of a response: `response[start:end]`."""
+
+    kind: Literal["thinking", "marker", "answer"]
+    start: int
+    end: int
+
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class ParsedResponse:
     """One response read apart.
 
     `response` is the whole text without end-of-turn tokens at its end. `thinking` is None where no thinking was
-    begun. `answer` is what follows the closing marker (or the token that stood in its place), the whole response
-    where no thinking was begun, and empty where a thought never ended. `pseudo_close` is the special token that
-    closed the thought in the marker's place (the paper's Table 6: `<tool_call>`).
+    begun. `answer` is what follows the closing marker (or what stood in its place), the whole response
+    where no thinking was begun, and empty where a thought never ended. `pseudo_close` is what closed the thought in the
+    marker's place: another special token (the paper's Table 6: `<tool_call>`), or the marker misspelt (`near_close`).
+    `spans` cover the response as it was given, end-of-turn tokens included.
     """
 
     response: str
@@ -69,6 +86,72 @@ class Trace:
     outcome: Outcome
     closed: bool
     pseudo_close: str | None = None
+    near_close: bool = False
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class ThinkFormat:
+    """How a family is asked, and how its responses are read.
+
+    Attributes:
+        markers: around a thought.
+        template: the chat template.
+        variables: what the template may name besides the messages: special tokens, `enable_thinking` …
+        prompt_opens_thinking: prompts end inside a think block, so that responses hold a closing marker only.
+        special_tokens: the tokenizer's added tokens; they end a turn, or stand in a marker's place.
+        prefix: text after every rendered prompt.
+    """
+
+    markers: Markers
+    template: str = ""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    prompt_opens_thinking: bool = False
+    special_tokens: tuple[str, ...] = ()
+    prefix: str = ""
+
+    @classmethod
+    def of(
+        cls, assets: Mapping[str, Path], template: str, *, markers: tuple[str, str] | None = None, prefix: str = ""
+    ) -> ThinkFormat:
+        """The format of a checkpoint.
+
+        Args:
+            assets: its files by name.
+            template: its chat template.
+            markers: the think markers; None finds them.
+            prefix: what will be put after its prompts.
+
+        Raises:
+            TaskError: no markers are found, the template does not render, or a tokenizer file makes no sense.
+        """
+        found = Markers(*markers) if markers else find_markers(assets, template)
+        form = cls(found, template, special_variables(assets), special_tokens=added_tokens(assets), prefix=prefix)
+        opens, closes = (prefix.rfind(marker) for marker in (found.open, found.close))
+        opened = opens > closes or (closes < 0 and opens_thinking(template, found, **form.variables))
+        return replace(form, prompt_opens_thinking=opened)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt for chat messages, prefix included.
+
+        Raises:
+            TaskError: the template is not valid, or refuses these messages.
+        """
+        return render(self.template, messages, **self.variables) + self.prefix
+
+    def parse(self, response: str, finish: str) -> ParsedResponse:
+        """A response to such a prompt read apart; `finish`: "stop", "length" (the cap was reached) or "error"."""
+        return parse_response(
+            response,
+            finish,
+            self.markers,
+            prompt_opens_thinking=self.prompt_opens_thinking,
+            special_tokens=self.special_tokens,
+        )
+
+    def is_thinking(self, text: str) -> bool:
+        """Whether a response that is cut off after `text` is inside a thought."""
+        return self.markers.close not in text and (self.prompt_opens_thinking or self.markers.open in text)
 
 
 # ── templates ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +314,7 @@ def _tags(template: str) -> list[str]:
 
 def _pairs(tokens: Iterable[str]) -> list[Markers]:
     """Pair each closing token with the opening token of the same shape."""
-    known = list(tokens)
+    known = dict.fromkeys(tokens)
     found = [
         Markers(opener, close)
         for close in known
@@ -248,35 +331,68 @@ def _only(pairs: list[Markers]) -> Markers | None:
 # ── responses ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _CYCLES, _LOOP_CHARS, _LOOP_WINDOW, _LOOP_TRIES = 5, 100, 50_000, 200
+_QUOTE_CHARS = 200  # how far on its line a quotation around a marker is looked for
+_FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
+_FENCE_HERE = re.compile(r"[ \t]{0,3}(?:```|~~~)")
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "「": "」", "『": "』"}
+_END_TOKENS = 4  # at most so many tokens are taken from the end of a turn
 
 
-def trace(
-    response: str, finish: str, markers: Markers, *, opened: bool = False, specials: Collection[str] = ()
-) -> Trace:
+class _Mark(NamedTuple):
+    """A marker, or what stands in its place."""
+
+    opens: bool
+    start: int
+    end: int
+
+
+def parse_response(
+    response: str,
+    finish: str,
+    markers: Markers,
+    *,
+    prompt_opens_thinking: bool = False,
+    special_tokens: Collection[str] = (),
+) -> ParsedResponse:
     """Read a response apart and say what became of it (outcomes are tested in the order of `Outcome`).
 
-    The answer begins after the *last* closing marker. A thought that has none, but in which another special token
-    is followed by text, is pseudo-closed at the first such token.
+    The answer follows the last closing marker that has text after it. Markers that are quoted, or stand in an answer's
+    code, are text. A thought without a closing marker is closed by one that is misspelt (`</thinking>`), else by the
+    first other special token that has text after it.
 
     Args:
         response: generated text with its special tokens.
         finish: "stop", "length" (the cap was reached) or "error" (the engine failed).
         markers: the family's think markers.
-        opened: the prompt ended inside a think block (`opens_thinking`).
-        specials: the tokenizer's added tokens (`added_tokens`), for end-of-turn tokens and pseudo-closing.
+        prompt_opens_thinking: the prompt ended inside a think block.
+        special_tokens: the tokenizer's added tokens (`added_tokens`), for end-of-turn tokens and pseudo-closing.
     """
-    others = tuple(token for token in specials if token not in (markers.open, markers.close))
-    text = _without_end(response, others)
-    body, closed, answer = _split_last(text, markers.close)
-    thinking: str | None = _after_opening(body, markers.open, opened)
-    pseudo_close = None
-    if not closed and not opened and markers.open not in body:
-        thinking, answer = None, text
-    elif not closed and (break_ := _broken_off(body, others)):
-        thinking = _after_opening(body[: break_.start()], markers.open, opened)
-        pseudo_close, answer = break_.group(), body[break_.end() :].strip()
-    outcome = _outcome(text, finish, closed, thinking is not None, pseudo_close is not None)
-    return Trace(text, thinking, answer, outcome, closed, pseudo_close)
+    tokens = _Tokens.of(tuple(token for token in special_tokens if token not in (markers.open, markers.close)))
+    text = tokens.without_end(response)
+    opened = prompt_opens_thinking
+    marks = _marks(text, markers.open, re.escape(markers.close), opened)
+    closed = not all(mark.opens for mark in marks)
+    near = False
+    if not closed:
+        near_marks = _marks(text, markers.open, _near(markers.close), opened)
+        near = not all(mark.opens for mark in near_marks)
+        marks = near_marks if near else marks
+    if not closed and not near and (opened or marks):
+        marks += tokens.breaks_off(text, marks[0].end if marks and not opened else 0)
+    last = _closing(text, marks)
+    thought = opened or bool(marks)
+    begins = _begins(text, marks, opened)
+    thinking, answer = (None, text) if not thought else (text[begins:], "")
+    pseudo_close, reopened = None, False
+    if last is not None:
+        mark, rest = marks[last], marks[last + 1 :]
+        thinking, answer = text[begins : mark.start], text[mark.end : rest[0].start if rest else None].strip()
+        pseudo_close = None if closed else text[mark.start : mark.end]
+        reopened = bool(rest) and rest[-1].opens
+        thinking += text[rest[-1].end :] if reopened else ""
+    outcome = _outcome(text, finish, closed and (bool(answer) or not reopened), thought, pseudo_close is not None)
+    spans = _spans(response, text, marks, last, opened) if thought else _whole(response, text)
+    return ParsedResponse(text, thinking, answer, outcome, closed, pseudo_close, near, spans)
 
 
 def _outcome(text: str, finish: str, closed: bool, thought: bool, pseudo: bool) -> Outcome:
@@ -284,10 +400,10 @@ def _outcome(text: str, finish: str, closed: bool, thought: bool, pseudo: bool) 
         return Outcome.FAILED
     if not text.strip():
         return Outcome.EMPTY
-    if _loops(text):
-        return Outcome.LOOPING
-    if finish == "length":
-        return Outcome.TRUNCATED
+    if (
+        finish == "length"
+    ):  # what a model ended by itself is no loop, however it repeats itself: a ruler, zeros, a refrain
+        return Outcome.LOOPING if _loops(text) else Outcome.TRUNCATED
     if closed:
         return Outcome.CLOSED
     if pseudo:
@@ -295,34 +411,146 @@ def _outcome(text: str, finish: str, closed: bool, thought: bool, pseudo: bool) 
     return Outcome.UNCLOSED if thought else Outcome.DIRECT
 
 
-def _split_last(text: str, close: str) -> tuple[str, bool, str]:
-    body, found, answer = text.rpartition(close)
-    return (body, True, answer.strip()) if found else (text, False, "")
+def _closing(text: str, marks: Sequence[_Mark]) -> int | None:
+    """The place in `marks` of the closing mark that the answer follows: the last with text after it, else the last."""
+    closing = [number for number, mark in enumerate(marks) if not mark.opens]
+    for number in reversed(closing):
+        end = marks[number + 1].start if number + 1 < len(marks) else len(text)
+        if text[marks[number].end : end].strip():
+            return number
+    return closing[-1] if closing else None
 
 
-def _after_opening(body: str, opening: str, opened: bool) -> str:
-    """Text after the opening marker; where the prompt opened the block, only a repeated marker is dropped."""
-    head, found, tail = body.partition(opening)
-    return tail if found and not (opened and head.strip()) else body
+def _begins(text: str, marks: Sequence[_Mark], opened: bool) -> int:
+    """Where the thought begins: after its opening marker; where the prompt opened it, only a repeated one is dropped."""
+    if marks and marks[0].opens and not (opened and text[: marks[0].start].strip()):
+        return marks[0].end
+    return 0
 
 
-@lru_cache(maxsize=8)
-def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+def _spans(response: str, text: str, marks: Sequence[_Mark], last: int | None, opened: bool) -> tuple[Span, ...]:
+    """The response in stretches: thinking up to the closing mark that counts, and where it is opened again."""
+    found: list[Span] = []
+    at, last = 0, len(marks) if last is None else last
+    kind: Literal["thinking", "answer"] = "answer" if marks and marks[0].opens and not opened else "thinking"
+    for number, mark in enumerate(marks):
+        found += [Span(kind, at, mark.start), Span("marker", mark.start, mark.end)]
+        at, kind = mark.end, "thinking" if number < last or mark.opens else "answer"
+    found += [Span(kind, at, len(text)), Span("marker", len(text), len(response))]
+    return tuple(span for span in found if span.end > span.start)
 
 
-def _without_end(text: str, specials: tuple[str, ...]) -> str:
-    """Drop one end-of-turn token from the end, where one stands; other white space is kept."""
-    at_end = re.compile(rf"(?:{_any_of(specials).pattern})\s*\Z")
-    match = at_end.search(text, max(0, len(text) - 200))
-    return text[: match.start()] if match else text
+def _whole(response: str, text: str) -> tuple[Span, ...]:
+    return tuple(s for s in (Span("answer", 0, len(text)), Span("marker", len(text), len(response))) if s.end > s.start)
 
 
-def _broken_off(body: str, specials: tuple[str, ...]) -> re.Match[str] | None:
-    """Find the first special token that has text after it."""
-    match = _any_of(specials).search(body)
-    return match if match and body[match.end() :].strip() else None
+def _marks(text: str, opening: str, closing: str, thinking: bool) -> list[_Mark]:
+    """The markers of a response in order, without those that are quoted.
+
+    Args:
+        text: the response.
+        opening: the opening marker.
+        closing: a regular expression for what closes.
+        thinking: whether the response begins inside a thought.
+    """
+    found: list[_Mark] = []
+    fences = [match.start() for match in _FENCE.finditer(text)] if "```" in text or "~~~" in text else []
+    since, fence = 0, 0  # where this stretch began, and the first fence that is still ahead
+    in_code = False
+    for match in _marker_pattern(opening, closing).finditer(text):
+        if match["quote"]:
+            continue
+        start, end = match.span()
+        while fence < len(fences) and fences[fence] < start:
+            in_code ^= fences[fence] >= since
+            fence += 1
+        fenced = not thinking and in_code and fence < len(fences)
+        if fenced or _quoted(text, start, end, since, tight=thinking):
+            continue
+        found.append(_Mark(match["opens"] is not None, start, end))
+        thinking, since = match["opens"] is not None, end
+        in_code = _FENCE_HERE.match(text, end) is not None
+    return found
+
+
+@lru_cache(maxsize=16)
+def _marker_pattern(opening: str, closing: str) -> re.Pattern[str]:
+    """Finds an opening marker, a closing one, or both within one pair of quotation marks: `"<think>…</think>"`."""
+    opening, near = re.escape(opening), rf"[^\n\"`]{{0,{_QUOTE_CHARS}}}?"
+    pair = rf"(?<!\w)(?P<quote>[\"'`])[ ]?{opening}{near}(?:{closing})[ ]?(?P=quote)(?!\w)"
+    return re.compile(rf"{pair}|(?P<opens>{opening})|{closing}")
+
+
+def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool:
+    """Whether a marker stands in quotation marks or inline code.
+
+    Args:
+        text: the response.
+        start: of the marker.
+        end: of the marker.
+        since: where the stretch of text it stands in began.
+        tight: only marks right around it count, as in a thought, where quotations are often left open.
+    """
+    before = text[max(since, start - _QUOTE_CHARS) : start].rpartition("\n")[2]
+    after = text[end : end + _QUOTE_CHARS].partition("\n")[0]
+    if _QUOTES.get(before.rstrip(" ")[-1:]) == after.lstrip(" ")[:1] != "":
+        outside = before.rstrip(" ")[-2:-1], after.lstrip(" ")[1:2]
+        if not outside[0].isalnum() and not outside[1].isalnum():
+            return True
+    return not tight and any(
+        closer in after
+        and (before.rfind(opener) > before.rfind(closer) if opener != closer else before.count(opener) % 2 == 1)
+        for opener, closer in _QUOTES.items()
+        if opener != "'"  # an apostrophe more often than not
+    )
+
+
+def _near(closing: str) -> str:
+    """A regular expression for a closing marker as it may be misspelt: `</THINK>`, `</ think>`, `</thinking>`, `</think`."""
+    *pieces, last = [
+        r"think(?:ing|s)?|thoughts?" if word.lower() in ("think", "thinking", "thought") else re.escape(word)
+        for word in re.findall(r"[A-Za-z]+|\S", closing)
+    ]
+    body = r"\s{0,3}".join(r"[/\\]" if piece == "/" else f"(?:{piece})" for piece in pieces)
+    return rf"(?i:{body}(?:\s{{0,3}}{last}|(?=[ ]*(?:\n|\Z))))"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """A tokenizer's added tokens, to be found in text in time that does not grow with their number."""
+
+    known: frozenset[str]
+    lengths: tuple[int, ...]  # longest first
+    first: re.Pattern[str]  # a character that one of them begins with
+
+    @staticmethod
+    @lru_cache(maxsize=8)
+    def of(tokens: tuple[str, ...]) -> _Tokens:
+        """The added tokens of one tokenizer."""
+        known = frozenset(tokens) - {""}
+        initials = "".join(sorted({re.escape(token[0]) for token in known}))
+        lengths = sorted({len(token) for token in known}, reverse=True)
+        return _Tokens(known, tuple(lengths), re.compile(f"[{initials}]" if initials else r"(?!)"))
+
+    def without_end(self, text: str) -> str:
+        """Drop end-of-turn tokens from the end, and the white space after them; other white space is kept."""
+        end = len(text)
+        for _ in range(_END_TOKENS):
+            at = len(text[:end].rstrip())
+            length = next((n for n in self.lengths if at >= n and text[at - n : at] in self.known), 0)
+            if not length:
+                break
+            end = at - length
+        return text[:end]
+
+    def breaks_off(self, text: str, start: int) -> list[_Mark]:
+        """The first token from `start` on that is not quoted, if text follows it."""
+        for match in self.first.finditer(text, start):
+            at = match.start()
+            length = next((n for n in self.lengths if text[at : at + n] in self.known), 0)
+            if length and not _quoted(text, at, at + length, start, tight=True):
+                return [_Mark(False, at, at + length)] if text[at + length :].strip() else []
+        return []
 
 
 def _loops(text: str) -> bool:

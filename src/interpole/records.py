@@ -21,10 +21,10 @@ class Outcome(StrEnum):
 
     FAILED = "failed"  # the engine gave no response
     EMPTY = "empty"  # nothing but white space
-    LOOPING = "looping"  # a token cycle fills the end of the response
-    TRUNCATED = "truncated"  # the token cap was reached
+    LOOPING = "looping"  # the cap was reached, and a cycle fills the end of the response
+    TRUNCATED = "truncated"  # the token cap was reached otherwise
     CLOSED = "closed"  # contains the closing marker
-    PSEUDO_CLOSED = "pseudo_closed"  # thought, then closed with another special token
+    PSEUDO_CLOSED = "pseudo_closed"  # thought, then closed with another special token or a misspelt marker
     UNCLOSED = "unclosed"  # thought, never closed
     DIRECT = "direct"  # answered without thinking
 
@@ -108,7 +108,8 @@ class Sample:
     difficulty: str = ""
     error: str = ""
     answers: Mapping[str, str | None] = field(default_factory=dict)  # by grading, where gradings read different answers
-    pseudo_close: str | None = None  # the special token that closed the thought in the marker's place
+    pseudo_close: str | None = None  # what closed the thought in the marker's place
+    near_close: bool = False  # what stood in its place was the marker misspelt: </THINK>, </thinking>
     private: bool = False  # its question must not be published
     budget_forced: bool = False  # a budget cut its thought and closed it; runs made before this was kept say False
 

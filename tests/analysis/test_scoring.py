@@ -204,8 +204,8 @@ def test_grading_again_by_the_same_graders_changes_nothing(written):
 
 
 def test_a_better_grader_counts_without_a_model_and_the_logs_stay(written, monkeypatch):
-    def contains(problem, trace):
-        right = problem.answer in trace.answer and problem.metadata == {"since": 508}
+    def contains(problem, parsed):
+        right = problem.answer in parsed.answer and problem.metadata == {"since": 508}
         return Grade(float(right), problem.answer if right else None)
 
     before, files = samples.read(written), logs(written)
@@ -231,7 +231,7 @@ def test_markers_are_read_again_too(written):
     file = RunFile.load(written)
     before = samples.read(written)
     try:
-        file.model_copy(update={"specials": ()}).save(written)
+        file.model_copy(update={"special_tokens": ()}).save(written)
         regrade(written)
         pseudo = next(one for one in samples.read(written) if "<tool_call>" in one.response)
         assert (pseudo.outcome, pseudo.pseudo_close) == (Outcome.UNCLOSED, None)

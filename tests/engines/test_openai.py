@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from interpole.chat import Markers
 from interpole.engines.base import Request
-from interpole.engines.openai import OpenAIEngine, rejoined
+from interpole.engines.openai import OpenAIEngine
 from interpole.errors import EngineError, RunError
 from interpole.lab import shipped
 from interpole.records import Generation, Outcome, Sampler
@@ -158,7 +159,7 @@ def test_thinking_is_rejoined_however_it_comes(message, expected):
     with serving(lambda _: message) as endpoint:
         (found,) = ask(open_at(endpoint))
     assert found.text == expected
-    assert rejoined("7", "hm", ("[T]", "[/T]")) == "[T]hm[/T]7"
+    assert Markers("[T]", "[/T]").rejoin("hm", "7") == "[T]hm[/T]7"
 
 
 @pytest.mark.parametrize(

@@ -236,9 +236,7 @@ def test_hostile_texts_do_nothing(made: list[Sample], tmp_path: Path, open_page:
         )
         for s in few
     ]  # fmt: skip
-    path = write(
-        tmp_path / "evil.html", evil, title=EVIL, manifest=[(EVIL, [(EVIL, EVIL)])], markers=(EVIL[:9], "</think>")
-    )
+    path = write(tmp_path / "evil.html", evil, title=EVIL, manifest=[(EVIL, [(EVIL, EVIL)])])
     page = open_page(path)
     page.wait_for_function("text => document.getElementById('response').textContent.includes(text)", arg=EVIL[9:])
     page.click("#next")

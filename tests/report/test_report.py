@@ -351,7 +351,8 @@ def test_the_payload_gives_back_every_response(sweep: list[Sample], measured: li
         chunk, place = question["at"]
         for point, row in zip(index["points"], chunks[chunk][place], strict=True):
             for response in row:
-                found[question["task"], question["id"], point["name"], response["epoch"]] = response["text"]
+                key = question["task"], question["id"], point["name"], response["number"]
+                found[key] = "".join(text for _, text in response["parts"])
     assert found == {(s.task, s.problem_id, s.point, s.number): s.response for s in sweep}
 
 
@@ -367,15 +368,15 @@ def test_long_responses_keep_their_ends_and_say_what_is_missing(sweep: list[Samp
     long = [replace(s, response=text) for s in sweep[:4]]
     packed = payload(measure(long, resamples=50), long)
     response = next(texts(packed.chunks))[0][0][0]
-    assert response["text"] == "a" * 6000 + "b" * 3000
-    assert (response["head"], response["cut"], packed.num_cut) == (6000, 100_000 - MAX_CHARS, 4)
+    parts = [["answer", "a" * 6000], ["gap", 100_000 - MAX_CHARS], ["answer", "b" * 3000]]
+    assert (response["parts"], packed.num_cut) == (parts, 4)
 
 
 def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "BUDGET_CHARS", 2000 * len(sweep))
     long = [replace(s, response="a" * 5000) for s in sweep]
     rows = next(texts(payload(measure(long, resamples=20), long).chunks))[0]
-    assert {len(response["text"]) for row in rows for response in row} == {2000}
+    assert {len(r["parts"][0][1]) + len(r["parts"][2][1]) for row in rows for r in row} == {2000}
 
 
 def unpacked(page: str) -> str:

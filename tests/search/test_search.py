@@ -84,7 +84,7 @@ def test_it_begins_with_the_dial_itself(found):
 
 
 def test_a_trial_is_what_an_engine_by_hand_gives(found):
-    from interpole.chat import trace
+    from interpole.chat import parse_response
     from interpole.engines.open import open_engine
     from interpole.files import seed_of
 
@@ -102,7 +102,7 @@ def test_a_trial_is_what_an_engine_by_hand_gives(found):
     with engine.at(at.where):
         answers = engine.generate(prompts, planned.sampler(seen, at), seeds)
     right = [
-        trace(a.text, a.finish, planned.markers).answer.strip() == p.answer
+        parse_response(a.text, a.finish, planned.form.markers).answer.strip() == p.answer
         for a, p in zip(answers, seen.problems, strict=True)
     ]
     assert trial.values == [np.mean(right), np.mean([a.num_tokens for a in answers])]

@@ -234,7 +234,7 @@ def test_a_run_can_be_moved_and_describes_itself(bench, tmp_path):
     assert bench.read() == before
     assert bench.sweep(lambdas="0.5") == 0
     run = RunFile.load(bench.out)
-    assert (run.markers, run.opened, run.prefix, run.seed) == (("<think>", "</think>"), False, "", 0)
+    assert (run.markers, run.prompt_opens_thinking, run.prefix, run.seed) == (("<think>", "</think>"), False, "", 0)
     assert run.template == live.TEMPLATE
     assert run.engine == {"engine": "scripted"}
     assert (run.tasks["arithmetic"].num_problems, run.tasks["arithmetic"].samples) == (4, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from checkers import real_checkers
 from interpole import tasks
-from interpole.chat import Markers, trace
+from interpole.chat import Markers, parse_response
 from interpole.errors import TaskError
 from interpole.records import Outcome, Problem, Sampler
 from interpole.tasks import grading, ifeval
@@ -22,7 +22,7 @@ SPECIALS = ("<|im_end|>", "<tool_call>", "</tool_call>")
 
 
 def read(response, finish="stop", opened=True):
-    return trace(response, finish, QWEN, opened=opened, specials=SPECIALS)
+    return parse_response(response, finish, QWEN, prompt_opens_thinking=opened, special_tokens=SPECIALS)
 
 
 def scores(benchmark, problem, response, finish="stop", opened=True):

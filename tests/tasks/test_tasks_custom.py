@@ -5,7 +5,7 @@ import json
 import pytest
 
 from interpole import tasks
-from interpole.chat import Markers, trace
+from interpole.chat import Markers, parse_response
 from interpole.errors import InterpoleWarning, TaskError
 from interpole.records import Problem
 from interpole.tasks import grading
@@ -24,7 +24,9 @@ def write(tmp_path):
 
 
 def score(benchmark, response, number=0):
-    (grade,) = benchmark.grade(benchmark.problems[number], trace(f"hm</think>{response}", "stop", QWEN)).values()
+    (grade,) = benchmark.grade(
+        benchmark.problems[number], parse_response(f"hm</think>{response}", "stop", QWEN)
+    ).values()
     return grade
 
 

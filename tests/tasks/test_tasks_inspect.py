@@ -20,7 +20,7 @@ from inspect_ai.model import (  # noqa: E402
 
 from interpole import tasks  # noqa: E402
 from interpole.analysis.metrics import measure  # noqa: E402
-from interpole.chat import Markers  # noqa: E402
+from interpole.chat import Markers, ThinkFormat  # noqa: E402
 from interpole.errors import TaskError  # noqa: E402
 from interpole.files import seed_of  # noqa: E402
 from interpole.records import Outcome, Sample  # noqa: E402
@@ -48,10 +48,10 @@ class Script:
         return output
 
 
-def run(benchmark, responses, folder, **options):
+def run(benchmark, responses, folder, opened=False, **options):
     """Evaluate with scripted responses; gives the script and the samples that the log holds."""
     script = Script(responses)
-    task = to_inspect(benchmark, QWEN, specials=SPECIALS, **options)
+    task = to_inspect(benchmark, ThinkFormat(QWEN, prompt_opens_thinking=opened, special_tokens=SPECIALS), **options)
     (log,) = inspect_ai.eval(
         task,
         model=get_model("mockllm/model", custom_outputs=script, memoize=False),
@@ -155,6 +155,7 @@ def test_everything_a_sample_needs_is_in_the_summary(tmp_path):
         "outcome": "closed",
         "closed": True,
         "pseudo_close": None,
+        "near_close": False,
         "answer": problem.answer,
         "answers": {"exact": problem.answer},
         "grades": {"exact": 1.0},
@@ -163,7 +164,7 @@ def test_everything_a_sample_needs_is_in_the_summary(tmp_path):
         "budget_forced": False,
     }
     assert first.scores[SCORE].value == 1.0
-    assert second.scores[SCORE].metadata["outcome"] == "looping"
+    assert second.scores[SCORE].metadata["outcome"] == "direct"
     assert problem_of(str(first.id), first.target, first.metadata) == problem
 
 
@@ -253,7 +254,7 @@ def theirs(tmp_path):
     return lambda name: tasks.load(f"{tmp_path}/their_tasks.py@{name}")
 
 
-def test_an_inspect_task_keeps_its_scorers_and_gets_our_trace(theirs, tmp_path):
+def test_an_inspect_task_keeps_its_scorers_and_is_read_by_us(theirs, tmp_path):
     benchmark = replace(theirs("capitals"), k=2)
     responses = {
         "France?": ["<think>hm</think>Paris", "Lyon, which is a very old city"],
@@ -271,7 +272,7 @@ def test_an_inspect_task_keeps_its_scorers_and_gets_our_trace(theirs, tmp_path):
 
 def test_an_inspect_task_without_scores_between_0_and_1_is_refused(theirs, tmp_path):
     with pytest.raises(TaskError, match="no scorer"):
-        to_inspect(theirs("unscored"), QWEN)
+        to_inspect(theirs("unscored"), ThinkFormat(QWEN))
     with pytest.raises(AssertionError, match=r"gave 70\.0; shares and intervals need scores between 0 and 1"):
         run(theirs("weighed"), {"France?": ["x"], "Italy?": ["x"]}, tmp_path)
 

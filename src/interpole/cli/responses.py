@@ -117,12 +117,9 @@ def _response(one: Sample, file: RunFile, full: bool) -> Text:
     """The response with its thinking dimmed."""
     from rich.text import Text
 
-    from interpole.chat import Markers, trace
-
-    seen = trace(one.response, one.finish, Markers(*file.markers), opened=file.opened, specials=file.specials)
-    start = one.response.rfind(seen.answer) if seen.answer else len(one.response)
-    thinking, answer = (one.response[:start], one.response[start:]) if seen.thinking is not None else ("", one.response)
-    return Text.assemble((_shortened(thinking, full), "dim"), _shortened(answer, full))
+    spans = file.think_format.parse(one.response, one.finish).spans
+    shown = [(one.response[span.start : span.end], "" if span.kind == "answer" else "dim") for span in spans]
+    return Text.assemble(*((_shortened(text, full), style) for text, style in shown))
 
 
 def _shortened(text: str, full: bool) -> str:

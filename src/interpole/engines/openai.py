@@ -26,12 +26,13 @@ from urllib.parse import quote
 
 import httpx
 
+from interpole.chat import Markers
 from interpole.engines.base import Engine, Finished, RemoteModel, Request
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation
 
-__all__ = ["OpenAIEngine", "open_openai", "rejoined"]
+__all__ = ["OpenAIEngine", "open_openai"]
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT_SECONDS = 600.0
@@ -299,14 +300,6 @@ def open_openai(_: Recipe | None, **options: Any) -> OpenAIEngine:
     return OpenAIEngine(**options)
 
 
-def rejoined(content: str, thinking: str, markers: tuple[str, str]) -> str:
-    """The whole response, where a server has split the thinking off; without any text after it, it was never closed."""
-    opening, closing = markers
-    if not thinking or closing in content:
-        return content
-    return f"{opening}{thinking}" + (f"{closing}{content}" if content.strip() else "")
-
-
 def _read(reply: Any, served: RemoteModel) -> Generation:
     """The response in a reply.
 
@@ -318,7 +311,7 @@ def _read(reply: Any, served: RemoteModel) -> Generation:
         message = choice["message"]
         split_off = message.get("reasoning_content") or message.get("reasoning") or ""
         thinking, content = _parts(message.get("content") or "")
-        text = rejoined(content, _text(split_off) + thinking, served.markers)
+        text = Markers(*served.markers).rejoin(_text(split_off) + thinking, content)
     else:
         text = _text(choice["text"])
     reason, num_tokens = choice.get("finish_reason"), reply["usage"]["completion_tokens"]

@@ -5,8 +5,8 @@
   const $ = (id) => document.getElementById(id);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const source = $("index");
-  const MARKERS = JSON.parse(source.dataset.markers), TASKS = JSON.parse(source.dataset.tasks), BANDS = JSON.parse(source.dataset.bands);
-  const PAGE = 60, UNFINISHED = ["thought, never closed", "cut at the cap", "looping", "empty"];
+  const TASKS = JSON.parse(source.dataset.tasks), BANDS = JSON.parse(source.dataset.bands);
+  const PAGE = 60;
   let DATA, shown = [], limit = PAGE, playing = null;
   const chunks = new Map();
   const state = { task: TASKS[0], point: 0, question: null, sample: 0 };
@@ -141,7 +141,7 @@
     if (kind === "all") return true;
     const here = question.cells[state.point] ?? "";
     if (kind === "mixed") { const s = share(here); return s > 0 && s < 1; }
-    if (kind === "unfinished") return [...here].some((code) => UNFINISHED.includes(outcome(code).label));
+    if (kind === "unfinished") return [...here].some((code) => outcome(code).unfinished);
     const on = dial(), shares = (on.length ? on : DATA.points.map((_, i) => i)).map((i) => share(question.cells[i])).filter((s) => s !== null), mostly = shares.map((s) => s > 0.5);
     return { flips: new Set(mostly).size > 1, won: !mostly[0] && mostly.at(-1), lost: mostly[0] && !mostly.at(-1),
              never: shares.every((s) => s === 0), always: shares.every((s) => s === 1) }[kind];
@@ -216,22 +216,14 @@
     const code = cells[state.sample], grades = Object.entries(response.grades).map(([name, score]) => `${name} ${+score.toFixed(3)}`).join(", ");
     $("r-meta").replaceChildren(make("b", {}, `${DATA.points[state.point].label}, sample ${state.sample + 1} of ${cells.length}: ${right(code) ? "right" : "wrong"}`),
       ` · ${outcome(code).label}${response.forced ? " (thought closed by force)" : ""} · ${response.tokens.toLocaleString("en")} tokens` + (response.answer === null ? "" : ` · answer read: ${response.answer}`) + (grades ? ` · ${grades}` : ""));
-    box.replaceChildren(...(response.error ? [make("span", { class: "gap" }, response.error)] : pieces(response)));
+    box.replaceChildren(...(response.error ? [make("span", { class: "gap" }, response.error)] : pieces(response.parts)));
     box.scrollTop = 0;
   }
-  function pieces({ text, cut, head }) {
-    const { open, close } = MARKERS, gap = cut ? `\n[… ${cut.toLocaleString("en")} characters left out …]\n` : "";
-    if (!text && !cut) return [make("span", { class: "gap" }, state.question.text ? "(empty)" : "(text left out)")];
-    const whole = cut ? text.slice(0, head) + gap + text.slice(head) : text, end = close ? whole.lastIndexOf(close) : -1, start = open ? whole.indexOf(open) : -1;
-    const parts = [];
-    const put = (kind, from, to) => { if (to > from) parts.push(make(kind === "mark" ? "mark" : "span", { class: kind }, whole.slice(from, to))); };
-    if (end < 0 && start < 0) { put("answer", 0, whole.length); return parts; }
-    const from = start >= 0 && (end < 0 || start < end) ? start : -1;
-    if (from >= 0) { put("answer", 0, from); put("mark", from, from + open.length); }
-    const body = from >= 0 ? from + open.length : 0;
-    if (end < 0) { put("thinking", body, whole.length); return parts; }
-    put("thinking", body, end); put("mark", end, end + close.length); put("answer", end + close.length, whole.length);
-    return parts;
+  const KINDS = { thinking: "span", answer: "span", marker: "mark", gap: "span" };
+  function pieces(parts) {
+    if (!parts.length) return [make("span", { class: "gap" }, state.question.text ? "(empty)" : "(text left out)")];
+    const left = (length) => `\n[… ${length.toLocaleString("en")} characters left out …]\n`;
+    return parts.map(([kind, text]) => make(KINDS[kind], { class: kind }, kind === "gap" ? left(text) : text));
   }
   function nextSample(by) {
     const count = samples().length;

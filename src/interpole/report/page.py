@@ -24,18 +24,17 @@ from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import measure
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
-from interpole.records import Outcome, Sample
+from interpole.records import Sample
 from interpole.report import figures
 from interpole.report.marks import dial_span, marks
 from interpole.report.pareto import pareto
-from interpole.report.payload import difficulty, payload
+from interpole.report.payload import Parse, as_it_stands, difficulty, payload
 from interpole.report.render import svg
-from interpole.report.style import COLOURS
+from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.verdicts import bands, verdicts
 
 __all__ = ["Chart", "html"]
 
-UNFINISHED = (Outcome.TRUNCATED, Outcome.LOOPING, Outcome.UNCLOSED, Outcome.EMPTY)
 MAX_DIFFICULTIES = 12
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 
@@ -66,8 +65,8 @@ def html(
     *,
     title: str = "Instruct ↔ Thinking",
     manifest: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
-    markers: tuple[str, str] = ("<think>", "</think>"),
     private: Collection[str] = (),
+    parse: Parse = as_it_stands,
 ) -> str:
     """The page as text; the same text for the same arguments.
 
@@ -77,14 +76,14 @@ def html(
         samples: for the questions, verdicts and difficulties; without them those parts are left out.
         title: what was interpolated.
         manifest: how it was run: titled groups of (name, value).
-        markers: of the think block, to set thinking apart from the answer.
         private: tasks whose texts must not be shown.
+        parse: how a sample's response is read apart.
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
     script = _asset("page.js")
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
-    data = payload(metrics, samples, private)
+    data = payload(metrics, samples, private, parse)
     return _template().render(
         version=__version__,
         title=title,
@@ -106,7 +105,6 @@ def html(
         num_cut=data.num_cut,
         manifest=manifest,
         notes=list(dict.fromkeys(note for s in stages for note in (*s.notes, *(f"Open: {need}." for need in s.needs)))),
-        markers=markers and {"open": markers[0], "close": markers[1]},
         private=sorted(set(private) & set(tasks)),
     )
 

@@ -11,21 +11,23 @@ import base64
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from interpole.analysis.tables import PointMetrics, plain
+from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
 from interpole.records import Sample
-from interpole.report.style import OUTCOMES
+from interpole.report.style import OUTCOMES, UNFINISHED
 
-__all__ = ["Payload", "cell", "difficulty", "pack", "payload", "texts"]
+__all__ = ["Parse", "Payload", "as_it_stands", "cell", "difficulty", "pack", "payload", "texts"]
 
 MAX_CHARS, MIN_CHARS = 9000, 1500  # kept of a long response: as many as the budget allows, between these
 BUDGET_CHARS = 60_000_000  # of all responses, so that a page can be sent around: at worst some 30 MB
 HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
 CHUNK_CHARS = 400_000
 KINDS = list(OUTCOMES)
+Parse = Callable[[Sample], ParsedResponse]
 Groups = Mapping[tuple[str, str], Mapping[str, Sequence[Sample]]]  # (task, problem) → point → samples by epoch
 
 
@@ -38,13 +40,24 @@ class Payload:
     num_cut: int  # responses that were shortened
 
 
-def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private: Collection[str] = ()) -> Payload:
+def as_it_stands(sample: Sample) -> ParsedResponse:
+    """A response read apart where nothing is known of its prompt."""
+    return ThinkFormat(Markers("<think>", "</think>")).parse(sample.response, sample.finish)
+
+
+def payload(
+    metrics: Sequence[PointMetrics],
+    samples: Sequence[Sample],
+    private: Collection[str] = (),
+    parse: Parse = as_it_stands,
+) -> Payload:
     """Pack the measured points and the samples for the page.
 
     Args:
         metrics: every measured point.
         samples: of the same points; may be empty.
         private: tasks whose texts must not be shown: of them only outcomes and scores are packed.
+        parse: how a sample's response is read apart.
     """
     keep = min(MAX_CHARS, max(MIN_CHARS, BUDGET_CHARS // max(1, len(samples))))
     points = _points(metrics)
@@ -53,7 +66,7 @@ def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private:
     for (task, problem), by_point in groups.items():
         first = next(iter(by_point.values()))[0]
         shown = task not in private
-        rows = [[_response(s, keep, shown) for s in by_point.get(point, ())] for point, _ in points]
+        rows = [[_response(s, keep, shown, parse) for s in by_point.get(point, ())] for point, _ in points]
         questions.append(
             {
                 "task": task,
@@ -66,13 +79,16 @@ def payload(metrics: Sequence[PointMetrics], samples: Sequence[Sample], private:
             }
         )
         chunks[-1].append(rows)
-        num_chars += sum(len(r["text"]) for row in rows for r in row)
+        num_chars += sum(min(keep, len(s.response)) for group in by_point.values() for s in group)
         if num_chars > CHUNK_CHARS:
             chunks.append([])
             num_chars = 0
     index = {
         "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
-        "outcomes": [{"label": label, "colour": colour} for label, colour in OUTCOMES.values()],
+        "outcomes": [
+            {"label": label, "colour": colour, "unfinished": outcome in UNFINISHED}
+            for outcome, (label, colour) in OUTCOMES.items()
+        ],
         "metrics": [_measured(m) for m in metrics],
         "questions": questions,
         "private": sorted(private),
@@ -112,23 +128,29 @@ def _groups(samples: Sequence[Sample]) -> Groups:
     return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))}
 
 
-def _response(sample: Sample, keep: int, shown: bool) -> dict[str, Any]:
+def _response(sample: Sample, keep: int, shown: bool, parse: Parse) -> dict[str, Any]:
     """One response as the page shows it: `keep` characters of it, or none where texts are not shown."""
-    text, head = sample.response, round(HEAD_SHARE * keep)
-    cut = max(0, len(text) - keep)
-    if cut:
-        text = text[:head] + text[head - keep :]
     return {
-        "text": text if shown else "",
-        "cut": cut,
-        "head": head,
-        "epoch": sample.number,
+        "parts": _parts(sample.response, parse(sample).spans, keep) if shown else [],
+        "number": sample.number,
         "tokens": sample.num_tokens,
         "forced": sample.budget_forced,
         "answer": sample.answer if shown else None,
         "grades": plain(dict(sample.grades)),
         "error": sample.error if shown else "",
     }
+
+
+def _parts(text: str, spans: Sequence[Span], keep: int) -> list[tuple[str, str | int]]:
+    """A response as (kind, text) in order; `gap` stands for so many characters left out of the middle."""
+    head = round(HEAD_SHARE * keep)
+    cut = max(0, len(text) - keep)
+    borders = [(0, head), (head + cut, len(text))] if cut else [(0, len(text))]
+    kept: list[list[tuple[str, str | int]]] = []
+    for start, end in borders:
+        inside = ((kind, text[max(start, a) : min(end, b)]) for kind, a, b in spans if a < end and b > start)
+        kept.append(list(inside))
+    return [*kept[0], ("gap", cut), *kept[1]] if cut else kept[0]
 
 
 def _measured(m: PointMetrics) -> dict[str, Any]:

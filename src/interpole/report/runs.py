@@ -52,14 +52,15 @@ def write_report(
     read = [_read(folder, len(folders) > 1, grading) for folder in folders]
     metrics, samples = measured([sample for run in read for sample in run.samples], grading)
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
+    forms = {f"{name}{run.suffix}": run.file.think_format for run in read for name in run.file.tasks}
     page = html(
         metrics,
         stages_of(samples),
         samples,
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
         manifest=[group for run in read for group in describe(run.file, run.samples, run.suffix)],
-        markers=read[0].file.markers,
         private=() if include_texts else private,
+        parse=lambda sample: forms[sample.task].parse(sample.response, sample.finish),
     )
     return _write(page, Path(out))
 
@@ -95,7 +96,10 @@ def describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list
     prompt = [
         ("chat template", f"from {file.template_from} · sha256 {_hash(file.template)}"),
         ("after the prompt", repr(file.prefix) if file.prefix else "nothing added"),
-        ("think markers", f"{file.markers[0]} … {file.markers[1]}" + (", opened by the prompt" if file.opened else "")),
+        (
+            "think markers",
+            f"{file.markers[0]} … {file.markers[1]}" + (", opened by the prompt" if file.prompt_opens_thinking else ""),
+        ),
         *[
             ("sampler", ", ".join(f"{key} {value:g}" for key, value in sampler.items() if key != "seed"))
             for sampler in samplers.values()

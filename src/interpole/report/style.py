@@ -10,7 +10,7 @@ from typing import Any
 
 from interpole.records import Outcome
 
-__all__ = ["COLOURS", "FONT", "OUTCOMES", "SERIES", "THEME"]
+__all__ = ["COLOURS", "FONT", "OUTCOMES", "SERIES", "THEME", "UNFINISHED"]
 
 COLOURS = {
     "ink": "#1b1b1f",
@@ -33,13 +33,15 @@ SERIES = {"mean": "blue", "pass": "sky", "vote": "purple", "think": "orange", "t
 OUTCOMES = {
     Outcome.DIRECT: ("direct answer", "pale"),
     Outcome.CLOSED: ("thought, closed", "blue"),
-    Outcome.PSEUDO_CLOSED: ("closed by another token", "purple"),
+    Outcome.PSEUDO_CLOSED: ("closed otherwise", "purple"),
     Outcome.UNCLOSED: ("thought, never closed", "amber"),
     Outcome.TRUNCATED: ("cut at the cap", "orange"),
     Outcome.LOOPING: ("looping", "green"),
     Outcome.EMPTY: ("empty", "grey"),
     Outcome.FAILED: ("engine failed", "muted"),
 }
+
+UNFINISHED = frozenset({Outcome.TRUNCATED, Outcome.LOOPING, Outcome.UNCLOSED, Outcome.EMPTY})
 
 FONT = "Inter, Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 

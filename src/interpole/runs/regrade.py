@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from interpole import tasks
-from interpole.chat import Markers, trace
+from interpole.chat import ThinkFormat
 from interpole.errors import RunError, TaskError
 from interpole.files import write_atomic
 from interpole.records import Problem
@@ -25,7 +25,7 @@ from interpole.runs import samples
 from interpole.runs.runfile import RunFile, exclusive
 from interpole.schema import Foreign, validated
 from interpole.tasks import Benchmark, grading
-from interpole.tasks.benchmark import kept, problem_of
+from interpole.tasks.benchmark import problem_of, score_metadata
 
 __all__ = ["Regraded", "code_of", "regrade"]
 
@@ -99,7 +99,7 @@ def regrade(run: Path, *, trust: bool = False) -> Regraded:
             for log in [entry.within(run, part.log) for part in entry.parts if part.log and entry.task not in left_out]:
                 if entry.task not in benchmarks:
                     benchmarks[entry.task] = _benchmark(specs[entry.task], log)
-                num, changes = _regrade(log, benchmarks[entry.task], file)
+                num, changes = _regrade(log, benchmarks[entry.task], file.think_format)
                 num_samples += num
                 changed.update((entry.task, grading) for grading in changes)
     return Regraded(num_samples, dict(changed), left_out)
@@ -144,21 +144,22 @@ def _problem(one: samples.Logged, log: Path) -> Problem:
     return problem_of(str(one.id), one.answer_key, asked.model_dump())
 
 
-def _regrade(log: Path, benchmark: Benchmark, file: RunFile) -> tuple[int, list[str]]:
+def _regrade(log: Path, benchmark: Benchmark, form: ThinkFormat) -> tuple[int, list[str]]:
     """Grade one log's responses; returns how many, and the grading of every score that changed."""
     before, differences, changes, num = samples.regraded(log), [], [], 0
     for one in samples.logged(log):
-        if one.error or not one.kept:
+        if one.error or not one.score_metadata:
             continue  # the engine failed: there is nothing to grade
         num += 1
         where = f"{log}, {one.id} in epoch {one.epoch}"
         key = (str(one.id), one.epoch)
-        was = validated(samples.Kept, {**one.kept, **before.get(key, {})}, where, RunError, "run the sweep again")
-        response = samples.response_of(one, where)
-        seen = trace(response, was.finish, Markers(*file.markers), opened=file.opened, specials=file.specials)
-        now = kept(seen, benchmark.grade(_problem(one, log), seen))
+        was = validated(
+            samples.ScoreMetadata, {**one.score_metadata, **before.get(key, {})}, where, RunError, "run the sweep again"
+        )
+        seen = form.parse(samples.response_of(one, where), was.finish)
+        now = score_metadata(seen, benchmark.grade(_problem(one, log), seen))
         changes += [name for name, score in now["grades"].items() if was.grades.get(name) != score]
-        if any(one.kept.get(name) != value for name, value in now.items()):
+        if any(one.score_metadata.get(name) != value for name, value in now.items()):
             differences.append([*key, now])
     _write(samples.regraded_path(log), differences)
     return num, changes

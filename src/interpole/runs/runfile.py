@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_validator
 
+from interpole.chat import Markers, ThinkFormat
 from interpole.errors import OutputError, RunError, printable
 from interpole.files import no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
@@ -123,10 +124,11 @@ class RunFile(Strict):
     sources: dict[str, SourceInfo]
     template_from: str
     template: str
+    template_variables: dict[str, Any] = {}
     prefix: str
-    opened: bool  # prompts end inside a think block
+    prompt_opens_thinking: bool = Field(validation_alias=AliasChoices("prompt_opens_thinking", "opened"))  # older name
     markers: tuple[str, str]  # opening, closing
-    specials: tuple[str, ...]
+    special_tokens: tuple[str, ...] = Field(validation_alias=AliasChoices("special_tokens", "specials"))
     seed: int
     engine: dict[str, str]  # name, versions, dtype, device
     engine_options: dict[str, Any]
@@ -143,6 +145,18 @@ class RunFile(Strict):
     def current(self) -> tuple[Entry, ...]:
         """The entries that count."""
         return tuple(entry for entry in self.entries if entry.current)
+
+    @property
+    def think_format(self) -> ThinkFormat:
+        """How the run's prompts were rendered, and how its responses are read."""
+        return ThinkFormat(
+            Markers(*self.markers),
+            self.template,
+            self.template_variables,
+            self.prompt_opens_thinking,
+            self.special_tokens,
+            self.prefix,
+        )
 
     @classmethod
     def load(cls, run: Path) -> RunFile:

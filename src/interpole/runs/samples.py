@@ -20,7 +20,7 @@ from interpole.runs.archive import members
 from interpole.runs.runfile import Count, Entry, Part, RunFile
 from interpole.schema import Foreign, validated
 
-__all__ = ["SCORE", "Kept", "Logged", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
+__all__ = ["SCORE", "Logged", "ScoreMetadata", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
 
 SCORE = "grade"
 """The score in Inspect's logs that `tasks.inspect` keeps."""
@@ -29,8 +29,8 @@ _AGAIN = "run the sweep again: it makes what is missing"
 _GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
 
 
-class Kept(Foreign):
-    """What `tasks.benchmark.kept` wrote down of a graded response, and how long it was."""
+class ScoreMetadata(Foreign):
+    """What `tasks.benchmark.score_metadata` wrote down of a graded response, and how long it was."""
 
     num_tokens: Annotated[int, Field(ge=0, le=10**12)]
     finish: Literal["stop", "length", "error"]
@@ -40,6 +40,7 @@ class Kept(Foreign):
     grades: dict[str, FiniteFloat]
     answers: dict[str, str | None] | None = None
     pseudo_close: str | None = None
+    near_close: bool = False
     private: bool = False
     budget_forced: bool = Field(False, validation_alias=AliasChoices("budget_forced", "forced"))  # the older name
 
@@ -83,7 +84,7 @@ class Logged(Foreign):
     attachments: dict[str, str] = {}
 
     @property
-    def kept(self) -> Mapping[str, Any]:
+    def score_metadata(self) -> Mapping[str, Any]:
         """What our scorer wrote down; empty where it did not come to that."""
         score = (self.scores or {}).get(SCORE)
         return (score and score.metadata) or {}
@@ -146,7 +147,7 @@ def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
 
 
 def regraded_path(log: Path) -> Path:
-    """Where the grades that were made anew for a log are kept."""
+    """Where the grades that were made anew for a log are metadata."""
     return log.with_suffix(".regraded.json")
 
 
@@ -171,9 +172,9 @@ def regraded(log: Path) -> dict[tuple[str, int], dict[str, Any]]:
 def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path: Path) -> Sample:
     """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were."""
     where = f"{path}, {one.id} in epoch {one.epoch}"
-    content = {**one.kept, **anew}
+    content = {**one.score_metadata, **anew}
     error = one.error.message or "unknown" if isinstance(one.error, _Error) else one.error or ""
-    kept = validated(Kept, content, where, RunError, _AGAIN) if content and not error else None
+    metadata = validated(ScoreMetadata, content, where, RunError, _AGAIN) if content and not error else None
     problem = one.metadata or {}
     question, difficulty = problem.get("question"), problem.get("difficulty")
     common: dict[str, Any] = {
@@ -186,7 +187,7 @@ def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path
         "target": one.answer_key,
         "difficulty": str(difficulty) if isinstance(difficulty, str | int | float) else "",
     }
-    if kept is None:
+    if metadata is None:
         return Sample(
             **common, response="", num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
             grades={}, error=error or "no score", private=content.get("private") is True,
@@ -194,16 +195,17 @@ def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path
     return Sample(
         **common,
         response=response_of(one, where),
-        num_tokens=kept.num_tokens,
-        finish=kept.finish,
-        outcome=kept.outcome,
-        closed=kept.closed,
-        answer=kept.answer,
-        grades=kept.grades,
-        answers=kept.answers or {},
-        pseudo_close=kept.pseudo_close,
-        private=kept.private,
-        budget_forced=kept.budget_forced,
+        num_tokens=metadata.num_tokens,
+        finish=metadata.finish,
+        outcome=metadata.outcome,
+        closed=metadata.closed,
+        answer=metadata.answer,
+        grades=metadata.grades,
+        answers=metadata.answers or {},
+        pseudo_close=metadata.pseudo_close,
+        near_close=metadata.near_close,
+        private=metadata.private,
+        budget_forced=metadata.budget_forced,
     )
 
 

@@ -259,7 +259,7 @@ class _Trials:
         for bench in self._benchmarks:
             asked = ask(self._plan, self._engine, point, bench, path)
             lengths = [one.answer.num_tokens for one in asked]
-            grades = [next(iter(bench.grade(one.problem, one.trace).values())).score for one in asked]
+            grades = [next(iter(bench.grade(one.problem, one.parsed).values())).score for one in asked]
             values.append((np.mean(grades), np.mean(lengths)))
             self.num_tokens += sum(lengths)
         accuracy, tokens = np.mean(values, axis=0)

@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
-from interpole.chat import Trace, trace
+from interpole.chat import ParsedResponse
 from interpole.engines.process import EngineProcess
 from interpole.files import seed_of
 from interpole.records import Generation, Problem
@@ -26,7 +26,7 @@ class Asked(NamedTuple):
     problem: Problem
     number: int  # 1..k
     answer: Generation
-    trace: Trace
+    parsed: ParsedResponse
 
 
 def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark, journal: Path) -> list[Asked]:
@@ -48,8 +48,7 @@ def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark
 
     async def one(problem: Problem, prompt: str, number: int) -> Asked:
         answer = await kept.answer(prompt, sampler, seed_of(sampler.seed, problem.id, number))
-        seen = trace(answer.text, answer.finish, planned.markers, opened=planned.opened, specials=planned.specials)
-        return Asked(problem, number, answer, seen)
+        return Asked(problem, number, answer, planned.form.parse(answer.text, answer.finish))
 
     async def all_of_them() -> list[Asked]:
         prompts = [

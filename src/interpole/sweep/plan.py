@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from interpole import tasks
-from interpole.chat import Markers, added_tokens, find_markers, opens_thinking, render, special_variables
+from interpole.chat import Markers, ThinkFormat
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.open import open_source
 from interpole.engines.base import MESSAGES, Answer, RemoteModel
@@ -67,7 +67,7 @@ class Plan:
     Attributes:
         points: in the order they are run.
         benchmarks: by name, with the sampler and k of this sweep.
-        template, variables, markers, opened, specials: of the source that all points share.
+        form: how prompts are rendered and responses read, by the source that all points share.
     """
 
     def __init__(self, config: SweepConfig) -> None:
@@ -79,7 +79,7 @@ class Plan:
         self.config = config
         resolve: Any = _open if config.served else dial(self.base_recipe)
         self._resolve = resolve
-        self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
+        self.form = self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
         self.points = [
             *(self.dial_point(lam) for lam in config.lambdas),
             *(self.point(point) for point in config.points),
@@ -96,7 +96,7 @@ class Plan:
             for name, source in config.sources.items()
         }
 
-    def _read_template(self, source: Checkpoint | None) -> None:
+    def _read_template(self, source: Checkpoint | None) -> ThinkFormat:
         """Find out how prompts are rendered and responses read: from a source, or as well as can be without one."""
         config = self.config
         if source is None:
@@ -104,21 +104,11 @@ class Plan:
                 raise RunError(
                     "no chat template to render prompts with", remedy="name one of the `sources` to take it from"
                 )
-            self.template, self.opened = MESSAGES, False
-            self.variables: dict[str, Any] = {}
-            self.specials: tuple[str, ...] = ()
-            self.markers = Markers(*(config.markers or ("<think>", "</think>")))
-            return
+            return ThinkFormat(Markers(*(config.markers or ("<think>", "</think>"))), MESSAGES)
         if source.chat_template is None:
             raise TaskError("no chat template", source.label, "choose another source with template_from")
-        self.template = source.chat_template
-        self.variables = dict(special_variables(source.assets))
-        self.markers = Markers(*config.markers) if config.markers else find_markers(source.assets, self.template)
-        opens, closes = (config.prefix.rfind(marker) for marker in (self.markers.open, self.markers.close))
-        self.opened = opens > closes or (closes < 0 and opens_thinking(self.template, self.markers, **self.variables))
-        self.specials = added_tokens(source.assets)
-        if config.chat:
-            self.template, self.variables = MESSAGES, {}
+        form = ThinkFormat.of(source.assets, source.chat_template, markers=config.markers, prefix=config.prefix)
+        return replace(form, template=MESSAGES, variables={}) if config.chat else form
 
     @property
     def engine_spec(self) -> dict[str, Any]:
@@ -140,23 +130,21 @@ class Plan:
         if instruction:
             *before, last = messages
             messages = [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
-        return render(self.template, messages, **self.variables) + self.config.prefix
+        return self.form.render(messages)
 
     def answer(self, point: Point, answer: Answer) -> Answer:
         """How an engine answers at a point: within its budget, if it has one."""
-        return within(answer, point.budget, self._is_thinking) if point.budget else answer
-
-    def _is_thinking(self, text: str) -> bool:
-        return self.markers.close not in text and (self.opened or self.markers.open in text)
+        return within(answer, point.budget, self.form.is_thinking) if point.budget else answer
 
     def entry(self, benchmark: Benchmark, point: Point, engine: Mapping[str, str]) -> Entry:
         """What one task at one point will be called; without parts."""
         sampler = asdict(self.sampler(benchmark, point))
         shared = {
             "sources": {name: source.fingerprint for name, source in self.sources.items()},
-            "template": self.template,
-            "markers": asdict(self.markers),
-            "prefix": self.config.prefix,
+            "template": self.form.template,
+            "variables": self.form.variables,
+            "markers": asdict(self.form.markers),
+            "prefix": self.form.prefix,
             "seed": self.config.seed,
             "sampler": self.config.sampler,
             "engine": {name: release(version) for name, version in engine.items()},
@@ -219,7 +207,7 @@ class Plan:
     def point(self, point: PointConfig, lam: float | None = None) -> Point:
         """A point with its weights; `lam`: where it is on the dial."""
         where, weights = self._weights(point, lam if point.lam is None else point.lam)
-        close = point.close or f"\n{self.markers.close}\n\n"
+        close = point.close or f"\n{self.form.markers.close}\n\n"
         budget = Budget(point.budget_tokens, close) if point.budget_tokens else None
         return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget)
 
@@ -232,7 +220,7 @@ class Plan:
         model = point.model or str(options["model"])
         model = model if lam is None else model.replace("{lambda}", f"{lam:g}")
         base_url = point.base_url or str(options["base_url"])
-        served = RemoteModel(base_url=base_url, model=model, markers=(self.markers.open, self.markers.close))
+        served = RemoteModel(base_url=base_url, model=model, markers=(self.form.markers.open, self.form.markers.close))
         return served.model_dump(mode="json"), served
 
     def _own_recipe(self, point: PointConfig) -> Recipe:

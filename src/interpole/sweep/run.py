@@ -229,9 +229,7 @@ class _Sweep:
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
             replace(job.benchmark, k=part.num_samples, sampler=sampler),
-            planned.markers,
-            opened=planned.opened,
-            specials=planned.specials,
+            planned.form,
             first_sample=part.first_sample,
         )
         name = f"{job.point.slug}-{job.entry.identity[:12]}"
@@ -353,7 +351,7 @@ class ProgressReporter:
 
 def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str], entries: list[Entry]) -> RunFile:
     """The run file with these entries, and with those of earlier runs: current where they can stand beside the new ones."""
-    config = planned.config
+    config, form = planned.config, planned.form
     infos = {
         name: planned.task_info(task, benchmark)
         for task, (name, benchmark) in zip(config.tasks, planned.benchmarks.items(), strict=True)
@@ -379,11 +377,12 @@ def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]
         interpole=__version__,
         sources=planned.sources,
         template_from=config.template_from,
-        template=planned.template,
-        prefix=config.prefix,
-        opened=planned.opened,
-        markers=(planned.markers.open, planned.markers.close),
-        specials=planned.specials,
+        template=form.template,
+        template_variables=dict(form.variables),
+        prefix=form.prefix,
+        prompt_opens_thinking=form.prompt_opens_thinking,
+        markers=(form.markers.open, form.markers.close),
+        special_tokens=form.special_tokens,
         seed=config.seed,
         engine=dict(engine),
         engine_options=config.engine_options,

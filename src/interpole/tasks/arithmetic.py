@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from interpole.chat import Trace
+from interpole.chat import ParsedResponse
 from interpole.records import Problem, Sampler
 from interpole.tasks.benchmark import Benchmark, Grade, Request, final_text
 from interpole.tasks.chains import problems as draw
@@ -18,9 +18,9 @@ SAMPLER = Sampler(temperature=0.6, top_p=0.95, top_k=0, max_tokens=256)
 _NUM_PROBLEMS = 204
 
 
-def exact_number(problem: Problem, trace: Trace) -> Grade:
+def exact_number(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Score 1 when the answer is the number and nothing else; a number with text around it is no answer."""
-    found = re.fullmatch(r"\s*(-?\d+)\s*", final_text(trace))
+    found = re.fullmatch(r"\s*(-?\d+)\s*", final_text(parsed))
     answer = found[1] if found else None
     return Grade(float(answer == problem.answer), answer)
 

@@ -1,6 +1,6 @@
 """What a benchmark is: problems, a prompt, and the gradings of a response.
 
-A benchmark does not generate; it grades a `Trace`. All its gradings are computed from the same sample, and the first
+A benchmark does not generate; it grades a `ParsedResponse`. All its gradings are computed from the same sample, and the first
 is the benchmark's own. What a grading may read of a response is decided here, once, for all benchmarks.
 """
 
@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interpole.chat import Trace
+from interpole.chat import ParsedResponse
 from interpole.errors import TaskError
 from interpole.records import Outcome, Problem, Sampler
 
-__all__ = ["Benchmark", "Grade", "Grader", "Request", "as_the_paper_reads", "final_text", "kept", "problem_of"]
+__all__ = [
+    "Benchmark",
+    "Grade",
+    "Grader",
+    "Request",
+    "as_the_paper_reads",
+    "final_text",
+    "problem_of",
+    "score_metadata",
+]
 
 
 class Grade(NamedTuple):
@@ -25,18 +34,18 @@ class Grade(NamedTuple):
     answer: str | None
 
 
-Grader = Callable[[Problem, Trace], Grade]
+Grader = Callable[[Problem, ParsedResponse], Grade]
 
 
-def as_the_paper_reads(trace: Trace) -> str:
+def as_the_paper_reads(parsed: ParsedResponse) -> str:
     """Everything after the last closing marker; without one, the whole response, monologue and all.
 
     This is how OpenCompass post-processes thinking models, and so how an unclosed thought is graded as an answer.
     """
-    return trace.answer if trace.closed else trace.response
+    return parsed.answer if parsed.closed else parsed.response
 
 
-def final_text(trace: Trace) -> str:
+def final_text(parsed: ParsedResponse) -> str:
     """Text that can fairly be called the answer; empty where there is none.
 
     - closed or pseudo-closed: what follows the marker, or the token that stood in its place;
@@ -45,7 +54,7 @@ def final_text(trace: Trace) -> str:
       (its outcome, `unclosed`, is counted apart);
     - a thought cut off by the cap, or looping: nothing, whatever it mentions in passing.
     """
-    return trace.response if trace.outcome is Outcome.UNCLOSED else trace.answer
+    return parsed.response if parsed.outcome is Outcome.UNCLOSED else parsed.answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +93,21 @@ class Benchmark:
         if self.k < 1:
             raise TaskError(f"k is {self.k}", where=self.name, remedy="ask for at least one sample per question")
 
-    def grade(self, problem: Problem, trace: Trace) -> dict[str, Grade]:
+    def grade(self, problem: Problem, parsed: ParsedResponse) -> dict[str, Grade]:
         """Grade one response in every grading; where the engine failed there is nothing to grade and the score is 0."""
-        if trace.outcome is Outcome.FAILED:
+        if parsed.outcome is Outcome.FAILED:
             return dict.fromkeys(self.gradings, Grade(0.0, None))
-        return {name: grader(problem, trace) for name, grader in self.gradings.items()}
+        return {name: grader(problem, parsed) for name, grader in self.gradings.items()}
 
 
-def kept(trace: Trace, grades: Mapping[str, Grade]) -> dict[str, Any]:
-    """What is written down of a graded response besides its text; `answer` is that of the first grading."""
+def score_metadata(parsed: ParsedResponse, grades: Mapping[str, Grade]) -> dict[str, Any]:
+    """What Inspect's `Score.metadata` keeps of a graded response besides its text; `answer` is that of the first grading."""
     answers = {name: _short(grade.answer) for name, grade in grades.items()}
     return {
-        "outcome": trace.outcome.value,
-        "closed": trace.closed,
-        "pseudo_close": trace.pseudo_close,
+        "outcome": parsed.outcome.value,
+        "closed": parsed.closed,
+        "pseudo_close": parsed.pseudo_close,
+        "near_close": parsed.near_close,
         "answer": next(iter(answers.values()), None),
         "answers": answers,
         "grades": {name: grade.score for name, grade in grades.items()},

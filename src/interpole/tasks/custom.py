@@ -182,7 +182,7 @@ def _with_letter(problem: Problem, place: str) -> Problem:
 def from_inspect(spec: str, request: Request) -> Benchmark:
     """Make a benchmark of an Inspect task: `package/name`, `file.py@name` or `file.py`.
 
-    Its samples, solver and scorer are used as they are; our metrics and trace are computed on top.
+    Its samples, solver and scorer are used as they are; our metrics are computed on top.
 
     Raises:
         TaskError: Inspect finds no such task, or more than one.

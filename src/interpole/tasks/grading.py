@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from interpole.chat import Trace
+from interpole.chat import ParsedResponse
 from interpole.errors import TaskError
 from interpole.records import Problem
 from interpole.tasks.benchmark import Grade, Grader, as_the_paper_reads, final_text
@@ -41,14 +41,14 @@ _ESCAPES = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", "\v": "v"}  #
 _PAPER_CHOICE = re.compile(r"(?i)ANSWER\s*:\s*([A-D])")
 
 
-def math_paper(problem: Problem, trace: Trace) -> Grade:
+def math_paper(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Grade as OpenCompass' MATHVerifyEvaluator: boxes in what follows `</think>`, or in the whole response."""
-    return _math(problem, as_the_paper_reads(trace), "paper")
+    return _math(problem, as_the_paper_reads(parsed), "paper")
 
 
-def math_robust(problem: Problem, trace: Trace) -> Grade:
+def math_robust(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Grade the last box (or announced answer) in the final text by mathematical equality."""
-    return _math(problem, final_text(trace), "robust")
+    return _math(problem, final_text(parsed), "robust")
 
 
 def _math(problem: Problem, text: str, reader: str) -> Grade:
@@ -58,34 +58,34 @@ def _math(problem: Problem, text: str, reader: str) -> Grade:
     return Grade(reply.get("score", 0.0), reply.get("answer"))
 
 
-def choice_paper(problem: Problem, trace: Trace) -> Grade:
+def choice_paper(problem: Problem, parsed: ParsedResponse) -> Grade:
     r"""Grade as OpenCompass' GPQA config 5aeece: the first `(?i)ANSWER\s*:\s*([A-D])`, compared by case.
 
     Its faults are kept: "Answer: **B**" is not seen, and "answer: a long …" reads as the wrong answer "a".
     """
-    match = _PAPER_CHOICE.search(as_the_paper_reads(trace))
+    match = _PAPER_CHOICE.search(as_the_paper_reads(parsed))
     answer = match[1] if match else None
     return Grade(float(answer == problem.answer), answer)
 
 
-def choice_robust(problem: Problem, trace: Trace) -> Grade:
+def choice_robust(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Grade the last stated letter in the final text (`reading.read_choice`)."""
-    answer = read_choice(final_text(trace), len(problem.choices))
+    answer = read_choice(final_text(parsed), len(problem.choices))
     return Grade(float(answer == problem.answer), answer)
 
 
-def exact(problem: Problem, trace: Trace) -> Grade:
+def exact(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Compare the short answer of the final text with the reference, regardless of case and spacing."""
-    text = final_text(trace)
+    text = final_text(parsed)
     return Grade(float(same_text(text, problem.answer)), read_short(text))
 
 
-def regex(problem: Problem, trace: Trace) -> Grade:
+def regex(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Search the final text for the reference, a regular expression; its first group, if any, is the answer.
 
     A pattern that takes too long over a response scores 0.
     """
-    reply = _REGEX.ask(pattern=problem.answer, text=final_text(trace)) or {}
+    reply = _REGEX.ask(pattern=problem.answer, text=final_text(parsed)) or {}
     return Grade(float(bool(reply.get("found"))), reply.get("answer"))
 
 
@@ -145,8 +145,8 @@ def from_function(path: str, folders: Iterable[Path]) -> Grader:
     """
     function = _imported(path, list(folders))
 
-    def grade(problem: Problem, trace: Trace) -> Grade:
-        text = final_text(trace)
+    def grade(problem: Problem, parsed: ParsedResponse) -> Grade:
+        text = final_text(parsed)
         try:
             score = function(text, problem.answer)
         except (Exception, SystemExit) as error:  # the user's code may fail in any way

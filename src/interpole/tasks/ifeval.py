@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from interpole.chat import Trace
+from interpole.chat import ParsedResponse
 from interpole.errors import TaskError
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
@@ -46,14 +46,14 @@ def load(request: Request) -> Benchmark:
     )
 
 
-def strict_paper(problem: Problem, trace: Trace) -> Grade:
+def strict_paper(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Check what follows `</think>`, or the whole response: an unclosed monologue is graded as the answer."""
-    return _strict(problem, as_the_paper_reads(trace))
+    return _strict(problem, as_the_paper_reads(parsed))
 
 
-def strict_robust(problem: Problem, trace: Trace) -> Grade:
+def strict_robust(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Check the final text; a thought that was cut off has none, and fails."""
-    return _strict(problem, final_text(trace))
+    return _strict(problem, final_text(parsed))
 
 
 def _strict(problem: Problem, text: str) -> Grade:

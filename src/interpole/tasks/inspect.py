@@ -1,11 +1,11 @@
 """A benchmark as an Inspect task: dataset, a solver that seeds each sample, a scorer that keeps all a `Sample` needs.
 
-Inspect generates, retries and logs; grading and trace are ours. Nothing here knows about λ or weights.
+Inspect generates, retries and logs; graders and the reading of responses are ours. Nothing here knows about λ or weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 
 import anyio
@@ -16,11 +16,11 @@ from inspect_ai.model import ContentReasoning, ContentText, GenerateConfig, Mode
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr, value_to_float
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from interpole.chat import Markers, Trace, trace
+from interpole.chat import Markers, ParsedResponse, ThinkFormat
 from interpole.errors import TaskError
 from interpole.files import seed_of
 from interpole.records import Problem
-from interpole.tasks.benchmark import Benchmark, Grade, final_text, kept, problem_of
+from interpole.tasks.benchmark import Benchmark, Grade, final_text, problem_of, score_metadata
 from interpole.tasks.inspect_internals import scorer_name
 
 __all__ = ["SCORE", "problem_of", "response_text", "to_inspect"]
@@ -28,46 +28,42 @@ __all__ = ["SCORE", "problem_of", "response_text", "to_inspect"]
 SCORE = "grade"  # the name of our score in Inspect's logs
 _FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length", "content_filter": "stop"}
 
-Gradings = Callable[[TaskState, Target, Trace], Awaitable[dict[str, Grade]]]
+Scorers = Callable[[TaskState, Target, ParsedResponse], Awaitable[dict[str, Grade]]]
 
 
 def to_inspect(
     benchmark: Benchmark,
-    markers: Markers,
+    form: ThinkFormat,
     *,
-    opened: bool = False,
-    specials: Collection[str] = (),
     first_sample: int = 1,
 ) -> Task:
     """Make the Inspect task of a benchmark.
 
     Args:
         benchmark: what to ask; its `sampler` and `k` become the task's defaults (config and epochs).
-        markers: the family's think markers.
-        opened: the generation prompt ends inside a think block (`chat.opens_thinking`).
-        specials: the tokenizer's added tokens (`chat.added_tokens`).
+        form: how responses are read apart.
         first_sample: number of the first sample of each question; larger when a run is topped up.
 
-    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, outcome, closed, pseudo_close, answer,
-    answers and grades (by grading), difficulty, private.
+    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, outcome, closed, pseudo_close, near_close,
+    answer, answers and grades (by grading), difficulty, private.
     """
 
-    def read(output: ModelOutput) -> Trace:
-        return trace(response_text(output, markers), finish_of(output), markers, opened=opened, specials=specials)
+    def read(output: ModelOutput) -> ParsedResponse:
+        return form.parse(response_text(output, form.markers), finish_of(output))
 
     if benchmark.foreign is not None:
         theirs = benchmark.foreign()
-        gradings = _foreign_gradings(theirs.scorer or (), benchmark.name)
+        scorers = _foreign_scorers(theirs.scorer or (), benchmark.name)
         return task_with(
             theirs,
-            scorer=_scorer(gradings, read, first_sample, benchmark.private),
+            scorer=_scorer(scorers, read, first_sample, benchmark.private),
             epochs=benchmark.k,
             name=benchmark.name,
         )
     return Task(
         dataset=MemoryDataset([_to_sample(benchmark, problem) for problem in benchmark.problems], name=benchmark.name),
         solver=_ask(benchmark.sampler.seed, first_sample),
-        scorer=_scorer(_own_gradings(benchmark), read, first_sample, benchmark.private),
+        scorer=_scorer(_own_scorers(benchmark), read, first_sample, benchmark.private),
         config=_config(benchmark),
         epochs=benchmark.k,
         name=benchmark.name,
@@ -75,18 +71,13 @@ def to_inspect(
 
 
 def response_text(output: ModelOutput, markers: Markers) -> str:
-    """Text of a response with its thinking, rejoined where a provider has split it off.
-
-    A split-off thought without any text after it was never closed.
-    """
+    """Text of a response with its thinking, rejoined where a provider has split it off."""
     content = output.message.content if output.choices else ""
     if isinstance(content, str):
         return content
     thinking = "".join(part.reasoning for part in content if isinstance(part, ContentReasoning))
     text = "".join(part.text for part in content if isinstance(part, ContentText))
-    if not thinking:
-        return text
-    return f"{markers.open}{thinking}" + (f"{markers.close}{text}" if text.strip() else "")
+    return markers.rejoin(thinking, text)
 
 
 def finish_of(output: ModelOutput) -> str:
@@ -130,17 +121,17 @@ def _ask(run_seed: int, first_sample: int) -> Solver:
     return ask()
 
 
-def _own_gradings(benchmark: Benchmark) -> Gradings:
+def _own_scorers(benchmark: Benchmark) -> Scorers:
     problems = {problem.id: problem for problem in benchmark.problems}
 
-    async def grade(state: TaskState, target: Target, trace: Trace) -> dict[str, Grade]:  # noqa: ARG001
-        return await anyio.to_thread.run_sync(benchmark.grade, problems[str(state.sample_id)], trace)
+    async def grade(state: TaskState, target: Target, parsed: ParsedResponse) -> dict[str, Grade]:  # noqa: ARG001
+        return await anyio.to_thread.run_sync(benchmark.grade, problems[str(state.sample_id)], parsed)
 
     return grade
 
 
-def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
-    """Each of the task's own scorers is one grading; its value becomes a number as Inspect's `mean()` reads it.
+def _foreign_scorers(scorers: Sequence[Scorer], name: str) -> Scorers:
+    """Each of the task's own scorers gives a grade of its name; its value becomes a number as Inspect's `mean()` reads it.
 
     The scorers are shown the final text alone, for Inspect's providers keep thinking out of the completion.
     """
@@ -148,10 +139,10 @@ def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
         raise TaskError("the Inspect task has no scorer", where=name, remedy="give it one, or use a jsonl of your own")
     to_float = value_to_float()
 
-    async def grade(state: TaskState, target: Target, trace: Trace) -> dict[str, Grade]:
+    async def grade(state: TaskState, target: Target, parsed: ParsedResponse) -> dict[str, Grade]:
         grades: dict[str, Grade] = {}
         for one in scorers:
-            score = await one(_without_thinking(state, trace), target)
+            score = await one(_without_thinking(state, parsed), target)
             if score is None:
                 continue
             values = score.value if isinstance(score.value, dict) else {scorer_name(one): score.value}
@@ -161,10 +152,10 @@ def _foreign_gradings(scorers: Sequence[Scorer], name: str) -> Gradings:
     return grade
 
 
-def _without_thinking(state: TaskState, trace: Trace) -> TaskState:
+def _without_thinking(state: TaskState, parsed: ParsedResponse) -> TaskState:
     """Copy a state, with the final text in place of the whole response."""
     answered = copy(state)
-    answered.output = ModelOutput.from_content(state.output.model, final_text(trace), state.output.stop_reason)
+    answered.output = ModelOutput.from_content(state.output.model, final_text(parsed), state.output.stop_reason)
     answered.messages = [*state.messages[:-1], answered.output.message] if state.messages else []
     return answered
 
@@ -179,12 +170,14 @@ def _in_range(value: float, name: str) -> float:
     return value
 
 
-def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_sample: int, private: bool) -> Scorer:
+def _scorer(
+    scorers: Scorers, read: Callable[[ModelOutput], ParsedResponse], first_sample: int, private: bool
+) -> Scorer:
     @scorer(metrics=[mean(), stderr()], name=SCORE)
     def grade() -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:
             seen = read(state.output)
-            grades = await gradings(state, target, seen)
+            grades = await scorers(state, target, seen)
             first = next(iter(grades.values()), Grade(0.0, None))
             return Score(
                 value=first.score,
@@ -197,7 +190,7 @@ def _scorer(gradings: Gradings, read: Callable[[ModelOutput], Trace], first_samp
                     "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
                     "finish": finish_of(state.output),
                     "budget_forced": bool((state.output.metadata or {}).get("budget_forced")),
-                    **kept(seen, grades),
+                    **score_metadata(seen, grades),
                     "difficulty": state.metadata.get("difficulty", ""),
                     "private": private,
                 },

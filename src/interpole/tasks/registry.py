@@ -11,7 +11,7 @@ from pathlib import Path
 from inspect_ai import Task, task
 
 from interpole import tasks
-from interpole.chat import Markers
+from interpole.chat import Markers, ThinkFormat
 from interpole.tasks.inspect import to_inspect
 
 __all__ = ["BENCHMARK_TASKS"]
@@ -25,10 +25,11 @@ def _register(name: str) -> Callable[..., Task]:
         seed: int = 0,
         think_open: str = "<think>",
         think_close: str = "</think>",
-        opened: bool = False,
+        prompt_opens_thinking: bool = False,
     ) -> Task:
         chosen = tasks.load(name, data=Path(data) if data else None, limit=limit, seed=seed)
-        return to_inspect(chosen, Markers(think_open, think_close), opened=opened)
+        markers = Markers(think_open, think_close)
+        return to_inspect(chosen, ThinkFormat(markers, prompt_opens_thinking=prompt_opens_thinking))
 
     return benchmark
 
