@@ -579,6 +579,7 @@ ODD = [
 def test_odd_responses_are_read_apart(opened, response, finish, thinking, answer, outcome, closed):
     seen = ThinkFormat(QWEN, prompt_opens_thinking=opened, special_tokens=SPECIALS).parse(response, finish)
     assert (seen.thinking, seen.answer, seen.outcome, seen.closed) == (thinking, answer, outcome, closed)
+    assert seen.after_last_marker.strip() == seen.response.rpartition("</think>")[2].strip()
     assert seen.near_close == (seen.pseudo_close is not None and seen.pseudo_close not in SPECIALS)
     assert "".join(response[span.start : span.end] for span in seen.spans) == response
     shown = "".join(response[span.start : span.end] for span in seen.spans if span.kind == "answer").strip()

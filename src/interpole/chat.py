@@ -77,6 +77,7 @@ class ParsedResponse:
     begun. `answer` is what follows the closing marker (or what stood in its place), the whole response
     where no thinking was begun, and empty where a thought never ended. `pseudo_close` is what closed the thought in the
     marker's place: another special token (the paper's Table 6: `<tool_call>`), or the marker misspelt (`near_close`).
+    `after_last_marker` is what the paper reads: what follows the last closing marker, quoted or not, else the whole response.
     `spans` cover the response as it was given, end-of-turn tokens included.
     """
 
@@ -87,6 +88,7 @@ class ParsedResponse:
     closed: bool
     pseudo_close: str | None = None
     near_close: bool = False
+    after_last_marker: str = ""
     spans: tuple[Span, ...] = ()
 
 
@@ -392,7 +394,8 @@ def parse_response(
         thinking += text[rest[-1].end :] if reopened else ""
     outcome = _outcome(text, finish, closed and (bool(answer) or not reopened), thought, pseudo_close is not None)
     spans = _spans(response, text, marks, last, opened) if thought else _whole(response, text)
-    return ParsedResponse(text, thinking, answer, outcome, closed, pseudo_close, near, spans)
+    after = text.rpartition(markers.close)[2].strip() if markers.close in text else text
+    return ParsedResponse(text, thinking, answer, outcome, closed, pseudo_close, near, after, spans)
 
 
 def _outcome(text: str, finish: str, closed: bool, thought: bool, pseudo: bool) -> Outcome:

@@ -42,7 +42,7 @@ def as_the_paper_reads(parsed: ParsedResponse) -> str:
 
     This is how OpenCompass post-processes thinking models, and so how an unclosed thought is graded as an answer.
     """
-    return parsed.answer if parsed.closed else parsed.response
+    return parsed.after_last_marker
 
 
 def final_text(parsed: ParsedResponse) -> str:
