@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -488,3 +489,80 @@ def test_json_of_a_merge_off_the_line_gives_the_nearest_point_of_it(family, tmp_
     told = json.loads(audit(merged, **pair(family)).to_json())
     assert (told["verdict"], told["lambda"], told["stated"]) == ("not linear", None, None)
     assert told["mean_lambda"] == pytest.approx(0.3, abs=0.1)
+
+
+def many_tensors(folder, layers, lambdas):
+    """A mixture of experts with a λ for each of its tensors, drawn from `lambdas`: (merge, Instruct, Thinking)."""
+    rng = np.random.default_rng(layers)
+    shapes = {"model.embed_tokens.weight": (40, 16), "model.norm.weight": (16,)}
+    for i in range(layers):
+        shapes |= {f"model.layers.{i}.mlp.experts.{e}.down_proj.weight": (16, 12) for e in range(40)}
+    sides = [{name: rng.normal(size=shape).astype(BF16) for name, shape in shapes.items()} for _ in range(2)]
+    lam = {name: np.float32(rng.choice(lambdas)) for name in shapes}
+    a, b = ({name: array.astype(np.float32) for name, array in side.items()} for side in sides)
+    merge_of = {n: (a[n] * (np.float32(1) - lam[n]) + b[n] * lam[n]).astype(BF16) for n in shapes}
+    return [write(folder / name, weights) for name, weights in zip("mit", (merge_of, *sides), strict=True)]
+
+
+def num_calls(function):
+    """How many functions, ours and built-in ones, this thread enters meanwhile."""
+    number = 0
+
+    def count(_, event, __):
+        nonlocal number
+        number += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return number
+
+
+@pytest.mark.parametrize("lambdas", [[0.4], np.linspace(0, 1, 10_001).round(4)], ids=["one λ", "any λ"])
+def test_every_tensor_more_is_as_much_work_as_the_last(tmp_path, lambdas):
+    sizes = [many_tensors(tmp_path / str(layers), layers, lambdas) for layers in (4, 8, 12)]
+    audit(*sizes[0], threads=1)  # what is imported and compiled once is no part of it
+    calls = [num_calls(lambda sides=sides: audit(*sides, threads=1)) for sides in sizes]
+    assert calls[2] - calls[1] < 1.2 * (calls[1] - calls[0]), calls
+
+
+def test_every_product_of_two_vectors_is_computed_once(monkeypatch):
+    module = sys.modules["interpole.diagnostics.audit.estimate"]
+    sizes = []
+    monkeypatch.setattr(module, "dot", lambda x, y: sizes.append(x.size) or float(np.dot(x, y)))
+    for sides, expected in ((3, 6), (4, 10)):  # e, d, A, and A − base
+        sizes.clear()
+        module._moments(*(np.arange(8.0) + i for i in range(sides)))
+        assert len(sizes) == expected
+
+
+def slow_least_squares(e, vectors):
+    coefficients, *_ = np.linalg.lstsq(np.stack(vectors, 1), e, rcond=None)
+    return coefficients, float(np.sum((e - np.stack(vectors, 1) @ coefficients) ** 2))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_fit_by_sums_is_numpys_least_squares(number):
+    from interpole.diagnostics.audit.estimate import _least_squares
+
+    rng = np.random.default_rng(number)
+    vectors = list(rng.normal(size=(3, 500)))
+    gram = {(i, j): float(vectors[i] @ vectors[j]) for i in range(3) for j in range(i, 3)}
+    found, rest = _least_squares(gram, range(1, 1 + number))
+    expected, squared = slow_least_squares(vectors[0], vectors[1 : 1 + number])
+    assert found == pytest.approx(expected)
+    assert rest == pytest.approx(squared)
+
+
+def test_vectors_that_are_parallel_or_nothing_have_no_coefficients():
+    from interpole.diagnostics.audit.estimate import _least_squares
+
+    x = np.arange(1.0, 9.0)
+    for others in ([x, 2 * x], [x, 0 * x]):
+        vectors = [x**2, *others]
+        gram = {(i, j): float(vectors[i] @ vectors[j]) for i in range(3) for j in range(i, 3)}
+        coefficients, rest = _least_squares(gram, (1, 2))
+        assert np.isnan(coefficients).all()
+        assert rest == gram[0, 0]

@@ -159,8 +159,8 @@ _LETTERS = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
 
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
     """Names of the tensors with one row per token."""
-    found = {name for name in checkpoint.specs if _ROWS.fullmatch(name)}
-    return {name for name in found if checkpoint.specs[name].shape[0] == num_rows(checkpoint)}
+    rows = num_rows(checkpoint)
+    return {name for name, spec in checkpoint.specs.items() if spec.shape[:1] == (rows,) and _ROWS.fullmatch(name)}
 
 
 def num_rows(checkpoint: Checkpoint) -> int:

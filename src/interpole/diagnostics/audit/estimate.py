@@ -7,8 +7,9 @@ A and B, 1 − λ + κ and λ, need not sum to one; with x = A − base they are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: 
 
 
 def _moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
-    """The Gram matrix of e, d, A and (with a base) A − base, row by row; then how many elements differ from each side."""
+    """Products of e, d, A and (with a base) A − base, each pair once; then how many elements differ from each side."""
     rows = [_gram(m - x, y - x, x, *(x - z for z in rest)) for m, x, y, *rest in _wide(merged, a, b, *base)]
     rounded = [side.astype(merged.dtype, copy=False) for side in (a, b, *base)]
     differing = [[float(np.count_nonzero(m != side)) for side in sides] for m, *sides in _wide(merged, *rounded)]
@@ -107,7 +108,7 @@ def _moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
 
 
 def _gram(*vectors: Array) -> list[float]:
-    return [dot(v, w) for v in vectors for w in vectors]
+    return [dot(v, w) for v, w in combinations_with_replacement(vectors, 2)]
 
 
 def _wide(*arrays: Array) -> Iterator[tuple[Array, ...]]:
@@ -120,7 +121,8 @@ def _wide(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[float]) -> Estimate:
     num_vectors = 3 if sides.base is None else 4
-    gram = np.reshape(sums[: num_vectors**2], (num_vectors, num_vectors))
+    pairs = list(combinations_with_replacement(range(num_vectors), 2))
+    gram = dict(zip(pairs, sums, strict=False))
     size = max(1, sides.merged.specs[name].num_elements)
     merged, a, b = sample(sides, name)
     rounding = math.sqrt(float(np.mean(_ulp(merged) ** 2)) / 12 if merged.size else 0.0) or 1.0
@@ -135,19 +137,30 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     )
     low, high = _interval(merged, a, b, dtype)
     spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
-    differing = tuple(int(number) for number in sums[num_vectors**2 :])
+    differing = tuple(int(number) for number in sums[len(pairs) :])
     weights = (1 - slope + kappa, slope)
     return Estimate(differing, lam, low, high, spread, residual, weights, of_base, residual_two)
 
 
-def _least_squares(gram: Array, vectors: Sequence[int]) -> tuple[list[float], float]:
-    """Coefficients of e = gram's row 0 on `vectors`, nan where these are linearly dependent, and the squared rest."""
-    system, target = gram[np.ix_(vectors, vectors)], gram[list(vectors), 0]
-    scale = np.sqrt(np.diag(system))
-    if not scale.all() or np.linalg.cond(system / np.outer(scale, scale)) > 1e9:
-        return [math.nan] * len(vectors), float(gram[0, 0])
-    coefficients = np.linalg.solve(system, target)
-    return coefficients.tolist(), max(0.0, float(gram[0, 0] - coefficients @ target))
+def _least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]) -> tuple[list[float], float]:
+    """Coefficients of e on one or two `vectors`, nan where these are linearly dependent, and the squared rest.
+
+    `gram` holds the products (i, j), i ≤ j, of e, which is vector 0, and the others.
+    """
+    whole = gram[0, 0]
+    scales = [math.sqrt(gram[i, i]) for i in vectors]
+    if not all(scales):
+        return [math.nan] * len(vectors), whole
+    targets = [gram[0, i] / scale for i, scale in zip(vectors, scales, strict=True)]
+    unit = targets
+    if len(vectors) == 2:
+        cosine = gram[vectors[0], vectors[1]] / (scales[0] * scales[1])
+        if 1 + abs(cosine) > 1e9 * (1 - abs(cosine)):  # the condition of the two
+            return [math.nan] * 2, whole
+        rest = (1 - cosine) * (1 + cosine)
+        unit = [(targets[0] - cosine * targets[1]) / rest, (targets[1] - cosine * targets[0]) / rest]
+    explained = sum(u * t for u, t in zip(unit, targets, strict=True))
+    return [u / scale for u, scale in zip(unit, scales, strict=True)], max(0.0, whole - explained)
 
 
 def sample(sides: Sides, name: str) -> tuple[Array, Array, Array]:

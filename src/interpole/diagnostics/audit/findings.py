@@ -10,7 +10,7 @@ from typing import Any
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 from interpole.diagnostics.audit.assets import AssetAudit
 from interpole.diagnostics.audit.estimate import Estimate
-from interpole.diagnostics.audit.mapping import LambdaMap
+from interpole.diagnostics.audit.mapping import MOST_RULES, LambdaMap
 from interpole.diagnostics.audit.stated import Stated
 from interpole.merging.recipe import Recipe
 
@@ -127,6 +127,8 @@ class Audit:
         lines = [f"{self.merged} is {VERDICTS[self.verdict]}"]
         if self.lambda_map and self.verdict in ("linear", "partly linear", "copy"):
             lines.append(f"map: {self.lambda_map}")
+        if self.lambda_map and len(self.lambda_map.rules) > MOST_RULES:
+            lines.append("λ differs from tensor to tensor: no recipe with so many rules is tried")
         if self.arithmetic and self.verdict != "combination":
             lines.append(f"rounded as: {ARITHMETICS[self.arithmetic][1]}")
         for state in STATES:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.diagnostics.audit.estimate import simplest
 from interpole.merging.rules import at_layer
 
-__all__ = ["LambdaMap", "find_map"]
+__all__ = ["MOST_RULES", "LambdaMap", "find_map"]
 
 Intervals = Mapping[str, tuple[float, float]]
 Group = Hashable
+MOST_RULES = 150
+"""With more rules λ is what every tensor happens to have: no recipe that somebody wrote, and slow to try."""
+SLACK = 1e-9
+FEW = 64
+"""Values among which an interval still chooses one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,7 @@ def find_map(intervals: Intervals) -> LambdaMap | None:
     """
     if not intervals:
         return None
-    values = _values(intervals)
-    allowed = {name: [value for value in values if _within(value, interval)] for name, interval in intervals.items()}
+    allowed = _allowed(intervals)
     found = [
         candidate
         for key in (_nowhere, _layer, _kind, _kind_and_layer)
@@ -60,38 +68,94 @@ def find_map(intervals: Intervals) -> LambdaMap | None:
     return best or _map_by(_name, allowed)
 
 
-def _values(intervals: Intervals) -> list[float]:
-    """A few simple numbers of which every interval holds one: the narrowest intervals choose."""
-    values: dict[float, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """A few simple numbers of which every interval holds one, and which each allows: a range of them, as they are sorted.
+
+    Attributes:
+        values: in ascending order.
+        ranks: of each, by how many intervals chose it: 0 is the favourite.
+        ranges: tensor name → first of `values` that it allows, and the one after the last.
+    """
+
+    values: list[float]
+    ranks: NDArray[np.int64]
+    ranges: Mapping[str, tuple[int, int]]
+
+    def favourite(self, first: int, stop: int) -> int:
+        """The index of the value in a range that most intervals chose."""
+        return first + int(np.argmin(self.ranks[first:stop]))
+
+
+def _allowed(intervals: Intervals) -> _Allowed:
+    chosen = _values(intervals)
+    values = sorted(chosen)
+    order = sorted(chosen, key=lambda value: -chosen[value])
+    places = {value: rank for rank, value in enumerate(order)}
+    ranges = {name: _range(values, low, high) for name, (low, high) in intervals.items()}
+    return _Allowed(values, np.array([places[value] for value in values]), ranges)
+
+
+def _range(values: Sequence[float], low: float, high: float) -> tuple[int, int]:
+    return bisect_left(values, low - SLACK), bisect_right(values, high + SLACK)
+
+
+def _values(intervals: Intervals) -> dict[float, int]:
+    """Numbers of which every interval holds one, with how many chose it: the narrowest intervals choose first."""
+    numbers: list[float] = []
+    chosen: dict[float, int] = {}
     for low, high in sorted(intervals.values(), key=lambda interval: interval[1] - interval[0]):
-        fitting = [value for value in values if low <= value <= high]
-        chosen = max(fitting, key=lambda value: values[value]) if fitting else simplest(low, high)
-        values[chosen] = values.get(chosen, 0) + 1
-    return sorted(values, key=lambda value: -values[value])
+        first, stop = bisect_left(numbers, low), bisect_right(numbers, high)
+        if stop - first > FEW:
+            continue  # it allows so many that it says nothing of them
+        if stop > first:
+            value = max(numbers[first:stop], key=lambda number: chosen[number])
+        else:
+            insort(numbers, value := simplest(low, high))
+        chosen[value] = chosen.get(value, 0) + 1
+    return chosen
 
 
 def _within(value: float, interval: tuple[float, float]) -> bool:
-    return interval[0] - 1e-9 <= value <= interval[1] + 1e-9
+    return interval[0] - SLACK <= value <= interval[1] + SLACK
 
 
-def _map_by(key: Callable[[str], Group], allowed: Mapping[str, Sequence[float]]) -> LambdaMap | None:
+def _map_by(key: Callable[[str], Group], allowed: _Allowed) -> LambdaMap | None:
     """The map whose rules are about groups of tensors; None where a group has no one λ."""
     groups: dict[Group, list[str]] = {}
-    for name in allowed:
+    for name in allowed.ranges:
         groups.setdefault(key(name), []).append(name)
-    options = {group: _common(allowed[name] for name in names) for group, names in groups.items()}
-    if not all(options.values()):
+    options = {group: _common(allowed.ranges[name] for name in names) for group, names in groups.items()}
+    if any(first >= stop for first, stop in options.values()):
         return None
-    candidates = dict.fromkeys(value for common in options.values() for value in common)
-    lam = min(candidates, key=lambda value: sum(value not in common for common in options.values()))
-    exceptions = {group: common[0] for group, common in options.items() if lam not in common}
+    most = _most_common(options.values(), allowed)
+    exceptions = {
+        group: allowed.values[allowed.favourite(first, stop)]
+        for group, (first, stop) in options.items()
+        if not first <= most < stop
+    }
+    lam = float(allowed.values[most])
     by_name = {name: exceptions.get(group, lam) for group, names in groups.items() for name in names}
-    return LambdaMap(float(lam), tuple(_rules(key, exceptions)), by_name)
+    return LambdaMap(lam, tuple(_rules(key, exceptions)), by_name)
 
 
-def _common(options: Iterable[Sequence[float]]) -> list[float]:
-    first, *rest = options
-    return [value for value in first if all(value in other for other in rest)]
+def _common(ranges: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    firsts, stops = zip(*ranges, strict=True)
+    return max(firsts), min(stops)
+
+
+def _most_common(options: Collection[tuple[int, int]], allowed: _Allowed) -> int:
+    """The index of the value that most groups allow; of several the favourite of the first group that allows one."""
+    steps = np.zeros(len(allowed.values) + 1, np.int64)
+    np.add.at(steps, [first for first, _ in options], 1)
+    np.add.at(steps, [stop for _, stop in options], -1)
+    number = np.cumsum(steps[:-1])
+    best = np.flatnonzero(number == number.max())
+    for first, stop in options:
+        low, high = np.searchsorted(best, [first, stop])
+        if low < high:
+            return int(min(best[low:high], key=lambda index: allowed.ranks[index]))
+    return int(best[0])
 
 
 def _nowhere(_: str) -> Group:
@@ -117,8 +181,10 @@ def _name(name: str) -> Group:
 
 def _rules(key: Callable[[str], Group], exceptions: Mapping[Any, float]) -> Iterable[dict[str, Any]]:
     """Exceptions as rules; neighbouring layers and kinds of one λ share a rule."""
-    for lam in dict.fromkeys(exceptions.values()):
-        groups = [group for group, value in exceptions.items() if value == lam]
+    by_lam: dict[float, list[Any]] = {}
+    for group, lam in exceptions.items():
+        by_lam.setdefault(lam, []).append(group)
+    for lam, groups in by_lam.items():
         if key is _layer:
             yield from ({"layers": text, "lambda": lam} for text in _layer_texts(groups))
         elif key is _kind:

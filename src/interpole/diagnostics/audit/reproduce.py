@@ -16,7 +16,7 @@ from interpole.checkpoints.reduce import count_differing, sum_tensors
 from interpole.checkpoints.views.vocabulary import vocabulary, vocabulary_tensors
 from interpole.diagnostics.audit.estimate import Sides, simplest
 from interpole.diagnostics.audit.findings import TensorAudit
-from interpole.diagnostics.audit.mapping import LambdaMap
+from interpole.diagnostics.audit.mapping import MOST_RULES, LambdaMap
 from interpole.errors import InterpoleError, InterpoleWarning
 from interpole.merging.merged import Merged, merge
 from interpole.merging.recipe import DTYPE_NAMES, Recipe, build
@@ -48,7 +48,7 @@ def propose(
 
 
 def _contents(verdict: str, tensors: Sequence[TensorAudit], lambda_map: LambdaMap | None) -> Iterator[dict[str, Any]]:
-    if verdict in ("linear", "copy") and lambda_map:
+    if verdict in ("linear", "copy") and lambda_map and len(lambda_map.rules) <= MOST_RULES:
         yield {"method": "linear", "lambda": lambda_map.lam, "rules": lambda_map.rules}
     combined = [(t.num_elements, t.estimate) for t in tensors if t.state == "combination" and t.estimate]
     if verdict != "combination" or not combined:
@@ -88,8 +88,9 @@ def _with_rows(recipe: Recipe, tensors: Sequence[TensorAudit], sides: Sides) -> 
     """The recipe with rules for the rows of tokens that it gives wrongly and that are copies of one side's; None without."""
     tokens = {row: token for token, row in (vocabulary(sides.merged) or {}).items()}
     rows: dict[float, set[int]] = {0.0: set(), 1.0: set()}
+    by_row = vocabulary_tensors(sides.merged)
     for tensor in tensors:
-        width = sides.merged.specs[tensor.name].shape[-1] if tensor.name in vocabulary_tensors(sides.merged) else 0
+        width = sides.merged.specs[tensor.name].shape[-1] if tensor.name in by_row else 0
         if width and 0 < (tensor.num_wrong or 0) <= FEW_ROWS * width:
             matrices = [side[tensor.name] for side in (sides.merged, sides.instruct, sides.thinking)]
             for row in _odd_rows(recipe, tensor.name, matrices[0], sides):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -97,8 +98,12 @@ def _read(path: Path) -> Recipe | None:
 
 def _given(name: str, model: str, sources: Mapping[str, Checkpoint]) -> Checkpoint | None:
     """The checkpoint that a recipe means: of that name, else from that place."""
-    places = {str(Path(source.label).expanduser().resolve()): source for source in sources.values()}
-    return sources.get(name) or places.get(str(Path(model).expanduser().resolve()))
+    places = {_place(source.label): source for source in sources.values()}
+    return sources.get(name) or places.get(_place(model))
+
+
+def _place(model: str) -> str:
+    return os.path.abspath(os.path.expanduser(model))  # noqa: PTH100, PTH111 (pathlib raises for odd names)
 
 
 def _differing(merged: Checkpoint, again: Checkpoint, threads: int | None) -> dict[str, int]:
