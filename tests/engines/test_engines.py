@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -283,6 +285,85 @@ def test_a_child_ends_with_its_parent():
             return
         time.sleep(0.05)
     raise AssertionError("the child outlived its parent")
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def is_gone(pid):
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_a_stopped_child_ends_with_its_killed_parent():
+    code = (
+        "from interpole.engines.process import EngineProcess as P; import time\n"
+        f"p = P({{'engine': 'scripted', 'recipe': {RECIPE!r}, 'options': {{'script': []}}}}); p.versions()\n"
+        "print(p._child.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGSTOP)
+        parent.send_signal(signal.SIGKILL)
+    assert wait_until(lambda: is_gone(child))
+
+
+def test_a_child_that_is_stopped_while_it_opens_is_replaced(monkeypatch):
+    monkeypatch.setattr("interpole.engines.process.START_SECONDS", 2.0)
+    reports = []
+    with scripted([{"responses": ["good"]}], reports, hang_seconds=1.0) as engine:
+        assert wait_until(lambda: engine._child is not None)
+        os.kill(engine._child.pid, signal.SIGSTOP)
+        assert engine.versions() == {"engine": "scripted"}
+    assert "was silent for" in reports[0]
+
+
+def test_a_listener_that_fails_costs_its_message_only(capsys):
+    bad = {"text": "7", "fail": "no [/INST] here"}
+
+    def report(_):
+        raise ValueError("no markup")
+
+    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": [{"responses": [bad]}]}}
+    with EngineProcess(spec, max_failures=1, report=report) as engine:
+        engine.load({"lambda": 0.5})
+        with pytest.raises(EngineError, match=r"scripted failure: no \[/INST\] here"):
+            answers(engine, "x")
+    assert "could not be shown: ValueError" in capsys.readouterr().err
+
+
+def test_an_engine_that_reads_its_standard_input_finds_nothing_there():
+    code = (
+        "from interpole.engines.child import serve; from interpole.engines.scripted import ScriptedEngine\n"
+        "def opened(spec):\n"
+        "    try: said = input('run the custom code? [y/N] ')\n"
+        "    except EOFError: said = 'nothing'\n"
+        "    return ScriptedEngine([{'responses': [said]}])\n"
+        "serve(opened)"
+    )
+    with EngineProcess({}, command=[sys.executable, "-c", code]) as engine:
+        assert answers(engine, "x")[0].text == "nothing"
+
+
+def test_an_answer_nobody_awaits_any_more_is_dropped_and_the_engine_goes_on():
+    script = [{"contains": "slow", "responses": ["late"]}, {"responses": ["good"]}]
+
+    async def cancelled(engine):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(engine.answer("slow", GREEDY, 0), 0.1)
+
+    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": script, "step_seconds": 1.0}}
+    with EngineProcess(spec) as engine:
+        engine.load({"lambda": 0.1})
+        asyncio.run(cancelled(engine))
+        engine.load({"lambda": 0.5})  # what nobody awaits does not stand in the way
+        assert answers(engine, "x")[0].text == "good"
+        assert engine.failures == 0
 
 
 # ── the Inspect provider ─────────────────────────────────────────────────────────────────────────────────────────

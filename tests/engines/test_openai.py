@@ -1,10 +1,11 @@
 """RemoteModel models: a real HTTP server answers, refuses, breaks and hangs; and the tiny pair is served through one."""
 
+import gzip
 import json
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -22,7 +23,7 @@ from interpole.sweep.config import SweepConfig
 
 SAMPLER = Sampler(temperature=0.5, top_p=0.9, top_k=7, max_tokens=33)
 MARKERS = ("<think>", "</think>")
-BROKEN, HANG = "broken", "hang"
+BROKEN, HANG, DRIP = "broken", "hang", "drip"
 
 
 def chat(content="7", *, finish="stop", tokens=3, **message):
@@ -74,12 +75,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, answer):
         status, content, headers = answer if isinstance(answer, tuple) else (200, answer, {})
-        data = (content if isinstance(content, str) else json.dumps(content)).encode()
+        if content == DRIP:
+            self.drip()
+            return
+        text = content if isinstance(content, str | bytes) else json.dumps(content)
+        data = text if isinstance(text, bytes) else text.encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def drip(self):
+        """A body of which a byte comes now and then, for a while."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(30):
+                self.wfile.write(b" ")
+                time.sleep(0.1)
 
 
 @contextmanager
@@ -191,6 +206,115 @@ def test_what_may_pass_is_tried_again_and_what_does_not_pass_costs_one_sample(tr
     assert [found[key].generation.text for key in (0, 2)] == ["7", "7"]
     assert "given up after 2 attempts" in found[1].error.what
     assert [found[key].error for key in (0, 2)] == [None, None]
+
+
+def part(kind, text):
+    return {"type": kind, kind: text}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([part("text", "7")], "7"),
+        ([part("thinking", [part("text", "hm"), part("text", " hm")]), part("text", "7")], "<think>hm hm</think>7"),
+        ([part("thinking", "hm"), part("text", "7"), part("text", "!")], "<think>hm</think>7!"),
+        ([part("reasoning", "hm")], "<think>hm"),
+    ],
+    ids=["text", "thinking in parts", "thinking", "never closed"],
+)
+def test_content_as_a_list_of_parts_is_read(content, expected):
+    with serving(lambda _: chat(content)) as endpoint:
+        assert ask(open_at(endpoint))[0].text == expected
+
+
+HARM = {
+    "no gzip": (200, b"not gzip", {"Content-Encoding": "gzip"}),
+    "half a gzip": (200, gzip.compress(json.dumps(chat()).encode())[:-9], {"Content-Encoding": "gzip"}),
+    "a gzip bomb": (200, gzip.compress(b" " * (1 << 22)), {"Content-Encoding": "gzip"}),
+    "no deflate": (200, b"\xff\xfe", {"Content-Encoding": "deflate"}),
+    "zstd": (200, b"(\xb5/\xfd garbage", {"Content-Encoding": "zstd"}),
+    "a charset there is not": (500, b"\xff\xfe", {"Content-Type": "text/plain; charset=undefined"}),
+    "bytes": (200, bytes(range(256)), {}),
+    "nested": (200, b"[" * 100_000, {}),
+    "nested objects": (200, b'{"a":' * 100_000, {}),
+    "long": (200, b" " * (1 << 21), {}),
+    "a number of 10,000 digits": (200, b'{"choices": ' + b"1" * 10_000 + b"}", {}),
+    "a list": [],
+    "a null": (200, b"null", {}),
+    "usage of 10³⁰": chat(tokens=10**30),
+    "usage: true": chat(tokens=True),
+    "usage: -1": chat(tokens=-1),
+    "usage: NaN": (200, json.dumps(chat(tokens=float("nan"))), {}),
+    "a part of no kind": chat([{"text": "7"}]),
+    "a part that is a picture": chat([part("image_url", "x")]),
+    "thinking that is a number": chat("7", reasoning=7),
+    "dripping": (200, DRIP, {}),
+}
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+def test_whatever_a_server_sends_costs_its_sample_and_no_other(harm):
+    bad = lambda body: harm if body["messages"][0]["content"] == "bad" else chat()  # noqa: E731
+    with serving(bad) as endpoint:
+        engine = open_at(endpoint, retries=0, timeout_seconds=1.0, max_reply_bytes=1 << 20)
+        for key, question in enumerate(("good", "bad")):
+            engine.add(Request(key, json.dumps([{"role": "user", "content": question}]), SAMPLER, key))
+        found = drain(engine, 2)
+    assert found[0].generation == Generation("7", 3, "stop")
+    assert found[1].error is not None
+    assert len(str(found[1].error)) < 1500
+
+
+def test_a_compressed_reply_is_read_though_it_was_not_asked_for():
+    packed = (200, gzip.compress(json.dumps(chat("ö")).encode()), {"Content-Encoding": "gzip"})
+    with serving(lambda _: packed) as endpoint:
+        assert ask(open_at(endpoint))[0].text == "ö"
+        assert endpoint.headers_seen[0]["Accept-Encoding"] == "identity"
+
+
+def test_requests_are_abandoned_and_the_model_may_change():
+    with serving(lambda body: HANG if body["model"] == "m" else chat()) as endpoint:
+        engine = open_at(endpoint)
+        engine.add(Request(0, "[]", SAMPLER, 0))
+        with pytest.raises(EngineError, match="finish them first"):
+            engine.load({"base_url": endpoint.url, "model": "other", "markers": MARKERS})
+        engine.abandon()
+        assert not engine.busy
+        engine.load({"base_url": endpoint.url, "model": "other", "markers": MARKERS})
+        assert ask(engine) == [Generation("7", 3, "stop")]
+
+
+SECRET = "sk-open/sesame+1"
+
+
+@pytest.mark.parametrize("spelt", [SECRET, "sk-open\\/sesame+1", "sk-open%2Fsesame%2B1"])
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_key_that_a_server_quotes_is_cut_out(monkeypatch, spelt, status):
+    monkeypatch.setenv("OPENAI_API_KEY", f"  {SECRET}\n")
+    with serving(lambda _: (status, f"you sent {spelt}", {})) as endpoint:
+        engine = open_at(endpoint, retries=0)
+        engine.add(Request(0, "[]", SAMPLER, 0))
+        shown = str(drain(engine, 1)[0].error)
+        assert endpoint.headers_seen[0]["Authorization"] == f"Bearer {SECRET}"
+    assert "you sent [API key]" in shown
+    assert "sesame" not in shown
+
+
+def test_a_key_within_an_answer_is_cut_out_and_a_short_one_is_none(monkeypatch):
+    for key, shown in ((SECRET, "it is [API key]"), ("EMPTY", "it is EMPTY")):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with serving(lambda _, key=key: chat(f"it is {key}")) as endpoint:
+            assert ask(open_at(endpoint))[0].text == shown
+
+
+def test_what_is_no_key_is_refused_and_not_quoted(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "two sesame words")
+    with pytest.raises(EngineError, match="value of OPENAI_API_KEY is no API key") as error:
+        OpenAIEngine()
+    assert "sesame" not in str(error.value)
+    with pytest.raises(EngineError, match="no name of an environment variable") as error:
+        OpenAIEngine(api_key_env=SECRET)
+    assert "sesame" not in str(error.value)
 
 
 def test_the_server_says_when_to_come_again():
@@ -345,6 +469,28 @@ def test_settings_that_make_no_sense_of_served_points_are_refused(changes, messa
     with pytest.raises(RunError) as error:
         served("http://h/v1", **changes)
     assert message in str(error.value)
+
+
+def test_a_file_alone_cannot_have_a_secret_sent(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from interpole.cli import app
+
+    monkeypatch.setenv("OTHER_SECRET", SECRET)
+    with serving(lambda _: chat("hm</think>7")) as endpoint:
+        content = served(endpoint.url).model_dump(mode="json", exclude_unset=True)
+        content["engine_options"]["api_key_env"] = "OTHER_SECRET"
+        (tmp_path / "sweep.yml").write_text(json.dumps(content))
+        command = ["sweep", str(tmp_path / "sweep.yml"), "--out", str(tmp_path / "run")]
+        refused = CliRunner().invoke(app, command)
+        assert "asks for the value of OTHER_SECRET to be sent to http://127" in str(refused.exception)
+        assert "--api-key-env OTHER_SECRET" in str(refused.exception)
+        assert endpoint.asked == []
+        taken = CliRunner().invoke(app, [*command, "--api-key-env", "OTHER_SECRET"])
+        assert taken.exit_code == 0, taken.output
+        assert f"the API key in OTHER_SECRET is sent to {endpoint.url}" in taken.stderr
+        assert endpoint.headers_seen[0]["Authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in (tmp_path / "run/run.json").read_text()
 
 
 @pytest.fixture(scope="module")

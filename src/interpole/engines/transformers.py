@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
@@ -29,6 +29,11 @@ from interpole.records import Generation
 __all__ = ["TransformersEngine", "open_transformers"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+OTHERWISE = (
+    "code that comes with a model is never run here: take a model that transformers knows by itself, "
+    "or serve it elsewhere and sweep it with --base-url"
+)
+LONGEST_REASON = 600  # characters
 SMALL_PARAMETERS = 50_000_000  # below, more than one CPU thread costs more than it brings
 
 
@@ -97,16 +102,19 @@ class TransformersEngine(Engine):
         self._resolve = resolve or (lambda where: where)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(dtype, dtype))
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self.model = _model_class(folder).from_pretrained(
+                folder, dtype=DTYPES.get(dtype, dtype), trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise EngineError(f"transformers cannot load the model: {error}", folder) from error
+            what = str(error) if len(str(error)) < LONGEST_REASON else f"{str(error)[:LONGEST_REASON]} …"
+            raise EngineError(f"transformers cannot load the model: {what}", folder, OTHERWISE) from error
         self.model.to(self._device).eval()
         if self._device.type == "cpu" and (threads or self.model.num_parameters() < SMALL_PARAMETERS):
             torch.set_num_threads(threads or 1)
         self.where = self.weights = checkpoint
         self._eos = eos_tokens(checkpoint, self.tokenizer)
-        self._context_tokens = getattr(self.model.config, "max_position_embeddings", None) or 2**31
+        self._context_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
         self._vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self._max_rows = max_rows
         self._waiting: deque[_Row] = deque()
@@ -233,6 +241,19 @@ class TransformersEngine(Engine):
         text_tokens = row.tokens[:-1] if row.finish == "stop" else row.tokens
         text = self.tokenizer.decode(text_tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return Generation(text, len(row.tokens), row.finish)
+
+
+def _model_class(folder: Path) -> Any:
+    """What to load a folder's model with: the language model, or the one with eyes that it is part of.
+
+    Raises:
+        ValueError: transformers knows no such model.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    for mapped in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in mapped._model_mapping:
+            return mapped
+    raise ValueError(f"it has no language model for model_type {config.model_type!r}")
 
 
 def _keep(batch: _Batch, live: list[int], settings: Any) -> _Batch:

@@ -80,7 +80,7 @@ class VllmEngine(Engine):
         self._specs = dict(first.specs)
         with TemporaryDirectory(prefix="interpole-vllm-") as folder:
             _write_assets(first, Path(folder))
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._llm = _start(folder, max_rows, settings)
         config = self._llm.vllm_config
         self._context_tokens, self._dtype = config.model_config.max_model_len, config.model_config.dtype

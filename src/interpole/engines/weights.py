@@ -1,17 +1,21 @@
 """Stream a checkpoint into a live torch model, in place. Headers are checked first: on a mismatch nothing is touched.
 
-Names are the checkpoint's. Tied tensors are written once; experts that lie apart on disk (`experts.7.up_proj.weight`) go into the
-fused tensors that transformers 5 keeps in memory (`experts.gate_up_proj`, `experts.down_proj`).
+Names are the checkpoint's, or what transformers makes of them when it reads a folder. Tied tensors are written once; experts that
+lie apart on disk (`experts.7.up_proj.weight`) go into the fused tensors that transformers 5 keeps in memory
+(`experts.gate_up_proj`, `experts.down_proj`).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.stream import tensors
@@ -32,20 +36,28 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         MismatchError: a tensor is missing, extra, or of another shape. The model is as it was.
     """
-    views = _plan(model.state_dict(), checkpoint)
+    views = _plan(model.state_dict(), checkpoint, _renamings(model))
     device = next(model.parameters()).device
     for name, tensor in tensors(checkpoint, device):
         if name in views:
             views[name].copy_(tensor)
 
 
-def _plan(targets: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def _renamings(model: torch.nn.Module) -> list[WeightRenaming]:
+    """How transformers itself renames what it reads for this model, e.g. `language_model.model.…` to `model.language_model.…`."""
+    found = get_model_conversion_mapping(model) if isinstance(model, PreTrainedModel) else []
+    return [one for one in found if isinstance(one, WeightRenaming)]
+
+
+def _plan(
+    targets: Mapping[str, torch.Tensor], checkpoint: Checkpoint, renamings: Sequence[WeightRenaming]
+) -> dict[str, torch.Tensor]:
     """Checkpoint name → the part of the live model it fills; complete and without overlaps."""
     views: dict[str, torch.Tensor] = {}
     filled: Counter[int] = Counter()  # address of a tensor → elements written to it
     names: dict[int, str] = {}
     for name, spec in checkpoint.specs.items():
-        target, view = _target(name, targets)
+        target, view = _target(name, targets, renamings)
         if view is None:
             raise _mismatch(f"the live model has no tensor {name} ({spec})", checkpoint)
         if tuple(view.shape) != spec.shape:
@@ -64,8 +76,12 @@ def _plan(targets: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> dict[s
     return views
 
 
-def _target(name: str, targets: Mapping[str, torch.Tensor]) -> tuple[str, torch.Tensor | None]:
+def _target(
+    name: str, targets: Mapping[str, torch.Tensor], renamings: Sequence[WeightRenaming]
+) -> tuple[str, torch.Tensor | None]:
     """The live tensor that `name` belongs to, and the part of it that it fills (None: there is none)."""
+    for renaming in () if name in targets else renamings:
+        name, _ = renaming.rename_source_key(name)
     if name in targets:
         return name, targets[name]
     if not (match := _EXPERT.fullmatch(name)):
