@@ -1,4 +1,4 @@
-"""Make `interpole/diagnostics/doctor/architectures.json`: what transformers' config classes do with a config.json.
+"""Make `interpole/checkpoints/architectures.json`: what transformers' config classes do with a config.json.
 
 Every class is asked by making it from a few settings: what it fills in, renames, and derives from other settings by which rule of
 `doctor.architectures`. A class that does something no rule describes is an error here. Run it after a new transformers:
@@ -18,7 +18,7 @@ import transformers
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from interpole.diagnostics.doctor.architectures import LAYER_TYPES, OLD_ROPE, TABLE, derive
+from interpole.checkpoints.architectures import LAYER_TYPES, OLD_ROPE, TABLE, derive
 
 MODEL_TYPES = """
     qwen2 qwen2_5_vl qwen3 qwen3_moe qwen3_next qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe llama mistral ministral ministral3

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import tiny
+from interpole.checkpoints.architectures import rope
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.diagnostics.doctor import examine
-from interpole.diagnostics.doctor.architectures import rope
 
 CONFIG = {
     "hidden_size": 16,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from interpole.diagnostics.doctor.architectures import rope, understood
+from interpole.checkpoints.architectures import rope, understood
 from interpole.diagnostics.doctor.findings import Check, Finding, Side, differences
 
 __all__ = ["CHECKS"]

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from interpole.checkpoints.architectures import language_config
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.checkpoints.open import coded
 from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up, not_finite
 from interpole.checkpoints.views.fp8 import Dequantised, announced
-from interpole.diagnostics.doctor.architectures import language_config
 from interpole.diagnostics.doctor.findings import Check, Finding, Side
 
 __all__ = ["CHECKS", "check_numbers", "check_weights"]

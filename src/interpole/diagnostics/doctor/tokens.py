@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from interpole.chat import Markers, find_markers, opens_thinking, special_variables
+from interpole.checkpoints.architectures import language_config
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.views.vocabulary import same_tokenizer, vocabulary
-from interpole.diagnostics.doctor.architectures import language_config
 from interpole.diagnostics.doctor.findings import Check, Finding, Side, differences
 from interpole.errors import TaskError
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import tiny
+from interpole.checkpoints.architectures import TABLE, rope, table, understood
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.diagnostics.doctor import configs
-from interpole.diagnostics.doctor.architectures import TABLE, rope, table, understood
 from interpole.diagnostics.doctor.findings import Side
 
 transformers = pytest.importorskip("transformers")

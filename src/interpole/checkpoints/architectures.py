@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TABLE", "derive", "language_config", "language_type", "rope", "table", "understood"]
+__all__ = ["PARTS", "TABLE", "derive", "language_config", "language_type", "rope", "table", "understood"]
 
 TABLE = Path(__file__).with_suffix(".json")
 Settings = Mapping[str, Any]
