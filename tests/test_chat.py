@@ -194,7 +194,7 @@ def test_special_variables_are_those_of_the_tokenizer(tmp_path, tokenizer):
         ("63<|im_end|>", False, None, "63", Outcome.DIRECT),
         ("63\n", False, None, "63\n", Outcome.DIRECT),
         ("<think>\nhm, 63<|im_end|>", False, "\nhm, 63", "", Outcome.UNCLOSED),
-        ("hm, 63", True, "hm, 63", "", Outcome.UNCLOSED),
+        ("hm, 63", True, "hm, 63", "", Outcome.UNMARKED),
         ("", True, "", "", Outcome.EMPTY),
         (" \n<|im_end|>", False, None, " \n", Outcome.EMPTY),
     ],
@@ -222,10 +222,17 @@ def test_a_pseudo_close_names_the_token_in_the_markers_place():
 def test_a_special_token_is_no_pseudo_close_at_the_end_or_in_a_direct_answer_or_unknown():
     assert (
         parse_response("hm <tool_call>", "stop", QWEN, prompt_opens_thinking=True, special_tokens=SPECIALS).outcome
-        is Outcome.UNCLOSED
+        is Outcome.UNMARKED
     )
     assert parse_response("<tool_call>{}", "stop", QWEN, special_tokens=SPECIALS).outcome is Outcome.DIRECT
-    assert parse_response("hm <tool_call> 63", "stop", QWEN, prompt_opens_thinking=True).outcome is Outcome.UNCLOSED
+    assert parse_response("hm <tool_call> 63", "stop", QWEN, prompt_opens_thinking=True).outcome is Outcome.UNMARKED
+
+
+def test_an_answer_in_a_thought_that_the_prompt_opened_has_an_outcome_of_its_own():
+    opened = ThinkFormat(QWEN, prompt_opens_thinking=True)
+    assert opened.parse("63", "stop").outcome is Outcome.UNMARKED
+    assert opened.parse("<think>\nhm, 63", "stop").outcome is Outcome.UNCLOSED
+    assert ThinkFormat(QWEN).parse("63", "stop").outcome is Outcome.DIRECT
 
 
 def test_truncated_and_failed_come_before_the_markers():
@@ -244,7 +251,7 @@ def test_a_cycle_that_fills_the_end_at_the_cap_is_looping(unit):
             parse_response(text, finish, QWEN, prompt_opens_thinking=opened).outcome
             for text, finish in ((looping, "length"), (looping + " and then it went on.", "length"), (looping, "stop"))
         ]
-        assert outcomes == [Outcome.LOOPING, Outcome.TRUNCATED, Outcome.UNCLOSED if opened else Outcome.DIRECT]
+        assert outcomes == [Outcome.LOOPING, Outcome.TRUNCATED, Outcome.UNMARKED if opened else Outcome.DIRECT]
 
 
 def test_loops_are_found_as_a_slow_reference_finds_them():

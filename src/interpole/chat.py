@@ -392,13 +392,14 @@ def parse_response(
         pseudo_close = None if closed else text[mark.start : mark.end]
         reopened = bool(rest) and rest[-1].opens
         thinking += text[rest[-1].end :] if reopened else ""
-    outcome = _outcome(text, finish, closed and (bool(answer) or not reopened), thought, pseudo_close is not None)
+    ended = closed and (bool(answer) or not reopened)
+    outcome = _outcome(text, finish, ended, pseudo_close is not None, opened=opened, marked=bool(marks))
     spans = _spans(response, text, marks, last, opened) if thought else _whole(response, text)
     after = text.rpartition(markers.close)[2].strip() if markers.close in text else text
     return ParsedResponse(text, thinking, answer, outcome, closed, pseudo_close, near, after, spans)
 
 
-def _outcome(text: str, finish: str, closed: bool, thought: bool, pseudo: bool) -> Outcome:
+def _outcome(text: str, finish: str, closed: bool, pseudo: bool, *, opened: bool, marked: bool) -> Outcome:
     if finish == "error":
         return Outcome.FAILED
     if not text.strip():
@@ -411,7 +412,9 @@ def _outcome(text: str, finish: str, closed: bool, thought: bool, pseudo: bool) 
         return Outcome.CLOSED
     if pseudo:
         return Outcome.PSEUDO_CLOSED
-    return Outcome.UNCLOSED if thought else Outcome.DIRECT
+    if marked:
+        return Outcome.UNCLOSED
+    return Outcome.UNMARKED if opened else Outcome.DIRECT
 
 
 def _closing(text: str, marks: Sequence[_Mark]) -> int | None:

@@ -25,7 +25,8 @@ class Outcome(StrEnum):
     TRUNCATED = "truncated"  # the token cap was reached otherwise
     CLOSED = "closed"  # contains the closing marker
     PSEUDO_CLOSED = "pseudo_closed"  # thought, then closed with another special token or a misspelt marker
-    UNCLOSED = "unclosed"  # thought, never closed
+    UNCLOSED = "unclosed"  # opened a thought, never closed it
+    UNMARKED = "unmarked"  # the prompt opened the thought, and no marker came: a thought or an answer, it does not say
     DIRECT = "direct"  # answered without thinking
 
 

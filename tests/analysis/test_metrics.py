@@ -145,7 +145,7 @@ def test_think_counts_the_marker_also_in_truncated_responses():
     assert m.think.value == 0.5
 
 
-def test_format_corrected_score_leaves_unclosed_and_pseudo_closed_out_but_keeps_truncated():
+def test_the_well_formed_score_leaves_unclosed_and_pseudo_closed_out_but_keeps_truncated():
     samples = [
         make("a", 1, 1), make("a", 2, 0, outcome=Outcome.UNCLOSED),
         make("b", 1, 1), make("b", 2, 0, outcome=Outcome.TRUNCATED),
@@ -153,8 +153,12 @@ def test_format_corrected_score_leaves_unclosed_and_pseudo_closed_out_but_keeps_
     ]  # fmt: skip
     (m,) = measure(samples)
     assert m.mean.value == pytest.approx((0.5 + 0.5 + 0) / 3)
-    assert m.corrected.value == pytest.approx((1 + 0.5) / 2)  # question c has no response left
+    assert m.well_formed.value == pytest.approx((1 + 0.5) / 2)  # question c has no response left
     assert m.format_failures.value == 0.5
+    # right in form only: 1/2, 1/2, 0 of each question; with the failures right as well: 1, 1/2, 1
+    assert (m.ability_low.value, m.ability_high.value) == pytest.approx(((0.5 + 0.5 + 0) / 3, (1 + 0.5 + 1) / 3))
+    answered = measure([make("a", 1, 1, outcome=Outcome.UNMARKED)])[0]  # in a thought that the prompt opened
+    assert (answered.format_failures.value, answered.ability_low.value, answered.ability_high.value) == (0, 1, 1)
 
 
 def test_another_grading_can_be_asked_for_by_name():
@@ -298,7 +302,7 @@ def test_differences_of_every_metric_agree_with_the_measurements():
     before, after = measure(a + b)
     for metric, of in {
         "mean": lambda m: m.mean, "pass": lambda m: m.pass_at[-1], "vote": lambda m: m.vote,
-        "corrected": lambda m: m.corrected, "think": lambda m: m.think, "tokens": lambda m: m.tokens,
+        "well_formed": lambda m: m.well_formed, "think": lambda m: m.think, "tokens": lambda m: m.tokens,
     }.items():  # fmt: skip
         assert difference(a, b, metric=metric).value.value == pytest.approx(of(after).value - of(before).value)
 

@@ -177,13 +177,13 @@ def test_ifeval_of_written_responses(tmp_path):
 def test_the_table_shows_the_score_without_format_failures_beside_the_raw_one(written):
     told = CliRunner().invoke(app, ["score", str(written)]).stdout
     aime, gpqa = told[told.index("aime25:") : told.index("gpqa_diamond:")], told[told.index("gpqa_diamond:") :]
-    assert re.search(r"Mean@4 +corrected", aime)
+    assert re.search(r"Mean@4 +well-formed +if in form", aime)
     # unclosed and pseudo-closed ones left out, "Two?" has one right of two; "Find $b$." is as it was: (1/4 + 1/2) / 2
     assert re.search(r"λ=1 +37\.5 \[.*?\] +37\.5 ", aime)
-    assert "corrected" not in gpqa.partition("how responses ended")[0]
+    assert "well-formed" not in gpqa.partition("how responses ended")[0]
     found = [one for one in samples.read(written, texts=False) if one.task == "aime25"]
     (robust,) = measure(found, grading="robust", resamples=50)
-    assert robust.corrected.value == pytest.approx(1 / 2)
+    assert robust.well_formed.value == pytest.approx(1 / 2)
     assert robust.format_failures.value == pytest.approx(2 / 8)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interpole.chat import Markers, trace
+from interpole.chat import Markers, parse_response
 from interpole.records import Problem
 from interpole.tasks import expressions, grading, letters, reading, statements
 
@@ -76,7 +76,7 @@ def test_a_short_answer_is_the_box_or_the_last_line(text, expected):
 
 def verdicts(task, choice, mathematics):
     for row in (row for row in ADVERSARIAL if row["task"] == task):
-        seen = trace(row["response"], "stop", QWEN)
+        seen = parse_response(row["response"], "stop", QWEN)
         if task == "math":
             yield row, mathematics(Problem("1", row["question"], row["answer"]), seen)
         else:
@@ -174,13 +174,13 @@ def test_other_answers_are_not_the_same(text, reference):
 )
 def test_numbers_are_read_as_people_write_them(gold, text):
     pytest.importorskip("math_verify")
-    assert grading.math_robust(Problem("1", "How long is it?", gold), trace(text, "stop", QWEN)).score == 1
+    assert grading.math_robust(Problem("1", "How long is it?", gold), parse_response(text, "stop", QWEN)).score == 1
 
 
 @pytest.mark.parametrize(("question", "right"), [("How many degrees?", True), ("How many radians?", False)])
 def test_a_degree_sign_is_no_part_of_an_answer_but_in_radians(question, right):
     pytest.importorskip("math_verify")
-    grade = grading.math_robust(Problem("1", question, "30"), trace(r"\boxed{30^\circ}", "stop", QWEN))
+    grade = grading.math_robust(Problem("1", question, "30"), parse_response(r"\boxed{30^\circ}", "stop", QWEN))
     assert (grade.score == 1) is right
 
 

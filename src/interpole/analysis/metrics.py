@@ -36,7 +36,7 @@ __all__ = [
     "vote",
 ]
 
-Metric = Literal["mean", "pass", "vote", "corrected", "think", "tokens"]
+Metric = Literal["mean", "pass", "vote", "well_formed", "think", "tokens"]
 FORMAT_FAILURES = frozenset({Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED})
 Z_POWER = 0.8416212335729143  # the normal's 80 % point: a detectable difference is one seen with 80 % power
 
@@ -271,6 +271,7 @@ def _point_metrics(
         task=group[0].task, point=table.point, lam=group[0].lam, grading=grading or "",
         num_questions=len(n), num_missing=num_asked - len(n), num_samples=len(table.row), k=k,
         outcomes={outcome: outcomes[outcome] for outcome in Outcome}, num_forced=sum(s.budget_forced for s in group),
+        num_near_closes=sum(s.near_close for s in group),
         **found | {"vote": found["vote"] if votes else None},
     )  # fmt: skip
 
@@ -283,14 +284,16 @@ def _measure(table: _Table, k: int, resamples: int, seed: int) -> dict[str, Any]
     lengths += [(sums(table.tokens * of), sums(of)) for of in (right, table.closed)]
     shares = [(sums(x) / n, one) for x in (table.score, table.closed, table.malformed)]
     shares += [(_votes(table), one), (sums(table.score * fine) / np.maximum(sums(fine), 1), np.sign(sums(fine)))]
+    shares += [(sums(table.score * fine) / n, one), (sums(table.score * fine + table.malformed) / n, one)]
     shares += [(passed, one) for passed in pass_at(n, sums(right), k).T]
     top, bottom = (np.column_stack(side) for side in zip(*lengths, *shares, strict=True))
-    tokens, correct, closed, mean, think, malformed, voted, corrected, *passed = ratio_intervals(
+    tokens, correct, closed, mean, think, malformed, voted, well_formed, least, most, *passed = ratio_intervals(
         top, bottom, resamples=resamples, seed=seed, num_lengths=len(lengths)
     )
     median, p95 = np.quantile(table.tokens, [0.5, 0.95]).tolist() if len(n) else (math.nan, math.nan)
     return {
-        "mean": mean, "pass_at": tuple(passed), "vote": voted, "think": think, "corrected": _known(corrected),
+        "mean": mean, "pass_at": tuple(passed), "vote": voted, "think": think, "well_formed": _known(well_formed),
+        "ability_low": least, "ability_high": most,
         "format_failures": malformed, "tokens": tokens, "tokens_median": median, "tokens_p95": p95,
         "tokens_correct": _known(correct), "tokens_closed": _known(closed),
     }  # fmt: skip
@@ -326,7 +329,7 @@ def _per_question(table: _Table, metric: Metric, shared: Sequence[tuple[str, str
         return pass_at(table.counts[rows], table.sums(table.correct)[rows], k)[:, -1], unknown
     if metric == "vote":
         return _votes(table)[rows], unknown
-    keep = 1 - table.malformed if metric == "corrected" else np.ones(len(table.row))
+    keep = 1 - table.malformed if metric == "well_formed" else np.ones(len(table.row))
     values: Mapping[str, Array] = {"think": table.closed, "tokens": table.tokens}
     x, n = values.get(metric, table.score), table.sums(keep)
     with np.errstate(invalid="ignore", divide="ignore"):

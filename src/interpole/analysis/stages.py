@@ -27,7 +27,7 @@ POOLED = "pooled"
 VERBOSE = 2.0  # times the tokens of the smallest λ
 HIGH_SIGMA = 0.08  # beyond it, the models were seen to be too far apart to interpolate
 OPEN_SHARE = 0.1  # of responses that run long without closing
-NOT_CLOSED = frozenset({Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED, Outcome.LOOPING, Outcome.TRUNCATED})
+NOT_CLOSED = frozenset({Outcome.UNCLOSED, Outcome.UNMARKED, Outcome.PSEUDO_CLOSED, Outcome.LOOPING, Outcome.TRUNCATED})
 ByLam = dict[float, list[Sample]]
 
 

@@ -69,10 +69,13 @@ class PointMetrics:
     tokens_p95: float
     tokens_correct: Interval | None  # Token #N of correct responses; None: there are none
     tokens_closed: Interval | None  # Token #N of responses with the closing marker
-    corrected: Interval | None  # Mean@k over responses without a format failure; None: none is without
+    well_formed: Interval | None  # Mean@k over responses without a format failure; None: none is without
+    ability_low: Interval  # Mean@k if every response with a format failure counted as wrong
+    ability_high: Interval  # … and if it counted as right: what it would be in the right form lies between
     format_failures: Interval  # share of responses that thought and did not close with the marker
     outcomes: Mapping[Outcome, int]  # every outcome, also those that did not occur; sums to all samples
     num_forced: int = 0  # responses whose thought a budget closed; they count for Think #R
+    num_near_closes: int = 0  # responses that closed their thought with the marker misspelt; they do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,18 @@ def read_metrics(path: Path) -> list[PointMetrics]:
         raise AnalysisError(what, path, "recompute it from the samples: `interpole score RUN`") from error
 
 
-INTERVALS = ("mean", "think", "tokens", "format_failures", "vote", "tokens_correct", "tokens_closed", "corrected")
+INTERVALS = (
+    "mean",
+    "think",
+    "tokens",
+    "format_failures",
+    "vote",
+    "tokens_correct",
+    "tokens_closed",
+    "well_formed",
+    "ability_low",
+    "ability_high",
+)
 
 
 def _point(fields: dict[str, Any]) -> PointMetrics:

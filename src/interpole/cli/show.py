@@ -114,6 +114,11 @@ def share(interval: Interval | None, ends: bool = True) -> Text:
     return value
 
 
+def _bounds(m: PointMetrics) -> str:
+    """What Mean@k would be with every response in the right form lies between these."""
+    return f"{100 * m.ability_low.value:.1f} to {100 * m.ability_high.value:.1f}"
+
+
 def show_metrics(metrics: Sequence[PointMetrics]) -> None:
     """Two tables per task: every point's metrics, and how its responses ended."""
     from interpole.records import Outcome
@@ -128,7 +133,7 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
             [
                 m.point,
                 share(m.mean),
-                *([share(m.corrected, ends=False)] if broken else []),
+                *([share(m.well_formed, ends=False), _bounds(m)] if broken else []),
                 share(m.pass_at[-1] if m.pass_at else None, ends=False),
                 share(m.vote, ends=False),
                 share(m.think),
@@ -139,9 +144,10 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
         by = f", graded by {points[0].grading!r}" if points[0].grading else ""
         each = f"{k} sample{'s' * (k > 1)}" if min(m.k for m in points) == k else f"up to {k} samples"
         title = f"{task}{by}: {points[0].num_questions} questions × {each}; in percent, with 95 % intervals"
-        corrected = ["corrected"] if broken else []
-        table(title, ["point", f"Mean@{k}", *corrected, f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
+        in_form = ["well-formed", "if in form"] if broken else []
+        table(title, ["point", f"Mean@{k}", *in_form, f"Pass@{k}", f"Vote@{k}", "Think #R", "Token #N"], rows)
         seen = [outcome for outcome in Outcome if any(m.outcomes.get(outcome) for m in points)]
+        near = any(m.num_near_closes for m in points)  # of the pseudo-closed: by the marker misspelt
         cut = any(m.num_forced for m in points)  # by a budget: of these, the thought was closed by force
         ends = [
             [
@@ -149,12 +155,13 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
                 f"{m.tokens_median:,.0f}",
                 f"{m.tokens_p95:,.0f}",
                 *(f"{m.outcomes.get(o, 0):,}" for o in seen),
+                *([f"{m.num_near_closes:,}"] if near else []),
                 *([f"{m.num_forced:,}"] if cut else []),
             ]
             for m in points
         ]
         columns = ["point", "median tokens", "p95", *(outcome.value.replace("_", "-") for outcome in seen)]
-        columns += ["forced"] if cut else []
+        columns += [*(["near-closes"] if near else []), *(["forced"] if cut else [])]
         table(f"{task}: how responses ended", columns, ends)
 
 

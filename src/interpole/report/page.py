@@ -186,23 +186,34 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     """All numbers of one task."""
     k = max(m.k for m in metrics)
     passes, votes = any(m.pass_at for m in metrics), any(m.vote for m in metrics)
-    columns = ["", f"Mean@{k}", "well-formed", *([f"Pass@{k}"] if passes else []), *([f"Vote@{k}"] if votes else [])]
+    broken = any(m.format_failures.value > 0 for m in metrics)
+    columns = [
+        "",
+        f"Mean@{k}",
+        "well-formed",
+        *(["if in form"] if broken else []),
+        *([f"Pass@{k}"] if passes else []),
+        *([f"Vote@{k}"] if votes else []),
+    ]
     cut = any(m.num_forced for m in metrics)
     columns += ["Think #R", *(["of it forced"] if cut else [])]
     columns += ["Token #N", "median", "95th pct.", "if right", "unfinished"]
     names = [m.point if m.lam is None else f"λ={m.lam:g}" for m in metrics]
-    rows = [{"point": name, "cells": _cells(m, passes, votes, cut)} for name, m in zip(names, metrics, strict=True)]
+    rows = [
+        {"point": name, "cells": _cells(m, passes, votes, cut, broken)} for name, m in zip(names, metrics, strict=True)
+    ]
     asked = max(m.num_questions for m in metrics)
     by = f", graded by {metrics[0].grading}" if metrics[0].grading else ""
     return {"columns": columns, "rows": rows, "summary": f"{asked:,} questions, {k} samples each{by}"}
 
 
-def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool) -> list[Cell]:
+def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool, broken: bool) -> list[Cell]:
     """One line of the table."""
     unfinished = sum(m.outcomes.get(kind, 0) for kind in UNFINISHED) / max(1, sum(m.outcomes.values()))
     return [
         _share(m.mean),
-        _share(m.corrected),
+        _share(m.well_formed),
+        *([Cell(f"{100 * m.ability_low.value:.1f} – {100 * m.ability_high.value:.1f}")] if broken else []),
         *([_share(m.pass_at[-1] if m.pass_at else None)] if passes else []),
         *([_share(m.vote)] if votes else []),
         _share(m.think),

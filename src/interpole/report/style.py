@@ -35,6 +35,7 @@ OUTCOMES = {
     Outcome.CLOSED: ("thought, closed", "blue"),
     Outcome.PSEUDO_CLOSED: ("closed otherwise", "purple"),
     Outcome.UNCLOSED: ("thought, never closed", "amber"),
+    Outcome.UNMARKED: ("no marker in an opened thought", "sky"),
     Outcome.TRUNCATED: ("cut at the cap", "orange"),
     Outcome.LOOPING: ("looping", "green"),
     Outcome.EMPTY: ("empty", "grey"),

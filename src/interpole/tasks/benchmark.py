@@ -51,10 +51,10 @@ def final_text(parsed: ParsedResponse) -> str:
     - closed or pseudo-closed: what follows the marker, or the token that stood in its place;
     - no thinking begun: the whole response;
     - a thought that ended by itself without a marker: the whole response, for there is no better place to look
-      (its outcome, `unclosed`, is counted apart);
+      (its outcome, `unclosed` or `unmarked`, is counted apart);
     - a thought cut off by the cap, or looping: nothing, whatever it mentions in passing.
     """
-    return parsed.response if parsed.outcome is Outcome.UNCLOSED else parsed.answer
+    return parsed.response if parsed.outcome in (Outcome.UNCLOSED, Outcome.UNMARKED) else parsed.answer
 
 
 @dataclass(frozen=True, slots=True)
