@@ -143,6 +143,34 @@ def test_help_answers_in_under_half_a_second():
     assert heavy == []
 
 
+def test_the_paths_of_the_data_are_chains_of_functions_that_exist():
+    text = (ROOT / "docs/design.md").read_text()
+    paths = text[text.index("## Four paths of the data") : text.index("## Words")]
+    chains = re.findall(r"`([\w.]+)`", paths)
+    assert len(chains) > 20
+    for chain in chains:
+        parts = chain.split(".")
+        layer = ROOT / "src/interpole" / parts[0]
+        depth = 1 if layer.with_suffix(".py").exists() else 2
+        file = (layer.with_suffix(".py") if depth == 1 else layer / f"{parts[1]}.py").resolve()
+        file = file if file.exists() else layer / parts[1] / "__init__.py"
+        body = ast.parse(file.read_text()).body  # not imported: some need an engine's libraries
+        for name in parts[depth:]:
+            node = next((node for node in body if getattr(node, "name", None) == name), None)
+            assert node is not None, f"{chain}: no {name} in {file.name}"
+            body = node.body
+
+
+def test_what_contributing_says_to_touch_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:src|tests|docs|benchmarks)/[\w./]+)`", text)
+    assert len(named) > 15
+    for name in named:
+        assert "NAME" in name or (ROOT / name).exists(), name
+    for change in ("method", "benchmark", "engine", "endpoint field", "sweep in shares", "marker", "column", "family"):
+        assert re.search(rf"\*\*A.? .*{change}.*\*\*", text), change
+
+
 def test_links_in_the_docs_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
