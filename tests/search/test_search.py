@@ -1,7 +1,6 @@
 """Search over λ maps on the shipped tiny pair: resumable, honest about what it saw, and without a checkpoint written."""
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from interpole.merging.recipe import Recipe
 from interpole.runs import samples
 from interpole.search import optuna_search as search
 from interpole.search.space import Choices, Range, Space, SpaceFile, layer_groups, point_of, uniform
+from interpole.search.study import STUDY, open_study
 from interpole.sweep.plan import Plan
 
 PAIR = shipped()
@@ -42,32 +42,38 @@ def found(tmp_path_factory):
     """A search that was stopped after its third trial's answers came, and run again to its end."""
     folder = tmp_path_factory.mktemp("search")
     (folder / "space.yml").write_text(TEXT)
-    file, told = SpaceFile.load(folder / "space.yml"), []
-    values = search._Trials._values
+    file, told, asked = SpaceFile.load(folder / "space.yml"), [], {}
+    ask = search.ask
+    command = ["search", str(folder / "space.yml"), "--out", str(folder / "out"), "--json"]
     with pytest.MonkeyPatch.context() as patch:
 
-        def stop(trials, point, path):
-            answer = values(trials, point, path)
-            return answer if point.name != "trial 3" else 1 / 0
+        def watched(planned, engine, point, bench, journal):
+            first = point.name not in asked
+            asked[point.name] = (point, bench.problems)
+            answers = ask(planned, engine, point, bench, journal)
+            return answers if point.name != "trial 3" or not first else 1 / 0
 
-        patch.setattr(search._Trials, "_values", stop)
+        patch.setattr(search, "ask", watched)
         with pytest.raises(ZeroDivisionError):
-            search.run(file, folder / "out", tell=told.append)
-    waiting = (folder / "out/answers/2.jsonl").read_text()
-    command = ["search", str(folder / "space.yml"), "--out", str(folder / "out"), "--json"]
-    shown = CliRunner().invoke(app, command, catch_exceptions=False)
-    return SimpleNamespace(folder=folder / "out", file=file, told=told, waiting=waiting, shown=shown)
+            search.run(file, folder / "out", on_progress=lambda progress: told.append(progress.message))
+        waiting = (folder / "out/answers/2.jsonl").read_text()
+        (folder / "out" / f"{STUDY}.lock").symlink_to("x")  # as a search that is killed leaves it
+        with (folder / "out" / STUDY).open("a") as journal:
+            journal.write('{"op_code":5,"wor')
+        shown = CliRunner().invoke(app, command, catch_exceptions=False)
+    return SimpleNamespace(folder=folder / "out", file=file, told=told, waiting=waiting, shown=shown, asked=asked)
 
 
 def study(found):
     import optuna
 
-    backend = optuna.storages.journal.JournalFileBackend(str(found.folder / search.STUDY))
+    backend = optuna.storages.journal.JournalFileBackend(str(found.folder / STUDY))
     return optuna.load_study(study_name="interpole", storage=optuna.storages.JournalStorage(backend))
 
 
 def test_a_stopped_search_goes_on_within_its_trial(found):
     assert [line[:12] for line in found.told] == ["trial 1 of 7", "trial 2 of 7"]
+    assert "1 lines were torn and are left out" in found.shown.stderr
     assert len(found.waiting.splitlines()) == 5
     trials = study(found).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 7
@@ -90,31 +96,30 @@ def test_a_trial_is_what_an_engine_by_hand_gives(found):
 
     trial = study(found).trials[5]
     planned = Plan(found.file.sweep)
-    point = search._point(found.file, found.file.space.rules(6), trial)
-    assert [rule["lambda"] for rule in point.recipe["rules"]] == [
+    at, problems = found.asked["trial 6"]
+    assert [rule["lambda"] for rule in at.where["rules"]] == [
         trial.params[f"λ {part}"] for part in ("ends", "layers 0-2", "layers 3-5")
     ]
-    seen = search._split(planned.benchmarks.values(), 0.5, 0)[0][0]
-    at = planned.point(point)
+    bench = planned.benchmarks["arithmetic"]
     engine = open_engine("transformers", planned.base_recipe, dtype="float32")
-    prompts = [planned.render([{"role": "user", "content": problem.question}]) for problem in seen.problems]
-    seeds = [seed_of(0, problem.id, 1) for problem in seen.problems]
+    prompts = [planned.render([{"role": "user", "content": problem.question}]) for problem in problems]
+    seeds = [seed_of(0, problem.id, 1) for problem in problems]
     with engine.at(at.where):
-        answers = engine.generate(prompts, planned.sampler(seen, at), seeds)
+        answers = engine.generate(prompts, planned.sampler(bench, at), seeds)
     right = [
         parse_response(a.text, a.finish, planned.form.markers).answer.strip() == p.answer
-        for a, p in zip(answers, seen.problems, strict=True)
+        for a, p in zip(answers, problems, strict=True)
     ]
     assert trial.values == [np.mean(right), np.mean([a.num_tokens for a in answers])]
 
 
 def test_what_is_reported_was_measured_on_questions_that_no_trial_saw(found):
-    planned = Plan(found.file.sweep)
-    seen, kept = search._split(planned.benchmarks.values(), 0.5, 0)
+    all_ids = {problem.id for problem in Plan(found.file.sweep).benchmarks["arithmetic"].problems}
+    held = {s.problem_id for s in samples.read(found.folder / search.HELD_OUT)}
+    assert len(found.asked) == 7
+    assert all({p.id for p in problems} == all_ids - held for _, problems in found.asked.values())
+    assert (len(all_ids), len(held)) == (10, 5)
     held = samples.read(found.folder / search.HELD_OUT)
-    assert {s.problem_id for s in held} == set(kept["arithmetic"])
-    assert {s.problem_id for s in held}.isdisjoint(p.id for p in seen[0].problems)
-    assert len({s.problem_id for s in held}) == len(seen[0].problems) == 5
     shown = json.loads(found.shown.stdout)
     assert shown == json.loads((found.folder / search.RESULT).read_text())
     assert {one["name"] for one in shown["finalists"]} >= {"λ=0", "λ=1"}
@@ -123,6 +128,17 @@ def test_what_is_reported_was_measured_on_questions_that_no_trial_saw(found):
         assert one["accuracy"] == pytest.approx(np.mean([s.score for s in mine]))
         assert one["tokens"] == pytest.approx(np.mean([s.num_tokens for s in mine]))
     assert (shown["num_trials"], shown["num_failed"], shown["num_held_out_questions"]) == (7, 0, 5)
+
+
+def test_the_best_are_those_that_none_beats_on_the_questions_held_out(found):
+    shown = [(one["accuracy"], one["tokens"], one["is_best"]) for one in json.loads(found.shown.stdout)["finalists"]]
+    for accuracy, tokens, is_best in shown:
+        no_worse = [(a, t) for a, t, _ in shown if a >= accuracy and t <= tokens]
+        assert is_best == all(other == (accuracy, tokens) for other in no_worse)
+
+
+def test_nothing_is_said_of_what_matters_after_a_few_trials(found):
+    assert json.loads(found.shown.stdout)["importance"] == {}
 
 
 def test_recipes_are_saved_and_no_checkpoint_is(found):
@@ -146,15 +162,45 @@ def test_another_space_does_not_go_into_the_folder(found):
 # ── without a model ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_front_is_of_those_that_none_beats():
-    def one(accuracy, tokens):
-        metrics = SimpleNamespace(mean=SimpleNamespace(value=accuracy), tokens=SimpleNamespace(value=tokens))
-        return search.Finalist("x", None, {}, None, None, (metrics,), False)
+@pytest.mark.parametrize(
+    ("damage", "num_left", "num_told"),
+    [
+        (lambda lines: lines, 3, 0),
+        (lambda lines: [*lines[:-1], lines[-1][:20]], 2, 1),  # cut off at the end
+        (lambda lines: [*lines[:-1], lines[-1][:20] + lines[-1]], 3, 1),  # cut off, and gone on behind it
+        (lambda lines: [*lines[:-1], b"\0" * 50, lines[-1]], 3, 1),  # a block that never came to the disk
+        (lambda lines: [*lines, b"[" * 100_000], 3, 1),
+    ],
+)
+def test_a_torn_line_of_the_study_costs_what_it_said_and_a_lock_left_behind_nothing(
+    tmp_path, damage, num_left, num_told
+):
+    import optuna
 
-    points = [(0.5, 10), (0.6, 10), (0.9, 50), (0.9, 40), (0.8, 45), (0.6, 10)]
-    marked = search._marked([one(*point) for point in points])
-    assert [finalist.is_best for finalist in marked] == [False, True, False, True, False, True]
-    assert replace(marked[0], is_best=True).accuracy == 0.5
+    told = []
+
+    def opened(about="x"):
+        return open_study(tmp_path, about, "random", 0, 9, told.append)
+
+    with opened() as study:
+        for number in range(3):
+            study.add_trial(optuna.trial.create_trial(values=[number, 1.0]))
+    path = tmp_path / STUDY
+    path.write_bytes(b"\n".join(damage(path.read_bytes().splitlines())))
+    (tmp_path / f"{STUDY}.lock").symlink_to(path)
+    with opened() as study:
+        assert [trial.values[0] for trial in study.trials] == list(range(num_left))
+        study.add_trial(optuna.trial.create_trial(values=[9.0, 1.0]))
+    with opened() as study:
+        assert len(study.trials) == num_left + 1
+    assert len(told) == num_told
+    with pytest.raises(RunError, match="another space"), opened("y"):
+        pass
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="the study is a link"), opened():
+        pass
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_parts_are_layer_groups_times_module_kinds_after_those_that_are_named():

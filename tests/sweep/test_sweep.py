@@ -227,6 +227,15 @@ def test_points_off_the_dial_have_their_own_recipe_and_sampler(bench):
     assert {(one.point, one.lam) for one in bench.read()} == {("λ=1", 1.0), (point["name"], None)}
 
 
+def test_two_points_with_the_same_weights_have_their_own_samples(bench):
+    twin = {"name": "twin", "recipe": {"lambda": 0.5}}
+    assert bench.sweep(lambdas="0.5", points=[twin], samples=1) == 8
+    assert len({entry.identity for entry in RunFile.load(bench.out).entries}) == 1
+    assert sorted(one.point for one in bench.read()) == ["twin"] * 4 + ["λ=0.5"] * 4
+    assert bench.sweep(lambdas="0.5", points=[twin], samples=2) == 8
+    assert {(one.point, one.number) for one in bench.read()} == {("twin", 1), ("twin", 2), ("λ=0.5", 1), ("λ=0.5", 2)}
+
+
 def test_a_run_can_be_moved_and_describes_itself(bench, tmp_path):
     bench.sweep(lambdas="0.5")
     before = bench.read()

@@ -118,7 +118,7 @@ def search(
     file = SpaceFile.load(space)
     file = file if trials is None else file.model_copy(update={"trials": trials})
     with sweep_bar() as on_progress:
-        found = optuna_search.run(file, out, on_progress=on_progress, tell=lambda text: typer.echo(text, err=True))
+        found = optuna_search.run(file, out, on_progress=on_progress)
     if as_json:
         show_json(optuna_search.to_json(found))
     else:

@@ -94,6 +94,11 @@ class Entry(Strict):
     current: bool = True  # False: superseded by other settings; its logs are kept and not read
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from other entries: two points may have the same weights, and so the same identity."""
+        return self.folder, self.identity
+
+    @property
     def status(self) -> str:
         """`done` when all parts are; `failed` when one is; else `planned`."""
         states = {part.status for part in self.parts}

@@ -7,8 +7,8 @@ folder `held-out`, beside the plain dial. Stopped and started again it goes on w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,23 +22,25 @@ from interpole.engines.process import EngineProcess
 from interpole.errors import InterpoleError, RunError
 from interpole.files import content_hash, write_atomic
 from interpole.merging.recipe import build
-from interpole.runs.runfile import exclusive
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
+from interpole.search.study import open_study
 from interpole.sweep import run as sweep
 from interpole.sweep.config import PointConfig, SweepConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import OnProgress, engine_of
+from interpole.sweep.run import OnProgress, SweepProgress, engine_of
 from interpole.tasks import Benchmark
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["HELD_OUT", "RESULT", "STUDY", "Finalist", "Result", "run", "to_json"]
+__all__ = ["HELD_OUT", "RESULT", "Finalist", "Result", "run", "to_json"]
 
-STUDY, HELD_OUT, RESULT = "study.journal", "held-out", "search.json"
-"""In the folder: Optuna's study, the run of the finalists on the questions held out, and what came of it all."""
+HELD_OUT, RESULT = "held-out", "search.json"
+"""In the folder: the run of the finalists on the questions held out, and what came of it all."""
+MIN_TRIALS = 20
+"""Of fewer nothing is said about what matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +84,24 @@ def run(
     out: Path,
     *,
     on_progress: OnProgress = lambda _: None,
-    tell: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Search, then measure the best on the questions held out.
 
     Args:
         file: what to vary, and on what.
         out: the folder; made, or continued.
-        on_progress: told of every answer of the last sweep.
-        tell: told of every trial.
+        on_progress: told of every trial, and of every answer of the last sweep.
 
     Raises:
         InterpoleError: Optuna is not installed, the file does not fit the models, or the folder holds another search.
     """
     planned = Plan(file.sweep)
+    num_tried = 0
+
+    def tell(text: str) -> None:
+        point = f"trial {num_tried}" if num_tried else ""
+        on_progress(SweepProgress("search", point, done=num_tried, total=file.trials, message=text))
+
     if foreign := next((name for name, bench in planned.benchmarks.items() if bench.foreign), None):
         raise RunError(f"task {foreign} is asked and graded in its own way", remedy="search on another task")
     seen, kept = _split(planned.benchmarks.values(), file.held_out, file.sweep.seed)
@@ -103,14 +109,23 @@ def run(
     for method in file.space.methods:  # what does not fit is said before the first trial
         space = file.space.model_copy(update={"methods": {method: file.space.methods[method]}})
         planned.point(point_of("first", space, parts, lambda _, vary: _first(vary))).fingerprint  # noqa: B018
-    with _study(file, out, planned) as study, engine_of(planned, tell) as engine:
+    for name in ("answers", "recipes", HELD_OUT):
+        if (out / name).is_symlink():
+            raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
+    about = _about(file, planned)
+    with (
+        open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell) as study,
+        engine_of(planned, tell) as engine,
+    ):
         trials = _Trials(file, out, planned, engine, seen, parts)
         for values in uniform(file.space, list(parts)):
             study.enqueue_trial(values, skip_if_exists=True)
         trials.finish(study)
-        while _num_tried(study) < file.trials:
+        num_tried = _num_tried(study)
+        while num_tried < file.trials:
             found = trials.try_one(study)
-            tell(f"trial {_num_tried(study)} of {file.trials}: {found}")
+            num_tried = _num_tried(study)
+            tell(f"trial {num_tried} of {file.trials}: {found}")
         result = _finals(file, out, planned, engine, study, kept, parts, on_progress)
     result = replace(
         result,
@@ -168,39 +183,10 @@ def _draw(trial: Trial, name: str, vary: Vary) -> Any:
     return trial.suggest_float(name, float(vary.low), float(vary.high))
 
 
-@contextmanager
-def _study(file: SpaceFile, out: Path, planned: Plan) -> Iterator[Study]:
-    """The study in the folder, made or opened; others are kept from the folder meanwhile."""
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise RunError(f"Optuna is not installed: {error}", remedy="pip install 'interpole[search]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    about = content_hash(
-        [
-            file.model_dump(mode="json", exclude={"trials", "finalists"}),
-            {n: s.fingerprint for n, s in planned.sources.items()},
-        ]
-    )
-    with exclusive(out):
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(out / STUDY))),
-            study_name="interpole",
-            load_if_exists=True,
-            directions=["maximize", "minimize"],
-        )
-        if study.user_attrs.setdefault("about", about) != about:
-            raise RunError("the folder holds a search of another space or pair", out, "choose another --out")
-        study.set_user_attr("about", about)
-        seed = file.sweep.seed + len(study.trials)
-        study.sampler = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
-            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=min(24, file.trials)),
-            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        }[file.algorithm]()
-        yield study
+def _about(file: SpaceFile, planned: Plan) -> str:
+    """Hash of what is searched: everything but how long."""
+    sources = {name: source.fingerprint for name, source in planned.sources.items()}
+    return content_hash([file.model_dump(mode="json", exclude={"trials", "finalists"}), sources])
 
 
 def _num_tried(study: Study) -> int:
@@ -360,6 +346,8 @@ def _importance(study: Study) -> dict[str, dict[str, float]]:
         "tokens": lambda trial: trial.values[1],
     }
     found: dict[str, dict[str, float]] = {}
+    if sum(trial.state.name == "COMPLETE" for trial in study.trials) < MIN_TRIALS:
+        return found
     for name, target in targets.items():
         with suppress(ValueError, RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")

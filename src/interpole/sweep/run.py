@@ -170,12 +170,12 @@ class _Job:
 
 def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) -> list[_Job]:
     """All jobs, point by point so that weights move once per point; parts that earlier runs made are taken over."""
-    known = {entry.identity: entry for entry in (existing.entries if existing else ())}
+    known = {entry.key: entry for entry in (existing.entries if existing else ())}
     jobs = []
     for point in planned.points:
         for benchmark in planned.benchmarks.values():
             entry = planned.entry(benchmark, point, engine)
-            before = known[entry.identity].parts if entry.identity in known else ()
+            before = known[entry.key].parts if entry.key in known else ()
             parts = missing_parts(before, benchmark.k)
             jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
     return jobs
@@ -205,8 +205,8 @@ class _Sweep:
                     if part.status != "done":
                         made = part.model_copy(update={"status": "failed", "error": problem})
                         self._record(job, made if problem else self._evaluate(job, part))
-        ours = {job.entry.identity for job in self._work}
-        failed = tuple(entry for entry in self._file.entries if entry.identity in ours and entry.status == "failed")
+        ours = {job.entry.key for job in self._work}
+        failed = tuple(entry for entry in self._file.entries if entry.key in ours and entry.status == "failed")
         tell = self._tell
         return Summary(self._file, tell.num_generated, tell.num_tokens, tell.seconds, failed)
 
@@ -246,7 +246,7 @@ class _Sweep:
 
     def _record(self, job: _Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
-        before = next(entry for entry in self._file.entries if entry.identity == job.entry.identity)
+        before = next(entry for entry in self._file.entries if entry.key == job.entry.key)
         parts = tuple(made if part.first_sample == made.first_sample else part for part in before.parts)
         after = before.model_copy(update={"parts": parts})
         entries = tuple(after if entry is before else entry for entry in self._file.entries)
@@ -357,9 +357,8 @@ def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]
         for task, (name, benchmark) in zip(config.tasks, planned.benchmarks.items(), strict=True)
     }
     ours = {(entry.task, entry.point) for entry in entries}
-    old = [
-        entry for entry in (existing.entries if existing else ()) if entry.identity not in {e.identity for e in entries}
-    ]
+    keys = {entry.key for entry in entries}
+    old = [entry for entry in (existing.entries if existing else ()) if entry.key not in keys]
     kept = [
         entry.model_copy(
             update={

@@ -1,0 +1,119 @@
+"""Optuna's study in a search's folder: opened, mended after a crash, with nobody else's at the same time.
+
+Optuna's journal is one JSON object a line. Its own lock is a file that a killed search leaves behind, and the next one would wait
+for; the folder's lock (`interpole.runs.runfile.exclusive`) goes with its process, so that is the one that is held.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interpole.errors import RunError
+from interpole.files import open_regular, write_atomic
+from interpole.runs.runfile import exclusive
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["STUDY", "open_study"]
+
+STUDY = "study.journal"
+"""Optuna's study, in the folder of a search."""
+NAME = "interpole"
+START = b'{"op_code":'  # of every line of Optuna's
+
+
+@contextmanager
+def open_study(
+    out: Path, about: str, algorithm: str, seed: int, num_trials: int, tell: Callable[[str], None]
+) -> Iterator[Study]:
+    """The study in the folder `out`, made or opened; others are kept from the folder meanwhile.
+
+    Args:
+        out: the folder.
+        about: hash of what is searched; a study of something else is refused.
+        algorithm: tpe, nsga2 or random.
+        seed: of the algorithm; trials that are there are counted in.
+        num_trials: how many there shall be.
+        tell: told what was mended.
+
+    Raises:
+        RunError: Optuna is not installed, the study cannot be read, or is about something else.
+    """
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise RunError(f"Optuna is not installed: {error}", remedy="pip install 'interpole[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with exclusive(out):
+        path = out / STUDY
+        if num_lost := _mend(path):
+            tell(f"{path}: {num_lost} lines were torn and are left out")
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_FolderIsLocked()))
+            study = optuna.create_study(
+                storage=storage, study_name=NAME, load_if_exists=True, directions=["maximize", "minimize"]
+            )
+            found = study.user_attrs.get("about", about)
+        except Exception as error:  # whatever a damaged study makes Optuna raise
+            what = f"the study cannot be read: {type(error).__name__}: {error}"
+            raise RunError(what, path, "choose another --out") from error
+        if found != about:
+            raise RunError("the folder holds a search of another space or pair", out, "choose another --out")
+        study.set_user_attr("about", about)
+        seed += len(study.trials)
+        study.sampler = {
+            "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
+            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=min(24, num_trials)),
+            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        }[algorithm]()
+        yield study
+
+
+class _FolderIsLocked:
+    """The lock that Optuna asks for: whoever opens a study holds that of its folder."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _mend(path: Path) -> int:
+    """Leave out of a journal what a crash tore, and what is glued to it on its line. Returns how many lines were torn."""
+    if path.is_symlink():
+        raise RunError("the study is a link", path, "remove it, or choose another --out")
+    try:
+        with open_regular(path) as file:
+            content = file.read()
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise RunError(f"the study cannot be read: {error.strerror}", path, "choose another --out") from error
+    kept, num_torn = [], 0
+    for line in content.split(b"\n"):
+        if not line or _is_whole(line):
+            kept.append(line)
+            continue
+        num_torn += 1
+        starts = [at for at in range(1, len(line)) if line.startswith(START, at)]
+        kept += [rest for at in starts[-1:] if _is_whole(rest := line[at:])]
+    mended = b"\n".join(line for line in kept if line)
+    mended += b"\n" if mended else b""
+    if mended != content:
+        write_atomic(path, mended, durable=True)
+    return num_torn
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
