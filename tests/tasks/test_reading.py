@@ -276,6 +276,22 @@ def work(monkeypatch, text, read):
     return steps
 
 
+def unbounded(part):
+    """Whether a parsed pattern has a repeat without an upper bound anywhere."""
+    if not isinstance(part, list | tuple | re._parser.SubPattern):
+        return False
+    is_repeat = isinstance(part, tuple) and str(part[0]).endswith("REPEAT")
+    return (is_repeat and part[1][1] is re._constants.MAXREPEAT) or any(unbounded(inner) for inner in part)
+
+
+def test_every_quantifier_of_the_readers_is_bounded():
+    assert unbounded(re._parser.parse("a(b|c(d*))"))
+    for module in (statements, letters, expressions, reading):
+        patterns = {name: value for name, value in vars(module).items() if isinstance(value, re.Pattern)}
+        assert patterns
+        assert [name for name, one in patterns.items() if unbounded(re._parser.parse(one.pattern, one.flags))] == []
+
+
 @pytest.mark.parametrize("piece", REPEATED)
 def test_twice_the_text_is_at_most_twice_the_work(piece, monkeypatch):
     for read in (lambda text: reading.read_choice(text, 4), reading.read_short, expressions.stated):

@@ -78,7 +78,7 @@ def _row(line: bytes, number: int, place: str) -> tuple[str, dict[str, Any]] | N
 
 
 def _check_values(row: dict[str, Any], place: str) -> None:
-    """Refuse what would fail later, when problems are hashed or logged: depth, NaN, half a character."""
+    """Refuse what would fail later, when problems are hashed or logged: depth and NaN."""
     level: list[Any] = [row]
     for _ in range(MAX_DEPTH):
         level = [
@@ -91,10 +91,7 @@ def _check_values(row: dict[str, Any], place: str) -> None:
         raise TaskError(f"nested more than {MAX_DEPTH} levels deep", where=place, remedy="keep the fields flat")
     for key, value in row.items():
         try:
-            json.dumps([key, value], ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            what = f"{key!r}: half of a surrogate pair, which is no character"
-            raise TaskError(what, where=place, remedy=r"write both halves, e.g. \ud83d\ude00") from None
+            json.dumps([key, value], allow_nan=False)
         except ValueError:
             raise TaskError(
                 f"{key!r}: NaN and Infinity are no JSON numbers", where=place, remedy="write a text"

@@ -28,16 +28,23 @@ _DASH_AS_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\s{0,2}[\d\\.(])")
 
 # ── what is found ────────────────────────────────────────────────────────────────────────────────────────────────
 
-_ANNOUNCED = re.compile(rf"{ANNOUNCED}(?:not\s[^\n.;]{{1,40}}?[,\s]but\s(?:rather\s)?)?", re.IGNORECASE)
+_ANNOUNCED = re.compile(rf"{ANNOUNCED}(?:not\s[^\n.;]{{1,40}}?[,\s](?:but(?:\srather)?|it's|it\sis)\s)?", re.IGNORECASE)
 _UNSURE_BEFORE = re.compile(
-    r"(?:\bif|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$", re.IGNORECASE
+    r"(?:\bif|\bdoubt|\bunlikely|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst|\bnaive|\btempting|\binitial|\bprevious"
+    r"|\bearlier|\boriginal|\bobvious|\bintuitive)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$",
+    re.IGNORECASE,
 )
+_NOT_BEFORE = re.compile(r"\bnot\s{1,2}(?:\$|\\\(|\*){0,3}$", re.IGNORECASE)
+_CONDITIONAL = re.compile(
+    r"[\s*_$)\\]{0,6}\s(?:if|unless|when|or\s(?:more|less|so|fewer|above|below))\b", re.IGNORECASE
+)
+_BOUNDED = re.compile(r"\bor\s(?:more|less|fewer|greater|above|below)\b|\bat\s(?:least|most)\b|\b(?:more|less)\sthan\b")
 _DELIMITED = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(([^\n]{1,2000}?)\\\)|\\\[([\s\S]{1,2000}?)\\\]"
 )
-_SKIP = re.compile(r"[\s*_`\"“”「『:>]{0,12}")
+_SKIP = re.compile(r"[\s*_`\"“”「『:>]{0,12}(?:(?<=\n)[-•+]\s{1,3})?")
 _SMALL_WORDS = "or|pi|ln|it|is|so|we|be|to|of|in|at|an|as|by|if|no|do|he|me|my|us|up|on"
-_LETTERS = rf"(?<![A-Za-z])(?!(?:{_SMALL_WORDS})(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
+_LETTERS = rf"(?<![A-Za-z])(?!(?i:{_SMALL_WORDS})(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
 _PLAIN_MATH = re.compile(
     r"(?:\\[A-Za-z]{1,20}|\\[{},;:! %$]|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln|exp|or|and)(?![A-Za-z])"
     rf"|{_LETTERS}|[\d\s.,+\-*/^_=(){{}}\[\]|!%°√π∞·×÷²³$]){{1,400}}+"
@@ -47,10 +54,18 @@ _MORE_NUMBERS = re.compile(
     re.IGNORECASE,
 )
 _RANGE = re.compile(r"\s{0,2}(?:to|-|–|—|\.\.\.?|~|至|bis|à)\s{0,2}\$?[-+]?\d", re.IGNORECASE)
-_GOES_ON = re.compile(r"\s{0,2}[+*^/=_!<>≤≥≠≈×·÷√(\\{\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})")
-_UNIT = re.compile(r"(?:\s{0,2}\\?%|\s{0,2}°|\s{0,2}percent\b|\s{0,2}degrees?\b)", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r":\d|\s{0,2}\*(?!\*)|\s{0,2}[+^/=_!<>≤≥≠×·÷√±(\\{\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})"
+)
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_UNIT = re.compile(
+    r"(?:\s{1,2}(?:hundred|thousand|million|billion|trillion)\b|\s{0,2}\\?%|\s{0,2}°|\s{0,2}percent\b|\s{0,2}degrees?\b)",
+    re.IGNORECASE,
+)
 _COMPARED = re.compile(r"[<>≤≥≠≈≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|approx|sim|in|leqslant|geqslant)(?![a-z])")
-_END = re.compile(r"\.(?=\s|$|[*_`\"”])|[;。；!？?]|\n|,\s(?=[A-Za-z]{3})|\s[-–—(](?=\s?[A-Za-z]{3})")
+_END = re.compile(
+    r"\s{0,2}(?:≈|\\approx(?![a-z]))|\.(?=\s|$|[*_`\"”])|[;。；!？?]|\n|,\s(?=[A-Za-z]{3})|\s[-–—(](?=\s?[A-Za-z]{3})"
+)
 
 
 class _Value(NamedTuple):
@@ -66,16 +81,23 @@ def stated(text: str) -> str | None:
     only bounds it.
     """
     text = fold(text)
-    found = [(box.begin, text[box.start : box.stop]) for box in boxes(text) if not asked_back(text, box.end)]
+    found = [(box.begin, text[box.start : box.stop]) for box in boxes(text) if _stands(text, box.begin, box.end)]
     for match in _ANNOUNCED.finditer(text):
         if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
             continue
         value = _value_at(text, match.end())
-        if value and not asked_back(text, value.end) and not boxes(value.expression):
+        if value and _stands(text, match.end(), value.end) and not boxes(value.expression):
             found.append((match.end(), value.expression))
     if found:
-        return max(found, key=lambda one: one[0])[1]
-    return _concluded(last_line(text))
+        expression = max(found, key=lambda one: one[0])[1]
+        return None if len(expression) > MAX_LENGTH or _BOUNDED.search(expression) else expression
+    return _concluded(text)
+
+
+def _stands(text: str, begin: int, end: int) -> bool:
+    """Whether what lies there is neither denied, nor put in question, nor true on a condition only."""
+    denied = _NOT_BEFORE.search(text[max(0, begin - 12) : begin])
+    return not (denied or asked_back(text, end) or _CONDITIONAL.match(text, end))
 
 
 def _value_at(text: str, position: int) -> _Value | None:
@@ -134,42 +156,85 @@ def _math_at(text: str, start: int) -> _Value | None:
 
 # ── the last sentence ────────────────────────────────────────────────────────────────────────────────────────────
 
+_LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
+_ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
+_DENIED_BEFORE = re.compile(r"\bnot\s[^,;]{1,40}?(?:[,;—]\s{0,2}|\s)(?:but\s|(?=it's\s|it\sis\s))", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})[^()]{1,80}\)$"
+    r"|,\s(?:as|which|and\swe|so\swe|since|because|for|completing)\b[^\d]{0,80}$",
+    re.IGNORECASE,
+)
+_LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
 _SENTENCES = re.compile(r"(?<=[.!;?])\s{1,8}|[。；;]\s{0,4}")
 _DENIED_AFTER = re.compile(r"[,;]?\s{1,3}(?:and\s|but\s)?not\s\S{1,40}$|\s{0,2}\(not\s[^()]{1,40}\)$", re.IGNORECASE)
+_NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE)
 _DOUBT = re.compile(
     r"\b(?:if|were|whether|maybe|perhaps|guess\w{0,3}|probably|possibly|might|may|could|cannot|unless|suppose|assum\w{1,3}|try|not|never|no|neither"
     r"|between|wrong|incorrect|fails?|unsure|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan"
-    r"|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b",
+    r"|doubt|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b",
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
     r"(?:=|:|\b(?:equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
-    r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|est|es|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
-    r"[\s*_`]{0,6}",
+    r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|est|vaut|donne|es|vale|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
+    r"(?:\s{1,2}(?:exactly|simply|just|only|therefore|thus|then|indeed|now)\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
 _UNITS_AFTER = re.compile(
-    r"[\s*_`$)\\\]]{0,6}(?:\s{0,2}[^\W\d_]{1,20}[²³]?\.?){0,5}[\s*_`.!]{0,6}$|(?:です|である|个|個|元)[.。]?$"
+    r"(?!\s{0,2}(?:is|was|are|were|fails?|works?)\b)[\s*_`$)\\\]]{0,6}(?:\s{0,2}[^\W\d_]{1,20}[²³]?(?:/[a-z]{1,8})?\.?){0,5}[\s*_`.!]{0,6}$|(?:です|である|个|個|元)[.。]?$"
 )
 
 
-def _concluded(line: str) -> str | None:
-    """What the last sentence of a line comes to."""
-    sentences = [one for one in _SENTENCES.split(line[-MAX_LENGTH:]) if re.search(r"[\w\\]", one)]
+def _concluded(text: str) -> str | None:
+    """What the last sentence comes to, or a first line that is a value and nothing else."""
+    text = _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")
+    last = _sentence(last_line(text))
+    if last and (bare := _bare(last)):
+        return bare
+    first = text.strip().split("\n", 1)[0].strip(" \t*_`>#").rstrip(".。")
+    if number := _number_at(first, 0):
+        return number.expression if number.end == len(first) else _conclusion(last)
+    return _conclusion(last)
+
+
+def _sentence(line: str) -> str | None:
+    """The last sentence of a line without asides and denials; None where it asks, doubts, denies or compares."""
+    sentences = [one for one in _SENTENCES.split(_ARROW.sub(": ", line[-MAX_LENGTH:])) if re.search(r"[\w\\]", one)]
+    while len(sentences) > 1 and not re.search(r"[\d\\]", sentences[-1]) and len(sentences[-1].split()) < 4:
+        sentences.pop()
     if not sentences:
         return None
-    sentence = _DENIED_AFTER.sub("", sentences[-1].strip(" \t*_`>#").rstrip(".。").strip(" \t*_`"))
-    if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence):
-        return None
+    sentence = sentences[-1].strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
+    sentence = _DENIED_BEFORE.sub("", _ASIDE.sub("", _DENIED_AFTER.sub("", sentence)))
+    return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
+
+
+def _bare(sentence: str) -> str | None:
+    """A sentence that is a value and nothing else, or begins with one: "70", "$b = 70$", "70 apples", "70 is the answer"."""
     delimited = _DELIMITED.fullmatch(sentence)
-    bare = next(group for group in delimited.groups() if group is not None).strip() if delimited else sentence
+    bare = next(group for group in delimited.groups() if group is not None) if delimited else sentence
+    bare = bare.strip(" \t:=")
     if delimited or _PLAIN_MATH.fullmatch(bare):
-        return bare if re.search(r"\d|\\[a-z]", bare) or delimited else None
-    if (whole := _number_at(sentence, 0)) and _UNITS_AFTER.match(sentence, whole.end):
-        return whole.expression
-    for verb in reversed(list(_COMES_TO.finditer(sentence))):
+        return bare if _solved(bare) and (re.search(r"\d|\\[a-z]", bare) or delimited) else None
+    whole = _number_at(sentence, 0)
+    named = whole and (_UNITS_AFTER.match(sentence, whole.end) or _NAMED_AFTER.match(sentence, whole.end))
+    return whole.expression if whole and named else None
+
+
+def _solved(expression: str) -> bool:
+    """Whether an equation says what a variable is, and not twice it or its square."""
+    return "=" not in expression or not _LEFT_SIDE.search(expression[: expression.rindex("=")])
+
+
+def _conclusion(sentence: str | None) -> str | None:
+    """The value behind the last verb or equality sign of a sentence."""
+    for verb in reversed(list(_COMES_TO.finditer(sentence or ""))):
+        assert sentence is not None
         value = _value_at(sentence, verb.end())
-        if value and _UNITS_AFTER.match(sentence, value.end):
+        if verb[0].strip() == "=" and _LEFT_SIDE.search(sentence[: verb.start()]):
+            continue
+        ends = value and (_UNITS_AFTER.match(sentence, value.end) or _NAMED_AFTER.match(sentence, value.end))
+        if value and ends and _solved(value.expression):
             return value.expression
     return None
 
@@ -189,7 +254,8 @@ _STYLE = re.compile(
     r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm)\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
 )
 _TEXT_UNIT = re.compile(
-    r"(?<=[\d}])(?:\s|~|\\[,; ]){0,4}\\(?:text|mathrm|textrm|mbox|operatorname)\s{0,2}\{[^{}]{0,60}\}(?:\^\{?[23]\}?)?\s{0,4}$"
+    r"(?<=[\d}])(?:\s|~|\\[,; ]){0,4}\\(?:text|mathrm|textrm|mbox|operatorname)\s{0,2}\{"
+    r"(?!\s{0,2}(?:or|and|if|when|more|less|at|to|plus)\b)[^{}]{0,60}\}(?:\^\{?[23]\}?)?\s{0,4}$"
 )
 _PLAIN_UNIT = re.compile(
     r"(?<=[\d}])\s{1,3}(?:(?:cm|mm|km|kg|mg|ml|mi|ft|in)(?:\^?[23²³])?|[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,3})\s{0,4}$"
@@ -202,6 +268,25 @@ _HUNDREDTHS = re.compile(
     r"([-+]?[\d.]{1,60}|[-+]?\\d?frac\s{0,2}\{[^{}]{1,60}\}\{[^{}]{1,60}\})\s{0,2}(?:\\?%|\s?percent)\s{0,2}"
 )
 _MONEY = re.compile(r"^(-?)\s{0,2}(?:\\\$|[$€£¥])\s{0,2}(?=[\d.])")
+_SCALED = re.compile(
+    r"([-+]?[\d.]{1,60})\s{0,2}(?:\\text\{\s{0,2})?(hundred|thousand|million|billion|trillion)\b\s{0,2}\}?.{0,40}",
+    re.IGNORECASE,
+)
+_OR = re.compile(
+    r"\s{0,4}(?:\\(?:quad|qquad|;|,)\s{0,2})?(?:\\(?:text|mathrm|textrm)\s{0,2}\{\s{0,3}(?:or|and)\s{0,3}\}"
+    r"|(?<=\s)(?:or|and)(?=\s))(?:\s{0,2}\\(?:quad|qquad|;|,))?\s{0,4}"
+)
+_WRITTEN = (
+    (re.compile(r"√\s?(?:\(([^()]{1,60})\)|(\d{1,40}|[a-z]))"), r"\\sqrt{\1\2}"),
+    (re.compile(r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,60})\)"), r"\\sqrt{\1}"),
+    (re.compile(r"\s?\*\s?|·"), r"\\cdot "),
+    (re.compile(r"×"), r"\\times "),
+    (re.compile(r"π"), r"\\pi "),
+    (re.compile(r"∞"), r"\\infty "),
+    (re.compile(r"²"), "^2"),
+    (re.compile(r"³"), "^3"),
+)
+_SOLUTION = re.compile(r"\s{0,2}([A-Za-z])\s{0,2}=\s{0,2}([^=<>,]{1,200})")
 _ASSIGNED = re.compile(r"^[^=<>,]{1,200}=")
 
 
@@ -219,12 +304,23 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     asked for.
     """
     text = _DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`")
-    text = text.removeprefix("$").removesuffix("$").strip() if text.count("$") == 2 else text
+    text = text.strip("$").rstrip(".,;:。").strip()
     text = _STYLE.sub(r"\1", _MONEY.sub(r"\1", text))
     text = _GROUPED.sub(lambda number: re.sub(r"\D", "", number[0]), text)
     text = re.sub(r"\\(?:[,;:!]|displaystyle(?![a-z]))|~", " ", text).strip()
+    text = _ARROW.sub(" ", text).strip() if _ARROW.match(text) else text
+    for pattern, written in _WRITTEN:
+        text = pattern.sub(written, text)
+    text = _OR.sub(", ", text)
+    solutions = [_SOLUTION.fullmatch(part) for part in text.split(",")]
+    if len(solutions) > 1 and len({one[1] for one in solutions if one}) == 1 and all(solutions):
+        text = ", ".join(one[2].strip() for one in solutions if one)
     text = _DEGREES.sub(lambda _: r"\cdot\frac{\pi}{180}" if asked.radians else "", text)
+    if scaled := _SCALED.fullmatch(text):
+        return [f"{scaled[1]} \\cdot 10^{{{_SCALES[scaled[2].lower()]}}}"]
     text = _PLAIN_UNIT.sub("", _TEXT_UNIT.sub("", text)).strip()
+    if sum_of := re.fullmatch(r"[\d\s+\-*/.]{1,400}=\s{0,4}([^=<>,]{1,400})", text):
+        text = sum_of[1].strip()
     if chain := re.fullmatch(r"[^=<>,]{1,400}=\s{0,4}([^=<>,]{1,400}=\s{0,4}){1,8}([^=<>,]{1,400})", text):
         text = chain[2].strip()
     hundredths = _HUNDREDTHS.fullmatch(text) or _HUNDREDTHS.fullmatch(_ASSIGNED.sub("", text, count=1).strip())

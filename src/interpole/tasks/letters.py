@@ -19,51 +19,65 @@ _NAMES = (
     r"(?:(?:option|choice|letter|alternative|answer|opción|opção|alternativa|opzione|lettre|letra|buchstabe|вариант|буква|选项|選項|選択肢"
     r"|[ao](?=\s(?:letra|opção|alternativa))|la|le|el|die|der|das|the|только|not\s(?:[A-Z]\b|option\s[A-Z]\b)[,\s]{1,3}but(?:\srather)?)\s{0,3}){0,3}"
 )
-_JUDGED = r"(?:correct|right|best|true|proper|appropriate|likely)"
+_JUDGED = (
+    r"(?:correct[ae]?|right|best|true|proper|appropriate|likely|final|chosen|richtig|korrekt|bonne|juste|correta|corretta|верн\w{1,3}"
+    r"|правильн\w{1,3})"
+)
+_ANSWER = (
+    r"(?:option|choice|answer|statement|opción|opção|opzione|antwort|réponse|respuesta|resposta|risposta|вариант|ответ)"
+)
 _BE = r"(?:is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
 _STATED = re.compile(
     rf"(?:{ANNOUNCED}"
     rf"|\b{_JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
     r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son)\s{1,2}"
-    r"|(?<!不)(?:选择|選擇|选|選)[为為项項:]{0,2}\s{0,2}|\banswer\s{1,2}(?=[(\[*]{0,3}[A-Z]\b)"
+    r"|(?<!不)(?:选择|選擇|选|選)[为為项項:]{0,2}\s{0,2}"
+    rf"|\b{_ANSWER}\s{{1,2}}(?=[(\[*]{{0,3}}[A-Z][)\]*]{{0,3}}\s{{0,2}}(?:[.\n,;:—]|$))"
     rf"){_NAMES}",
     re.IGNORECASE,
 )
 _POINTED_AT = re.compile(
     r"(?:(?:\b(?:must|has\sto|have\sto|should|can\sonly)\sbe|\b(?:is|are|matches|matching|gives|means|fits|leaves|leaving"
-    rf"|corresponds\sto|leads\sto|points\sto)\s(?:only\s|therefore\s|thus\s)?(?=(?:the\s)?(?:option|choice|answer)\b))\s{{0,3}}{_NAMES})",
+    rf"|corresponds\sto|leads\sto|points\sto|lies\sin)\s(?:only\s|therefore\s|thus\s)?"
+    rf"(?=(?:the\s)?(?:option|choice|answer)\b|[(\[*]{{1,3}}[A-Z][)\]*]))\s{{0,3}}{_NAMES})",
     re.IGNORECASE,
 )
 _VERDICT = re.compile(
-    r"(?P<only>\bonly\s)?(?P<named>\b(?:option|choice|answer|statement)\s{1,2})?(?<![\w'’\-])(?P<open>[(\[*_`\"'“]{0,4})(?P<letter>[A-Za-z])"
-    r"(?P<close>[)\]*_`\"'”.]{0,4})\s{1,2}(?P<said>is|was|must\sbe|would\sbe|has\sto\sbe|satisf\w{1,4}|works|fits|remains|holds|match\w{0,2})\b"
-    rf"(?P<rest>\s(?:the\s|indeed\s|clearly\s|therefore\s|thus\s|only\s|definitely\s){{0,3}}(?:{_JUDGED}|answer)\b)?",
+    rf"(?P<only>\bonly\s)?(?P<named>\b{_ANSWER}\s{{1,2}})?(?<![\w'’\-])(?P<open>[(\[*_`\"'“]{{0,4}})(?P<letter>[A-Za-z])"
+    r"(?P<close>[)\]*_`\"'”.]{0,4})\s{1,2}(?P<said>it\sis(?=[.!]|$)|is|was|must\sbe|would\sbe|has\sto\sbe|(?:seems|appears)(?:\sto\sbe)?"
+    r"|ist|est|es|é|è|это|the(?=\s(?:correct|right|best))|satisf\w{1,4}|works|fits|remains|holds|match\w{0,2})\b"
+    rf"(?P<rest>\s(?:(?:the|indeed|clearly|therefore|thus|only|definitely|la|le|el|die|der|das|a)\s){{0,3}}(?:{_JUDGED}|answer)\b)?",
     re.IGNORECASE,
 )
+_VERDICT_AFTER = re.compile(r"([A-Z])(?:が|是|は|项|項){1,2}(?:正しい|正解|正确|正確|对的|對的)")
 _CONCLUDED = re.compile(
-    r"[\s*_>]{0,8}(?:(?:therefore|thus|hence|so|finally|conclusion|it\sis|it's|that\sis|that's|this\sis|i\ssay)\b[\s,:*_]{0,4}){1,3}"
-    rf"{_NAMES}",
+    r"(?:(?:(?:^|\b)(?:therefore|thus|hence|so|finally|conclusion|it\sis|it's|that\sis|that's|this\sis|i\ssay|leaving|leaves)\b"
+    rf"|→|⇒|∴|[=-]>)[\s,:*_]{{0,4}}){{1,3}}{_NAMES}|^[\s*_>#]{{0,8}}(?=(?:option|choice|opción|opção|opzione|вариант)\s){_NAMES}",
     re.IGNORECASE,
 )
 _OPENING = re.compile(
     r"[\s*_$`'\"“‘«「『(\[{<>:]{0,12}(?:\\(?:f?boxed|fbox|text[a-z]{0,6}|math[a-z]{0,6}|\(|\[)[\s{*_($\[]{0,8}){0,4}"
 )
-_CLOSING = re.compile(r"(?:[*_`\"”’」』)\]}$»<]|'(?![A-Za-z])|\\[)\]]){0,10}")
+_CLOSING = re.compile(r"(?:_(?![\w{])|[*`\"”’」』)\]}$»<]|'(?![A-Za-z])|\\[)\]]){0,10}")
 _GLUED = re.compile(r"[\w'’+=°^/\\@#&~%-]|\.[A-Za-z]")
 _SECOND = re.compile(
     r"[\s*_}]{0,4}(?P<by>,\s{0,2}(?:or|and)\b|,|/|&|、|(?:or|and|oder|und|ou|et|o|y|и|или|и|或|和|または|と)(?![A-Za-z]))"
-    r"\s{0,3}(?:(?:option|choice|maybe|perhaps|possibly)\s{1,2}){0,2}[(\[*_\"']{0,3}(?P<letter>[A-Za-z])(?![\w'’])(?P<end>[\s*_)\]}\"'$]{0,6}(?:[.,;:/}]|and\b|or\b|$|\n))?",
+    r"\s{0,3}(?:(?:option|choice|maybe|perhaps|possibly)\s{1,2}){0,2}[(\[*_\"']{0,3}(?P<letter>[A-Za-z])(?![\w'’])"
+    r"(?P<end>[\s*_)\]}\"'$]{0,6}(?:[.,;:/}]|and\b|or\b|$|\n))?",
     re.IGNORECASE,
 )
-_SPACED_OUT = re.compile(r"\s{0,2}[=+*^<>≤≥≈~×·]")
+_SPACED_OUT = re.compile(r"\s{0,2}[=+*^<>≤≥≈×·](?!>)")
 _REASON = re.compile(
-    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|not|is|was|will|from|in)\b",
+    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|from|in)\b",
     re.IGNORECASE,
 )
 _DOUBTED = re.compile(
     r"(?:\bif|\bwhether|\bunless|\bnot|\bn't|\bwrong|\bincorrect)\s{1,2}(?:the\s|that\s){0,2}[(*]{0,3}$", re.IGNORECASE
 )
-_ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[)\].:][\s*_]")
+_ONE_OF = re.compile(r"\b(?:or|nor|neither|either)\s{1,2}$", re.IGNORECASE)
+_NAMED = re.compile(rf"{_NAMES}", re.IGNORECASE)
+_ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[*_]{0,3}[)\].:][\s*_]")
+_DONE = re.compile(r"[.!*_`'\")\]}$」。 ]{0,10}(?:$|[,;:]\s|(?:since|because|as|for)\b)")
 
 
 def read_choice(text: str, num_choices: int) -> str | None:
@@ -92,7 +106,9 @@ def _statements(text: str, letters: str) -> Iterator[tuple[int, str]]:
         if letter is not None and not _doubted(text, match.start()):
             yield match.start(), letter
     for box in boxes(text):
-        letter = _letter_at(text, box.start, letters)
+        opening = _OPENING.match(text, box.start)
+        named = _NAMED.match(text, opening.end()) if opening else None
+        letter = _letter_at(text, named.end() if named and named[0] else box.start, letters)
         if letter is not None and not asked_back(text, box.end):
             yield box.begin, letter
 
@@ -105,13 +121,18 @@ def _verdicts(text: str, letters: str) -> Iterator[tuple[int, str]]:
             yield match.start(), letter
     for match in _VERDICT.finditer(text):
         plain = not (match["named"] or match["open"] or match["close"])
-        if not (match["rest"] or (match["only"] and match["said"] not in ("is", "was"))) or (
-            plain and match["letter"].islower()
-        ):
+        said = match["said"].casefold()
+        fits = match["rest"] or said == "it is" or (match["only"] and said not in ("is", "was"))
+        if not fits or (plain and match["letter"].islower()):
             continue
         letter = match["letter"].upper()
+        if _ONE_OF.search(text[max(0, match.start() - 12) : match.start()]):
+            continue
         if letter in letters and not _doubted(text, match.start()) and not text.startswith("?", match.end()):
             yield match.start(), letter
+    for match in _VERDICT_AFTER.finditer(text):
+        if match[1] in letters:
+            yield match.start(), match[1]
 
 
 def _letter_at(text: str, position: int, letters: str) -> str | None:
@@ -163,9 +184,11 @@ def _lone(text: str, letters: str) -> str | None:
     if not lines:
         return None
     last = last_line(text)
-    concluded = _CONCLUDED.match(last)
-    if concluded and (letter := _letter_at(last, concluded.end(), letters)) is not None:
-        return letter or None
+    for concluded in reversed(list(_CONCLUDED.finditer(last))):
+        letter = _letter_at(last, concluded.end(), letters)
+        opening = _OPENING.match(last, concluded.end())
+        if letter is not None and opening and _DONE.match(last, opening.end() + 1):
+            return letter or None
     lists_options = sum(1 for line in lines if (item := _ITEM.match(line)) and item[1].upper() in letters) > 1
     for line in (last, lines[0]):
         item = None if lists_options else _ITEM.match(line + " ")

@@ -74,25 +74,26 @@ def last_boxed(text: str) -> str | None:
 # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _NOUNS = (
-    r"\banswers?|\bfinal\s{1,2}(?:result|value)|答案|答え|正解|解答|回答|答(?=[:=]|は|是)|정답|\b답(?=[은는이:])|\bответ(?:ом)?"
+    r"\banswers?|\bans\b|\bfinal\s{1,2}(?:result|value)|\b(?:final|correct)(?=\s?:)|(?:正确|正確)的?(?:选项|選項)|答案|答え|正解|解答|回答|答(?=[:=]|は|是)|정답|\b답(?=[은는이:])|\bответ(?:ом)?"
+    r"|\b(?:правильн|верн)\w{1,3}\s(?:вариант|выбор)"
     r"|\brespuesta|\bresposta|\brisposta|\bantwort|\blösung|\bréponse|\bantwoord|\bodpowiedź|\bcevap|الإجابة|الجواب|उत्तर"
 )
 _MORE = (
     r"correct[ae]?|right|final[e]?|exacte?|exacta|definitiva|correta|certa|corretta|finale"
-    r"|(?:to|for)\s(?:the|this|your)\s(?:question|problem|exercise)"
+    r"|with\s(?:the\s)?(?:letter|option)|(?:to|for)\s(?:the|this|your)\s(?:question|problem|exercise)"
 )
 _LINKS = (
     r"(?:is|was|are|equals?|(?:would|should|must|will|has\sto|can\sonly)\s(?:then\s)?be|comes\sout\s(?:to\sbe|as)"
     r"|это|будет|является|равен|es|é|è|sería|será|debe\sser|ist|lautet|wäre|beträgt|est|serait|to|هي|هو|है)\b"
-    r"|(?:应该|應該|应|應|就)?(?:是|为|為|选|選)|は|が|은|는|이(?=[\s:])|[:=]|\s{1,2}[-–—]{1,2}(?=\s)"
+    r"|(?:应该|應該|应|應|就)?(?:是|为|為|选|選)|は|が|은|는|이(?=[\s:])|[:=]|\s{1,2}[-–—]{1,2}(?=\s)|\s{0,2}(?:→|⇒|[=-]>)|(?<=\bans)\.(?=\s)"
 )
 _SOFTENERS = (
     r"(?:therefore|thus|hence|then|indeed|simply|just|clearly|definitely|exactly|donc|also"
     r"|equal\sto|given\sby|as\sfollows)\b"
 )
 ANNOUNCED = (
-    rf"(?:{_NOUNS})(?:[\s*_]{{1,4}}(?:{_MORE})\b){{0,2}}[\s*_)\]]{{0,6}}(?:{_LINKS})"
-    rf"(?:\s{{0,2}}{_SOFTENERS}){{0,2}}[\s:*_]{{0,12}}"
+    rf"(?:{_NOUNS})(?:[\s*_]{{1,4}}(?:{_MORE})\b){{0,2}}[\s*_)\]\"']{{0,6}}(?:{_LINKS})"
+    rf"(?:\s{{0,2}}{_SOFTENERS}){{0,2}}[\s:*_}}]{{0,12}}"
 )
 """Words before an answer, in a dozen languages, up to where it begins; to be compiled with IGNORECASE."""
 
