@@ -27,7 +27,8 @@ from interpole.checkpoints.save import Target
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning, OutputError
 from interpole.files import exclusive
 from interpole.lab import shipped
-from interpole.merging.card import texts
+from interpole.merging.card import model_card, pinned
+from interpole.merging.merged import merge_all
 from interpole.merging.presets import marker_rows
 from interpole.merging.recipe import Recipe
 from interpole.merging.rules import ablation
@@ -61,10 +62,11 @@ def test_config_and_tokenizer_keep_their_bytes(merged, pair, tmp_path):
         assert (out / name).read_bytes() == (pair[1] / name).read_bytes()
 
 
-def test_the_recipe_in_the_folder_makes_the_same_folder(merged, tmp_path):
-    first = interpole.save(merged, tmp_path / "first", extra=texts(merged))
+def test_the_recipe_in_the_folder_makes_the_same_folder(merged, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = interpole.save(merged, tmp_path / "first")
     again = interpole.merge(Recipe.load(first / "interpole_recipe.yml"))
-    second = interpole.save(again, tmp_path / "second", extra=texts(again))
+    second = interpole.save(again, tmp_path / "second")
     files = sorted(path.name for path in first.iterdir())
     assert files == sorted(path.name for path in second.iterdir())
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
@@ -75,12 +77,75 @@ def test_the_model_card_has_the_hubs_front_matter(pair):
         {"sources": {"instruct": "acme/Instruct", "thinking": "acme/Thinking"}, "lambda": 0.6}
     )
     sources = dict(zip(("instruct", "thinking"), map(interpole.open, pair), strict=True))
-    card = texts(interpole.merge(named, sources))["README.md"]
+    card = model_card(interpole.merge(named, sources))
     matter = yaml.safe_load(card.split("---")[1])
     assert matter["base_model"] == ["acme/Instruct", "acme/Thinking"]
     assert matter["base_model_relation"] == "merge"
     assert {"merge", "interpole"} <= set(matter["tags"])
     assert all(source.fingerprint() in card for source in sources.values())
+
+
+def card_of(folder, **matter):
+    """Give a folder a model card with a front matter."""
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(matter)}---\n# A model\n")
+
+
+def matter_of(card):
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_licence_and_pipeline_tag_are_carried_over(pair):
+    for folder in pair:
+        card_of(
+            folder, license="other", license_name="acme", license_link="https://x/y", pipeline_tag="text-generation"
+        )
+    said = matter_of(model_card(interpole.merge(Recipe.between(*pair, 0.5))))
+    wanted = {
+        "license": "other",
+        "license_name": "acme",
+        "license_link": "https://x/y",
+        "pipeline_tag": "text-generation",
+    }
+    assert {key: said[key] for key in wanted} == wanted
+
+
+def test_licences_that_differ_are_all_named(pair):
+    card_of(pair[0], license="mit")
+    card_of(pair[1], license="apache-2.0")
+    card = model_card(interpole.merge(Recipe.between(*pair, 0.5)))
+    assert matter_of(card)["license"] == "other"
+    assert "Licences of the sources: instruct: mit, thinking: apache-2.0." in card
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# none", "---\n{: [\n---\n", "---\n- a\n---\n", "---\nlicense: [1]\n---", b"---\n\xff"]
+)
+def test_a_card_that_cannot_be_read_carries_nothing(pair, text):
+    (pair[1] / "README.md").write_bytes(text.encode() if isinstance(text, str) else text)
+    said = matter_of(model_card(interpole.merge(Recipe.between(*pair, 0.5))))
+    assert said["base_model_relation"] == "merge"
+
+
+@pytest.mark.parametrize("here", [".", "instruct", "/"])
+def test_what_is_published_does_not_say_where_folders_lie(pair, tmp_path, monkeypatch, here):
+    monkeypatch.chdir(tmp_path / here)
+    recipe = Recipe.between(*pair, 0.5)
+    out = interpole.save(interpole.merge(recipe), tmp_path / "out")
+    for name in ("README.md", "interpole_recipe.yml"):
+        assert str(tmp_path).lstrip("/") not in (out / name).read_text() or here == "/"
+        assert "thinking" in (out / name).read_text()
+
+
+def test_hub_ids_are_pinned_to_the_commit_that_was_read(tmp_path):
+    commit = "0123456789abcdef" * 2 + "01234567"
+    folders = [tmp_path / name / "snapshots" / commit for name in ("i", "t")]
+    sources = {
+        name: interpole.open(tiny.write(folder, tiny.tensors(seed)))
+        for seed, (name, folder) in enumerate(zip(("instruct", "thinking"), folders, strict=True))
+    }
+    merged = interpole.merge(Recipe.between("acme/Instruct", "acme/Thinking", 0.5), sources)
+    assert {source.revision for source in pinned(merged).sources.values()} == {commit}
+    assert f"acme/Thinking @ {commit}" in model_card(merged)
 
 
 def test_progress_counts_every_byte(merged, tmp_path):
@@ -480,8 +545,9 @@ def test_several_lambdas_written_together_equal_those_written_alone_and_read_the
     pair = shipped()
     recipe = Recipe.between(pair.instruct, pair.thinking, 0).with_(rules=[marker_rows("thinking")])
     sources = dict(zip(recipe.sources, map(interpole.open, (pair.instruct, pair.thinking)), strict=True))
-    merged = {lam: interpole.merge(recipe.at(lam), sources) for lam in (0, 0.25, 0.7, 1)}
-    alone = {lam: interpole.save(checkpoint, tmp_path / f"alone-{lam}") for lam, checkpoint in merged.items()}
+    lams = (0, 0.25, 0.7, 1)
+    alone = {lam: interpole.save(interpole.merge(recipe.at(lam), sources), tmp_path / f"alone-{lam}") for lam in lams}
+    merged = dict(zip(lams, merge_all([recipe.at(lam) for lam in lams], sources), strict=True))
     preadv, num_read = os.preadv, []
     monkeypatch.setattr(os, "preadv", lambda *args: num_read.append(preadv(*args)) or num_read[-1])
     saving.save_all([Target(checkpoint, tmp_path / f"together-{lam}") for lam, checkpoint in merged.items()])

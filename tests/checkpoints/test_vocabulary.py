@@ -13,7 +13,7 @@ from interpole.checkpoints.save import Target, save_all
 from interpole.checkpoints.views.vocabulary import POLICIES, Aligned, vocabulary
 from interpole.cli import app
 from interpole.errors import MismatchError, OutputError, RecipeError
-from interpole.merging.card import texts
+from interpole.merging.card import model_card
 from interpole.merging.recipe import Recipe, build
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -62,7 +62,7 @@ def test_padding_rows_that_only_one_side_has_are_taken_from_it(tmp_path):
     rows_of(merged, paths, 0.25, [(j, j) if j < 32 else (None, j) for j in range(40)])
     assert "8 rows that instruct lacks are thinking's" in merged.notes[0]
     assert merged.config["vocab_size"] == 40
-    assert merged.notes[0][1:] in texts(merged)["README.md"]
+    assert merged.notes[0][1:] in model_card(merged)
 
 
 def test_padding_rows_beyond_the_result_are_left_out(tmp_path):

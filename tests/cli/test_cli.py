@@ -54,12 +54,14 @@ def test_merge_writes_what_the_library_computes(pair, tmp_path):
     assert all(written[name].tobytes() == merged[name].tobytes() for name in merged)
 
 
-def test_merge_takes_the_recipe_it_left_behind(pair, tmp_path):
+def test_merge_takes_the_recipe_it_left_behind(pair, tmp_path, monkeypatch):
     call("merge", *pair, "-l", "0.3", "-o", tmp_path / "a", "--no-doctor")
-    call("merge", tmp_path / "a/interpole_recipe.yml", "-o", tmp_path / "b", "--no-doctor")
-    assert (tmp_path / "a/model-00001-of-00002.safetensors").read_bytes() == (
-        tmp_path / "b/model-00001-of-00002.safetensors"
-    ).read_bytes()
+    recipe, shard = tmp_path / "a/interpole_recipe.yml", "model-00001-of-00002.safetensors"
+    elsewhere = [f"--source={name}={folder}" for name, folder in zip(("instruct", "thinking"), pair, strict=True)]
+    call("merge", recipe, "-o", tmp_path / "b", "--no-doctor", *elsewhere)
+    monkeypatch.chdir(tmp_path)
+    call("merge", recipe, "-o", tmp_path / "c", "--no-doctor")
+    assert len({(tmp_path / name / shard).read_bytes() for name in "abc"}) == 1
 
 
 def test_several_lambdas_make_a_folder_each(pair, tmp_path):
@@ -89,6 +91,12 @@ def test_presets_work_on_the_shipped_pair(tmp_path):
 def test_bad_values_are_errors_of_ours_and_write_nothing(pair, tmp_path, arguments, words):
     with pytest.raises(InterpoleError, match=words):
         call("merge", *pair, *arguments, "-o", tmp_path / "m", "--no-doctor")
+    assert not list(tmp_path.glob("*m*"))
+
+
+@pytest.mark.parametrize("size", ["0", "-5GB", "0GB", "nan", "inf", "5 parsecs", "0.1"])
+def test_a_size_of_no_shard_is_refused(pair, tmp_path, size):
+    call("merge", *pair, "-l", "0.5", "-o", tmp_path / "m", f"--shard-size={size}", code=2)
     assert not list(tmp_path.glob("*m*"))
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -24,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
-from interpole.checkpoints.hub import ASSET_PATTERNS, fetch_headers, locate
-from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header
+from interpole.checkpoints.hub import NO_ASSETS, fetch_headers, locate
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, refuse_pointer
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
 from interpole.files import read_json
 
@@ -39,7 +38,6 @@ __all__ = [
     "Tensors",
     "open_checkpoint",
     "open_headers",
-    "reading_once",
     "template_of",
 ]
 
@@ -66,10 +64,13 @@ class Checkpoint(Mapping[str, Array], ABC):
         specs: name → `TensorSpec`, in file order, known without reading a tensor.
         layout: name → shard file name.
         config: the parsed `config.json`.
-        assets: file name → path of config, tokenizer, template and generation config files.
+        assets: file name → path of the files that hold no weights: config, tokenizer, templates, code, licence; in folders
+            below by their path from the model's folder. The README is none, as it speaks of other weights.
+        notes: of a merge what had to be done to its sources so that they fit, in words.
     """
 
     label: str
+    notes: tuple[str, ...] = ()
     specs: Mapping[str, TensorSpec]
     layout: Mapping[str, str]
     config: Mapping[str, Any]
@@ -94,6 +95,17 @@ class Checkpoint(Mapping[str, Array], ABC):
         Args:
             quick: by place, size and times of the files instead of their content: other where a file was touched or moved.
         """
+
+    def terms(self, name: str) -> tuple[tuple[Checkpoint, float], ...] | None:  # noqa: ARG002
+        """The tensor as Σ wᵢ·Θᵢ, to be summed left to right in float32 and rounded once at the end; None if it is no such sum.
+
+        One term of weight 1 is that checkpoint's tensor as it is. Only merges have terms.
+        """
+        return None
+
+    def documents(self) -> Mapping[str, Callable[[], str]]:
+        """File name → what makes the text that is written beside the weights: of a merge its model card and recipe."""
+        return {}
 
     def __getitem__(self, name: str) -> Array:
         """The whole tensor in its own shape."""
@@ -143,17 +155,6 @@ def template_of(assets: Mapping[str, Path]) -> str | None:
 
 _PIECE = 1 << 18
 """Elements hashed at a time."""
-_held = threading.local()
-
-
-@contextmanager
-def reading_once() -> Iterator[None]:
-    """Inside, what this thread reads of a file a second time, the same elements of a tensor, comes from memory, read-only."""
-    _held.pieces = {}
-    try:
-        yield
-    finally:
-        del _held.pieces
 
 
 @final
@@ -195,10 +196,6 @@ class Tensors:
         spec, origin = self.specs[name], self.origins[name]
         dtype = DTYPES[spec.dtype]
         stop = spec.num_elements if stop is None else stop
-        pieces: dict[tuple[Any, ...], Array] | None = getattr(_held, "pieces", None)
-        key = (id(self), name, start, stop)
-        if pieces is not None and key in pieces:
-            return pieces[key]
         out = np.empty(stop - start, dtype)
         view, offset = out.view(np.uint8).data, origin.offset_bytes + start * dtype.itemsize
         while len(view):
@@ -206,9 +203,6 @@ class Tensors:
             if num_read <= 0:
                 raise CorruptError(f"the file ended inside tensor {name}", origin.path, "fetch the file again")
             view, offset = view[num_read:], offset + num_read
-        if pieces is not None:
-            out.flags.writeable = False
-            pieces[key] = out
         return out
 
     def digest(self) -> str:
@@ -393,11 +387,31 @@ def _is_shard_name(name: object) -> bool:
 
 
 def _assets(folder: Path) -> dict[str, Path]:
-    matching = [path for pattern in ASSET_PATTERNS for path in sorted(folder.glob(pattern))]
-    found = {path.name: path for path in matching if path.is_file() and path.suffix != ".safetensors"}
-    if "config.json" not in found:
+    """Every file of a model that holds no weights, by its path from the folder; folders that are models of their own are not."""
+    if not (folder / "config.json").is_file():
         raise CheckpointError("no config.json: not a model folder", folder, "give the folder that holds config.json")
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(name for name in folders if _holds_assets(here / name, folder))
+        for path in (here / name for name in sorted(names)):
+            name = path.relative_to(folder).as_posix()
+            if _is_asset(name) and name.lower() != "readme.md" and path.is_file():
+                refuse_pointer(path, name)
+                found[name] = path
     return found
+
+
+def _is_asset(name: str) -> bool:
+    return not any(fnmatchcase(name, pattern) for pattern in NO_ASSETS)
+
+
+def _holds_assets(inner: Path, folder: Path) -> bool:
+    """Whether a folder inside of a model's is part of it: neither what training left nor a model of its own."""
+    of_its_own = ("config.json", "adapter_config.json", "model_index.json", "*.safetensors")
+    return _is_asset(f"{inner.relative_to(folder).as_posix()}/x") and not any(
+        any(inner.glob(name)) for name in of_its_own
+    )
 
 
 def _close_all(descriptors: dict[Path, int]) -> None:

@@ -15,24 +15,41 @@ from textwrap import shorten
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, OutputError
 
-__all__ = ["ASSET_PATTERNS", "check_login", "fetch_headers", "locate", "push"]
+__all__ = ["NO_ASSETS", "check_login", "fetch_headers", "is_hub_id", "locate", "push"]
 
-ASSET_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "tekken.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "*.py",
+NO_ASSETS = (
+    *(
+        "*.safetensors",
+        "*.index.json",
+        "*.bin",
+        "*.pt",
+        "*.pth",
+        "*.ckpt*",
+        "*.h5",
+        "*.msgpack",
+        "*.ot",
+        "*.npz",
+        "*.pkl",
+    ),
+    *(
+        "*.gguf",
+        "*.ggml",
+        "*.onnx",
+        "*.onnx_data",
+        "*.tflite",
+        "*.mlmodel",
+        "*.zip",
+        "*.tar",
+        "*.gz",
+        "*.zst",
+        "*.parquet",
+    ),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.svg", "*.pdf", "*.mp4", "*.log", "*.tfevents*", "*.ipynb"),
+    *("trainer_state.json", "training_args.*", "all_results.json", "train_results.json", "eval_results.json"),
+    *("adapter_config.json", "mergekit_config.yml", "interpole_recipe.yml"),
+    *(".*", "*/.*", "checkpoint-*/*", "original/*", "onnx/*", "runs/*", "logs/*", "__pycache__/*", "*/__pycache__/*"),
 )
-"""The files besides weights that make a folder loadable."""
+"""What is no asset of a model: weights in any format, archives, pictures, what training left, hidden files. All else is one."""
 LOGIN_REMEDY = "log in with `hf auth login`, or set HF_TOKEN to a token that may write; check the name and your network"
 
 
@@ -51,9 +68,19 @@ def locate(source: str | os.PathLike[str], revision: str | None = None, *, weigh
         return path
     if exists:
         raise CheckpointError("a checkpoint is a folder, this is a file", path, f"give the folder: {path.parent}")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise CheckpointError(f"no such folder: {source}", remedy="give an existing folder or a hub id (owner/name)")
+    if not is_hub_id(source):
+        beside = f"; there is a folder {path.parent} here, so this is no hub id" if path.parent != Path() else ""
+        raise CheckpointError(
+            f"no such folder: {source}{beside if path.parent.is_dir() else ''}",
+            remedy="give an existing folder or a hub id (owner/name)",
+        )
     return _download(str(source), revision, weights=weights)
+
+
+def is_hub_id(source: str | os.PathLike[str]) -> bool:
+    """Whether `source` is `owner/name`, and no path: neither `./name` nor below a folder that is here."""
+    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", str(source))
+    return named is not None and not Path(source).parent.is_dir()
 
 
 def fetch_headers(repo: str, commit: str) -> tuple[dict[str, TensorSpec], dict[str, str]]:
@@ -84,10 +111,11 @@ def fetch_headers(repo: str, commit: str) -> tuple[dict[str, TensorSpec], dict[s
 def _download(repo: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*ASSET_PATTERNS, "model.safetensors.index.json", "adapter_*"]
-    patterns += ["model*.safetensors"] if weights else []
     with _from_hub(repo, revision):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        folder = snapshot_download(repo, revision=revision, ignore_patterns=[*NO_ASSETS])
+        patterns = ["model.safetensors.index.json", "adapter_config.json"]
+        patterns += ["model*.safetensors", "adapter_model.safetensors"] if weights else []
+        return Path(snapshot_download(repo, revision=Path(folder).name, allow_patterns=patterns))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from interpole.errors import CheckpointError, CorruptError
 
-__all__ = ["DTYPES", "TensorSpec", "read_header"]
+__all__ = ["DTYPES", "TensorSpec", "read_header", "refuse_pointer"]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -33,6 +33,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """safetensors dtype names and the numpy dtypes they are read as."""
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_NAME = 500
 """Characters of a tensor's name; real ones have 100."""
 MAX_DIMENSIONS = 32
@@ -66,6 +67,17 @@ class TensorSpec:
         return f"{self.dtype} {list(self.shape)}"
 
 
+def refuse_pointer(path: Path, name: str) -> None:
+    """Refuse what Git leaves in place of a large file.
+
+    Raises:
+        CorruptError: `path` is such a pointer, not the file `name`.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CorruptError(f"{name} is a pointer of Git LFS, not the file itself", path, "run `git lfs pull` there")
+
+
 def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
     """Read and check one safetensors header: (name → spec, name → absolute byte offset), in file order.
 
@@ -75,6 +87,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
     Raises:
         CorruptError: any of that does not hold.
     """
+    refuse_pointer(path, path.name)
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from interpole.checkpoints.checkpoint import Checkpoint, reading_once, template_of
+from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
@@ -49,7 +49,7 @@ Shards = dict[str, list[str]]
 
 
 class Target(NamedTuple):
-    """A checkpoint to write, the folder to make of it, and further text files by name, e.g. the model card."""
+    """A checkpoint to write, the folder to make of it, and text files by name besides or instead of the checkpoint's own."""
 
     checkpoint: Checkpoint
     out: Path
@@ -93,7 +93,7 @@ def save(
     Args:
         checkpoint: what to write, computed and checked in chunks.
         out: the folder to make; must not exist.
-        extra: further text files by name, e.g. the model card.
+        extra: further text files by name, or others in place of a merge's model card (`README.md`) and recipe.
         shard_bytes: cut the weights into files of about this size; default: as the checkpoint's own layout.
         progress: called with the number of bytes written since the last call.
         threads: worker threads; default one per core, at most eight.
@@ -202,12 +202,13 @@ def _check_same_shapes(a: Checkpoint, b: Checkpoint, out: Path) -> None:
 
 def _check_names(target: Target, shards: Shards) -> None:
     """Weights, copied files and our own lie in one folder: no name may be two of them, also where case does not count."""
-    ours = [MARKER, INDEX, "config.json", *target.extra]
+    ours = [MARKER, INDEX, "config.json", *{**target.checkpoint.documents(), **target.extra}]
     copied = [name for name in target.checkpoint.assets if name not in ours]
     seen: dict[str, str] = {}
     for name in [*ours, *copied, *shards]:
-        if name != Path(name).name or (other := seen.get(name.casefold())) is not None:
-            clash = f"is also {other!r}, another file of the folder" if name == Path(name).name else "is no plain name"
+        plain = name in copied or name == Path(name).name
+        if not plain or (other := seen.get(name.casefold())) is not None:
+            clash = f"is also {other!r}, another file of the folder" if plain else "is no plain name"
             raise OutputError(
                 f"the file name {name!r} {clash}",
                 target.checkpoint.label,
@@ -263,7 +264,9 @@ def _prepare(output: _Output, shards: Shards) -> None:
     folder.mkdir(exist_ok=True)
     (folder / MARKER).write_text(output.marker)
     for path in folder.iterdir():
-        if path.name not in {MARKER, *shards}:  # a shard that is not whole takes room, and is written anew
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in {MARKER, *shards}:  # a shard that is not whole takes room, and is written anew
             path.unlink()
 
 
@@ -358,15 +361,14 @@ def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
     written = 0
     for start in starts:
         stop = min(start + starts.step, starts.stop)
-        with reading_once():
-            for checkpoint, descriptor, offsets, broken in writers:
-                data = checkpoint.read(name, start, stop)
-                if not all_finite(data):
-                    if broken is None:
-                        raise _not_finite(checkpoint, name, data)
-                    broken.append(name)
-                write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
-                written += data.nbytes
+        for checkpoint, descriptor, offsets, broken in writers:
+            data = checkpoint.read(name, start, stop)
+            if not all_finite(data):
+                if broken is None:
+                    raise _not_finite(checkpoint, name, data)
+                broken.append(name)
+            write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
+            written += data.nbytes
     return written
 
 
@@ -423,9 +425,13 @@ def _write_assets(output: _Output, shards: Shards) -> None:
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name, path in checkpoint.assets.items():
         if name != "config.json":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
     if (template := checkpoint.chat_template) is not None and template != template_of(checkpoint.assets):
         extra = {"chat_template.jinja": template, **extra}
+    for name, document in checkpoint.documents().items():
+        if name not in extra:
+            (folder / name).write_text(document(), encoding="utf-8")
     for name, text in extra.items():
         (folder / name).write_text(text, encoding="utf-8")
     config = checkpoint.assets["config.json"].read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from interpole.cli.options import Base, Embeddings, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
+    from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.merging.recipe import Recipe
 
 __all__ = ["register"]
@@ -54,6 +56,10 @@ def merge(
         str | None,
         typer.Option(help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]"),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PLACE", help="Where a recipe's source lies now: a folder or a hub id. Repeat it."),
+    ] = None,
     shard_size: Annotated[str | None, typer.Option(help="Cut the weights into files of this size, e.g. 5GB.")] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="REPO", help="Upload the result to this hub repository; several: REPO-0.2, …")
@@ -76,12 +82,14 @@ def merge(
     wanted = {"template_from": template_from, "dtype": dtype, "vocabulary": vocabulary}
     settings = {key: value for key, value in wanted.items() if value is not None}
     ablations = {"layers": layers, "skip": skip or (), "embeddings": embeddings}
+    if source and thinking is not None:
+        raise typer.BadParameter("--source goes with a recipe, not with INSTRUCT THINKING")
     if thinking is None:
         if any([*ablations.values(), preset, base, marker_rows]):
             raise typer.BadParameter(
                 "ablations, --preset, --base and --marker-rows go with INSTRUCT THINKING, not with a recipe"
             )
-        recipe = _load(Path(instruct), settings)
+        recipe = _load(Path(instruct), settings, source or ())
     elif preset is not None:
         recipe = _preset(preset, instruct, thinking, base, settings)
     elif lam is None:
@@ -106,10 +114,18 @@ def merge(
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"))
 
 
-def _load(path: Path, settings: dict[str, Any]) -> Recipe:
+def _load(path: Path, settings: dict[str, Any], places: Sequence[str]) -> Recipe:
     from interpole.merging.recipe import Recipe
 
-    return Recipe.load(path).with_(**settings)
+    recipe = Recipe.load(path)
+    sources = {name: source.model_dump(exclude_none=True) for name, source in recipe.sources.items()}
+    for place in places:
+        name, _, model = place.partition("=")
+        if name not in sources or not model:
+            raise typer.BadParameter(f"--source {place}: write NAME=PLACE; the recipe's names are {', '.join(sources)}")
+        sources[name] |= {"model": model}
+        sources[name].pop("revision", None)  # of the other place
+    return recipe.with_(**settings, sources=sources)
 
 
 def _preset(name: str, instruct: str, thinking: str, base: str | None, settings: dict[str, Any]) -> Recipe:
@@ -164,23 +180,26 @@ def write(
 
     from rich.filesize import decimal
 
+    from interpole.checkpoints.hub import is_hub_id
     from interpole.checkpoints.open import fit, open_source
     from interpole.checkpoints.save import Target, save_all
     from interpole.cli.questions import examine_first
     from interpole.cli.show import bytes_bar
-    from interpole.merging.card import texts
-    from interpole.merging.merged import merge as open_merge
+    from interpole.merging.merged import merge_all
 
     first = next(iter(recipes.values()))
+    sources: dict[str, Checkpoint] = {}
     if doctor:  # before weights are downloaded
-        headers = {name: open_source(**dict(source), weights=False) for name, source in first.sources.items()}
-        fitted, _ = fit(headers, first.template_source, first.vocabulary)
+        sources = {name: open_source(**dict(source), weights=False) for name, source in first.sources.items()}
+        fitted, _ = fit(sources, first.template_source, first.vocabulary)
         examine_first(fitted, first.template_source)
-    sources = {name: open_source(**dict(source)) for name, source in first.sources.items()}
-    merged = {out: open_merge(recipe, sources) for out, recipe in recipes.items()}
+    for name, source in first.sources.items():
+        if name not in sources or is_hub_id(source.model):  # of which only the headers may be here
+            sources[name] = open_source(**dict(source))
+    merged = dict(zip(recipes, merge_all(list(recipes.values()), sources), strict=True))
     num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
-        targets = [Target(checkpoint, out, texts(checkpoint)) for out, checkpoint in merged.items()]
+        targets = [Target(checkpoint, out) for out, checkpoint in merged.items()]
         insisted = allow_non_finite or not doctor
         save_all(targets, shard_bytes=shard_bytes, progress=advance, allow_non_finite=insisted)
     seconds = perf_counter() - start

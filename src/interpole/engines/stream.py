@@ -7,7 +7,7 @@ the dial is one pass over them; where they do not, the system reads them from di
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,10 @@ def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
     A weighted sum of sources (`Merged.terms`) is computed on `device` from their mapped files; anything else by the checkpoint.
     """
     keep_freed_memory()
-    terms_of = getattr(checkpoint, "terms", lambda _: None)
     for name, spec in checkpoint.specs.items():
-        terms = terms_of(name)
+        terms = checkpoint.terms(name)
+        if terms is not None and len(terms) == 1 and terms[0][0].specs[name].dtype != spec.dtype:
+            terms = None  # copied, but cast
         yield name, to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device)
 
 
@@ -82,11 +83,13 @@ def _mapped(source: Checkpoint, name: str) -> NDArray[Any]:
     spec, origin = source.specs[name], source.origin(name)
     if origin is None:
         return source.read(name)
-    data = _map(origin.path)[origin.offset_bytes : origin.offset_bytes + spec.num_bytes]
+    seen = origin.path.stat()
+    data = _map(origin.path, seen.st_ino, seen.st_mtime_ns)[origin.offset_bytes : origin.offset_bytes + spec.num_bytes]
     aligned = data if origin.offset_bytes % DTYPES[spec.dtype].itemsize == 0 else data.copy()
     return aligned.view(DTYPES[spec.dtype])
 
 
-@cache
-def _map(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+@lru_cache(maxsize=512)
+def _map(path: Path, inode: int, written: int) -> np.ndarray[Any, np.dtype[np.uint8]]:  # noqa: ARG001
+    """The file, mapped once as long as it is the same; the 512 files used last stay mapped in this process."""
     return np.asarray(np.memmap(path, np.uint8, "c"))  # "c": torch wants memory that could be written; the file stays

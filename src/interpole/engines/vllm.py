@@ -267,5 +267,6 @@ def _cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _write_assets(checkpoint: Checkpoint, folder: Path) -> None:
     """Config, tokenizer and templates of a checkpoint, and nothing else, for vLLM to start from."""
     for name, path in checkpoint.assets.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)
     (folder / "config.json").write_text(json.dumps(dict(checkpoint.config)), encoding="utf-8")

@@ -1,65 +1,107 @@
-"""The texts that go with a merged folder: its model card and the recipe that makes it again."""
+"""The texts that go with a merged folder: its model card and the recipe that makes it again.
+
+Both may be published: they name folders as the user did or by their last name, never by where they lie on this machine, and hub
+ids with the commit that was read.
+"""
 
 from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from interpole.merging.merged import Merged
+from interpole.checkpoints.hub import is_hub_id
+from interpole.errors import CheckpointError
+from interpole.files import parse_yaml
 from interpole.merging.recipe import Recipe, Source
 
-__all__ = ["RECIPE_NAME", "texts"]
+if TYPE_CHECKING:
+    from interpole.checkpoints.checkpoint import Checkpoint
+    from interpole.merging.merged import Merged
+
+__all__ = ["RECIPE_NAME", "front_matter", "pinned", "texts"]
 
 RECIPE_NAME = "interpole_recipe.yml"
+CARRIED = ("license", "license_name", "license_link")
 
 
-def texts(merged: Merged) -> dict[str, str]:
-    """File name → text: `README.md`, the model card with the hub's front matter, and the recipe."""
+def texts(merged: Merged) -> dict[str, Callable[[], str]]:
+    """File name → what makes its text: `README.md`, the model card with the hub's front matter, and the recipe."""
+    return {"README.md": partial(model_card, merged), RECIPE_NAME: partial(recipe_text, merged)}
+
+
+def recipe_text(merged: Merged) -> str:
+    """The recipe as a file, with the fingerprints of the sources."""
     recipe = pinned(merged)
     hashes = "".join(f"# {name}: {source.fingerprint()}\n" for name, source in merged.sources.items())
-    recipe_text = "# Made by Interpole; make it again with: interpole merge interpole_recipe.yml --out DIR\n"
-    recipe_text += f"# fingerprints of the sources:\n{hashes}{recipe.to_yaml()}"
-    return {"README.md": model_card(merged, recipe), RECIPE_NAME: recipe_text}
+    return (
+        "# Made by Interpole; make it again with: interpole merge interpole_recipe.yml --out DIR\n"
+        "# Folders are looked for from where you are; one that lies elsewhere: --source NAME=FOLDER\n"
+        f"# fingerprints of the sources:\n{hashes}{recipe.to_yaml()}"
+    )
 
 
 def pinned(merged: Merged) -> Recipe:
-    """The recipe with local folders as absolute paths, so that it can be run from anywhere."""
-
-    def absolute(place: str | None) -> str | None:
-        return str(path.resolve()) if place and (path := Path(place).expanduser()).is_dir() else place
-
-    sources = {
-        name: source.model_copy(update={"model": absolute(source.model), "adapter": absolute(source.adapter)})
-        for name, source in merged.recipe.sources.items()
-    }
+    """The recipe with hub ids at the commit that was read, and no absolute path."""
+    sources = {}
+    for name, source in merged.recipe.sources.items():
+        places = {"model": _place(source.model), "adapter": source.adapter and _place(source.adapter)}
+        revision = commit_of(merged.sources[name]) if is_hub_id(source.model) else None
+        sources[name] = source.model_copy(update=places | {"revision": revision or source.revision})
     return merged.recipe.model_copy(update={"sources": sources})
 
 
+def _place(place: str) -> str:
+    """A hub id or a relative path as it is; an absolute path from here if it lies below, else its last name alone."""
+    path = Path(place).expanduser()
+    if not path.is_absolute():
+        return place
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else path.name
+
+
+def commit_of(source: Checkpoint) -> str | None:
+    """The commit of a checkpoint that lies in the hub's cache: `…/snapshots/COMMIT/config.json`."""
+    folder = source.assets["config.json"].parent
+    found = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if found else None
+
+
+def front_matter(source: Checkpoint) -> Mapping[str, Any]:
+    """What the model card beside a source says in its front matter; empty where there is none that can be read."""
+    card = source.assets["config.json"].with_name("README.md")
+    try:
+        text = card.read_text(encoding="utf-8")
+        match = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        said = parse_yaml(match[1], card, CheckpointError) if match else {}
+    except (OSError, UnicodeDecodeError, CheckpointError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def named(source: Source) -> str:
-    """The source as a reader knows it: model and adapter."""
-    return source.model if source.adapter is None else f"{source.model} + {source.adapter}"
+    """The source as a reader knows it: model, commit and adapter."""
+    at = f" @ {source.revision}" if source.revision else ""
+    return source.model + at + ("" if source.adapter is None else f" + {source.adapter}")
 
 
-def model_card(merged: Merged, recipe: Recipe) -> str:
-    """A model card as the hub reads it: `base_model`, relation, tags; then what was merged, how, and from which bytes."""
-    hub_ids = [source.model for source in recipe.sources.values() if re.fullmatch(r"[\w.-]+/[\w.-]+", source.model)]
-    matter = {
-        **({"base_model": hub_ids} if hub_ids else {}),
-        "base_model_relation": "merge",
-        "library_name": "transformers",
-        "tags": ["merge", "model-interpolation", "interpole", recipe.method],
-    }
+def model_card(merged: Merged) -> str:
+    """A model card as the hub reads it: `base_model`, licence, tags; then what was merged, how, and from which bytes."""
+    recipe = pinned(merged)
+    matter, terms = _matter(merged, recipe)
     at = f" at λ = {recipe.lam:g}" if isinstance(recipe.lam, float) else ""
     rows = "\n".join(
         f"| `{name}` | {named(recipe.sources[name])} | `{source.fingerprint()}` |"
         for name, source in merged.sources.items()
     )
-    notes = "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in merged.notes)
+    notes = "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in (*merged.notes, *terms))
     versions = f"interpole {version('interpole')}, numpy {np.__version__}, Python {platform.python_version()}"
     return f"""---
 {yaml.safe_dump(matter, sort_keys=False).strip()}
@@ -83,3 +125,27 @@ computed in float32 with one rounding. Config, tokenizer, chat template and gene
 
 {versions}
 """
+
+
+def _matter(merged: Merged, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """The front matter, and a sentence where the sources' licences differ, which then stand in it as `other`."""
+    said = {name: front_matter(source) for name, source in merged.sources.items()}
+    licences = {name: str(matter["license"]) for name, matter in said.items() if matter.get("license")}
+    template = said[recipe.template_source]
+    carried = {key: template[key] for key in CARRIED if isinstance(template.get(key), str)}
+    differ = []
+    if len(set(licences.values())) > 1:
+        carried = {"license": "other"}
+        differ = ["licences of the sources: " + ", ".join(f"{name}: {licence}" for name, licence in licences.items())]
+    elif licences and "license" not in carried:
+        carried = {"license": next(iter(licences.values()))}
+    pipeline = template.get("pipeline_tag")
+    hub_ids = [source.model for source in recipe.sources.values() if is_hub_id(source.model)]
+    return {
+        **({"base_model": hub_ids} if hub_ids else {}),
+        "base_model_relation": "merge",
+        **carried,
+        **({"pipeline_tag": pipeline} if isinstance(pipeline, str) else {}),
+        "library_name": "transformers",
+        "tags": ["merge", "model-interpolation", "interpole", recipe.method],
+    }, differ

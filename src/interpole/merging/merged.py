@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import partial
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -21,21 +22,32 @@ from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.kernels import weighted_sum
 from interpole.checkpoints.open import fit, open_source
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
-from interpole.checkpoints.views.fp8 import Blocks, Dequantised, announced
+from interpole.checkpoints.views.fp8 import KEY, Dequantised, Quantised
 from interpole.checkpoints.views.stacking import Stacked
 from interpole.checkpoints.views.vocabulary import vocabulary
 from interpole.errors import MismatchError, RecipeError
+from interpole.merging.card import texts
 from interpole.merging.methods import get_method
 from interpole.merging.methods._sparsify import Stream
 from interpole.merging.recipe import DTYPE_NAMES, Recipe
 from interpole.merging.rules import Coefficients, list_layers
 
-__all__ = ["Merged", "merge"]
+__all__ = ["Fitting", "Merged", "merge", "merge_all"]
 
 FP8 = "float8_e4m3fn"
 
 Span = tuple[int, int]
 """Elements [start, stop) of a flattened tensor."""
+KEPT_PIECES = 8
+KEPT_BYTES = 4 << 20
+"""Pieces of sources that are kept, per thread, where several merges are written together."""
+Read = Callable[[Checkpoint, str, int, int], NDArray[Any]]
+"""A source, the name of a tensor and a span of it → its elements."""
+
+
+def read_plainly(source: Checkpoint, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Elements [start, stop) of a source's tensor."""
+    return source.read(name, start, stop)
 
 
 @final
@@ -48,9 +60,25 @@ class Merged(Checkpoint):
         notes: what had to be done to the sources so that they fit, in words.
     """
 
-    def __init__(self, recipe: Recipe, sources: Mapping[str, Checkpoint], notes: tuple[str, ...] = ()) -> None:
-        """Plan the merge; reads no tensor."""
-        self.recipe, self.sources, self.notes = recipe, sources, notes
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: Mapping[str, Checkpoint],
+        notes: tuple[str, ...] = (),
+        *,
+        wide: frozenset[str] = frozenset(),
+        read: Read = read_plainly,
+    ) -> None:
+        """Plan the merge; reads no tensor.
+
+        Args:
+            recipe: what is computed.
+            sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
+            notes: what had to be done to the sources so that they fit.
+            wide: tensors that are left in float32, whatever the recipe's dtype, to be quantised.
+            read: how sources are read.
+        """
+        self.recipe, self.sources, self.notes, self._read_source = recipe, sources, notes, read
         template = sources[recipe.template_source]
         self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
         self.assets = template.assets
@@ -59,12 +87,10 @@ class Merged(Checkpoint):
         first = sources[recipe.merged_names[0]]  # its names and shards, whatever λ: all points of a dial look alike
         self.layout = first.layout
         self.config = with_dtype(template.config, recipe.dtype)
-        self.specs = {name: _result_spec(spec, recipe.dtype) for name, spec in first.specs.items()}
-        self._fp8 = None
-        if recipe.dtype == FP8:
-            self._fp8, self.config = _fp8_target(recipe, sources)
-            self.specs = self._fp8.specs(first.specs)
-            self.layout = {name: first.layout[self._fp8.weight(name)] for name in self.specs}
+        dtype = None if recipe.dtype == FP8 else recipe.dtype
+        self.specs = {
+            name: _result_spec(spec, "float32" if name in wide else dtype) for name, spec in first.specs.items()
+        }
         self._method = get_method(recipe.method)
         self._inputs = [sources[name] for name in recipe.merged_names]
         self._plan = recipe.coefficients(first.specs)
@@ -73,20 +99,7 @@ class Merged(Checkpoint):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Elements [start, stop) of the flattened merged tensor. Methods that need the whole tensor compute all of it."""
         spec = self.specs[name]
-        stop = spec.num_elements if stop is None else stop
-        if self._fp8 is None or not self._fp8.holds(name):
-            return self._read(name, start, stop, DTYPES[spec.dtype])
-        if (source := self._as_stored(name)) is not None:
-            return source.read(name, start, stop)
-        values = partial(self._read, dtype=DTYPES["F32"])
-        if not self._method.elementwise:  # merged once, not for every row of blocks
-            weight = self._fp8.weight(name)
-            whole = values(weight, 0, self.specs[weight].num_elements)
-            return self._fp8.encode(name, start, stop, lambda _, first, last: whole[first:last])
-        return self._fp8.encode(name, start, stop, values)
-
-    def _read(self, name: str, start: int, stop: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        spec = self.specs[name]
+        stop, dtype = spec.num_elements if stop is None else stop, DTYPES[spec.dtype]
         data = self._piece(name, self._plan[name], (start, stop), (0, spec.num_elements), dtype)
         for row, other in self._rows.get(name, {}).items():
             begin, end = row * spec.shape[-1], (row + 1) * spec.shape[-1]
@@ -98,16 +111,12 @@ class Merged(Checkpoint):
 
     def copied_from(self, name: str) -> Checkpoint | None:
         """The source that gives this tensor as it is: λ at an end, or a tensor of integers; None where it is computed."""
-        weight = self._fp8.weight(name) if self._fp8 else name
-        return None if weight in self._rows else self._copied(weight, self._plan[weight])
+        return None if name in self._rows else self._copied(name, self._plan[name])
 
     def terms(self, name: str) -> tuple[tuple[Checkpoint, float], ...] | None:
-        """The tensor as Σ wᵢ·Θᵢ, to be summed left to right in float32 and rounded once at the end; None if it is no such sum.
-
-        One term of weight 1 is that source's tensor as it is.
-        """
+        """The tensor as Σ wᵢ·Θᵢ, where it is a weighted sum of sources or copied from one of them."""
         if (source := self.copied_from(name)) is not None:
-            return ((source, 1.0),) if source.specs[name].dtype == self.specs[name].dtype else None
+            return ((source, 1.0),)
         coefficients = self._plan[name]
         if not self._is_sum(coefficients) or name in self._rows:
             return None
@@ -115,16 +124,11 @@ class Merged(Checkpoint):
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
-        if self._fp8 and self._fp8.holds(name):
-            return stored.origin(name) if (stored := self._as_stored(name)) else None
         source = self.copied_from(name)
         return source.origin(name) if source and source.specs[name].dtype == self.specs[name].dtype else None
 
     def chunk_elements(self, name: str) -> int | None:
         """How the tensor is best read: None in pieces of any size, or the whole at once."""
-        if self._fp8 and self._fp8.holds(name):
-            whole = not self._method.elementwise and self.specs[name].num_elements
-            return None if self._as_stored(name) else whole or self._fp8.chunk_elements(name)
         if (source := self.copied_from(name)) is not None:
             return source.chunk_elements(name)
         if not self._method.elementwise:
@@ -138,7 +142,11 @@ class Merged(Checkpoint):
 
     def coefficients(self, name: str) -> Coefficients:
         """What tensor `name` is merged with."""
-        return self._plan[self._fp8.weight(name) if self._fp8 else name]
+        return self._plan[name]
+
+    def documents(self) -> Mapping[str, Callable[[], str]]:
+        """The model card and the recipe."""
+        return texts(self)
 
     def _copied(self, name: str, coefficients: Coefficients) -> Checkpoint | None:
         if not self.specs[name].is_float:
@@ -148,17 +156,12 @@ class Merged(Checkpoint):
             return self._inputs[weights.index(1.0)]
         return None
 
-    def _as_stored(self, name: str) -> Checkpoint | None:
-        """The FP8 checkpoint whose codes or scales are those of the result, bit for bit; None where they are computed."""
-        source = self.copied_from(name)
-        return source.raw if isinstance(source, Dequantised) and source.blocks == self._fp8 else None
-
     def _piece(
         self, name: str, coefficients: Coefficients, span: Span, whole: Span, dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         """Elements of `span` in `dtype`; `whole` is what is merged as one where a method needs it."""
         if (source := self._copied(name, coefficients)) is not None:
-            return cast(source.read(name, *span), dtype)
+            return cast(self._read_source(source, name, *span), dtype)
         if self._method.elementwise:
             return cast(self._merge(name, coefficients, span, dtype), dtype)
         merged = cast(self._merge(name, coefficients, whole, dtype), dtype)
@@ -169,7 +172,7 @@ class Merged(Checkpoint):
 
     def _merge(self, name: str, coefficients: Coefficients, span: Span, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The merged elements in float32, or in `dtype` where one loop computes and rounds them."""
-        pieces = [source.read(name, *span) for source in self._inputs]
+        pieces = [self._read_source(source, name, *span) for source in self._inputs]
         fused = dtype == DTYPES["BF16"] and self._is_sum(coefficients)
         if fused and (rounded := weighted_sum(pieces, coefficients.weights)) is not None:
             return rounded
@@ -179,7 +182,7 @@ class Merged(Checkpoint):
         inputs = [to_float32(piece).reshape(shape) for piece in pieces]
         arguments = dict(coefficients.parameters)
         if self._method.base != "no" and "base" in self.sources:
-            arguments["base"] = to_float32(self.sources["base"].read(name, *span)).reshape(shape)
+            arguments["base"] = to_float32(self._read_source(self.sources["base"], name, *span)).reshape(shape)
         if self._method.random:
             seed = int(arguments.pop("seed"))
             arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]
@@ -209,7 +212,48 @@ class Merged(Checkpoint):
         return [known[token] for token in tokens]
 
 
-def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Merged:
+@final
+class Fitting:
+    """Sources, opened once and made to fit once for all recipes that ask for the same."""
+
+    def __init__(self, sources: Mapping[str, Checkpoint], read: Read = read_plainly) -> None:
+        """Take sources by name, and how merges of them are to read them."""
+        self.sources, self._read = sources, read
+        self._fitted: dict[tuple[Any, ...], tuple[dict[str, Checkpoint], tuple[str, ...]]] = {}
+
+    def merge(self, recipe: Recipe) -> Checkpoint:
+        """The merge of these sources by a recipe.
+
+        Raises:
+            MismatchError: a tensor is missing or extra, or differs in shape or dtype; names, both sides, remedy.
+            RecipeError: a rule does not fit the model, or a source of the recipe is not given.
+        """
+        if missing := set(recipe.sources) - set(self.sources):
+            raise RecipeError(f"source {min(missing)!r} of the recipe is not given")
+        asked = (*recipe.sources, recipe.template_source, recipe.vocabulary, recipe.dtype is None, recipe.stack)
+        if asked not in self._fitted:
+            self._fitted[asked] = self._fit(recipe)
+        sources, notes = self._fitted[asked]
+        if recipe.dtype != FP8:
+            return Merged(recipe, sources, notes, read=self._read)
+        like, config = _fp8_target(recipe, sources)
+        coded = frozenset(like.blocks.codes)
+        return Quantised(Merged(recipe, sources, notes, wide=coded, read=self._read), like.blocks, config)
+
+    def _fit(self, recipe: Recipe) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
+        chosen = {name: self.sources[name] for name in recipe.sources}
+        sources, notes = fit(chosen, recipe.template_source, recipe.vocabulary)
+        first, *others = sources.values()
+        for other in others:
+            for clash in clashes(first, other, dtypes=recipe.dtype is None):
+                raise clash
+            _check_integers(first, other)
+        if recipe.stack is not None:
+            sources = {name: Stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
+        return sources, notes
+
+
+def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Checkpoint:
     """Open what the recipe names and check that it fits.
 
     Args:
@@ -222,17 +266,40 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Me
     """
     if sources is None:
         sources = {name: open_source(**dict(source)) for name, source in recipe.sources.items()}
-    if missing := set(recipe.sources) - set(sources):
-        raise RecipeError(f"source {min(missing)!r} of the recipe is not given")
-    sources, notes = fit({name: sources[name] for name in recipe.sources}, recipe.template_source, recipe.vocabulary)
-    first, *others = sources.values()
-    for other in others:
-        for clash in clashes(first, other, dtypes=recipe.dtype is None):
-            raise clash
-        _check_integers(first, other)
-    if recipe.stack is not None:
-        sources = {name: Stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
-    return Merged(recipe, sources, notes)
+    return Fitting(sources).merge(recipe)
+
+
+def merge_all(recipes: Sequence[Recipe], sources: Mapping[str, Checkpoint]) -> list[Checkpoint]:
+    """Merges of the same sources, to be written together: what they read of the sources one after another is read once.
+
+    Raises:
+        InterpoleError: as `merge`.
+    """
+    fitting = Fitting(sources, _ReadOnce() if len(recipes) > 1 else read_plainly)
+    return [fitting.merge(recipe) for recipe in recipes]
+
+
+@final
+class _ReadOnce:
+    """Reads sources and keeps per thread the last small pieces, which the next merge of the same sources asks for."""
+
+    def __init__(self) -> None:
+        self._kept = threading.local()
+
+    def __call__(self, source: Checkpoint, name: str, start: int, stop: int) -> NDArray[Any]:
+        pieces: OrderedDict[tuple[int, str, int, int], NDArray[Any]] = self._kept.__dict__.setdefault(
+            "pieces", OrderedDict()
+        )
+        key = (id(source), name, start, stop)
+        if key in pieces:
+            return pieces[key]
+        piece = source.read(name, start, stop)
+        if piece.nbytes <= KEPT_BYTES:
+            piece.flags.writeable = False
+            pieces[key] = piece
+            while len(pieces) > KEPT_PIECES:
+                pieces.popitem(last=False)
+        return piece
 
 
 def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -257,8 +324,8 @@ def with_dtype(config: Mapping[str, Any], dtype: str | None) -> Mapping[str, Any
     return dict(config) | {"dtype" if "dtype" in config else "torch_dtype": dtype}
 
 
-def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Blocks, Mapping[str, Any]]:
-    """How the result is quantised, which is as the template source or else the first source that is, and its config."""
+def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Dequantised, Mapping[str, Any]]:
+    """The source whose quantisation the result has, the template source or else the first that is FP8, and its config."""
     template = sources[recipe.template_source]
     like = next((source for source in (template, *sources.values()) if isinstance(source, Dequantised)), None)
     if like is None:
@@ -267,9 +334,8 @@ def _fp8_target(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> tuple[Bloc
             ", ".join(source.label for source in sources.values()),
             "write bfloat16 and quantise it with the tool of your engine",
         )
-    like.blocks.writable_block()
-    quantisation = {"quantization_config": announced(like.raw.config)}
-    return like.blocks, like.raw.config if like is template else {**template.config, **quantisation}
+    quantisation = {KEY: like.raw.config[KEY]}
+    return like, like.raw.config if like is template else {**template.config, **quantisation}
 
 
 def _result_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:

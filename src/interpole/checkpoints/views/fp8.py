@@ -22,9 +22,10 @@ from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, CorruptError, RecipeError
 from interpole.schema import Foreign, validated
 
-__all__ = ["Blocks", "Dequantised", "announced", "dequantise", "quantise"]
+__all__ = ["KEY", "Blocks", "Dequantised", "Quantised", "announced", "dequantise", "quantise"]
 
 KEY = "quantization_config"
+"""Where a config says how its model is quantised."""
 
 SUFFIX = "_scale_inv"
 LARGEST = 448.0
@@ -187,6 +188,93 @@ class Dequantised(Checkpoint):
     def fingerprint(self, *, quick: bool = False) -> str:
         """That of the codes and scales, marked."""
         return hashlib.sha256(f"dequantised {self.raw.fingerprint(quick=quick)}".encode()).hexdigest()
+
+
+@final
+class Quantised(Checkpoint):
+    """A checkpoint written as FP8: the mirror of `Dequantised`.
+
+    What it copies from an FP8 checkpoint of the same blocks keeps its codes and scales, bit for bit.
+
+    Attributes:
+        plain: the checkpoint as weights, those to be quantised in float32.
+        blocks: how it is quantised.
+    """
+
+    def __init__(self, plain: Checkpoint, blocks: Blocks, config: Mapping[str, Any]) -> None:
+        """Plan the view; reads no tensor.
+
+        Args:
+            plain: the checkpoint as weights.
+            blocks: how it is to be quantised.
+            config: the config that says so.
+
+        Raises:
+            RecipeError: there is one scale per tensor, not known before all of it was read.
+        """
+        blocks.writable_block()
+        self.plain, self.blocks, self.config = plain, blocks, config
+        self.label, self.assets, self.notes, self.chat_template = (
+            plain.label,
+            plain.assets,
+            plain.notes,
+            plain.chat_template,
+        )
+        self.specs = blocks.specs(plain.specs)
+        self.layout = {name: plain.layout[blocks.weight(name)] for name in self.specs}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Elements [start, stop) of codes, of scales, or of a tensor that is not quantised."""
+        stop = self.specs[name].num_elements if stop is None else stop
+        if not self.blocks.holds(name):
+            return self.plain.read(name, start, stop)
+        if (stored := self._stored(name)) is not None:
+            return stored.read(name, start, stop)
+        weight = self.blocks.weight(name)
+        if self._needs_whole(weight):  # computed once, not for every row of blocks
+            whole = self.plain.read(weight)
+            return self.blocks.encode(name, start, stop, lambda _, first, last: whole[first:last])
+        return self.blocks.encode(name, start, stop, self.plain.read)
+
+    def terms(self, name: str) -> tuple[tuple[Checkpoint, float], ...] | None:
+        """Those of a tensor that is not quantised; codes are no sum of codes."""
+        if not self.blocks.holds(name):
+            return self.plain.terms(name)
+        stored = self._stored(name)
+        return None if stored is None else ((stored, 1.0),)
+
+    def documents(self) -> Mapping[str, Callable[[], str]]:
+        """Those of the checkpoint as weights."""
+        return self.plain.documents()
+
+    def origin(self, name: str) -> Origin | None:
+        """Where the tensor lies as it is, if it is copied."""
+        if not self.blocks.holds(name):
+            return self.plain.origin(name)
+        return None if (stored := self._stored(name)) is None else stored.origin(name)
+
+    def chunk_elements(self, name: str) -> int | None:
+        """Rows of blocks at once, or all where the weight is computed as a whole."""
+        if not self.blocks.holds(name):
+            return self.plain.chunk_elements(name)
+        if self._stored(name) is not None:
+            return None
+        whole = self._needs_whole(self.blocks.weight(name))
+        return self.specs[name].num_elements if whole else self.blocks.chunk_elements(name)
+
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """That of the checkpoint as weights, marked."""
+        return hashlib.sha256(f"quantised {self.plain.fingerprint(quick=quick)}".encode()).hexdigest()
+
+    def _needs_whole(self, weight: str) -> bool:
+        return self.plain.chunk_elements(weight) == self.plain.specs[weight].num_elements
+
+    def _stored(self, name: str) -> Checkpoint | None:
+        """The checkpoint of codes that holds this tensor of the result as it is; None where it is computed."""
+        match self.plain.terms(self.blocks.weight(name)):
+            case ((Dequantised(raw=raw, blocks=blocks), 1.0),) if blocks == self.blocks:
+                return raw
+        return None
 
 
 class _Said(Foreign):

@@ -18,7 +18,7 @@ from interpole.diagnostics.audit.estimate import Sides, simplest
 from interpole.diagnostics.audit.findings import TensorAudit
 from interpole.diagnostics.audit.mapping import MOST_RULES, LambdaMap
 from interpole.errors import InterpoleError, InterpoleWarning
-from interpole.merging.merged import Merged, merge
+from interpole.merging.merged import merge
 from interpole.merging.recipe import DTYPE_NAMES, Recipe, build
 
 __all__ = ["propose", "reproduce"]
@@ -110,7 +110,9 @@ def _odd_rows(recipe: Recipe, name: str, matrix: NDArray[Any], sides: Sides) -> 
     return [int(row) for row in np.flatnonzero((again != matrix).any(axis=-1))]
 
 
-def _tried(again: Merged, tensors: Sequence[TensorAudit], merged: Checkpoint, threads: int | None) -> list[TensorAudit]:
+def _tried(
+    again: Checkpoint, tensors: Sequence[TensorAudit], merged: Checkpoint, threads: int | None
+) -> list[TensorAudit]:
     there = {name: spec.shape for name, spec in again.specs.items()}
     names = [t.name for t in tensors if t.name in merged and there.get(t.name) == merged.specs[t.name].shape]
     wrong: Mapping[str, list[float]] = sum_tensors([merged, again], names, count_differing, threads=threads)
