@@ -77,7 +77,6 @@ def merge(
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
     from interpole.checkpoints.hub import check_login, push
-    from interpole.merging.recipe import parse_lambdas
 
     wanted = {"template_from": template_from, "dtype": dtype, "vocabulary": vocabulary}
     settings = {key: value for key, value in wanted.items() if value is not None}
@@ -98,20 +97,23 @@ def merge(
         recipe = _between(instruct, thinking, ablations, settings)
     if marker_rows is not None:
         recipe = _with_marker_rows(recipe, marker_rows)
-    lams = None if lam is None else parse_lambdas(lam)
-    recipes = {out: recipe if lams is None else recipe.at(lams[0])}
-    if lams and len(lams) > 1:
-        recipes = {out.with_name(f"{out.name}-{value:.10g}"): recipe.at(value) for value in lams}
+    recipes = _at_lambdas(recipe, lam, out)
     if push_to_hub:
         check_login(push_to_hub)
-    write(
-        recipes,
-        None if shard_size is None else parse_size(shard_size),
-        doctor=not no_doctor,
-        allow_non_finite=allow_non_finite,
-    )
+    shard_bytes = None if shard_size is None else parse_size(shard_size)
+    write(recipes, shard_bytes, doctor=not no_doctor, allow_non_finite=allow_non_finite)
     for folder in recipes if push_to_hub else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"))
+
+
+def _at_lambdas(recipe: Recipe, lam: str | None, out: Path) -> dict[Path, Recipe]:
+    """Folder to write → recipe: one of its own for each of several λ."""
+    from interpole.merging.recipe import parse_lambdas
+
+    lams = [] if lam is None else parse_lambdas(lam)
+    if len(lams) < 2:
+        return {out: recipe.at(lams[0]) if lams else recipe}
+    return {out.with_name(f"{out.name}-{value:.10g}"): recipe.at(value) for value in lams}
 
 
 def _load(path: Path, settings: dict[str, Any], places: Sequence[str]) -> Recipe:
