@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import interpole.report.payload as pack
@@ -373,10 +374,25 @@ def test_long_responses_keep_their_ends_and_say_what_is_missing(sweep: list[Samp
 
 
 def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "BUDGET_CHARS", 2000 * len(sweep))
-    long = [replace(s, response="a" * 5000) for s in sweep]
-    rows = next(texts(payload(measure(long, resamples=20), long).chunks))[0]
-    assert {len(r["parts"][0][1]) + len(r["parts"][2][1]) for row in rows for r in row} == {2000}
+    monkeypatch.setattr(pack, "BUDGET_BYTES", 1000 * len(sweep))
+    half = len(sweep) // 2
+    mixed = [replace(s, response="a" * (5000 if i < half else 1000)) for i, s in enumerate(sweep)]
+    rows = [
+        row for chunk in texts(payload(measure(mixed, resamples=20), mixed).chunks) for rows in chunk for row in rows
+    ]
+    kept = [sum(len(text) for kind, text in r["parts"] if kind != "gap") for row in rows for r in row]
+    assert sorted(set(kept)) == [1000, 3000]  # what the short ones leave goes to the long ones
+
+
+def test_the_budget_holds_for_texts_that_hardly_get_smaller(
+    sweep: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    hard = [replace(s, response="".join(map(chr, rng.integers(0x4E00, 0x9FFF, 3000)))) for s in sweep[:200]]
+    monkeypatch.setattr(pack, "BUDGET_BYTES", 300_000)
+    packed = payload(measure(hard, resamples=20), hard)
+    assert 150_000 < sum(map(len, packed.chunks)) <= 300_000
+    assert packed.num_cut == 200
 
 
 def unpacked(page: str) -> str:

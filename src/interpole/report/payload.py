@@ -22,8 +22,9 @@ from interpole.report.style import OUTCOMES, UNFINISHED
 
 __all__ = ["Parse", "Payload", "as_it_stands", "cell", "difficulty", "pack", "payload", "texts"]
 
-MAX_CHARS, MIN_CHARS = 9000, 1500  # kept of a long response: as many as the budget allows, between these
-BUDGET_CHARS = 60_000_000  # of all responses, so that a page can be sent around: at worst some 30 MB
+MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no more
+BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that it can be sent around
+PACKED_SHARE = 0.5  # of a text's size, about what is left of it in gzip and base64
 HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
 CHUNK_CHARS = 400_000
 KINDS = list(OUTCOMES)
@@ -59,9 +60,38 @@ def payload(
         private: tasks whose texts must not be shown: of them only outcomes and scores are packed.
         parse: how a sample's response is read apart.
     """
-    keep = min(MAX_CHARS, max(MIN_CHARS, BUDGET_CHARS // max(1, len(samples))))
-    points = _points(metrics)
-    groups = _groups(samples)
+    points, groups = _points(metrics), _groups(samples)
+    keep = _most([len(sample.response) for sample in samples], round(BUDGET_BYTES / PACKED_SHARE))
+    questions, chunks = _packed(groups, points, private, parse, keep)
+    while keep and (num_bytes := sum(map(len, chunks))) > BUDGET_BYTES:  # texts that are harder to pack than most
+        keep = int(keep * 0.9 * BUDGET_BYTES / num_bytes)
+        questions, chunks = _packed(groups, points, private, parse, keep)
+    index = {
+        "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
+        "outcomes": [
+            {"label": label, "colour": colour, "unfinished": outcome in UNFINISHED}
+            for outcome, (label, colour) in OUTCOMES.items()
+        ],
+        "metrics": [_measured(m) for m in metrics],
+        "questions": questions,
+        "private": sorted(private),
+    }
+    return Payload(pack(index), chunks, sum(len(s.response) > keep for s in samples))
+
+
+def _most(lengths: Sequence[int], budget: int) -> int:
+    """The most characters, `MAX_CHARS` at most, that may be kept of each response so that all together stay in the budget."""
+    low, high = 0, MAX_CHARS
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if sum(min(n, middle) for n in lengths) <= budget else (low, middle - 1)
+    return low
+
+
+def _packed(
+    groups: Groups, points: Sequence[tuple[str, float | None]], private: Collection[str], parse: Parse, keep: int
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """What the index says of every question, and the chunks with `keep` characters of every response."""
     questions, chunks, num_chars = [], [list[Any]()], 0
     for (task, problem), by_point in groups.items():
         first = next(iter(by_point.values()))[0]
@@ -83,19 +113,7 @@ def payload(
         if num_chars > CHUNK_CHARS:
             chunks.append([])
             num_chars = 0
-    index = {
-        "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
-        "outcomes": [
-            {"label": label, "colour": colour, "unfinished": outcome in UNFINISHED}
-            for outcome, (label, colour) in OUTCOMES.items()
-        ],
-        "metrics": [_measured(m) for m in metrics],
-        "questions": questions,
-        "private": sorted(private),
-    }
-    return Payload(
-        pack(index), tuple(pack(chunk) for chunk in chunks if chunk), sum(len(s.response) > keep for s in samples)
-    )
+    return questions, tuple(pack(chunk) for chunk in chunks if chunk)
 
 
 def pack(data: Any) -> str:
