@@ -8,8 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import interpole
-from interpole.checkpoints.names import KINDS, num_layers, role_of
+from interpole.checkpoints.names import KINDS, depth_key, in_layer, num_layers, role_of
 from interpole.checkpoints.views.fp8 import quantise
+from interpole.diagnostics.doctor import examine
+from interpole.diagnostics.similarity import compare
 from interpole.merging.recipe import Recipe
 from interpole.merging.rules import ablation
 
@@ -109,12 +111,20 @@ FAMILIES = {  # model class → config; the config class has the same stem
     "Lfm2MoeForCausalLM": BASE
     | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}
     | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-}
+    "GPT2LMHeadModel": {
+        "vocab_size": 48, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2,
+    },
+    "GPTNeoXForCausalLM": {key: value for key, value in BASE.items() if key not in ("head_dim", "num_key_value_heads")},
+    "OPTForCausalLM": {
+        "vocab_size": 48, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 64, "word_embed_proj_dim": 32, "pad_token_id": 0,
+    },
+}  # fmt: skip
 
 
 def build(family, seed):
     """A model with every float parameter and buffer random, so that none is interpolated between equals."""
-    stem = family.split("For")[0]
+    stem = family.split("For")[0].split("LMHead")[0]
     name = "Gemma3TextConfig" if family == "Gemma3ForCausalLM" else stem + "Config"
     if not hasattr(transformers, family):
         pytest.skip(f"this transformers has no {family}")
@@ -158,14 +168,24 @@ def test_every_tensor_of_a_family_has_its_place(family, tmp_path):
     assert [name for name, found in places.items() if found is None] == []
     assert {found.kind for found in places.values()} <= set(KINDS)
     config = checkpoint.config.get("text_config", checkpoint.config)
-    assert num_layers(checkpoint) == config["num_hidden_layers"]
+    depth = config[depth_key(config)]
+    assert num_layers(checkpoint) == depth
     mixers = {found.layer for found in places.values() if found.kind == "attention"}
     wide = {found.layer for found in places.values() if found.kind in ("ffn", "experts")}
-    assert mixers == wide == set(range(config["num_hidden_layers"]))
+    assert mixers == wide == set(range(depth))
     assert any(found.kind == "vision" for found in places.values()) == ("vision_config" in checkpoint.config)
 
 
-@pytest.mark.parametrize("family", ["Qwen3MoeForCausalLM", "Lfm2ForCausalLM", "Mistral3ForConditionalGeneration"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "Qwen3MoeForCausalLM",
+        "Lfm2ForCausalLM",
+        "Mistral3ForConditionalGeneration",
+        "GPT2LMHeadModel",
+        "GPTNeoXForCausalLM",
+    ],
+)
 def test_a_skipped_sublayer_of_another_family_keeps_instructs_weights(family, tmp_path):
     for seed in (0, 1):
         build(family, seed).save_pretrained(tmp_path / str(seed))
@@ -206,3 +226,32 @@ def test_fp8_is_read_as_transformers_dequantises_it(tmp_path):
     for name in checkpoint:
         ours = torch.from_numpy(checkpoint[name].view(np.int16)).view(torch.bfloat16)
         assert torch.equal(model.state_dict()[name], ours), name
+
+
+@pytest.mark.parametrize("family", ["GPT2LMHeadModel", "GPTNeoXForCausalLM"])
+def test_a_family_with_unusual_names_is_stacked_measured_and_examined_by_layer(family, tmp_path):
+    for seed in (0, 1):
+        build(family, seed).save_pretrained(tmp_path / str(seed))
+    sides = [interpole.open(tmp_path / str(seed)) for seed in (0, 1)]
+    depth = num_layers(sides[0])
+    order = [*range(depth), depth - 1]
+    recipe = Recipe.between(tmp_path / "0", tmp_path / "1", 0.5, stack=f"0-{depth - 1},{depth - 1}")
+    out = interpole.save(interpole.merge(recipe), tmp_path / "out")
+    kind = getattr(transformers, family)
+    loaded, info = kind.from_pretrained(out, output_loading_info=True, dtype=torch.float32)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    plain = kind.from_pretrained(interpole.save(interpole.merge(recipe.with_(stack=None)), tmp_path / "plain"))
+    found, expected = loaded.state_dict(), plain.state_dict()
+    for name in found:
+        role = role_of(name)
+        old = name if role is None or role.layer is None else in_layer(name, order[role.layer])
+        assert torch.equal(found[name], expected[old]), name
+    rows = [name for name, *_ in compare(*sides).rows("layer")]
+    assert rows == [f"layer {i}" for i in range(depth)] + ["outside"]
+    assert not {f.code for f in examine(*sides).findings if f.severity != "note"} & {
+        "names",
+        "depth",
+        "tensors",
+        "settings",
+    }

@@ -24,6 +24,8 @@ LAYER_TYPES = {"attention": "full_attention", "mamba": "linear_attention"}
 """Names of layer types before transformers 5."""
 ROPE_TYPES = {"su": "longrope", "mrope": "default"}
 PARTS = "text_config", "vision_config", "audio_config"
+COMMON = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+"""Settings by the names that nearly all classes use."""
 FILLED = {"yarn": {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}}
 """What transformers computes with where the config is silent (`modeling_rope_utils.py`)."""
 FIXED = {
@@ -137,6 +139,8 @@ def _as_class(settings: Settings, model_type: str) -> dict[str, Any]:
     for old, new in entry["names"].items():
         if old in settings:
             found[new] = found.pop(old)
+        if old in COMMON and new in found:  # of a class with words of its own (GPT-2's `n_head`)
+            found[old] = found.pop(new)
     if isinstance(types := found.get("layer_types"), list):
         found["layer_types"] = [LAYER_TYPES.get(kind, kind) if isinstance(kind, str) else kind for kind in types]
     inputs, derived = set(), GENERIC["derived"] | entry["derived"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
-from interpole.checkpoints.names import role_of
+from interpole.checkpoints.names import has_token_rows, role_of
 
 __all__ = ["Tied", "Untied", "embeddings_of", "is_tied", "same_heads", "settled"]
 
@@ -136,10 +136,8 @@ def same_heads(sources: Mapping[str, Checkpoint]) -> tuple[dict[str, Checkpoint]
 
 
 def _of_kind(checkpoint: Checkpoint, kind: str) -> str | None:
-    names = (
-        name for name in checkpoint if name.endswith(".weight") and (role := role_of(name)) and role == (None, kind)
-    )
-    return next(names, None)
+    names = (name for name in checkpoint if name.endswith(".weight") and has_token_rows(name))
+    return next((name for name in names if role_of(name) == (None, kind)), None)
 
 
 def _untied(config: Mapping[str, Any]) -> dict[str, Any]:

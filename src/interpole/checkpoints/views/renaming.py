@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any, final
 
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
+from interpole.checkpoints.names import stem
 
 __all__ = ["Renamed", "same_names"]
-
-_BEGINNING = re.compile(
-    r"(?:language_model\.model\.|model\.language_model\.|language_model\.|model\.)?(?=(?:layers|embed_tokens|norm|lm_head)\.)"
-    r"|(?:model\.)?(?=(?:visual|vision_\w+|multi_modal_projector|patch_merger|mtp)\.)"
-)
-"""What may stand before the first word that names a part of the model."""
 
 
 @final
@@ -76,9 +70,3 @@ def same_names(sources: Mapping[str, Checkpoint], target: str) -> tuple[dict[str
         first = next(key for key in theirs if wanted[key] != theirs[key])
         notes.append(f"tensors of {source_name} go by the names of {target}: {theirs[first]} is {wanted[first]} there")
     return result, tuple(notes)
-
-
-def stem(name: str) -> str:
-    """A name from its first word on that names a part of the model, such as `layers`."""
-    match = _BEGINNING.match(name)
-    return name[match.end() :] if match else name

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints.architectures import PARTS, language_type, table, understood
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
-from interpole.checkpoints.names import num_layers, role_of
+from interpole.checkpoints.names import depth_key, in_layer, num_layers, role_of
 from interpole.errors import RecipeError
 
 __all__ = ["Stacked"]
@@ -51,7 +51,7 @@ class Stacked(Checkpoint):
                 self._names[name] = name
                 continue
             for layer in (new for new, old in enumerate(order) if old == found.layer):
-                self._names[re.sub(rf"\b{found.layer}\b", str(layer), name, count=1)] = name
+                self._names[in_layer(name, layer)] = name
         self.specs = {name: source.specs[old] for name, old in self._names.items()}
         self.layout = {name: source.layout[old] for name, old in self._names.items()}
 
@@ -90,7 +90,8 @@ def restacked(config: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]
     Raises:
         RecipeError: a setting cannot say which layers are which in this order, or is of a kind that is not known.
     """
-    depth = config.get("num_hidden_layers")
+    key_of_depth = depth_key(config) or "num_hidden_layers"
+    depth = config.get(key_of_depth)
     parts = {
         key: restacked(value, order)
         for key, value in config.items()
@@ -103,11 +104,11 @@ def restacked(config: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]
         return {**config, **parts}
     if beyond := [layer for layer in order if layer >= depth]:
         raise RecipeError(
-            f"stack: layer {beyond[0]} is none of the {depth} that num_hidden_layers counts",
+            f"stack: layer {beyond[0]} is none of the {depth} that {key_of_depth} counts",
             remedy="leave out the extra layers for multi-token prediction",
         )
     changed = {key: _listed(key, value, depth, order) for key, value in config.items() if key not in PARTS}
-    changed = {**config, **changed, **parts, "num_hidden_layers": len(order)}
+    changed = {**config, **changed, **parts, key_of_depth: len(order)}
     if config.get("num_kv_shared_layers"):
         raise _unclear("num_kv_shared_layers", config["num_kv_shared_layers"])
     if changed.get("num_nextn_predict_layers"):
@@ -142,7 +143,7 @@ def _set_layer_types(config: Mapping[str, Any], changed: dict[str, Any], order: 
     if config.get("layer_types") is not None or language_type(config) not in table():
         return
     derived = understood(config).get("layer_types")
-    if not isinstance(derived, list) or len(derived) != config["num_hidden_layers"]:
+    if not isinstance(derived, list) or len(derived) != config[depth_key(config) or "num_hidden_layers"]:
         return
     wanted = [derived[old] for old in order]
     if understood(changed).get("layer_types") != wanted:

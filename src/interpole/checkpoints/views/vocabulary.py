@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
-import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
+from interpole.checkpoints.names import has_token_rows
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import MismatchError
 from interpole.files import read_json
@@ -33,7 +33,6 @@ POLICIES = {
 }
 """What to do about vocabularies that differ."""
 
-_ROWS = re.compile(r"(?:.+\.)?(?:embed_tokens|lm_head|shared_head\.head)\.(?:weight|bias)")
 Rows = NDArray[np.int64]
 
 
@@ -160,12 +159,12 @@ _LETTERS = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
     """Names of the tensors with one row per token."""
     rows = num_rows(checkpoint)
-    return {name for name, spec in checkpoint.specs.items() if spec.shape[:1] == (rows,) and _ROWS.fullmatch(name)}
+    return {name for name, spec in checkpoint.specs.items() if spec.shape[:1] == (rows,) and has_token_rows(name)}
 
 
 def num_rows(checkpoint: Checkpoint) -> int:
     """Rows of the embeddings; 0 where there are none."""
-    names = [name for name in checkpoint.specs if _ROWS.fullmatch(name) and checkpoint.specs[name].shape]
+    names = [name for name in checkpoint.specs if has_token_rows(name) and checkpoint.specs[name].shape]
     return max((checkpoint.specs[name].shape[0] for name in names), default=0)
 
 
@@ -193,7 +192,7 @@ def _match(source: Checkpoint, target: Checkpoint, policy: str) -> Rows | None:
 
 def _same_model(a: Checkpoint, b: Checkpoint) -> bool:
     """Whether the tensors have the same names and, number of tokens aside, those of the vocabulary the same shapes."""
-    names = [name for name in a.specs if _ROWS.fullmatch(name)]
+    names = [name for name in a.specs if has_token_rows(name)]
     return a.keys() == b.keys() and all(a.specs[name].shape[1:] == b.specs[name].shape[1:] for name in names)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from interpole.checkpoints.architectures import language_config
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.compat import clashes
-from interpole.checkpoints.names import num_layers, role_of
+from interpole.checkpoints.names import depth_key, num_layers, role_of
 from interpole.checkpoints.open import coded
 from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up, not_finite
 from interpole.checkpoints.views.fp8 import Dequantised, announced
@@ -106,7 +106,8 @@ def check_names(a: Side, _: Side) -> Iterator[Finding]:
 def check_depth(a: Side, b: Side) -> Iterator[Finding]:
     """Layers on disk against layers in the config."""
     for side in (a, b):
-        said, found = language_config(side.checkpoint.config).get("num_hidden_layers"), num_layers(side.checkpoint)
+        config = language_config(side.checkpoint.config)
+        said, found = config.get(depth_key(config) or ""), num_layers(side.checkpoint)
         if said and found and found != said:
             yield Finding(
                 "depth",
