@@ -314,6 +314,13 @@ def test_what_a_stopped_run_left_is_not_taken_over_after_a_change(stopped, tmp_p
         file.close()
 
 
+def test_a_source_that_is_written_while_it_is_read_is_noticed(merged, pair, tmp_path):
+    changes = iter([lambda: flip_a_bit(pair[1])])
+    with pytest.raises(OutputError, match="changed while it was read"):
+        interpole.save(merged, tmp_path / "out", progress=lambda _: next(changes, lambda: None)())
+    assert leftovers(tmp_path) == []
+
+
 def test_a_shard_that_is_too_short_is_written_anew(stopped, tmp_path):
     recipe, partial = stopped
     os.truncate(min(partial.glob("*.safetensors")), 100)

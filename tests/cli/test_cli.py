@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import interpole
 import tiny
+from interpole.checkpoints.checkpoint import Folder
 from interpole.cli import app, main
 from interpole.errors import InterpoleError, RecipeError
 from interpole.lab import shipped
@@ -62,6 +63,13 @@ def test_merge_takes_the_recipe_it_left_behind(pair, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call("merge", recipe, "-o", tmp_path / "c", "--no-doctor")
     assert len({(tmp_path / name / shard).read_bytes() for name in "abc"}) == 1
+
+
+def test_the_doctor_and_the_weights_of_a_merge_share_opened_sources(tmp_path, monkeypatch):
+    opened, real = [], Folder.__init__
+    monkeypatch.setattr(Folder, "__init__", lambda self, *args: opened.append(args[0]) or real(self, *args))
+    call("merge", shipped().instruct, shipped().thinking, "-l", "0.2,0.4,0.6", "-o", tmp_path / "m")
+    assert opened == [shipped().instruct, shipped().thinking]
 
 
 def test_several_lambdas_make_a_folder_each(pair, tmp_path):

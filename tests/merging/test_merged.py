@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 import interpole
 import tiny
+from interpole.checkpoints.open import fit
 from interpole.errors import InterpoleWarning, MismatchError, RecipeError
+from interpole.merging import merged as module
+from interpole.merging.merged import merge_all
 from interpole.merging.recipe import Recipe, build
 from interpole.merging.rules import ablation, parse_layers
 
@@ -309,3 +312,16 @@ def test_linear_equals_mergekit_to_the_last_bit_in_float32(data):
         assert {name: hashlib.sha256(merged[name].tobytes()).hexdigest()[:24] for name in merged} == {
             name: entry[3] for name, entry in golden.items()
         }
+
+
+def test_sources_are_fitted_once_for_all_points_of_a_dial(pair, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "fit", lambda *args: calls.append(args) or fit(*args))
+    sources = dict(zip(("instruct", "thinking"), map(interpole.open, pair), strict=True))
+    recipes = [Recipe.between(*pair, lam, template_from="thinking") for lam in (0, 0.2, 0.6, 1)]
+    merged = merge_all(recipes, sources)
+    assert len(calls) == 1
+    for recipe, one in zip(recipes, merged, strict=True):
+        alone = interpole.merge(recipe, sources)
+        assert all(one[name].tobytes() == alone[name].tobytes() for name in alone)
+        assert one.fingerprint() == alone.fingerprint()

@@ -63,6 +63,7 @@ class _Output:
     target: Target
     partial: Path
     marker: str
+    state: str  # of the files that it is computed from
 
     @property
     def out(self) -> Path:
@@ -90,6 +91,8 @@ def save(
 ) -> Path:
     """Write `checkpoint` as a folder that transformers and vLLM load.
 
+    From then on the process keeps memory that it frees (`kernels.keep_freed_memory`).
+
     Args:
         checkpoint: what to write, computed and checked in chunks.
         out: the folder to make; must not exist.
@@ -100,7 +103,8 @@ def save(
         allow_non_finite: write NaN and infinity too, with a warning that names the tensors.
 
     Raises:
-        OutputError: `out` exists, another process writes it, the disk is full or not writable, names of files clash.
+        OutputError: `out` exists, another process writes it, the disk is full or not writable, names of files clash, a source
+            was changed meanwhile.
         CheckpointError: a tensor of the result holds NaN or infinity. In all these cases nothing is left behind.
     """
     target = Target(checkpoint, Path(out), extra or {})
@@ -150,8 +154,9 @@ def save_all(
 
 def _planned(target: Target, shards: Shards, allow_non_finite: bool) -> _Output:
     """The marker names all that the bytes depend on: the files, by place, size and times, the merge, the shards, the version."""
-    said = [version("interpole"), target.checkpoint.fingerprint(quick=True), shards, allow_non_finite]
-    return _Output(target, target.out.parent / f".{target.out.name}.partial", content_hash(said))
+    state = target.checkpoint.fingerprint(quick=True)
+    marker = content_hash([version("interpole"), state, shards, allow_non_finite])
+    return _Output(target, target.out.parent / f".{target.out.name}.partial", marker, state)
 
 
 def _make(outputs: Sequence[_Output], shards: Shards, work: Callable[[Sequence[_Output]], None]) -> None:
@@ -168,6 +173,9 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Callable[[Sequence[_
         work(todo)
         for output in todo:
             _write_assets(output, shards)
+            if output.checkpoint.fingerprint(quick=True) != output.state:
+                what = "a file of a source was changed while it was read: the result could hold old and new weights"
+                raise OutputError(what, output.checkpoint.label, "run the merge again when nobody writes there")
         for output in todo:
             output.partial.rename(output.out)
             placed.append(output)

@@ -15,7 +15,7 @@ from interpole.checkpoints.open import open_source
 from interpole.engines.base import Engine, Resolve
 from interpole.engines.registry import engine_kind
 from interpole.errors import EngineError
-from interpole.merging.merged import merge
+from interpole.merging.merged import Fitting
 from interpole.merging.recipe import Recipe, Source, build
 
 __all__ = ["dial", "load_into", "open_engine"]
@@ -49,11 +49,15 @@ def open_engine(name: str, recipe: Recipe | None, **options: Any) -> Engine:
 
 
 def dial(recipe: Recipe) -> Resolve:
-    """A function from λ, a recipe, its mapping or a source to the checkpoint it names; sources are opened once."""
+    """A function from λ, a recipe, its mapping or a source to the checkpoint it names; sources are opened and fitted once."""
 
     @cache
     def opened(source: Source) -> Checkpoint:
         return open_source(**dict(source))
+
+    @cache
+    def fitting(sources: tuple[tuple[str, Source], ...]) -> Fitting:
+        return Fitting({name: opened(source) for name, source in sources})
 
     def resolve(where: float | Recipe | Mapping[str, Any] | Source | Checkpoint) -> Checkpoint:
         if isinstance(where, Checkpoint):
@@ -63,7 +67,7 @@ def dial(recipe: Recipe) -> Resolve:
         if isinstance(where, Mapping):
             where = build(where, "the recipe")
         chosen = where if isinstance(where, Recipe) else recipe.at(float(where))
-        return merge(chosen, {name: opened(source) for name, source in chosen.sources.items()})
+        return fitting(tuple(chosen.sources.items())).merge(chosen)
 
     return resolve
 

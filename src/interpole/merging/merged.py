@@ -279,17 +279,22 @@ def merge_all(recipes: Sequence[Recipe], sources: Mapping[str, Checkpoint]) -> l
     return [fitting.merge(recipe) for recipe in recipes]
 
 
+class _Kept(threading.local):
+    """Pieces of sources, the last ones at the end; every thread sees its own."""
+
+    def __init__(self) -> None:
+        self.pieces: OrderedDict[tuple[int, str, int, int], NDArray[Any]] = OrderedDict()
+
+
 @final
 class _ReadOnce:
     """Reads sources and keeps per thread the last small pieces, which the next merge of the same sources asks for."""
 
     def __init__(self) -> None:
-        self._kept = threading.local()
+        self._kept = _Kept()
 
     def __call__(self, source: Checkpoint, name: str, start: int, stop: int) -> NDArray[Any]:
-        pieces: OrderedDict[tuple[int, str, int, int], NDArray[Any]] = self._kept.__dict__.setdefault(
-            "pieces", OrderedDict()
-        )
+        pieces = self._kept.pieces
         key = (id(source), name, start, stop)
         if key in pieces:
             return pieces[key]
