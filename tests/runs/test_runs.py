@@ -238,6 +238,7 @@ def test_a_dry_run_says_tokens_hours_and_memory(tmp_path):
     flags = ["--lambda", "0,1", "-k", "2", "--limit", "4", "--out", tmp_path / "run", "--dry-run", "--no-doctor"]
     told = " ".join(call("sweep", instruct, thinking, *flags).split())
     assert "16 responses to generate" in told
+    assert "arithmetic is graded by exact" in told
     assert "at most 4,096 tokens" in told
     assert "run a pilot" in told
     told = call("sweep", instruct, thinking, *flags, "--guess-tokens", "100", "--tokens-per-second", "2")

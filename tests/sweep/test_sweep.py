@@ -49,6 +49,7 @@ def test_a_sweep_asks_every_problem_at_every_point_k_times(bench):
         assert (one.num_tokens, one.finish) == (5 if one.lam == 1 else 2, "stop")
         assert (one.answer, one.score) == ("7", float(problem.answer == "7"))
     assert [(p.done, p.total) for p in seen if not p.message][-1] == (24, 24)
+    assert seen[0].message == "arithmetic is graded by exact"
     asked = [json.loads(line) for line in bench.journal.read_text().splitlines()]
     assert len({one["seed"] for one in asked}) == 8  # per problem and epoch; the same at every λ
     assert f"<|im_start|>user\n{PROBLEMS[0].question}<|im_end|>\n<|im_start|>assistant\n" in {
@@ -336,10 +337,18 @@ def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
         "smaples: 3": "smaples",
         "samples: 0": "samples",
         "sampler: {top: 3}": "no setting 'top'",
+        "sampler: {max_tokens: 2.5}": "sampler: max_tokens is 2.5: give a whole number",
+        "sampler: {temperature: .inf}": "sampler",
+        "points: [{name: p, sampler: {temprature: 1}}]": "points.0.sampler: no setting 'temprature'",
+        "limit: 0": "limit",
         "template_from: base": "no source 'base'",
         "points: [{name: λ=1}]": "two points are called λ=1",
     }.items():
         path.write_text(text + more)
+        with pytest.raises(RunError, match=message):
+            SweepConfig.load(path)
+    for task, message in {"limit: -1": "tasks.0.limit", "sampler: {k: 1}": "tasks.0.sampler: no setting 'k'"}.items():
+        path.write_text(text.replace("[arithmetic]", f"[{{task: arithmetic, {task}}}]"))
         with pytest.raises(RunError, match=message):
             SweepConfig.load(path)
     with pytest.raises(RunError, match="no points"):

@@ -137,6 +137,9 @@ def test_what_does_not_fit_a_jsonl_is_refused(write, tmp_path):
         ({"grader": "llm"}, "graders are: math, choice, exact, regex, python:"),
         ({"prompt": "Hello"}, "put {question} in it"),
         ({"split": "test"}, "split given"),
+        ({"grader": ""}, "no grader ''"),
+        ({"limit": 0}, "the limit is 0"),
+        ({"limit": -1}, "the limit is -1"),
     ]:
         with pytest.raises(TaskError, match=message):
             tasks.load(path, **options)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from interpole.engines.registry import EngineKind, engine_kind
 from interpole.errors import EngineError, RunError, TaskError
@@ -28,16 +29,30 @@ def dial_name(lam: float) -> str:
     return f"λ={lam:g}"
 
 
+def _known(settings: dict[str, float]) -> dict[str, float]:
+    """Refuse settings that a sampler does not have, and numbers that it cannot use."""
+    names = ("temperature", "top_p", "top_k", "max_tokens")
+    if unknown := set(settings) - set(names):
+        raise ValueError(f"no setting {min(unknown)!r}; there are {', '.join(names)}")
+    for name, value in settings.items():
+        if not math.isfinite(value) or (name in ("top_k", "max_tokens") and value != int(value)):
+            raise ValueError(f"{name} is {value:g}: give a {'whole ' if name in ('top_k', 'max_tokens') else ''}number")
+    return settings
+
+
+SamplerSettings = Annotated[dict[str, float], AfterValidator(_known)]
+
+
 class TaskConfig(Strict):
     """One task; settings left out are the sweep's, or the task's own (see `tasks.load`)."""
 
     task: str
     data: Path | None = None
     split: str | None = None
-    limit: int | None = None
+    limit: int | None = Field(None, ge=1)
     only: tuple[str, ...] | None = None  # ids of the problems to ask
     samples: int | None = Field(None, ge=1)
-    sampler: dict[str, float] = {}
+    sampler: SamplerSettings = {}
     grader: str | None = None
     prompt: str | None = None
 
@@ -62,7 +77,7 @@ class PointConfig(Strict):
     lam: float | None = Field(default=None, alias="lambda")
     preset: str = ""
     recipe: dict[str, Any] = {}
-    sampler: dict[str, float] = {}
+    sampler: SamplerSettings = {}
     instruction: str = ""
     budget_tokens: int | None = Field(default=None, ge=1)
     close: str = ""
@@ -125,7 +140,7 @@ class SweepConfig(Strict):
     samples: int | None = Field(None, ge=1)
     limit: int | None = Field(None, ge=1)
     seed: int = 0
-    sampler: dict[str, float] = {}
+    sampler: SamplerSettings = {}
     template_from: str = ""
     prefix: str = ""
     markers: tuple[str, str] | None = None
@@ -145,13 +160,6 @@ class SweepConfig(Strict):
     @classmethod
     def _plain_lambdas(cls, value: Any) -> Any:
         return parse_lambdas(value) if isinstance(value, str) else (value,) if isinstance(value, int | float) else value
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_settings(cls, value: dict[str, float]) -> dict[str, float]:
-        if unknown := set(value) - {"temperature", "top_p", "top_k", "max_tokens"}:
-            raise ValueError(f"no setting {min(unknown)!r}; there are temperature, top_p, top_k, max_tokens")
-        return value
 
     @model_validator(mode="before")
     @classmethod

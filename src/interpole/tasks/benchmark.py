@@ -6,6 +6,7 @@ is the benchmark's own. What a grading may read of a response is decided here, o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +86,9 @@ class Benchmark:
         """Refuse a benchmark without problems or gradings, or with an id given twice."""
         if not self.problems:
             raise TaskError("no problems", where=self.name, remedy="check --data, --limit and the split")
-        ids = [problem.id for problem in self.problems]
-        if twice := next((name for name in ids if ids.count(name) > 1), None) if len({*ids}) < len(ids) else None:
-            raise TaskError(f"two problems have the id {twice!r}", where=self.name, remedy="make the ids unique")
+        (name, count), *_ = Counter(problem.id for problem in self.problems).most_common(1)
+        if count > 1:
+            raise TaskError(f"two problems have the id {name!r}", where=self.name, remedy="make the ids unique")
         if not self.gradings and self.foreign is None:
             raise TaskError("no grading", where=self.name, remedy="give the benchmark at least one grader")
         if self.k < 1:
@@ -142,6 +143,11 @@ class Request:
     problems: tuple[Problem, ...] | None = None
     grader: str | None = None
     prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that leaves nothing, or cuts from the end."""
+        if self.limit is not None and self.limit < 1:
+            raise TaskError(f"the limit is {self.limit}", remedy="ask for at least one problem, or give none")
 
     def refuse(self, task: str, *names: str) -> None:
         """Raise a TaskError where options were given that this task has no use for."""

@@ -55,7 +55,7 @@ def from_jsonl(path: Path, request: Request) -> Benchmark:
         raise TaskError(f"the prompt {request.prompt!r} does not ask the question", remedy="put {question} in it")
     rows = [(place, _problem(row, place)) for place, row in read_jsonl(path)] if request.problems is None else []
     problems = distinct(rows) if request.problems is None else request.problems
-    name = request.grader or _guess(problems)
+    name = _guess(problems) if request.grader is None else request.grader
     if request.grader is None:
         _say_what_does_not_fit(rows, name)
     if name.startswith("python:"):
