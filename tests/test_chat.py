@@ -129,6 +129,68 @@ def test_a_template_that_refuses_its_messages_says_so():
         render("{% if %}", TALK)
 
 
+PARTS = """{%- for m in messages %}<|im_start|>{{ m.role }}
+{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+<think>
+{% endif %}"""
+ASKED = [{"role": "user", "content": 'Is "a\\b" a path?\n\nYes or no.'}]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [PARTS, "{{ messages[-1].content[0].text }}", "{{ messages[0]['content'] | trim }}", "{{ messages | tojson }}",
+     "{% if messages[0].content is string %}{{ raise_exception('parts!') }}{% endif %}{{ messages[0].content[0]['text'] }}"],
+)  # fmt: skip
+def test_the_prompt_holds_the_question_however_the_template_takes_it(template):
+    prompt = ThinkFormat(QWEN, template, prefix="<think>").render(ASKED)
+    assert ASKED[0]["content"] in (prompt, json.loads(prompt[:-7])[0]["content"]) if "tojson" in template else prompt
+    assert prompt.endswith("<think>")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "",
+        "<|im_start|>user\n<|im_end|>",
+        "{{ messages[0].contents }}",
+        "{{ messages[0].content[:5] }}",
+        "{{ messages[0].content | upper }}",
+    ],
+)
+def test_a_template_that_leaves_the_question_out_is_refused(template):
+    for ask in (ThinkFormat(QWEN, template).render, lambda _: opens_thinking(template, QWEN)):
+        with pytest.raises(TaskError, match="leaves the question out"):
+            ask(ASKED)
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ 1 + 'a' }}", "TypeError"),
+        ("{% include 'x' %}", "no loader"),
+        ("{% for a, b in [1] %}{% endfor %}", "TypeError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+        ("{{ 'a' * 10 ** 10 }}", "too much memory"),
+        ("{{ ('a' * 10 ** 6) * 11 }}", "a prompt of 11,000,000 characters"),
+        ("{{ tools.name.first }}", "undefined|no attribute"),
+    ],
+)
+def test_whatever_a_template_raises_is_our_error(template, problem):
+    with pytest.raises(TaskError, match=rf"does not render[\s\S]*({problem})"):
+        render(template, ASKED)
+
+
+def test_a_template_without_end_is_ended_and_the_next_one_renders(monkeypatch):
+    monkeypatch.setattr(chat._WORKER, "limit_seconds", 0.3)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(TaskError, match="takes more than"):
+        render(loop, ASKED)
+    monkeypatch.undo()
+    assert render("{{ messages[0].content }}", ASKED) == ASKED[0]["content"]
+
+
 def test_opens_thinking_reads_the_generation_prompt_only():
     assert opens_thinking(QWEN_THINKING)
     assert not opens_thinking(QWEN_INSTRUCT)
@@ -182,6 +244,50 @@ def test_special_variables_are_those_of_the_tokenizer(tmp_path, tokenizer):
     files = {path.name: path for path in tmp_path.iterdir()}
     assert chat.special_variables(files) == {"bos_token": "<s>", "eos_token": "</s>"}
     assert set(chat.added_tokens(files)) == {"<s>", "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("tokenizer.json", "[]", "expected a JSON object"),
+        ("tokenizer.json", "{", "not valid JSON"),
+        ("tokenizer.json", "[" * 100_000, "nested too deep"),
+        ("tokenizer.json", '{"added_tokens": 5}', "added_tokens: expected a list"),
+        ("tokenizer.json", '{"added_tokens": [{"id": 1}]}', "added_tokens: entry 0"),
+        ("tokenizer.json", '{"added_tokens": [{"content": "<a>"}, null]}', "added_tokens: entry 1"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {"content": []}}}', "added_tokens_decoder: entry 0"),
+        ("tokenizer_config.json", '{"eos_token": 7}', "eos_token: entry 0"),
+        ("special_tokens_map.json", '{"bos_token": {"lstrip": false}}', "bos_token: entry 0"),
+        ("tekken.json", '{"special_tokens": "all"}', "special_tokens: expected a list"),
+    ],
+)
+def test_a_tokenizer_file_that_makes_no_sense_is_an_error_with_file_and_key(tmp_path, name, content, key):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TaskError, match=rf"{key}[\s\S]*{name}"):
+        ThinkFormat.of({name: tmp_path / name}, QWEN_THINKING, markers=("<think>", "</think>"))
+
+
+def test_twice_as_many_added_tokens_are_twice_the_work(tmp_path):
+    class Counted(str):
+        """A token that counts how often it is compared."""
+
+        compared = 0
+        __slots__ = ()
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    def work(num):
+        Counted.compared = 0
+        chat._pairs([Counted(f"</think{i}>") for i in range(num)] + [Counted(f"<think{i}>") for i in range(num // 2)])
+        return Counted.compared
+
+    assert 0 < work(2000) < 2.2 * work(1000) + 100
+    many = assets(tmp_path, [*SPECIALS, *(f"</think{i}>" for i in range(20_000))])
+    assert find_markers(many, QWEN_THINKING) == QWEN
 
 
 @pytest.mark.parametrize(

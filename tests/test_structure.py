@@ -17,6 +17,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "records",
     "files",
     "schema",
+    "guarded",
     "checkpoints",
     "chat",
     "merging",

@@ -23,6 +23,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from interpole.errors import TaskError
+from interpole.files import read_json
+from interpole.guarded import Guarded, serve
 from interpole.records import Outcome
 
 __all__ = [
@@ -114,7 +116,13 @@ class ThinkFormat:
 
     @classmethod
     def of(
-        cls, assets: Mapping[str, Path], template: str, *, markers: tuple[str, str] | None = None, prefix: str = ""
+        cls,
+        assets: Mapping[str, Path],
+        template: str,
+        *,
+        markers: tuple[str, str] | None = None,
+        prefix: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> ThinkFormat:
         """The format of a checkpoint.
 
@@ -123,12 +131,14 @@ class ThinkFormat:
             template: its chat template.
             markers: the think markers; None finds them.
             prefix: what will be put after its prompts.
+            variables: set for the template, e.g. `{"enable_thinking": False}`.
 
         Raises:
             TaskError: no markers are found, the template does not render, or a tokenizer file makes no sense.
         """
         found = Markers(*markers) if markers else find_markers(assets, template)
-        form = cls(found, template, special_variables(assets), special_tokens=added_tokens(assets), prefix=prefix)
+        known = {**special_variables(assets), **(variables or {})}
+        form = cls(found, template, known, special_tokens=added_tokens(assets), prefix=prefix)
         opens, closes = (prefix.rfind(marker) for marker in (found.open, found.close))
         opened = opens > closes or (closes < 0 and opens_thinking(template, found, **form.variables))
         return replace(form, prompt_opens_thinking=opened)
@@ -137,9 +147,9 @@ class ThinkFormat:
         """The prompt for chat messages, prefix included.
 
         Raises:
-            TaskError: the template is not valid, or refuses these messages.
+            TaskError: the template is not valid, refuses these messages, or leaves the question out.
         """
-        return render(self.template, messages, **self.variables) + self.prefix
+        return _asked(self.template, messages, self.variables) + self.prefix
 
     def parse(self, response: str, finish: str) -> ParsedResponse:
         """A response to such a prompt read apart; `finish`: "stop", "length" (the cap was reached) or "error"."""
@@ -196,6 +206,8 @@ def render(
 ) -> str:
     """Render messages as a prompt, as transformers' `apply_chat_template(tokenize=False)` does.
 
+    A template is a stranger's program: it runs in a process of its own, with limits of time and memory.
+
     Args:
         template: the model's jinja2 chat template.
         messages: `{"role": …, "content": …}` in order.
@@ -203,19 +215,98 @@ def render(
         **variables: further template variables: the special tokens (`special_variables`), `enable_thinking` …
 
     Raises:
-        TaskError: the template is not valid, or refuses these messages.
+        TaskError: the template is not valid, refuses these messages, or takes too long or too much memory.
     """
-    values: dict[str, Any] = {"tools": None, "documents": None, **variables}
+    values = {"tools": None, "documents": None, **variables, "add_generation_prompt": add_generation_prompt}
     try:
-        return _compiled(template).render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **values
-        )
-    except jinja2.TemplateError as error:
+        question = json.dumps({"template": template, "values": {**values, "messages": list(messages)}})
+    except (TypeError, ValueError) as error:
         raise TaskError(
-            f"the chat template does not render {len(messages)} message(s) with roles "
-            f"{[message.get('role') for message in messages]}: {error}",
-            remedy="give messages in the form this model expects, or another template",
-        ) from error
+            f"a template variable is no JSON: {error}", remedy="give text, numbers, lists or maps"
+        ) from None
+    found = _rendered(question)
+    if "text" in found:
+        return str(found["text"])
+    raise _NotRenderedError(
+        f"the chat template does not render {len(messages)} message(s) with roles "
+        f"{[message.get('role') for message in messages]}: {found['problem']}",
+        remedy="give messages in the form this model expects, or another template",
+    )
+
+
+class _NotRenderedError(TaskError):
+    """A template refuses its messages, or fails on them; in another form they may do."""
+
+
+_LIMIT_SECONDS = 3.0
+_MEMORY_BYTES, _MAX_CHARS = 2**29, 10_000_000
+_WORKER = Guarded("interpole.chat", _LIMIT_SECONDS)
+
+
+@lru_cache(maxsize=1024)
+def _rendered(question: str) -> dict[str, Any]:
+    """What the worker makes of a template and its values; remembered, for a question is asked k times.
+
+    Raises:
+        TaskError: it takes too long, or its process died.
+    """
+    found = _WORKER.ask(**json.loads(question))
+    if not found:
+        what = f"the chat template takes more than {_LIMIT_SECONDS:g} seconds or {_MEMORY_BYTES / 2**20:,.0f} MiB"
+        raise TaskError(what, remedy="give another template (template_from, chat_template.jinja)")
+    return found
+
+
+def _render_here(question: dict[str, Any]) -> dict[str, Any]:
+    """Render a template in this process, the worker; whatever it raises is its author's or the messages' fault."""
+    try:
+        text = _compiled(question["template"]).render(**question["values"])
+    except MemoryError:
+        return {"problem": "it takes too much memory"}
+    except Exception as error:
+        kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        return {"problem": f"{kind}{str(error)[:1000]}"}
+    if len(text) > _MAX_CHARS:
+        return {"problem": f"it makes a prompt of {len(text):,} characters"}
+    return {"text": text}
+
+
+def _asked(
+    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *, generation: bool = True
+) -> str:
+    """A prompt that holds the last question: rendered as text, else, for templates that take it so, as a list of parts.
+
+    Raises:
+        TaskError: the template does not render, or leaves the question out.
+    """
+    questions = [str(message.get("content") or "") for message in messages if message.get("role") == "user"]
+    question = questions[-1] if questions else ""
+    in_parts = [{**one, "content": [{"type": "text", "text": str(one.get("content") or "")}]} for one in messages]
+    problem: TaskError = TaskError(
+        "the chat template leaves the question out of the prompt",
+        where=f"question {question[:80]!r}",
+        remedy="give another template (template_from), one that writes message.content",
+    )
+    for number, form in enumerate((messages, in_parts)):
+        try:
+            prompt = render(template, form, add_generation_prompt=generation, **variables)
+        except _NotRenderedError as error:
+            problem = error if number == 0 else problem
+            continue
+        if _holds(prompt, question) and not (number and str(in_parts[-1]["content"][0])[:16] in prompt):
+            return prompt  # and does not write a part as Python would
+    raise problem
+
+
+def _holds(prompt: str, question: str) -> bool:
+    """Whether a prompt has the question's text in it, white space aside; as JSON writes it will do."""
+    if question.strip() in prompt:
+        return True
+    squeezed = "".join(prompt.split())
+    return any("".join(text.split()) in squeezed for text in (question, json.dumps(question, ensure_ascii=False)[1:-1]))
+
+
+_PROBE = "How much is 7 + 35?"
 
 
 def opens_thinking(template: str, markers: Markers | None = None, **variables: Any) -> bool:
@@ -225,15 +316,15 @@ def opens_thinking(template: str, markers: Markers | None = None, **variables: A
         template: the model's chat template.
         markers: the family's markers; None finds them in the template (none there: it opens nothing).
         **variables: template variables, e.g. `enable_thinking=False`.
+
+    Raises:
+        TaskError: the template does not render, or leaves the question out.
     """
     markers = markers or _only(_pairs(_tags(template)))
-    if markers is None:
-        return False
-    question = [{"role": "user", "content": "?"}]
-    bare = render(template, question, add_generation_prompt=False, **variables)
-    full = render(template, question, **variables)
+    question = [{"role": "user", "content": _PROBE}]
+    bare, full = (_asked(template, question, variables, generation=generation) for generation in (False, True))
     header = full.removeprefix(bare)
-    return header.rfind(markers.open) > header.rfind(markers.close)
+    return markers is not None and header.rfind(markers.open) > header.rfind(markers.close)
 
 
 # ── markers and special tokens ───────────────────────────────────────────────────────────────────────────────────
@@ -241,6 +332,12 @@ def opens_thinking(template: str, markers: Markers | None = None, **variables: A
 _THINKS = re.compile(r"think|thought|reason", re.IGNORECASE)
 _TAG = re.compile(r"<\|[^\s<>|'\"]{2,40}\|>|<[^\s<>'\"]{2,40}>|\[[^\s\[\]'\"]{2,40}\]|◁[^\s◁▷]{2,40}▷")
 _OPENERS = (("/", ""), ("end", "begin"), ("end", "start"), ("END", "BEGIN"), ("END", "START"))
+_FETCH = "fetch the file again"
+_TOKEN_LISTS = {  # file → where it lists its tokens, and in which field of an entry
+    "tokenizer.json": ("added_tokens", "content"),
+    "tokenizer_config.json": ("added_tokens_decoder", "content"),
+    "tekken.json": ("special_tokens", "token_str"),
+}
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -276,38 +373,50 @@ def find_markers(assets: Mapping[str, Path], template: str | None) -> Markers:
 
 
 def added_tokens(assets: Mapping[str, Path]) -> tuple[str, ...]:
-    """List the tokenizer's added (special and control) tokens: those that a pseudo-close can be made of."""
+    """List the tokenizer's added (special and control) tokens: those that a pseudo-close can be made of.
+
+    Raises:
+        TaskError: a tokenizer file cannot be read, or an entry of it makes no sense.
+    """
     found: list[str] = []
-    if "tokenizer.json" in assets:
-        found += [entry["content"] for entry in _json(assets["tokenizer.json"]).get("added_tokens", ())]
-    if "tokenizer_config.json" in assets:
-        entries = _json(assets["tokenizer_config.json"]).get("added_tokens_decoder", {})
-        found += [entry["content"] for entry in entries.values()]
-    if "tekken.json" in assets:
-        found += [entry["token_str"] for entry in _json(assets["tekken.json"]).get("special_tokens") or ()]
+    for name, (key, field_name) in _TOKEN_LISTS.items():
+        if name in assets:
+            entries = _json(assets[name]).get(key) or []
+            listed = entries.values() if isinstance(entries, dict) else entries
+            found += _texts(listed, field_name, assets[name], key)
     return tuple(dict.fromkeys(found))
 
 
 def special_variables(assets: Mapping[str, Path]) -> dict[str, str]:
-    """Give the special tokens that templates may name (`bos_token`, `eos_token` …), as transformers passes them."""
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if name in assets:
-            config |= _json(assets[name])
-    tokens = {name: config.get(name) for name in _SPECIAL_NAMES}
-    return {
-        name: token["content"] if isinstance(token, dict) else token
-        for name, token in tokens.items()
-        if token is not None
-    }
+    """Give the special tokens that templates may name (`bos_token`, `eos_token` …), as transformers passes them.
+
+    Raises:
+        TaskError: a tokenizer file cannot be read, or a token in it is no text.
+    """
+    found: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        config = _json(assets[file]) if file in assets else {}
+        for name in _SPECIAL_NAMES:
+            if config.get(name) is not None:
+                (found[name],) = _texts([config[name]], "content", assets[file], name)
+    return found
+
+
+def _texts(entries: Any, field_name: str, path: Path, key: str) -> list[str]:
+    """The tokens of a list in a tokenizer file, each a text or an object that has it in a field."""
+    if not isinstance(entries, list | type({}.values())):
+        raise TaskError(f"{key}: expected a list of tokens, found {type(entries).__name__}", path, _FETCH)
+    texts: list[str] = []
+    for number, entry in enumerate(entries):
+        text = entry.get(field_name) if isinstance(entry, dict) else entry
+        if not isinstance(text, str):
+            raise TaskError(f"{key}: entry {number} is no token: {str(entry)[:60]}", path, _FETCH)
+        texts.append(text)
+    return texts
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TaskError(f"cannot read tokenizer file: {error}", where=path, remedy="fetch the file again") from error
-    return loaded
+    return read_json(path, TaskError, _FETCH)
 
 
 def _tags(template: str) -> list[str]:
@@ -578,3 +687,7 @@ def _loops(text: str) -> bool:
             return True
         at += len(probe)
     return False
+
+
+if __name__ == "__main__":
+    serve(_render_here, _MEMORY_BYTES)

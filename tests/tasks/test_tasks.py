@@ -12,9 +12,9 @@ from checkers import real_checkers
 from interpole import tasks
 from interpole.chat import Markers, parse_response
 from interpole.errors import TaskError
+from interpole.guarded import Guarded
 from interpole.records import Outcome, Problem, Sampler
 from interpole.tasks import grading, ifeval
-from interpole.tasks.guarded import Guarded
 
 DATA = Path(__file__).parents[1] / "data"
 QWEN = Markers("<think>", "</think>")
@@ -293,7 +293,7 @@ def test_arithmetic_problems_are_balanced_and_depend_on_split_and_seed_only():
 
 WORKER = """
 import os, time
-from interpole.tasks.guarded import serve
+from interpole.guarded import serve
 from interpole.errors import TaskError
 def answer(question):
     print("noise")

@@ -117,7 +117,8 @@ def _response(one: Sample, file: RunFile, full: bool) -> Text:
     """The response with its thinking dimmed."""
     from rich.text import Text
 
-    spans = file.think_format.parse(one.response, one.finish).spans
+    entry = next(entry for entry in file.current if (entry.task, entry.point) == (one.task, one.point))
+    spans = file.format_of(entry).parse(one.response, one.finish).spans
     shown = [(one.response[span.start : span.end], "" if span.kind == "answer" else "dim") for span in spans]
     return Text.assemble(*((_shortened(text, full), style) for text, style in shown))
 

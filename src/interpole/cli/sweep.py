@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["start", "sweep"]
 
 LAMBDAS = "0:1:0.1"
+MERGED = ("sampler", "engine_options", "template_variables")  # settings given are put over the file's one by one
 
 Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]")]
 TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]")]
@@ -46,6 +47,13 @@ EngineOptions = Annotated[
     typer.Option("--engine-option", metavar="NAME=VALUE", help="Of the engine, e.g. dtype=float32. Repeatable."),
 ]
 
+TemplateVariables = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="For the chat template, e.g. enable_thinking=false. Repeatable."),
+]
+ShowPrompt = Annotated[
+    bool, typer.Option("--show-prompt", help="Print the first question's prompt of every task, as the model sees it.")
+]
 Lambdas = Annotated[
     str | None,
     typer.Option("--lambda", "-l", help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]"),
@@ -116,6 +124,7 @@ def sweep(
     top_k: TopK = None,
     max_tokens: MaxTokens = None,
     prefix: Annotated[str | None, typer.Option(help="Text put after every prompt, e.g. '<think>\\n'.")] = None,
+    template_variable: TemplateVariables = None,
     seed: Annotated[int | None, typer.Option(help="Of problems and responses.")] = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
@@ -123,6 +132,7 @@ def sweep(
     model: Models = None,
     api_key_env: KeyVariable = None,
     dry_run: DryRun = False,
+    show_prompt: ShowPrompt = False,
     guess_tokens: GuessTokens = None,
     tokens_per_second: TokensPerSecond = None,
     adaptive: Adaptive = False,
@@ -144,14 +154,14 @@ def sweep(
     from interpole.merging.rules import ablation
 
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
-    options = _options(engine_option or ())
-    if api_key_env:
-        options["api_key_env"] = api_key_env
+    options = _named("--engine-option", engine_option or ())
+    options |= {"api_key_env": api_key_env} if api_key_env else {}
     served = _served(model or (), base_url, lam)
     settings: dict[str, Any] = {
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
         "engine": engine or (default_engine(remote=True) if served else None),
         "engine_options": options | served.pop("engine_options", {}),
+        "template_variables": _named("--template-variable", template_variable or ()),
         "lambdas": lam, "sampler": {name: value for name, value in sampler.items() if value is not None},
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
         "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
@@ -161,10 +171,10 @@ def sweep(
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
     config = _config(instruct, thinking, given, served=bool(served))
     if as_json and not dry_run:
-        raise typer.BadParameter(
-            "--json goes with --dry-run; of a run, `interpole score RUN --json` prints the metrics"
-        )
-    if dry_run:
+        raise typer.BadParameter("--json goes with --dry-run; `interpole score RUN --json` prints a run's metrics")
+    if show_prompt:
+        _show_prompt(config)
+    elif dry_run:
         _estimate(config, out, guess_tokens, tokens_per_second, as_json)
     elif adaptive:
         start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor)
@@ -196,7 +206,7 @@ def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
 
     said = given.get("engine_options", {})
     written = SweepConfig.load(path, said.get("api_key_env", KEY)).model_dump(exclude_unset=True, by_alias=True)
-    both = {name: written.get(name, {}) | given.get(name, {}) for name in ("sampler", "engine_options")}
+    both = {name: written.get(name, {}) | given.get(name, {}) for name in MERGED}
     return written | given | both
 
 
@@ -213,12 +223,12 @@ def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dic
     return {"engine_options": options, "points": points} | lambdas if models or base_url else {}
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
+def _named(option: str, given: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs; values are read as YAML."""
     if wrong := next((one for one in given if "=" not in one), None):
-        raise typer.BadParameter(f"--engine-option {wrong}: write NAME=VALUE, e.g. dtype=float32")
+        raise typer.BadParameter(f"{option} {wrong}: write NAME=VALUE, e.g. dtype=float32 or enable_thinking=false")
     return {
-        name: parse_yaml(value, f"--engine-option {name}", RunError)
+        name: parse_yaml(value, f"{option} {name}", RunError)
         for name, _, value in (one.partition("=") for one in given)
     }
 
@@ -310,6 +320,21 @@ def _estimate(
     show_plan(planned)
     for line in _sentences(found):
         typer.echo(line)
+
+
+def _show_prompt(config: SweepConfig) -> None:
+    """Print a rendered prompt of each task; where points have one of their own, that too."""
+    from interpole.sweep.plan import Plan
+
+    planned = Plan(config)
+    for name, benchmark in planned.benchmarks.items():
+        question = [{"role": "user", "content": benchmark.prompt(benchmark.problems[0])}]
+        shown: dict[str, list[str]] = {}
+        for point in planned.points:
+            shown.setdefault(planned.render(question, point), []).append(point.name)
+        for prompt, points in shown.items():
+            typer.echo(printable(f"── {name}, {benchmark.problems[0].id}, at {', '.join(points)} ──"))
+            typer.echo(printable(prompt))
 
 
 def _sentences(found: Estimate) -> list[str]:

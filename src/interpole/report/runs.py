@@ -52,7 +52,7 @@ def write_report(
     read = [_read(folder, len(folders) > 1, grading) for folder in folders]
     metrics, samples = measured([sample for run in read for sample in run.samples], grading)
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
-    forms = {f"{name}{run.suffix}": run.file.think_format for run in read for name in run.file.tasks}
+    forms = {(f"{e.task}{run.suffix}", e.point): run.file.format_of(e) for run in read for e in run.file.current}
     page = html(
         metrics,
         stages_of(samples),
@@ -60,7 +60,7 @@ def write_report(
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
         manifest=[group for run in read for group in describe(run.file, run.samples, run.suffix)],
         private=() if include_texts else private,
-        parse=lambda sample: forms[sample.task].parse(sample.response, sample.finish),
+        parse=lambda sample: forms[sample.task, sample.point].parse(sample.response, sample.finish),
     )
     return _write(page, Path(out))
 

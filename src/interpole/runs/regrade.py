@@ -99,7 +99,7 @@ def regrade(run: Path, *, trust: bool = False) -> Regraded:
             for log in [entry.within(run, part.log) for part in entry.parts if part.log and entry.task not in left_out]:
                 if entry.task not in benchmarks:
                     benchmarks[entry.task] = _benchmark(specs[entry.task], log)
-                num, changes = _regrade(log, benchmarks[entry.task], file.think_format)
+                num, changes = _regrade(log, benchmarks[entry.task], file.format_of(entry))
                 num_samples += num
                 changed.update((entry.task, grading) for grading in changes)
     return Regraded(num_samples, dict(changed), left_out)

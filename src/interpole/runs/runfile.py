@@ -10,6 +10,7 @@ import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -161,6 +162,15 @@ class RunFile(Strict):
             self.prompt_opens_thinking,
             self.special_tokens,
             self.prefix,
+        )
+
+    def format_of(self, entry: Entry) -> ThinkFormat:
+        """How an entry's prompts were rendered and its responses are read: as the run's, with variables of its own."""
+        form, asking = self.think_format, entry.asking
+        return replace(
+            form,
+            variables={**form.variables, **asking.get("template_variables", {})},
+            prompt_opens_thinking=bool(asking.get("prompt_opens_thinking", form.prompt_opens_thinking)),
         )
 
     @classmethod

@@ -67,6 +67,7 @@ class PointConfig(Strict):
         recipe: fields of the recipe, as a difference to the sweep's or the preset's.
         sampler: settings over the sweep's.
         instruction: put below the question, e.g. "Be brief."
+        template_variables: for the chat template, over the sweep's, e.g. `{enable_thinking: false}`.
         budget_tokens: a thought is cut after so many tokens and closed.
         close: what closes it; default the closing marker on a line of its own.
         model: with the engine `openai`, the model that somebody serves.
@@ -79,6 +80,7 @@ class PointConfig(Strict):
     recipe: dict[str, Any] = {}
     sampler: SamplerSettings = {}
     instruction: str = ""
+    template_variables: dict[str, Any] = {}
     budget_tokens: int | None = Field(default=None, ge=1)
     close: str = ""
     model: str = ""
@@ -123,6 +125,7 @@ class SweepConfig(Strict):
         seed: of problems and responses.
         sampler: settings over the tasks' own: temperature, top_p, top_k, max_tokens.
         template_from: the source whose tokenizer, chat template and config serve all points.
+        template_variables: for the chat template, e.g. `{enable_thinking: false}` or `{reasoning_effort: low}`.
         prefix: put after every prompt, e.g. `"<think>\n"`.
         markers: the think markers, where they cannot be found.
         engine, engine_options: see `interpole.engines.registry`.
@@ -142,6 +145,7 @@ class SweepConfig(Strict):
     seed: int = 0
     sampler: SamplerSettings = {}
     template_from: str = ""
+    template_variables: dict[str, Any] = {}
     prefix: str = ""
     markers: tuple[str, str] | None = None
     engine: str = "transformers"
@@ -217,9 +221,19 @@ class SweepConfig(Strict):
             raise ValueError("engine_options: base_url is missing")
         if any(sign in url for url in self.base_urls for sign in "@?#"):
             raise ValueError(f"a base_url is written down with the run: put the key into {KEY} instead")
-        if self.chat and (cut := next((point.name for point in self.points if point.budget_tokens), None)):
+        if self.chat:
+            self._check_chat()
+
+    def _check_chat(self) -> None:
+        """Refuse what a server that renders the chat itself cannot be asked for."""
+        if cut := next((point.name for point in self.points if point.budget_tokens), None):
             raise ValueError(f"{cut}: a server that renders the chat itself cannot go on with a thought; see api")
-        if self.chat and self.prefix:
+        if self.template_variables or any(point.template_variables for point in self.points):
+            raise ValueError(
+                "a server that renders the chat itself is told template_variables by engine_options: "
+                "extra_body: {chat_template_kwargs: …}"
+            )
+        if self.prefix:
             raise ValueError("a server that renders the chat itself takes no prefix; see engine_options: api")
 
     @property

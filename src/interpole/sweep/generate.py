@@ -48,11 +48,11 @@ def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark
 
     async def one(problem: Problem, prompt: str, number: int) -> Asked:
         answer = await kept.answer(prompt, sampler, seed_of(sampler.seed, problem.id, number))
-        return Asked(problem, number, answer, planned.form.parse(answer.text, answer.finish))
+        return Asked(problem, number, answer, planned.form_at(point).parse(answer.text, answer.finish))
 
     async def all_of_them() -> list[Asked]:
         prompts = [
-            (problem, planned.render([{"role": "user", "content": benchmark.prompt(problem)}], point.instruction))
+            (problem, planned.render([{"role": "user", "content": benchmark.prompt(problem)}], point))
             for problem in benchmark.problems
         ]
         numbers = range(1, benchmark.k + 1)

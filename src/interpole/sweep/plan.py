@@ -43,12 +43,16 @@ class Point:
     sampler: Mapping[str, float] = field(default_factory=dict)
     instruction: str = ""  # below the question
     budget: Budget | None = None  # of thinking
+    template_variables: Mapping[str, Any] = field(default_factory=dict)  # over the sweep's
+    form: ThinkFormat | None = None  # with those; None: the sweep's
 
     @property
     def asking(self) -> dict[str, Any]:
         """What is special in how this point is asked."""
         budget = {"budget_tokens": self.budget.num_tokens, "close": self.budget.close} if self.budget else {}
-        return ({"instruction": self.instruction} if self.instruction else {}) | budget
+        variables = {"template_variables": dict(self.template_variables)} if self.template_variables else {}
+        opens = {"prompt_opens_thinking": self.form.prompt_opens_thinking} if self.form else {}
+        return ({"instruction": self.instruction} if self.instruction else {}) | budget | variables | opens
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,7 +83,8 @@ class Plan:
         self.config = config
         resolve: Any = _open if config.served else dial(self.base_recipe)
         self._resolve = resolve
-        self.form = self._read_template(resolve(config.sources[config.template_from]) if config.sources else None)
+        self._template_source = resolve(config.sources[config.template_from]) if config.sources else None
+        self.form = self._read_template(self._template_source)
         self.points = [
             *(self.dial_point(lam) for lam in config.lambdas),
             *(self.point(point) for point in config.points),
@@ -107,8 +112,14 @@ class Plan:
             return ThinkFormat(Markers(*(config.markers or ("<think>", "</think>"))), MESSAGES)
         if source.chat_template is None:
             raise TaskError("no chat template", source.label, "choose another source with template_from")
-        form = ThinkFormat.of(source.assets, source.chat_template, markers=config.markers, prefix=config.prefix)
+        form = self._source_format(source, config.template_variables)
         return replace(form, template=MESSAGES, variables={}) if config.chat else form
+
+    def _source_format(self, source: Checkpoint, variables: Mapping[str, Any]) -> ThinkFormat:
+        config, template = self.config, source.chat_template or ""
+        return ThinkFormat.of(
+            source.assets, template, markers=config.markers, prefix=config.prefix, variables=variables
+        )
 
     @property
     def engine_spec(self) -> dict[str, Any]:
@@ -125,16 +136,22 @@ class Plan:
         lambdas = self.config.lambdas
         return self._recipe({"lambda": lambdas[0]}) if lambdas else self._own_recipe(self.config.points[0])
 
-    def render(self, messages: Sequence[Mapping[str, Any]], instruction: str = "") -> str:
-        """The prompt for chat messages, with an instruction below the last of them, and the sweep's prefix."""
-        if instruction:
+    def form_at(self, point: Point) -> ThinkFormat:
+        """How a point is asked and read."""
+        return point.form or self.form
+
+    def render(self, messages: Sequence[Mapping[str, Any]], point: Point | None = None) -> str:
+        """The prompt for chat messages, with a point's instruction below the last of them, and the sweep's prefix."""
+        if point is None:
+            return self.form.render(messages)
+        if point.instruction:
             *before, last = messages
-            messages = [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
-        return self.form.render(messages)
+            messages = [*before, {**last, "content": f"{last['content']}\n\n{point.instruction}"}]
+        return self.form_at(point).render(messages)
 
     def answer(self, point: Point, answer: Answer) -> Answer:
         """How an engine answers at a point: within its budget, if it has one."""
-        return within(answer, point.budget, self.form.is_thinking) if point.budget else answer
+        return within(answer, point.budget, self.form_at(point).is_thinking) if point.budget else answer
 
     def entry(self, benchmark: Benchmark, point: Point, engine: Mapping[str, str]) -> Entry:
         """What one task at one point will be called; without parts."""
@@ -209,7 +226,10 @@ class Plan:
         where, weights = self._weights(point, lam if point.lam is None else point.lam)
         close = point.close or f"\n{self.form.markers.close}\n\n"
         budget = Budget(point.budget_tokens, close) if point.budget_tokens else None
-        return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget)
+        own, form = point.template_variables, None
+        if own and self._template_source is not None:
+            form = self._source_format(self._template_source, {**self.config.template_variables, **own})
+        return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget, own, form)
 
     def _weights(self, point: PointConfig, lam: float | None) -> tuple[dict[str, Any], Checkpoint | RemoteModel]:
         """What an engine's `load` takes for a point, and what is there."""

@@ -229,11 +229,11 @@ class _Sweep:
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
             replace(job.benchmark, k=part.num_samples, sampler=sampler),
-            planned.form,
+            planned.form_at(job.point),
             first_sample=part.first_sample,
         )
         name = f"{job.point.slug}-{job.entry.identity[:12]}"
-        render = partial(planned.render, instruction=job.point.instruction)
+        render = partial(planned.render, point=job.point)
         model = inspect_model(name, journal.answer, render, sampler)
         metadata = {"interpole": job.entry.model_dump(mode="json", exclude={"parts", "current"})}
         try:

@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import AliasChoices, ConfigDict, Field
 
 from interpole.errors import TaskError
+from interpole.guarded import require
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, Request
 from interpole.tasks.data import Text, TextOrNumber, distinct, fetch, read_jsonl
 from interpole.tasks.grading import check_math, math_paper, math_robust
-from interpole.tasks.guarded import require
 
 __all__ = ["SAMPLER", "load"]
 

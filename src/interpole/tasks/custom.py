@@ -18,13 +18,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from interpole.errors import InterpoleWarning, TaskError
+from interpole.guarded import require
 from interpole.records import Problem
 from interpole.schema import Strict, validated
 from interpole.tasks import grading
 from interpole.tasks.benchmark import Benchmark, Grader, Request
 from interpole.tasks.data import Text, TextOrNumber, distinct, kind_of, read_jsonl
 from interpole.tasks.gpqa_diamond import prompt as choice_prompt
-from interpole.tasks.guarded import require
 
 __all__ = ["GRADERS", "from_inspect", "from_jsonl"]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from interpole.chat import ParsedResponse
 from interpole.errors import TaskError
+from interpole.guarded import Guarded
 from interpole.records import Problem
 from interpole.tasks.benchmark import Grade, Grader, as_the_paper_reads, final_text
-from interpole.tasks.guarded import Guarded
 from interpole.tasks.reading import read_choice, read_short, same_text
 
 __all__ = [

@@ -13,11 +13,11 @@ from pydantic import ConfigDict, Field, model_validator
 
 from interpole.chat import ParsedResponse
 from interpole.errors import TaskError
+from interpole.guarded import Guarded, require
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, Grade, Request, as_the_paper_reads, final_text
 from interpole.tasks.data import Text, distinct, fetch, read_jsonl
-from interpole.tasks.guarded import Guarded, require
 
 __all__ = ["SAMPLER", "load", "strict_paper", "strict_robust"]
 

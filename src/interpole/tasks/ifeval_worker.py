@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from interpole.errors import TaskError
-from interpole.tasks.guarded import serve
+from interpole.guarded import serve
 
 __all__ = ["check"]
 

@@ -12,8 +12,8 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Equality, Float
 
+from interpole.guarded import serve
 from interpole.tasks.expressions import asked_for, stated, tidy
-from interpole.tasks.guarded import serve
 
 __all__ = ["grade"]
 

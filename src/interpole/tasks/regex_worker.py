@@ -9,7 +9,7 @@ import re
 import warnings
 from typing import Any
 
-from interpole.tasks.guarded import serve
+from interpole.guarded import serve
 
 __all__ = ["search"]
 

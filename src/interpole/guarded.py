@@ -1,4 +1,4 @@
-"""Graders in a process of their own: whatever an answer does to them, it costs bounded time and never the run.
+"""Graders and chat templates in a process of their own: whatever they are given, they cost bounded time and memory.
 
 The guard speaks JSON lines with a worker module (`python -m interpole.tasks.math_worker`). A worker that does not
 answer in time, dies or runs out of memory is replaced, and the question counts as not answered.
@@ -69,7 +69,7 @@ class Guarded:
             if not self._answer(self._process, "null", 120.0):
                 self._stop()
                 raise TaskError(
-                    "the grader does not start",
+                    "a worker process does not start",
                     where=" ".join(command),
                     remedy="run that command to see why; it waits for input when all is well",
                 )
@@ -102,14 +102,14 @@ class Guarded:
         self._process = None
 
 
-def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], memory_bytes: int = _MEMORY_BYTES) -> None:
     """Answer questions until the input ends; run by the worker. An exception in `answer` counts as no result."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     sys.stdout = sys.stderr  # libraries may print
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for line in sys.stdin:
         question = json.loads(line)
         try:
