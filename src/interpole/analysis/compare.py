@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from interpole.analysis.intervals import Z95
-from interpole.analysis.metrics import Z_POWER, Difference, difference
+from interpole.analysis.metrics import Z_POWER, Difference, Estimand, difference
 from interpole.analysis.tables import plain
 from interpole.errors import AnalysisError
 from interpole.records import Sample
@@ -40,6 +40,7 @@ def compare(
     *,
     effect: float = 0.02,
     grading: str | None = None,
+    estimand: Estimand = "like-these",
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Comparison]:
@@ -50,6 +51,7 @@ def compare(
         points: two or more, by name or by λ.
         effect: the difference in accuracy that one would like to see, for `takes`.
         grading: see `metrics.measure`.
+        estimand: see `metrics.measure`.
         resamples: bootstrap resamples of the questions.
         seed: of the bootstrap.
 
@@ -66,7 +68,9 @@ def compare(
             if at[names[0]] and at[name]:
                 sides = at[names[0]], at[name]
                 accuracy, tokens, think = (
-                    difference(*sides, metric=metric, grading=grading, resamples=resamples, seed=seed)
+                    difference(
+                        *sides, metric=metric, grading=grading, estimand=estimand, resamples=resamples, seed=seed
+                    )
                     for metric in ("mean", "tokens", "think")
                 )
                 verdict, takes = _verdict(accuracy) + "".join(map(_forced, sides)), _takes(accuracy, effect)

@@ -1,8 +1,8 @@
-"""Intervals for statistics over questions: cluster bootstrap, and Wilson's where a question is a yes or a no.
+"""Intervals for statistics over questions: of shares, of changes in shares, of lengths, and of means over tasks.
 
-Questions, not samples, are what is drawn from a population: the k samples of one question resemble each other, so
-every interval here resamples whole questions (Miller, arXiv 2411.00640; for few questions the bootstrap rather than
-the central limit theorem, arXiv 2503.01747). Pure functions on arrays; the seed is an argument.
+Questions, not samples, are what is drawn from a population: the k samples of one question resemble each other, so every
+interval here counts whole questions (Miller, arXiv 2411.00640). Shares and their changes have closed forms that hold up to
+0 and 1, lengths a bootstrap. docs/statistics.md says what each assumes, and how often it covers. Pure functions on arrays.
 """
 
 from __future__ import annotations
@@ -13,22 +13,27 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 __all__ = [
     "UNKNOWN",
     "Z95",
+    "Change",
     "Interval",
+    "change_interval",
     "expanded_level",
     "percentiles",
+    "proportion",
     "random_effects",
     "ratio_intervals",
+    "share_interval",
     "weights",
-    "wilson",
 ]
 
 Array = NDArray[np.float64]
 Z95 = float(stats.norm.ppf(0.975))
+FAR = 0.75  # pseudo-trials at the far end of an interval for a chance
+ALIKE = 0.75  # correlation of a question's samples, where it cannot be seen
 CHUNK_ELEMENTS = 4_000_000  # of the (resamples, questions) matrix held at once: 32 MB
 
 
@@ -47,14 +52,80 @@ class Interval(NamedTuple):
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
-def wilson(successes: float, trials: int) -> Interval:
-    """Wilson's score interval for a binomial proportion (Wilson 1927), exact at 0 and 1 of n as to the near end."""
-    if trials == 0:
+def proportion(share: float, trials: float) -> Interval:
+    """An interval for a chance of which `share` was seen in `trials` independent ones, a number that need not be whole.
+
+    Quantiles of beta distributions with three quarters of a pseudo-trial towards the far end: between Jeffreys' interval (a
+    half) and Clopper and Pearson's (one). Both ends rise with the share; 0 and 1 are ends themselves where they were seen.
+    """
+    if not trials > 0:
         return UNKNOWN
-    share, z2 = successes / trials, Z95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+    yes, no = share * trials, (1 - share) * trials
+    low = special.betaincinv(yes + 1 - FAR, no + FAR, 0.025) if yes > 1e-9 else 0.0
+    high = special.betaincinv(yes + FAR, no + 1 - FAR, 0.975) if no > 1e-9 else 1.0
+    return Interval(share, min(share, float(low)), max(share, float(high)))
+
+
+def share_interval(values: Array, num_samples: float, within: Array | None = None) -> Interval:
+    """The mean of shares over questions, as `proportion` of an effective number of questions.
+
+    That number is Q / φ, where φ is the variance of a question's share against that of a coin toss, p(1 − p). Near 0 and 1
+    φ cannot be seen, so it is shrunk towards that of questions alike by ρ = .75 (Korn & Graubard, Survey Methodology
+    1998, without the shrinkage), with a weight that just keeps the ends monotone in the data.
+
+    Args:
+        values: (Q,) each question's share.
+        num_samples: per question; 1 where the share is not a mean over samples.
+        within: (Q,) variance of each share from samples being few: then the interval is about these very questions. NaN, not
+            known: it is taken as for questions like these, which is wider.
+    """
+    num = len(values)
+    if num == 0:
+        return UNKNOWN
+    mean = float(values.mean())
+    if within is None or np.isnan(within).any():
+        if num < 2:
+            return Interval(mean, math.nan, math.nan)
+        spread, alike = (
+            float(np.sum((values - mean) ** 2)) * num / (num - 1),
+            (1 + (num_samples - 1) * ALIKE) / num_samples,
+        )
+    else:
+        spread, alike = float(within.sum()), 1 / num_samples
+    most, weight = num * mean * (1 - mean), Z95**2 * alike / 2
+    return proportion(mean, num / min(1.0, (spread + weight * alike) / (most + weight)))
+
+
+class Change(NamedTuple):
+    """A mean of paired changes with its interval, and what a test of it needs."""
+
+    interval: Interval
+    error: float  # standard error; NaN: one question
+    freedom: int  # degrees of freedom of t
+
+
+def change_interval(change: Array, num_samples: float, within: Array | None = None) -> Change:
+    """The mean of paired changes in shares (Q,), each between −1 and 1: t, widened where few questions changed.
+
+    What was not seen to change may yet: where none of Q questions changed, up to z²/Q may on average, and this falls
+    off as changes are seen, of which half a question's worth counts as much as what was not seen.
+
+    Args:
+        change: (Q,).
+        num_samples: see `share_interval`.
+        within: see `share_interval`.
+    """
+    num, mean = len(change), float(change.mean())
+    if num < 2:
+        return Change(Interval(mean, math.nan, math.nan), math.nan, 0)
+    unseen = math.sqrt(0.5 / (0.5 + float(np.abs(change).sum()))) * Z95**2 / num
+    if within is None or np.isnan(within).any():
+        variance, alike = float(change.var(ddof=1)) / num, (1 + (num_samples - 1) * ALIKE) / num_samples
+    else:
+        variance, alike = float(within.sum()) / num**2, 1 / num_samples**2
+    reach = float(stats.t.ppf(0.975, num - 1))
+    half = math.sqrt(reach**2 * variance + alike * unseen**2)
+    return Change(Interval(mean, mean - half, mean + half), half / reach, num - 1)
 
 
 def expanded_level(num_questions: int) -> float:
@@ -118,17 +189,14 @@ def weights(num_questions: int, resamples: int, seed: int) -> Iterator[Array]:
         yield np.bincount(drawn.ravel(), minlength=r * num_questions).reshape(r, num_questions).astype(np.float64)
 
 
-def ratio_intervals(top: Array, bottom: Array, *, resamples: int, seed: int, num_lengths: int = 0) -> list[Interval]:
-    """Intervals of M statistics, each Σ top / Σ bottom over questions.
+def ratio_intervals(top: Array, bottom: Array, *, resamples: int, seed: int) -> list[Interval]:
+    """Bootstrap intervals of M statistics, each Σ top / Σ bottom over questions.
 
     Args:
-        top: (Q, M) what each question adds above the line, e.g. its mean score.
+        top: (Q, M) what each question adds above the line, e.g. its mean length.
         bottom: (Q, M) what it adds below, e.g. 1; or 0 where the statistic is not defined for the question.
         resamples: bootstrap resamples of the questions.
         seed: of the generator that draws them; the same seed and Q draw the same questions.
-        num_lengths: the first so many statistics are lengths or changes; the others are shares in [0, 1]. Where every
-            question says 0 or 1 outright, questions are coin tosses, and a share gets Wilson's interval over
-            questions: the bootstrap would call 0 of 30 certain.
 
     Returns:
         M intervals; `UNKNOWN` where no question defines the statistic.
@@ -138,15 +206,6 @@ def ratio_intervals(top: Array, bottom: Array, *, resamples: int, seed: int, num
     with np.errstate(invalid="ignore"):
         draws = np.concatenate([(w @ top) / (w @ bottom) for w in weights(len(top), resamples, seed)])  # (R, M)
         values = top.sum(axis=0) / bottom.sum(axis=0)
-    columns = zip(top.T, bottom.T, values.tolist(), draws.T, strict=True)
-    return [_interval(*column, share=m >= num_lengths) for m, column in enumerate(columns)]
-
-
-def _interval(top: Array, bottom: Array, value: float, draws: Array, share: bool) -> Interval:
-    """One statistic's interval: Wilson's where each of its questions is 0 or 1, else the bootstrap's."""
-    num_questions = int(np.count_nonzero(bottom))
-    if num_questions == 0:
-        return UNKNOWN
-    if share and np.isin(bottom, (0, 1)).all() and np.isin(top, (0, 1)).all():
-        return wilson(float(top.sum()), num_questions)
-    return percentiles(value, draws, num_questions)
+    known = np.count_nonzero(bottom, axis=0).tolist()
+    columns = zip(values.tolist(), draws.T, known, strict=True)
+    return [percentiles(*column) if column[2] else UNKNOWN for column in columns]

@@ -14,7 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, ratio_intervals, wilson
+from interpole.analysis.intervals import (
+    UNKNOWN,
+    Z95,
+    Array,
+    Change,
+    Interval,
+    change_interval,
+    ratio_intervals,
+    share_interval,
+)
 from interpole.analysis.tables import (
     CurveRow,
     PointMetrics,
@@ -26,9 +35,11 @@ from interpole.records import Outcome, Sample
 __all__ = [
     "FORMAT_FAILURES",
     "Difference",
+    "Estimand",
     "Metric",
     "answer_of",
     "difference",
+    "estimand_of",
     "measure",
     "pass_at",
     "rows_and_samples",
@@ -36,6 +47,8 @@ __all__ = [
     "vote",
 ]
 
+Estimand = Literal["like-these", "these"]
+"""What an interval is about: questions like these, or these very questions, asked again."""
 Metric = Literal["mean", "pass", "vote", "well_formed", "think", "tokens"]
 FORMAT_FAILURES = frozenset({Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED})
 Z_POWER = 0.8416212335729143  # the normal's 80 % point: a detectable difference is one seen with 80 % power
@@ -53,6 +66,7 @@ class Difference:
     num_unpaired: int  # answered at one of them only; left out
     standard_error: float
     detectable: float  # minimum detectable effect: at 5 % significance, seen with 80 % power
+    freedom: int  # degrees of freedom of its t
     sampling_variance: float  # part of standard_error² that more samples per question would remove; NaN: unknown
 
     @property
@@ -61,14 +75,33 @@ class Difference:
         return not (math.isnan(self.value.low) or self.value.includes(0))
 
 
+def estimand_of(text: str) -> Estimand:
+    """What intervals are to be about.
+
+    Raises:
+        AnalysisError: it is none of the two.
+    """
+    known: dict[str, Estimand] = {"like-these": "like-these", "these": "these"}
+    if text not in known:
+        raise AnalysisError(f"no estimand {text!r}", remedy=f"say {' or '.join(known)}")
+    return known[text]
+
+
 def measure(
-    samples: Iterable[Sample], *, grading: str | None = None, resamples: int = 2000, seed: int = 0
+    samples: Iterable[Sample],
+    *,
+    grading: str | None = None,
+    estimand: Estimand = "like-these",
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[PointMetrics]:
     """Measure every point on every task.
 
     Args:
         samples: of any number of tasks and points, in any order.
         grading: the name of the grading to score by; `None`: each task's own.
+        estimand: what intervals are about; for these very questions, one sample each does not tell, nor do votes and Pass@j:
+            theirs stay those for questions like these.
         resamples: bootstrap resamples of the questions.
         seed: of the bootstrap.
 
@@ -86,7 +119,7 @@ def measure(
         num_asked = len({sample.problem_id for group in points.values() for sample in group})
         votes = _has_votes(points.values(), grading)
         for group in sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point)):
-            measured.append(_point_metrics(group, num_asked, votes, grading, resamples, seed))
+            measured.append(_point_metrics(group, num_asked, votes, grading, estimand, resamples, seed))
     return measured
 
 
@@ -112,6 +145,7 @@ def difference(
     *,
     metric: Metric = "mean",
     grading: str | None = None,
+    estimand: Estimand = "like-these",
     resamples: int = 2000,
     seed: int = 0,
 ) -> Difference:
@@ -125,6 +159,7 @@ def difference(
         b: samples of another point, of the same tasks.
         metric: what to compare, per question.
         grading: see `measure`.
+        estimand: see `measure`.
         resamples: bootstrap resamples of the questions.
         seed: of the bootstrap.
 
@@ -145,10 +180,14 @@ def difference(
     change = (columns[1][0] - columns[0][0])[defined]
     noise = (columns[0][1] + columns[1][1])[defined]
     either = tables[0].questions.keys() | tables[1].questions.keys()
-    interval, error = _change(change, metric != "tokens", resamples, seed)
+    samples = float(np.mean([table.counts.mean() for table in tables])) if metric not in ("pass", "vote") else 1.0
+    within = noise if estimand == "these" else None
+    found = (
+        _lengths(change, within, resamples, seed) if metric == "tokens" else change_interval(change, samples, within)
+    )
     return Difference(
-        tables[0].point, tables[1].point, metric, interval, len(change), len(either) - len(change), error,
-        (Z95 + Z_POWER) * error, float(np.sum(noise)) / len(change) ** 2,
+        tables[0].point, tables[1].point, metric, found.interval, len(change), len(either) - len(change), found.error,
+        (Z95 + Z_POWER) * found.error, found.freedom, float(np.sum(noise)) / len(change) ** 2,
     )  # fmt: skip
 
 
@@ -260,36 +299,53 @@ def _has_votes(groups: Iterable[Sequence[Sample]], grading: str | None) -> bool:
 
 
 def _point_metrics(
-    group: Sequence[Sample], num_asked: int, votes: bool, grading: str | None, resamples: int, seed: int
+    group: Sequence[Sample],
+    num_asked: int,
+    votes: bool,
+    grading: str | None,
+    estimand: Estimand,
+    resamples: int,
+    seed: int,
 ) -> PointMetrics:
     """One point on one task."""
     table, outcomes = _table(group, grading), Counter(sample.outcome for sample in group)
     n = table.counts
     k = int(n.min()) if len(n) else 0
-    found = _measure(table, k, resamples, seed)
+    found = _measure(table, k, estimand, resamples, seed)
     return PointMetrics(
         task=group[0].task, point=table.point, lam=group[0].lam, grading=grading or "",
         num_questions=len(n), num_missing=num_asked - len(n), num_samples=len(table.row), k=k,
         outcomes={outcome: outcomes[outcome] for outcome in Outcome}, num_forced=sum(s.budget_forced for s in group),
         num_near_closes=sum(s.near_close for s in group),
+        estimand=estimand,
         **found | {"vote": found["vote"] if votes else None},
     )  # fmt: skip
 
 
-def _measure(table: _Table, k: int, resamples: int, seed: int) -> dict[str, Any]:
+def _measure(table: _Table, k: int, estimand: Estimand, resamples: int, seed: int) -> dict[str, Any]:
     """The statistics of one point on one task."""
     n, sums, right, fine = table.counts, table.sums, table.correct, 1 - table.malformed
     one = np.ones_like(n)
+
+    def share(values: Array, keep: Array | None = None) -> Interval:
+        """Of samples (N,), or of those kept."""
+        each, noise = _moments(table, values, np.ones_like(values) if keep is None else keep)
+        known = ~np.isnan(each)
+        within = noise[known] if estimand == "these" else None
+        return share_interval(each[known], float(n.mean()) if len(n) else 1.0, within)
+
     lengths = [(sums(table.tokens) / n, one)]
     lengths += [(sums(table.tokens * of), sums(of)) for of in (right, table.closed)]
-    shares = [(sums(x) / n, one) for x in (table.score, table.closed, table.malformed)]
-    shares += [(_votes(table), one), (sums(table.score * fine) / np.maximum(sums(fine), 1), np.sign(sums(fine)))]
-    shares += [(sums(table.score * fine) / n, one), (sums(table.score * fine + table.malformed) / n, one)]
-    shares += [(passed, one) for passed in pass_at(n, sums(right), k).T]
-    top, bottom = (np.column_stack(side) for side in zip(*lengths, *shares, strict=True))
-    tokens, correct, closed, mean, think, malformed, voted, well_formed, least, most, *passed = ratio_intervals(
-        top, bottom, resamples=resamples, seed=seed, num_lengths=len(lengths)
-    )
+    top, bottom = (np.column_stack(side) for side in zip(*lengths, strict=True))
+    tokens, correct, closed = ratio_intervals(top, bottom, resamples=resamples, seed=seed)
+    if estimand == "these" and len(n):
+        tokens = _length(
+            lengths[0][0], one, _moments(table, table.tokens, np.ones_like(table.tokens))[1], resamples, seed
+        )
+    mean, think, malformed = (share(x) for x in (table.score, table.closed, table.malformed))
+    well_formed, voted = share(table.score, fine), share_interval(_votes(table), 1)
+    least, most = (share(x) for x in (table.score * fine, table.score * fine + table.malformed))
+    passed = [share_interval(column, 1) for column in pass_at(n, sums(right), k).T]
     median, p95 = np.quantile(table.tokens, [0.5, 0.95]).tolist() if len(n) else (math.nan, math.nan)
     return {
         "mean": mean, "pass_at": tuple(passed), "vote": voted, "think": think, "well_formed": _known(well_formed),
@@ -331,23 +387,29 @@ def _per_question(table: _Table, metric: Metric, shared: Sequence[tuple[str, str
         return _votes(table)[rows], unknown
     keep = 1 - table.malformed if metric == "well_formed" else np.ones(len(table.row))
     values: Mapping[str, Array] = {"think": table.closed, "tokens": table.tokens}
-    x, n = values.get(metric, table.score), table.sums(keep)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = table.sums(x * keep) / n
-        spread = np.clip(table.sums(x**2 * keep) / n - mean**2, 0, None) / (n - 1)
+    mean, spread = _moments(table, values.get(metric, table.score), keep)
     return mean[rows], spread[rows]
 
 
-def _change(change: Array, shares: bool, resamples: int, seed: int) -> tuple[Interval, float]:
-    """Interval and standard error of the mean of paired changes (Q,).
+def _moments(table: _Table, values: Array, keep: Array) -> tuple[Array, Array]:
+    """(Q,) mean of the kept samples of each question, and its variance from these being few; NaN where not known."""
+    n = table.sums(keep)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = table.sums(values * keep) / n
+        spread = np.clip(table.sums(values**2 * keep) / n - mean**2, 0, None) / (n - 1)
+    return mean, spread
 
-    Where no question changed at all, a share may still have changed in questions not asked: up to Wilson's end for
-    0 of Q of them. The bootstrap would say ±0.
-    """
-    if shares and not change.any():
-        end = wilson(0, len(change)).high
-        return Interval(0.0, -end, end), end / Z95
-    column = change[:, None]
-    interval = ratio_intervals(column, np.ones_like(column), resamples=resamples, seed=seed, num_lengths=1)[0]
+
+def _lengths(change: Array, within: Array | None, resamples: int, seed: int) -> Change:
+    """Interval and standard error of the mean of paired changes in lengths (Q,)."""
+    interval = _length(change, np.ones_like(change), within, resamples, seed)
     error = float(change.std(ddof=1)) / math.sqrt(len(change)) if len(change) > 1 else math.nan
-    return interval, error
+    return Change(interval, error, len(change) - 1)
+
+
+def _length(top: Array, bottom: Array, within: Array | None, resamples: int, seed: int) -> Interval:
+    """Interval of a mean length (Q,): by the bootstrap over questions, or for these questions by the noise within them."""
+    if within is None or np.isnan(within).any():
+        return ratio_intervals(top[:, None], bottom[:, None], resamples=resamples, seed=seed)[0]
+    value, half = float(top.mean()), Z95 * math.sqrt(float(within.sum())) / len(top)
+    return Interval(value, value - half, value + half)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from interpole.analysis.intervals import UNKNOWN, Array, Interval, wilson
+from interpole.analysis.intervals import UNKNOWN, Array, Interval, proportion
 from interpole.analysis.metrics import difference, measure, rows_and_samples
 from interpole.analysis.tables import CurveRow, plain
 from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
@@ -193,7 +193,7 @@ def _row_accuracy(row: CurveRow) -> Interval:
     mean = row.mean if row.mean is not None else math.nan
     if row.mean_low is not None and row.mean_high is not None:
         return Interval(mean, row.mean_low, row.mean_high)
-    return wilson(mean * row.questions, row.questions) if row.questions else UNKNOWN._replace(value=mean)
+    return proportion(mean, row.questions) if row.questions else UNKNOWN._replace(value=mean)
 
 
 def average(intervals: Sequence[Interval]) -> Interval:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from interpole.analysis.metrics import answer_of, measure, score_of
+from interpole.analysis.metrics import Estimand, answer_of, measure, score_of
 from interpole.analysis.stages import find_stages, to_json
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves, write_curves, write_metrics
 from interpole.errors import AnalysisError, RunError
@@ -18,19 +18,20 @@ from interpole.runs import samples
 __all__ = ["load", "measured", "score", "under"]
 
 
-def score(run: Path, *, grading: str | None = None) -> list[PointMetrics]:
+def score(run: Path, *, grading: str | None = None, estimand: Estimand = "like-these") -> list[PointMetrics]:
     """Measure every point of a run and write `curves.csv`, `metrics.json` and `stages.json` into its folder.
 
     Args:
         run: the run folder.
         grading: the grading to score by; default each task's own. A task that has no such grading keeps its own, and its
             `PointMetrics.grading` says so.
+        estimand: what intervals are about, see `metrics.measure`.
 
     Raises:
         RunError: no run, or no samples in it yet.
         AnalysisError: no task has such a grading.
     """
-    metrics, found = measured(_samples(run), grading, run)
+    metrics, found = measured(_samples(run), grading, run, estimand)
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
     stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}
@@ -63,12 +64,16 @@ def load(source: Path, *, grading: str | None = None) -> list[Sample] | list[Cur
 
 
 def measured(
-    samples: Sequence[Sample], grading: str | None = None, where: object = ""
+    samples: Sequence[Sample],
+    grading: str | None = None,
+    where: object = "",
+    estimand: Estimand = "like-these",
 ) -> tuple[list[PointMetrics], list[Sample]]:
     """The metrics of samples by a grading, and the samples as it sees them (`under`)."""
     found = under(samples, grading, where)
     graded = {sample.task for sample in samples if grading in sample.grades}
-    return [replace(m, grading=grading or "") if m.task in graded else m for m in measure(found)], found
+    metrics = measure(found, estimand=estimand)
+    return [replace(m, grading=grading or "") if m.task in graded else m for m in metrics], found
 
 
 def under(samples: Sequence[Sample], grading: str | None, where: object = "") -> list[Sample]:

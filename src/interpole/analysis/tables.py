@@ -76,6 +76,7 @@ class PointMetrics:
     outcomes: Mapping[Outcome, int]  # every outcome, also those that did not occur; sums to all samples
     num_forced: int = 0  # responses whose thought a budget closed; they count for Think #R
     num_near_closes: int = 0  # responses that closed their thought with the marker misspelt; they do not
+    estimand: str = "like-these"  # what intervals are about: questions like these, or these
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from interpole.cli.options import Grading, Json, Run
+from interpole.cli.options import EstimandOption, Grading, Json, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,14 +36,18 @@ def compare(
     *,
     effect: Annotated[float, typer.Option(help="The difference in accuracy one would like to see (a share).")] = 0.02,
     grading: Grading = None,
+    estimand: EstimandOption = "like-these",
     as_json: Json = False,
 ) -> None:
     """Compare points in pairs, question by question: what differs, what could have been seen, and what more would take."""
     from interpole.analysis import compare as comparison
+    from interpole.analysis.metrics import estimand_of
     from interpole.cli.show import show_json
     from interpole.runs.samples import read
 
-    found = comparison.compare(read(run, texts=False), points, effect=effect, grading=grading)
+    found = comparison.compare(
+        read(run, texts=False), points, effect=effect, grading=grading, estimand=estimand_of(estimand)
+    )
     if as_json:
         show_json(comparison.to_json(found))
     else:

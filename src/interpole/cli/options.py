@@ -10,6 +10,7 @@ import typer
 __all__ = [
     "Base",
     "Embeddings",
+    "EstimandOption",
     "Grading",
     "Instruct",
     "Json",
@@ -29,6 +30,10 @@ NoDoctor = Annotated[bool, typer.Option("--no-doctor", help="Do not examine the 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `interpole sweep` writes it.")]
 RunOrCurves = Annotated[Path, typer.Argument(metavar="RUN|CURVES.csv", help="A run folder, or a curves.csv.")]
 Grading = Annotated[str | None, typer.Option(help="Score by this grading. [default: each task's own]")]
+EstimandOption = Annotated[
+    str,
+    typer.Option("--estimand", help="What intervals are about: like-these (questions like these) or these questions."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Layers = Annotated[
     str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli.options import Grading, Json, Run, RunOrCurves
+from interpole.cli.options import EstimandOption, Grading, Json, Run, RunOrCurves
 from interpole.cli.sweep import sweep
 
 __all__ = ["register"]
@@ -28,15 +28,17 @@ def score(
     trust: Annotated[
         bool, typer.Option("--trust", help="With --regrade: run the python: graders that the run folder names.")
     ] = False,
+    estimand: EstimandOption = "like-these",
     as_json: Json = False,
 ) -> None:
     """Recompute all metrics of a run from its samples, without a model; writes curves.csv, metrics.json, stages.json."""
+    from interpole.analysis.metrics import estimand_of
     from interpole.analysis.scoring import score as score_run
     from interpole.cli.show import show_metrics
 
     if regrade:
         _regrade(run, trust)
-    metrics = score_run(run, grading=grading)
+    metrics = score_run(run, grading=grading, estimand=estimand_of(estimand))
     if as_json:
         typer.echo((run / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:

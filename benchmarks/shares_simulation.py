@@ -1,0 +1,71 @@
+"""Do intervals of Mean@k and of paired changes cover what they claim, up to 0 and 1? Questions differ as beta distributions say.
+
+`python benchmarks/statistics.py shares` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from interpole.analysis.intervals import change_interval, percentiles, share_interval, weights
+
+__all__ = ["tables"]
+
+SIZES = ((30, 8), (30, 64), (198, 8), (541, 8), (60, 1))
+MEANS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.989, 0.995, 0.999)
+ALIKE = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # a + b of the beta distribution: small means all or nothing
+CHANGED = (0.02, 0.1, 0.3, 1.0)  # share of questions whose chance is drawn anew
+PAIRS = ((0.5, 0.5), (0.9, 0.9), (0.98, 0.98), (0.995, 0.995), (0.6, 0.9), (0.98, 0.9))
+
+
+def shares(size: tuple[int, int], mean: float, repeats: int, bootstrap: int) -> tuple[list[float], float, float]:
+    """Coverage for each of `ALIKE`, mean length, and the least coverage of the bootstrap."""
+    (questions, k), rng = size, np.random.default_rng(1)
+    hits, lengths, least = [], [], 1.0
+    drawn = np.concatenate(list(weights(questions, 400, 1))) / questions
+    for alike in ALIKE:
+        chance = rng.beta(mean * alike, (1 - mean) * alike, (repeats, questions))
+        seen = rng.binomial(k, chance) / k
+        found = [share_interval(each, k) for each in seen]
+        hits.append(float(np.mean([x.includes(mean) for x in found])))
+        lengths.append(np.mean([x.high - x.low for x in found]))
+        old = [percentiles(0.0, drawn @ each, questions).includes(mean) for each in seen[:bootstrap]]
+        least = min(least, float(np.mean(old)))
+    return hits, float(np.mean(lengths)), least
+
+
+def changes(size: tuple[int, int], pair: tuple[float, float], repeats: int) -> tuple[list[float], float]:
+    """Coverage over `CHANGED` and three spreads; and the least of the t interval."""
+    (questions, k), rng, hits, plain = size, np.random.default_rng(2), [], []
+    for share, alike in product(CHANGED, (0.3, 1.0, 10.0)):
+        before = rng.beta(pair[0] * alike, (1 - pair[0]) * alike, (repeats, questions))
+        anew = rng.beta(pair[1] * alike, (1 - pair[1]) * alike, (repeats, questions))
+        after = np.where(rng.random((repeats, questions)) < share, anew, before)
+        seen, true = rng.binomial(k, after) / k - rng.binomial(k, before) / k, share * (pair[1] - pair[0])
+        hits.append(float(np.mean([change_interval(each, k).interval.includes(true) for each in seen])))
+        error = seen.std(axis=1, ddof=1) / np.sqrt(questions)
+        plain.append(float(np.mean(np.abs(seen.mean(axis=1) - true) <= 2.0 * error)))
+    return hits, min(plain)
+
+
+def tables(smoke: bool) -> Iterator[str]:
+    """Both tables, as Markdown lines."""
+    repeats, bootstrap = (60, 5) if smoke else (1000, 200)
+    sizes = SIZES[:1] if smoke else SIZES
+    yield f"Mean@k: {repeats} sets of questions a design; a + b of the beta distribution is each of {ALIKE}.\n"
+    yield "| questions × samples | true mean | covers: least | mean | length | the bootstrap's least |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for size, mean in product(sizes, MEANS[::4] if smoke else MEANS):
+        hits, length, least = shares(size, mean, repeats, bootstrap)
+        yield f"| {size[0]} × {size[1]} | {mean:g} | {min(hits):.1%} | {np.mean(hits):.1%} | {length:.3f} | {least:.0%} |"
+    yield f"\nPaired changes: of each share {CHANGED} of questions the chance is drawn anew; a + b is .3, 1 and 10.\n"
+    yield "| questions × samples | mean before, and of what is drawn anew | covers: least | mean | least of t alone |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for size, pair in product(sizes, PAIRS[::3] if smoke else PAIRS):
+        hits, plain = changes(size, pair, repeats)
+        yield (
+            f"| {size[0]} × {size[1]} | {pair[0]:g}, {pair[1]:g} | {min(hits):.1%} | {np.mean(hits):.1%} | {plain:.0%} |"
+        )
