@@ -29,6 +29,7 @@ HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest
 CHUNK_CHARS = 400_000
 KINDS = list(OUTCOMES)
 Parse = Callable[[Sample], ParsedResponse]
+Spans = Mapping[int, Sequence[Span]]  # of the samples whose texts are shown, by identity
 Groups = Mapping[tuple[str, str], Mapping[str, Sequence[Sample]]]  # (task, problem) → point → samples by epoch
 
 
@@ -62,10 +63,11 @@ def payload(
     """
     points, groups = _points(metrics), _groups(samples)
     keep = _most([len(sample.response) for sample in samples], round(BUDGET_BYTES / PACKED_SHARE))
-    questions, chunks = _packed(groups, points, private, parse, keep)
+    spans = {id(s): parse(s).spans for s in samples if s.task not in private}
+    questions, chunks = _packed(groups, points, spans, keep)
     while keep and (num_bytes := sum(map(len, chunks))) > BUDGET_BYTES:  # texts that are harder to pack than most
         keep = int(keep * 0.9 * BUDGET_BYTES / num_bytes)
-        questions, chunks = _packed(groups, points, private, parse, keep)
+        questions, chunks = _packed(groups, points, spans, keep)
     index = {
         "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
         "outcomes": [
@@ -89,14 +91,14 @@ def _most(lengths: Sequence[int], budget: int) -> int:
 
 
 def _packed(
-    groups: Groups, points: Sequence[tuple[str, float | None]], private: Collection[str], parse: Parse, keep: int
+    groups: Groups, points: Sequence[tuple[str, float | None]], spans: Spans, keep: int
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """What the index says of every question, and the chunks with `keep` characters of every response."""
     questions, chunks, num_chars = [], [list[Any]()], 0
     for (task, problem), by_point in groups.items():
         first = next(iter(by_point.values()))[0]
-        shown = task not in private
-        rows = [[_response(s, keep, shown, parse) for s in by_point.get(point, ())] for point, _ in points]
+        shown = id(first) in spans
+        rows = [[_response(s, keep, spans) for s in by_point.get(point, ())] for point, _ in points]
         questions.append(
             {
                 "task": task,
@@ -146,10 +148,11 @@ def _groups(samples: Sequence[Sample]) -> Groups:
     return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))}
 
 
-def _response(sample: Sample, keep: int, shown: bool, parse: Parse) -> dict[str, Any]:
+def _response(sample: Sample, keep: int, spans: Spans) -> dict[str, Any]:
     """One response as the page shows it: `keep` characters of it, or none where texts are not shown."""
+    shown = id(sample) in spans
     return {
-        "parts": _parts(sample.response, parse(sample).spans, keep) if shown else [],
+        "parts": _parts(sample.response, spans[id(sample)], keep) if shown else [],
         "number": sample.number,
         "tokens": sample.num_tokens,
         "forced": sample.budget_forced,
