@@ -369,3 +369,31 @@ def test_a_terminal_that_cannot_show_lambda_shows_its_number(run):
 
 def test_dash_h_is_help():
     assert call("merge", "-h") == call("merge", "--help")
+
+
+def test_every_command_speaks_json():
+    from typer.main import get_command
+
+    from interpole.cli.reference import commands
+
+    without = {
+        name
+        for name, command in commands(get_command(app), "interpole")
+        if not hasattr(command, "commands") and "--json" not in {o for p in command.params for o in p.opts}
+    }
+    assert without == {"interpole demo"}  # it walks through the others
+
+
+def test_json_of_what_is_made(pair, run, tmp_path):
+    made = json.loads(call("merge", *pair, "-l", "0.2,0.4", "-o", tmp_path / "m", "--json"))["merged"]
+    assert [(one["folder"], one["recipe"]["lambda"]) for one in made] == [
+        (str(tmp_path / f"m-{lam}"), lam) for lam in (0.2, 0.4)
+    ]
+    assert json.loads(call("report", run, "-o", tmp_path / "r.html", "--json"))["page"] == str(tmp_path / "r.html")
+    standing = json.loads(call("watch", run, "--json"))
+    assert standing["done"] == standing["total"] == sum(one["total"] for one in standing["entries"])
+    (listed,) = json.loads(call("runs", "list", run.parent, "--json"))
+    assert listed["run"] == run.name
+    assert json.loads(call("lab", "path", "--json")) == {
+        name: str(getattr(shipped(), name)) for name in ("base", "instruct", "thinking")
+    }

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from interpole.cli.options import Json
+
+if TYPE_CHECKING:
+    from interpole.lab import Pair
 
 __all__ = ["register"]
 
@@ -115,11 +120,13 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, with base, instruct and thinking in it.")],
     arch: Annotated[str, typer.Option(help="qwen3 or llama.")] = "qwen3",
     seed: Annotated[int, typer.Option(help="Of weights, data and order.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Train the tiny pair anew: a base and its two fine-tunes, on one core, in minutes."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from interpole.cli.show import Terminal
+    from interpole.lab import pair_in
     from interpole.lab.train import train as train_pair
 
     columns = (
@@ -137,14 +144,25 @@ def train(
             bar.update(tasks[stage], completed=step, description=f"{stage} {loss:.3f}")  # type: ignore[arg-type]
 
         train_pair(arch, seed, out, progress=progress)
-    typer.echo(str(out))
+    _show_pair(pair_in(out), as_json)
 
 
 @lab.command()
-def path() -> None:
+def path(*, as_json: Json = False) -> None:
     """Print where the shipped base, Instruct and Thinking checkpoints lie."""
     from interpole.lab import shipped
 
-    pair = shipped()
-    for name, where in (("base", pair.base), ("instruct", pair.instruct), ("thinking", pair.thinking)):
-        typer.echo(f"{name} {where}")
+    _show_pair(shipped(), as_json)
+
+
+def _show_pair(pair: Pair, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from interpole.cli.show import show_json
+
+    folders = {name: str(folder) for name, folder in asdict(pair).items()}
+    if as_json:
+        show_json(folders)
+    else:
+        for name, folder in folders.items():
+            typer.echo(f"{name} {folder}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -138,31 +138,59 @@ def merge(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    as_json: Json = False,
 ) -> None:
     """Make one run of several, without generating anything; refused where weights, settings or problems differ."""
+    from interpole.cli.show import show_json, show_next
     from interpole.runs.combine import combine
 
     made = combine(folders, out)
+    if as_json:
+        shown = {
+            "num_samples": made.num_samples,
+            "num_duplicates": made.num_duplicates,
+            "unfinished": list(made.unfinished),
+        }
+        show_json({"run": str(out)} | shown)
+        return
     again = f"; {made.num_duplicates:,} were there more than once" if made.num_duplicates else ""
     typer.echo(f"{made.num_samples:,} responses{again} → {out}")
     for part in made.unfinished:
         typer.echo(f"left out, as it is not finished: {part}", err=True)
+    show_next("score", out)
 
 
 @runs.command("list")
 def list_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look.")] = Path("runs"),
+    *,
+    as_json: Json = False,
 ) -> None:
     """List the run folders in a folder: tasks, points, how much is done, when it last changed."""
-    from interpole.cli.show import table
+    from interpole.cli.show import show_json, table
+    from interpole.errors import RunError
     from interpole.runs.runfile import NAME, RunFile
 
-    rows = []
+    if not folder.is_dir():
+        raise RunError("no such folder", folder, "give the folder that holds run folders: interpole runs list FOLDER")
+    found: list[dict[str, Any]] = []
     for path in sorted(folder.glob(f"*/{NAME}")):
         file = RunFile.load(path.parent)
         done = sum(entry.status == "done" for entry in file.current)
         points = len({entry.point for entry in file.current})
-        rows.append(
-            [path.parent.name, ", ".join(file.tasks), str(points), f"{done}/{len(file.current)}", file.updated[:16]]
-        )
+        numbers = {"points": points, "done": done, "entries": len(file.current)}
+        found.append({"run": path.parent.name, "tasks": list(file.tasks)} | numbers | {"changed": file.updated})
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        [
+            one["run"],
+            ", ".join(one["tasks"]),
+            str(one["points"]),
+            f"{one['done']}/{one['entries']}",
+            one["changed"][:16],
+        ]
+        for one in found
+    ]
     table(f"Runs in {folder}", ["run", "tasks", "points", "done", "changed"], rows)

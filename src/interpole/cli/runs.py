@@ -65,13 +65,14 @@ def stages(source: RunOrCurves, *, grading: Grading = None, as_json: Json = Fals
     """Find the three stages: where thinking sets in (Think #R at 5, 50 and 95 %), per task and pooled."""
     from interpole.analysis.scoring import load
     from interpole.analysis.stages import find_stages, to_json
-    from interpole.cli.show import show_json, show_stages
+    from interpole.cli.show import show_json, show_next, show_stages
 
     found = find_stages(load(source, grading=grading))
     if as_json:
         show_json(to_json(found))
     else:
         show_stages(found)
+        show_next("recommend", source, "--balanced")
 
 
 def recommend(
@@ -121,36 +122,54 @@ def report(
     include_texts: Annotated[
         bool, typer.Option("--include-texts", help="Show questions even of tasks that ask not to be published.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page of a run: curves, stages, responses, how it was run. Needs no network."""
     from interpole.analysis.scoring import measured
     from interpole.analysis.stages import find_stages
+    from interpole.cli.show import show_json
     from interpole.report import write_figures, write_report
     from interpole.runs.samples import read
 
     page = write_report(runs, out or runs[0] / "report.html", grading=grading, include_texts=include_texts)
+    drawn: list[Path] = []
     for run in runs if figures else ():
         metrics, found = measured(read(run, texts=False), grading, run)
-        write_figures(metrics, find_stages(found), run / "figures")
-    typer.echo(str(page))
+        drawn += write_figures(metrics, find_stages(found), run / "figures")
+    if as_json:
+        show_json({"page": str(page), "figures": [str(path) for path in drawn]})
+    else:
+        typer.echo(str(page))
 
 
 def plot(
     source: RunOrCurves,
     figure: Annotated[str, typer.Option(help="2, 3, 4, 5, layers, modules, similarity or pareto.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .pdf, .png or .svg.")],
+    as_json: Json = False,
 ) -> None:
     """Draw a figure of a run or a curves file, fit for a paper; docs/report.md says what each shows."""
+    from interpole.cli.show import show_json
     from interpole.report import plot as draw
 
-    typer.echo(str(draw(source, figure, out)))
+    drawn = draw(source, figure, out)
+    if as_json:
+        show_json({"figure": str(drawn)})
+    else:
+        typer.echo(str(drawn))
 
 
 def watch(
     run: Run,
     price_per_million: Annotated[float | None, typer.Option(help="US dollars for a million generated tokens.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Watch a running or finished sweep: points, curves as sparklines, time and cost left. It only reads."""
+    from interpole.cli.show import show_json
+    from interpole.cli.watch import Watcher, to_json
     from interpole.cli.watch import watch as show
 
-    show(run, price_per_million=price_per_million)
+    if as_json:  # where it stands now
+        show_json(to_json(Watcher(run).read()))
+    else:
+        show(run, price_per_million=price_per_million)

@@ -12,7 +12,7 @@ import typer
 from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
 from interpole.engines.registry import BUILT_IN, default_engine
 from interpole.errors import RunError, printable
-from interpole.files import parse_yaml
+from interpole.files import parse_yaml, read_json
 
 if TYPE_CHECKING:
     from interpole.sweep.config import SweepConfig
@@ -141,7 +141,9 @@ def sweep(
     budget_tokens: BudgetTokens = None,
     budget_samples: BudgetSamples = None,
     no_doctor: NoDoctor = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON, for machines.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, for machines; with --dry-run what would be done.")
+    ] = False,
 ) -> None:
     """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
 
@@ -170,16 +172,14 @@ def sweep(
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
     config = _config(instruct, thinking, given, served=bool(served))
-    if as_json and not dry_run:
-        raise typer.BadParameter("--json goes with --dry-run; `interpole score RUN --json` prints a run's metrics")
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
         _estimate(config, out, guess_tokens, tokens_per_second, as_json)
     elif adaptive:
-        start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor)
+        start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
-        start(config, out, doctor=not no_doctor)
+        start(config, out, doctor=not no_doctor, as_json=as_json)
 
 
 def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool) -> SweepConfig:
@@ -233,10 +233,10 @@ def _named(option: str, given: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
+def start(config: SweepConfig, out: Path, *, doctor: bool = True, as_json: bool = False) -> None:
     """Run a sweep with a progress display, write its tables and say what came of it."""
     from interpole.analysis.scoring import score
-    from interpole.cli.show import show_metrics, sweep_bar
+    from interpole.cli.show import show_json, show_metrics, show_next, sweep_bar
     from interpole.sweep.run import run
 
     if doctor:
@@ -248,8 +248,16 @@ def start(config: SweepConfig, out: Path, *, doctor: bool = True) -> None:
         reason = next((part.error for part in entry.parts if part.error), "")
         where = f"{entry.task} at {entry.point}"
         typer.echo(printable(f"failed: {where}; run the same command to try again. {reason}"), err=True)
-    show_metrics(score(out))
-    typer.echo(f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s → {out}")
+    metrics = score(out)
+    if as_json:
+        made = {"num_generated": summary.num_generated, "num_tokens": summary.num_tokens, "seconds": summary.seconds}
+        failed = [{"task": entry.task, "point": entry.point} for entry in summary.failed]
+        show_json({"run": str(out)} | made | {"failed": failed} | read_json(out / "metrics.json", RunError))
+    else:
+        show_metrics(metrics)
+        made_here = f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s"
+        typer.echo(f"{made_here} → {out}")
+        show_next("report", out)
     if summary.failed:
         raise typer.Exit(1)
 
@@ -263,13 +271,16 @@ def start_adaptive(
     budget_samples: int | None,
     *,
     doctor: bool = True,
+    as_json: bool = False,
 ) -> None:
     """Run an adaptive sweep, and say what it recommends, what it spent and what it saved."""
     from interpole.analysis.recommend import recommend
+    from interpole.analysis.recommend import to_json as recommendation
     from interpole.analysis.scoring import score
     from interpole.cli.choose import show_found
-    from interpole.cli.show import show_metrics, show_recommendation
+    from interpole.cli.show import show_json, show_metrics, show_next, show_recommendation
     from interpole.search.adaptive import run
+    from interpole.search.adaptive import to_json as explored
     from interpole.search.allocation import parse_goal
     from interpole.search.explore import Spending
 
@@ -279,11 +290,18 @@ def start_adaptive(
     _say_where_the_key_goes(config)
     spending = Spending(budget_tokens, budget_samples)
     found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
-    show_metrics(score(out))
+    metrics = score(out)
     sources = [config.sources[name].model for name in ("instruct", "thinking") if name in config.sources]
     names = (sources[0], sources[1]) if len(sources) == 2 else ("INSTRUCT", "THINKING")
-    show_recommendation(recommend(found.samples, sources=names, **wanted.options))
+    chosen = recommend(found.samples, sources=names, **wanted.options)
+    if as_json:
+        own = {"adaptive": explored(found), "recommendation": recommendation(chosen)}
+        show_json({"run": str(out)} | own | read_json(out / "metrics.json", RunError))
+        return
+    show_metrics(metrics)
+    show_recommendation(chosen)
     show_found(found)
+    show_next("report", out)
 
 
 def _say_where_the_key_goes(config: SweepConfig) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,7 +26,7 @@ from interpole.records import Sample
 from interpole.runs.runfile import Entry, RunFile
 from interpole.runs.samples import read_log
 
-__all__ = ["Reading", "Watcher", "sparkline", "view", "watch"]
+__all__ = ["Reading", "Watcher", "sparkline", "to_json", "view", "watch"]
 
 BARS = "▁▂▃▄▅▆▇█"
 RESAMPLES = 100  # intervals are not shown while watching; the report has them
@@ -91,6 +92,15 @@ class Watcher:
         journals = entry.within(self.run).glob("*.answers.jsonl")
         total = num_problems * sum(part.num_samples for part in entry.parts)
         return min(total, finished + sum(_num_lines(path) for path in journals))
+
+
+def to_json(reading: Reading) -> dict[str, Any]:
+    """Where a run stands, as plain values: every entry with its samples made and wanted."""
+    entries = [
+        {"task": entry.task, "point": entry.point, "status": entry.status, "done": done, "total": total}
+        for entry, done, total in zip(reading.entries, reading.done, reading.total, strict=True)
+    ]
+    return {"done": sum(reading.done), "total": sum(reading.total), "entries": entries}
 
 
 def _num_lines(path: Path) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Base, Embeddings, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.cli.options import Base, Embeddings, Json, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
@@ -69,6 +69,7 @@ def merge(
         typer.Option(help="Write NaN and infinity too, with a warning, as --no-doctor does. [default: refuse them]"),
     ] = False,
     no_doctor: NoDoctor = False,
+    as_json: Json = False,
 ) -> None:
     """Write the model between two checkpoints to a folder that transformers and vLLM load.
 
@@ -101,9 +102,9 @@ def merge(
     if push_to_hub:
         check_login(push_to_hub)
     shard_bytes = None if shard_size is None else parse_size(shard_size)
-    write(recipes, shard_bytes, doctor=not no_doctor, allow_non_finite=allow_non_finite)
+    write(recipes, shard_bytes, doctor=not no_doctor, allow_non_finite=allow_non_finite, as_json=as_json)
     for folder in recipes if push_to_hub else ():
-        typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"))
+        typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
 
 
 def _at_lambdas(recipe: Recipe, lam: str | None, out: Path) -> dict[Path, Recipe]:
@@ -154,28 +155,43 @@ def _with_marker_rows(recipe: Recipe, side: str) -> Recipe:
 def convert(
     source: Annotated[Path, typer.Argument(metavar="FILE.yml", help="A recipe of mergekit's, or of ours.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. [default: print it]")] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Write mergekit's YAML as our recipe; what is not supported is named with its line."""
+    from interpole.cli.show import show_json
     from interpole.merging.recipe import Recipe
 
-    text = Recipe.load(source).to_yaml()
-    if out is None:
+    recipe = Recipe.load(source)
+    text = recipe.to_yaml()
+    if as_json:
+        show_json(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+    elif out is None:
         typer.echo(text, nl=False)
     else:
         out.write_text(text, encoding="utf-8")
 
 
 @recipes_app.command()
-def presets() -> None:
+def presets(*, as_json: Json = False) -> None:
     """List the merges that have a name: those the paper compared, and recipes of its neighbours."""
+    from interpole.cli.show import show_json
     from interpole.merging.presets import PRESETS
 
+    if as_json:
+        show_json(dict(PRESETS))
+        return
     for name, meaning in PRESETS.items():
         typer.echo(f"{name:18} {meaning}")
 
 
 def write(
-    recipes: dict[Path, Recipe], shard_bytes: int | None = None, *, doctor: bool = True, allow_non_finite: bool = False
+    recipes: dict[Path, Recipe],
+    shard_bytes: int | None = None,
+    *,
+    doctor: bool = True,
+    allow_non_finite: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
     from time import perf_counter
@@ -186,7 +202,7 @@ def write(
     from interpole.checkpoints.open import fit, open_source
     from interpole.checkpoints.save import Target, save_all
     from interpole.cli.questions import examine_first
-    from interpole.cli.show import bytes_bar
+    from interpole.cli.show import bytes_bar, show_json
     from interpole.merging.merged import merge_all
 
     first = next(iter(recipes.values()))
@@ -205,6 +221,14 @@ def write(
         insisted = allow_non_finite or not doctor
         save_all(targets, shard_bytes=shard_bytes, progress=advance, allow_non_finite=insisted)
     seconds = perf_counter() - start
+    if as_json:
+        made = [
+            {"folder": str(out), "recipe": recipes[out].model_dump(mode="json", by_alias=True, exclude_none=True)}
+            | {"num_tensors": len(checkpoint), "num_bytes": checkpoint.num_bytes, "notes": list(checkpoint.notes)}
+            for out, checkpoint in merged.items()
+        ]
+        show_json({"merged": made, "seconds": round(seconds, 3)})
+        return
     for out, checkpoint in merged.items():
         typer.echo(f"{out}: {len(checkpoint)} tensors, {decimal(checkpoint.num_bytes)}")
         for note in checkpoint.notes:
