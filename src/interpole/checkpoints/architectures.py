@@ -177,7 +177,7 @@ def rope(config: Settings) -> dict[str, Any]:
         return {
             f"{layer}.{key}": value
             for layer, known in how["layers"].items()
-            for key, value in _layer_rope(settings, entry, known, nested.get(layer) or {}).items()
+            for key, value in _layer_rope(settings, entry, known, _mapping(nested.get(layer))).items()
         }
     if parts := {key: value for key, value in given.items() if isinstance(value, Mapping)}:
         rest = {key: value for key, value in given.items() if key not in parts}
@@ -190,6 +190,10 @@ def rope(config: Settings) -> dict[str, Any]:
     if not given and how and how.get("otherwise"):
         given = dict(how["otherwise"])
     return _layer_rope(settings, entry, (how or {"theta": ["rope_theta"], "partial": True}) | {"scaled": False}, given)
+
+
+def _mapping(value: Any) -> Settings:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _layer_rope(settings: Settings, entry: Settings, how: Settings, given: Settings) -> dict[str, Any]:

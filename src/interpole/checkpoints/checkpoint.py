@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints.assets import GenerationConfig, TokenizerConfig, read_asset, read_config, read_text
 from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import NO_ASSETS, fetch_headers, locate
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, refuse_pointer
@@ -136,19 +137,21 @@ class Checkpoint(Mapping[str, Array], ABC):
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
         """The parsed `generation_config.json`; empty where there is none."""
-        name = "generation_config.json"
-        return read_json(self.assets[name]) if name in self.assets else {}
+        if (path := self.assets.get("generation_config.json")) is None:
+            return {}
+        read_asset(path, GenerationConfig)  # of the right types
+        return read_json(path)
 
 
 def template_of(assets: Mapping[str, Path]) -> str | None:
     """The default chat template that a checkpoint's files hold, if any."""
     if path := assets.get("chat_template.jinja"):
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json(assets[name]).get("chat_template") if name in assets else None
+        template = read_asset(assets[name], TokenizerConfig).chat_template if name in assets else None
         if isinstance(template, list):  # several named templates: the one called "default"
-            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-        if isinstance(template, str):
+            template = next((one.template for one in template if one.name == "default"), None)
+        if template is not None:
             return template
     return None
 
@@ -241,7 +244,7 @@ class Folder(Checkpoint):
         self.path = path
         self.label = label or str(path)
         self.assets = _assets(path)
-        self.config = read_json(self.assets["config.json"])
+        self.config = read_config(self.assets["config.json"])
         self._tensors = _read_tensors(path)
         self.specs = self._tensors.specs
         self.layout = {name: origin.path.name for name, origin in self._tensors.origins.items()}
@@ -279,7 +282,7 @@ class Headers(Checkpoint):
         """Take the folder of the small files, and what the headers say."""
         self.label, self.specs, self.layout = label, specs, layout
         self.assets = _assets(path)
-        self.config = read_json(self.assets["config.json"])
+        self.config = read_config(self.assets["config.json"])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:  # noqa: ARG002
         """Refuse.

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from interpole.checkpoints.checkpoint import Checkpoint, Origin, Tensors
+from interpole.checkpoints.checkpoint import Checkpoint, Origin, Tensors, template_of
 from interpole.checkpoints.names import role_of
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.checkpoints.views.heads import Untied, is_tied
@@ -210,8 +210,7 @@ def _own_assets(base: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     replaced: tuple[str, ...] = ()
     if any(_matches(name, _VOCABULARIES) for name in own):
         replaced += _TOKENIZERS
-    in_config = "tokenizer_config.json" in own and read_json(own["tokenizer_config.json"]).get("chat_template")
-    if in_config or any(name in own for name in _TEMPLATES):
+    if template_of(own) is not None:
         replaced += _TEMPLATES
     return {name: path for name, path in base.items() if not _matches(name, replaced)} | own
 

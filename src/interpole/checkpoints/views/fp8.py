@@ -287,7 +287,7 @@ class _Said(Foreign):
 def announced(config: Mapping[str, Any]) -> Any:
     """The `quantization_config` of a model or of a part of it such as `text_config`; None where none is announced."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    found = (part[key] for part in parts for key in (KEY, "compression_config") if part.get(key) is not None)
+    found = (part[key] for part in parts for key in (KEY, "compression_config") if part.get(key))
     return next(found, None)
 
 

@@ -18,11 +18,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints.assets import TekkenFile, TokenizerFile, read_asset
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import has_token_rows
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import MismatchError
-from interpole.files import read_json
 
 __all__ = ["POLICIES", "Aligned", "same_tokenizer", "same_vocabulary", "vocabulary"]
 
@@ -128,23 +128,24 @@ def vocabulary(checkpoint: Checkpoint) -> Mapping[str, int] | None:
 
 
 @lru_cache(maxsize=3)
-def _read(reader: Callable[[Mapping[str, Any]], dict[str, int]], path: Path, _: int) -> Mapping[str, int]:
+def _read(reader: Callable[[Path], dict[str, int]], path: Path, _: int) -> Mapping[str, int]:
     """Several checks ask for the same large file; its time tells versions apart."""
-    return reader(read_json(path))
+    return reader(path)
 
 
-def _from_tokenizer(content: Mapping[str, Any]) -> dict[str, int]:
-    vocab = content.get("model", {}).get("vocab", {})
-    known = vocab if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
-    return known | {entry["content"]: entry["id"] for entry in content.get("added_tokens") or ()}
+def _from_tokenizer(path: Path) -> dict[str, int]:
+    content = read_asset(path, TokenizerFile)
+    vocab = (content.model.vocab if content.model else None) or {}
+    known = vocab if isinstance(vocab, dict) else {str(entry[0]): i for i, entry in enumerate(vocab)}
+    return known | {token.content: token.id for token in content.added_tokens or ()}
 
 
-def _from_tekken(content: Mapping[str, Any]) -> dict[str, int]:
-    config, words = content.get("config", {}), content.get("vocab", ())
-    shift = config.get("default_num_special_tokens", 0)
-    used = config.get("default_vocab_size", shift + len(words)) - shift  # the file holds more than the model knows
-    known = {_spell(b64decode(entry["token_bytes"])): entry["rank"] + shift for entry in words[:used]}
-    return known | {entry["token_str"]: entry["rank"] for entry in content.get("special_tokens") or ()}
+def _from_tekken(path: Path) -> dict[str, int]:
+    content = read_asset(path, TekkenFile)
+    words, shift, size = content.vocab, content.config.default_num_special_tokens, content.config.default_vocab_size
+    used = len(words) if size is None else max(0, size - shift)  # the file holds more than the model knows
+    known = {_spell(b64decode(word.token_bytes)): word.rank + shift for word in words[:used]}
+    return known | {token.token_str: token.rank for token in content.special_tokens or ()}
 
 
 def _spell(token: bytes) -> str:
