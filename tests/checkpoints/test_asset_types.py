@@ -56,7 +56,7 @@ def test_a_value_of_another_type_is_an_error_of_ours_or_none(folder, file, key):
         except InterpoleError as error:
             refused.append(str(error))
     assert all(key in message or "is quantised by" in message for message in refused)
-    assert refused or key == "temperature"
+    assert refused or key == "temperature" or file == "tokenizer_config.json"  # a finding of the doctor
 
 
 WRONG = {
