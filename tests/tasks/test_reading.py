@@ -133,6 +133,9 @@ def test_choices_are_read_in_other_languages(text, letter):
         ("Respuesta: Perú", "Perú"),
         ("first line\nsecond  line", "First line\nsecond line"),
         ("...", "..."),
+        ("\u2014 so: don\u2019t", "\u2014 so: don't"),
+        ("- item", "item"),
+        ("Answer: 𝐂", "C"),
     ],
 )
 def test_a_short_answer_and_its_reference_are_read_alike(text, reference):
@@ -145,6 +148,8 @@ def test_a_short_answer_and_its_reference_are_read_alike(text, reference):
         (".5", "5"),
         ("last", "first\nlast"),
         ("x²", "x2"),
+        ("-5", "5"),
+        ("ℝ", "R"),
         ("C", "C++"),
         ("", "..."),
         ('5"', "5'"),

@@ -7,6 +7,7 @@ equal is decided in `math_worker`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 from interpole.tasks.statements import ANNOUNCED, asked_back, boxes, fold, last_line
@@ -19,16 +20,23 @@ MAX_LENGTH = 2000  # characters of an expression; what is longer is no answer
 
 _GROUP = r"(?:\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
 _GROUPED = re.compile(rf"(?<![\d.,])(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
+_DOTTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,20}(?![\d.])")
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?)(?:\\?[$€£¥])?"
     r"(?P<digits>\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})(?P<fraction>\.\d{1,400})?"
 )
+_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\d)")
+_VULGAR = re.compile(r"(\d{0,9})([¼-¾⅐-⅞])")
 _DASH_AS_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\s{0,2}[\d\\.(])")
 
 
 # ── what is found ────────────────────────────────────────────────────────────────────────────────────────────────
 
-_ANNOUNCED = re.compile(rf"{ANNOUNCED}(?:not\s[^\n.;]{{1,40}}?[,\s](?:but(?:\srather)?|it's|it\sis)\s)?", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    rf"(?:{ANNOUNCED}|\b(?:antwort|lösung|réponse|respuesta)\s(?=[-+$]?\d))"
+    r"(?:not\s[^\n.;]{1,40}?[,\s](?:but(?:\srather)?|it's|it\sis)\s)?",
+    re.IGNORECASE,
+)
 _UNSURE_BEFORE = re.compile(
     r"(?:\bif|\bdoubt|\bunlikely|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst|\bnaive|\btempting|\binitial|\bprevious"
     r"|\bearlier|\boriginal|\bobvious|\bintuitive)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$",
@@ -80,7 +88,7 @@ def stated(text: str) -> str | None:
     back; without one, what the last sentence comes to ("Hence b = 70", "So there are 70 apples."), unless it doubts, denies or
     only bounds it.
     """
-    text = fold(text)
+    text = _VULGAR.sub(_fraction, _MINUS.sub("-", fold(text)))
     found = [(box.begin, text[box.start : box.stop]) for box in boxes(text) if _stands(text, box.begin, box.end)]
     for match in _ANNOUNCED.finditer(text):
         if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
@@ -92,6 +100,12 @@ def stated(text: str) -> str | None:
         expression = max(found, key=lambda one: one[0])[1]
         return None if len(expression) > MAX_LENGTH or _BOUNDED.search(expression) else expression
     return _concluded(text)
+
+
+def _fraction(found: re.Match[str]) -> str:
+    """A vulgar fraction, with the whole number before it, in LaTeX: `1½` is 3/2."""
+    above, below = unicodedata.normalize("NFKC", found[2]).split("⁄")
+    return rf"\frac{{{int(found[1] or 0) * int(below) + int(above)}}}{{{below}}}"
 
 
 def _stands(text: str, begin: int, end: int) -> bool:
@@ -171,12 +185,12 @@ _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE
 _DOUBT = re.compile(
     r"\b(?:if|were|whether|maybe|perhaps|guess\w{0,3}|probably|possibly|might|may|could|cannot|unless|suppose|assum\w{1,3}|try|not|never|no|neither"
     r"|between|wrong|incorrect|fails?|unsure|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan"
-    r"|doubt|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b",
+    r"|doubt|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b|\bне\b|\bnicht\b|\bkeine?\b|\bn['’]est|\bno\ses\b|\bnon\b|不是|不等|ではない",
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
     r"(?:=|:|\b(?:equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
-    r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|est|vaut|donne|es|vale|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
+    r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
     r"(?:\s{1,2}(?:exactly|simply|just|only|therefore|thus|then|indeed|now)\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
@@ -307,6 +321,7 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     text = text.strip("$").rstrip(".,;:。").strip()
     text = _STYLE.sub(r"\1", _MONEY.sub(r"\1", text))
     text = _GROUPED.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    text = _DOTTED.sub(lambda number: number[0].replace(".", ""), text)
     text = re.sub(r"\\(?:[,;:!]|displaystyle(?![a-z]))|~", " ", text).strip()
     text = _ARROW.sub(" ", text).strip() if _ARROW.match(text) else text
     for pattern, written in _WRITTEN:
@@ -316,6 +331,10 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     if len(solutions) > 1 and len({one[1] for one in solutions if one}) == 1 and all(solutions):
         text = ", ".join(one[2].strip() for one in solutions if one)
     text = _DEGREES.sub(lambda _: r"\cdot\frac{\pi}{180}" if asked.radians else "", text)
+    if power := re.fullmatch(r"([-+]?\d[\d.]{0,60})[eE]([-+]?\d{1,4})", text):
+        return [rf"{power[1]} \cdot 10^{{{power[2]}}}"]
+    if re.fullmatch(r"-?\d{1,60},(?:\d{1,2}|\d{4,60})", text):
+        return [text.replace(",", "."), text]  # a decimal comma, or two numbers
     if scaled := _SCALED.fullmatch(text):
         return [f"{scaled[1]} \\cdot 10^{{{_SCALES[scaled[2].lower()]}}}"]
     text = _PLAIN_UNIT.sub("", _TEXT_UNIT.sub("", text)).strip()

@@ -20,18 +20,20 @@ _NAMES = (
     r"|[ao](?=\s(?:letra|opção|alternativa))|la|le|el|die|der|das|the|только|not\s(?:[A-Z]\b|option\s[A-Z]\b)[,\s]{1,3}but(?:\srather)?)\s{0,3}){0,3}"
 )
 _JUDGED = (
-    r"(?:correct[ae]?|right|best|true|proper|appropriate|likely|final|chosen|richtig|korrekt|bonne|juste|correta|corretta|верн\w{1,3}"
+    r"(?:correct[ae]?|right|best|true|proper|appropriate|likely|final|chosen|richtig\w{0,2}|korrekt\w{0,2}|bonne|juste|certa|correta|corretta|верн\w{1,3}"
     r"|правильн\w{1,3})"
 )
 _ANSWER = (
     r"(?:option|choice|answer|statement|opción|opção|opzione|antwort|réponse|respuesta|resposta|risposta|вариант|ответ)"
 )
-_BE = r"(?:is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
+_BE = r"(?:ist|is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
 _STATED = re.compile(
     rf"(?:{ANNOUNCED}"
     rf"|\b{_JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
     r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son)\s{1,2}"
-    r"|(?<!不)(?:选择|選擇|选|選)[为為项項:]{0,2}\s{0,2}"
+    r"|(?<!不)(?:选择|選擇|选(?!项)|選(?!項))[为為:]{0,2}\s{0,2}"
+    rf"|\b(?:opción|opção|option|opzione|alternativa)\s{_JUDGED}\s(?:es|é|è|est)\s"
+    r"|(?:答案|正解|정답)】?\s{1,3}(?=[(\[*]{0,3}[A-Z][)\]*]{0,3}\s{0,2}(?:[.。\n,;:—]|$))"
     rf"|\b{_ANSWER}\s{{1,2}}(?=[(\[*]{{0,3}}[A-Z][)\]*]{{0,3}}\s{{0,2}}(?:[.\n,;:—]|$))"
     rf"){_NAMES}",
     re.IGNORECASE,
@@ -49,19 +51,19 @@ _VERDICT = re.compile(
     rf"(?P<rest>\s(?:(?:the|indeed|clearly|therefore|thus|only|definitely|la|le|el|die|der|das|a)\s){{0,3}}(?:{_JUDGED}|answer)\b)?",
     re.IGNORECASE,
 )
-_VERDICT_AFTER = re.compile(r"([A-Z])(?:が|是|は|项|項){1,2}(?:正しい|正解|正确|正確|对的|對的)")
+_VERDICT_AFTER = re.compile(r"([A-Z])\s?(?:が|是|は|项|項){0,2}(?:正しい|正解|正确|正確|对的|對的)")
 _CONCLUDED = re.compile(
     r"(?:(?:(?:^|\b)(?:therefore|thus|hence|so|finally|conclusion|it\sis|it's|that\sis|that's|this\sis|i\ssay|leaving|leaves)\b"
     rf"|→|⇒|∴|[=-]>)[\s,:*_]{{0,4}}){{1,3}}{_NAMES}|^[\s*_>#]{{0,8}}(?=(?:option|choice|opción|opção|opzione|вариант)\s){_NAMES}",
     re.IGNORECASE,
 )
 _OPENING = re.compile(
-    r"[\s*_$`'\"“‘«「『(\[{<>:]{0,12}(?:\\(?:f?boxed|fbox|text[a-z]{0,6}|math[a-z]{0,6}|\(|\[)[\s{*_($\[]{0,8}){0,4}"
+    r"[\s*_$`'\"“‘«「『(\[{<>:]{0,12}(?:\\(?:f?boxed|f(?:rame)?box|text[a-z]{0,6}|math[a-z]{0,6}|\(|\[)[\s{*_($\[]{0,8}){0,4}"
 )
 _CLOSING = re.compile(r"(?:_(?![\w{])|[*`\"”’」』)\]}$»<]|'(?![A-Za-z])|\\[)\]]){0,10}")
 _GLUED = re.compile(r"[\w'’+=°^/\\@#&~%-]|\.[A-Za-z]")
 _SECOND = re.compile(
-    r"[\s*_}]{0,4}(?P<by>,\s{0,2}(?:or|and)\b|,|/|&|、|(?:or|and|oder|und|ou|et|o|y|и|или|и|或|和|または|と)(?![A-Za-z]))"
+    r"[\s*_}]{0,4}(?P<by>,\s{0,2}(?:or|and)\b|,|/|&|、|(?:or|and|oder|und|ou|et|o|y|и|или)(?![A-Za-z])|[或和かと及]|または|もしくは)"
     r"\s{0,3}(?:(?:option|choice|maybe|perhaps|possibly)\s{1,2}){0,2}[(\[*_\"']{0,3}(?P<letter>[A-Za-z])(?![\w'’])"
     r"(?P<end>[\s*_)\]}\"'$]{0,6}(?:[.,;:/}]|and\b|or\b|$|\n))?",
     re.IGNORECASE,

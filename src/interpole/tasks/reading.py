@@ -15,6 +15,8 @@ __all__ = ["last_boxed", "read_choice", "read_short", "same_text"]
 
 _PREFIX = re.compile(rf"(?:{LEAD}){ANNOUNCED}", re.IGNORECASE)
 _POLITE = re.compile(r"(?:です|である|でした|になります)$")
+_TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', **dict.fromkeys(range(0x2010, 0x2016), "-")}
+_MARKER = re.compile(r"(?:[-•>]|#{1,6})\s{1,4}(?=\S)")
 _PAIRS = (
     ('"', '"'),
     ("'", "'"),
@@ -36,6 +38,7 @@ def read_short(text: str) -> str | None:
     """
     text = fold(text)
     last = last_boxed(text) or last_line(text)
+    last = _MARKER.sub("", last, count=1) if _MARKER.match(last) else last
     announced = _PREFIX.match(last)
     bare = _undressed(last[announced.end() :] if announced else last)
     if announced and "は" in announced[0]:
@@ -66,5 +69,5 @@ def same_text(text: str, reference: str) -> bool:
 
 
 def _caseless(text: str) -> str:
-    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", fold(text)).casefold())
+    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", fold(text).translate(_TYPOGRAPHY)).casefold())
     return " ".join(folded.split())

@@ -20,6 +20,7 @@ _INVISIBLE = dict.fromkeys(
     [0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
 )
 _FOLDS = _FULL_WIDTH | _SPACES | _INVISIBLE | {0x2212: "-", 0xFE63: "-"}
+_STYLED = re.compile(r"[Ⓐ-ⓩ𝐀-𝟿]")  # letters in circles, mathematical letters and digits
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 
 
@@ -31,14 +32,15 @@ def fold(text: str) -> str:
     if text.isascii():
         return text
     folded = unicodedata.normalize("NFC", text).translate(_FOLDS)
+    folded = _STYLED.sub(lambda styled: unicodedata.normalize("NFKC", styled[0]), folded)
     folded = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), folded)
     return unicodedata.normalize("NFC", folded)  # what was invisible may have kept marks apart
 
 
 # ── boxes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_BRACE = re.compile(r"(?P<box>\\{1,2}(?:f?boxed|fbox)\s{0,20}\{)|\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(r"\\(?:f?boxed|fbox)\s{1,3}(-?\d{1,40}(?:[.,/]\d{1,40}){0,12}|[A-Za-z](?![A-Za-z]))")
+_BRACE = re.compile(r"(?P<box>\\{1,2}(?:f?boxed|f(?:rame)?box)\s{0,20}\{)|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"\\(?:f?boxed|f(?:rame)?box)\s{1,3}(-?\d{1,40}(?:[.,/]\d{1,40}){0,12}|[A-Za-z](?![A-Za-z]))")
 _INK = re.compile(r"\S")
 
 
@@ -85,7 +87,7 @@ _MORE = (
 _LINKS = (
     r"(?:is|was|are|equals?|(?:would|should|must|will|has\sto|can\sonly)\s(?:then\s)?be|comes\sout\s(?:to\sbe|as)"
     r"|это|будет|является|равен|es|é|è|sería|será|debe\sser|ist|lautet|wäre|beträgt|est|serait|to|هي|هو|है)\b"
-    r"|(?:应该|應該|应|應|就)?(?:是|为|為|选|選)|は|が|은|는|이(?=[\s:])|[:=]|\s{1,2}[-–—]{1,2}(?=\s)|\s{0,2}(?:→|⇒|[=-]>)|(?<=\bans)\.(?=\s)"
+    r"|(?:应该|應該|应|應|就)?(?:是|为|為|选|選)[、,]?|[はが][、,]?|은|는|이(?=[\s:])|】\s{0,2}|[:=]|\s{1,2}[-–—]{1,2}(?=\s)|\s{0,2}(?:→|⇒|[=-]>)|(?<=\bans)\.(?=\s)"
 )
 _SOFTENERS = (
     r"(?:therefore|thus|hence|then|indeed|simply|just|clearly|definitely|exactly|donc|also"
@@ -104,7 +106,7 @@ LEAD = (
 """Words that may stand before an announcement at the beginning of a line."""
 
 _BACK = re.compile(
-    r"[\s*_$.,;:)\]\\}]{0,8}(?:\?|(?:which|but\s(?:that|this|it)|that|this|it)(?:\s(?:is|was|'s)|'s)"
+    r"[\s*_$.,;:)\]\\}]{0,8}(?:\?|ではない|ではありません|じゃない|不(?:对|對|正确|正確)|是?(?:错|錯)|(?:which|but\s(?:that|this|it)|that|this|it)(?:\s(?:is|was|'s)|'s)"
     r"(?:\s(?:clearly|also))?\s(?:wrong|incorrect|not\s(?:right|correct|possible|it)|impossible|too\s(?:big|large|small)))",
     re.IGNORECASE,
 )
