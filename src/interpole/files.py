@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from interpole.errors import CorruptError, InterpoleError, InterpoleWarning, OutputError
 
 __all__ = [
+    "LFS_POINTER",
     "content_hash",
     "exclusive",
     "no_follow",
@@ -35,6 +36,8 @@ __all__ = [
     "yaml_loader",
 ]
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the text begins that Git leaves in place of a large file that was not fetched."""
 MAX_SEED = 2**31 - 1
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -78,9 +81,12 @@ def read_json(
     """
     try:
         with open_regular(path) as file:
-            value = parse_json(file.read(), path, error, remedy)
+            data = file.read()
     except OSError as problem:
         raise error(f"cannot be read: {problem.strerror}", path, remedy) from None
+    if data.startswith(LFS_POINTER):
+        raise error("a pointer of Git LFS, not the file itself", path, "run `git lfs pull` there")
+    value = parse_json(data, path, error, remedy)
     if not isinstance(value, dict):
         raise error(f"expected a JSON object, found {type(value).__name__}", path, remedy)
     return value
@@ -216,8 +222,9 @@ def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str) -> 
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(handle).st_ino == path.lstat().st_ino:
-                os.truncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                with suppress(OSError):  # a full disk still keeps the lock
+                    os.truncate(handle, 0)
+                    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return handle
         except (BlockingIOError, PermissionError):
             holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"

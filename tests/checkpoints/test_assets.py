@@ -124,3 +124,9 @@ def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path, monkeypatch, place):
 def test_an_owner_and_a_name_are_a_hub_id(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     assert is_hub_id(place)
+
+
+def test_an_index_that_is_a_pointer_says_what_to_run(pair):
+    (pair[0] / "model.safetensors.index.json").write_text(POINTER)
+    with pytest.raises(CorruptError, match=r"git lfs pull"):
+        interpole.open(pair[0])

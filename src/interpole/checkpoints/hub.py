@@ -135,7 +135,7 @@ def _from_hub(repo: str, revision: str | None) -> Iterator[None]:
     except (*expected, NotASafetensorsRepoError, SafetensorsParsingError) as error:
         reason = shorten(str(error), 200, placeholder=" …")
         raise CheckpointError(
-            f"cannot get {repo} (revision {revision or 'main'}) from the hub: {reason}",
+            f"cannot get {repo} (revision {revision or 'main'}) from the hub, and no folder is called so: {reason}",
             remedy="check the id and your network; gated models need `hf auth login`; offline, fetch it before",
         ) from error
 

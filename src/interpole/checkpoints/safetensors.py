@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from interpole.errors import CheckpointError, CorruptError
+from interpole.files import LFS_POINTER
 
 __all__ = ["DTYPES", "TensorSpec", "read_header", "refuse_pointer"]
 
@@ -33,7 +34,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """safetensors dtype names and the numpy dtypes they are read as."""
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_NAME = 500
 """Characters of a tensor's name; real ones have 100."""
 MAX_DIMENSIONS = 32
@@ -132,15 +132,18 @@ def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[i
             path,
             f"known: {', '.join(DTYPES)}",
         )
+    problem = CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
+    if len(shape) > MAX_DIMENSIONS or max(shape, default=0) >= 2**63:
+        raise problem
     spec = TensorSpec(dtype, tuple(shape))
     if start < 0 or stop - start != spec.num_bytes:
         raise CorruptError(
-            f"tensor {name}: {spec} takes {spec.num_bytes} bytes, but the header says {start}..{stop}",
+            f"tensor {name}: {spec} takes {spec.num_bytes} bytes, but the header says {_shown([start, stop])[1:-1]}",
             path,
             "fetch it again",
         )
-    if len(shape) > MAX_DIMENSIONS or prod(max(n, 1) for n in shape) >= 2**56:
-        raise CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
+    if prod(max(n, 1) for n in shape) >= 2**56:
+        raise problem
     return spec, (start, stop)
 
 
