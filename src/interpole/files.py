@@ -1,4 +1,4 @@
-"""Files: those of others read strictly, ours written whole or not at all; hashes and seeds made of content.
+"""Files: those of others read strictly, ours written whole or not at all; hashes and seeds of content; values as JSON has them.
 
 What several modules would each write lives here once. Nothing here knows what a file means.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import socket
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +31,7 @@ __all__ = [
     "open_regular",
     "parse_json",
     "parse_yaml",
+    "plain",
     "read_json",
     "read_yaml",
     "seed_of",
@@ -240,6 +243,19 @@ def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str) -> 
             warnings.warn(why, InterpoleWarning, stacklevel=4)
             return handle
         os.close(handle)
+
+
+def plain(value: Any) -> Any:
+    """`value` down to what JSON has: records as objects, tuples as lists, NaN and infinity as null."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def content_hash(content: Any) -> str:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tiny
 from interpole.checkpoints.architectures import TABLE, rope, table, understood
@@ -232,9 +234,9 @@ def test_settings_are_understood_as_the_class_has_them(name):
     parts = {key: part for key, part in text.rope_parameters.items() if isinstance(part, dict)} or {
         "": text.rope_parameters
     }
-    for layer, settings in parts.items():
+    for layer, part in parts.items():
         for key in ("rope_theta", "rope_type", "factor", "original_max_position_embeddings"):
-            assert rope(config).get(f"{layer}.{key}" if layer else key) == settings.get(key), (layer, key)
+            assert rope(config).get(f"{layer}.{key}" if layer else key) == part.get(key), (layer, key)
 
 
 def test_a_model_type_that_the_table_lacks_is_compared_by_what_all_share(tmp_path):
@@ -248,3 +250,52 @@ def test_a_model_type_that_the_table_lacks_is_compared_by_what_all_share(tmp_pat
     new = old | {"head_dim": 8, "num_key_value_heads": 4, "layer_types": ["full_attention"] * 2}
     new["rope_parameters"] = {"rope_type": "default", "rope_theta": new.pop("rope_theta")}
     assert codes(tmp_path, old, new) == {}
+
+
+WORDS = sorted(
+    {
+        "text_config",
+        "vision_config",
+        "rope_scaling",
+        "rope_parameters",
+        "rope_theta",
+        "type",
+        "rope_type",
+        "factor",
+        "full_attention",
+    }
+    | {"num_hidden_layers", "num_attention_heads", "hidden_size", "layer_types", "sliding_window", "use_sliding_window"}
+    | {
+        "sliding_window_pattern",
+        "full_attention_interval",
+        "full_attn_idxs",
+        "max_window_layers",
+        "head_dim",
+        "model_type",
+    }
+    | {
+        "qk_rope_head_dim",
+        "qk_nope_head_dim",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "partial_rotary_factor",
+    }
+)
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([0, 1, 2, 3, 7, 10**400])
+    | st.floats()
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(table())), st.dictionaries(st.sampled_from(WORDS), ODD, max_size=8))
+def test_whatever_a_config_says_is_understood_or_left_as_it_is(model_type, said):
+    config = {"model_type": model_type} | said
+    assert isinstance(understood(config), dict)
+    assert isinstance(rope(config), dict)

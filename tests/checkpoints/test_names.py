@@ -165,17 +165,6 @@ def test_no_other_module_knows_how_a_family_calls_its_layers():
     assert found == {}
 
 
-def test_the_files_that_contributing_lists_for_a_family_are_there():
-    root = Path(__file__).parents[2]
-    text = (root / "CONTRIBUTING.md").read_text()
-    told = text[text.index("**A model family**") : text.index("## House rules")]
-    paths = set(
-        re.findall(r"`((?:src|tests|benchmarks)/[\w/.]+)`", told.split("\n\n**", 2)[0] + told.split("\n\n**")[1])
-    )
-    assert len(paths) == 5
-    assert {path for path in paths if not (root / path).is_file()} == set()
-
-
 def test_a_mixture_of_experts_with_18867_tensors_is_placed_in_a_moment():
     names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
     for layer in range(48):

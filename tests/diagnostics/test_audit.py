@@ -385,7 +385,7 @@ def test_a_map_needs_no_rule_for_a_tensor_that_allows_anything():
 
 def test_json_and_rows_tell_the_same_as_the_audit(family, tmp_path):
     found = audit(made(family, tmp_path), **pair(family))
-    content = json.loads(found.to_json())
+    content = found.to_json()
     assert content["verdict"] == "linear"
     assert content["lambda"] == 0.6
     assert len(content["tensors"]) == len(found.rows()) == len(found.tensors)
@@ -438,7 +438,7 @@ def test_a_merge_is_verified_by_the_recipe_beside_it_or_in_its_card(family, tmp_
     assert (found.stated.file, found.stated.byte_for_byte, found.byte_for_byte) == (file, True, True)
     assert found.recipe == found.stated.recipe
     assert f"the recipe in {file} ({found.recipe.method}) makes it again byte for byte" in found.summary()
-    told = json.loads(found.to_json())
+    told = found.to_json()
     assert told["lambda"] == content["lambda"]
     assert told["stated"] == {"file": file, "byte_for_byte": True, "problem": "", "num_wrong": 0}
 
@@ -475,7 +475,7 @@ def test_a_recipe_that_cannot_be_tried_is_told_with_the_reason_and_the_audit_goe
     found = audit(open_checkpoint(folder), **pair(family))
     assert words in found.stated.problem
     assert (found.lambda_map.lam, found.byte_for_byte, found.stated.byte_for_byte) == (0.4, True, False)
-    assert json.loads(found.to_json())["stated"]["num_wrong"] is None
+    assert found.to_json()["stated"]["num_wrong"] is None
 
 
 def test_a_recipe_whose_sources_have_other_names_is_tried_with_those_of_the_same_places(family, tmp_path):
@@ -488,7 +488,7 @@ def test_a_recipe_whose_sources_have_other_names_is_tried_with_those_of_the_same
 
 def test_json_of_a_merge_off_the_line_gives_the_nearest_point_of_it(family, tmp_path):
     merged = handmade(family, tmp_path, lambda _, a, b, base: a + 0.3 * (b - a) + 0.2 * np.abs(base))
-    told = json.loads(audit(merged, **pair(family)).to_json())
+    told = audit(merged, **pair(family)).to_json()
     assert (told["verdict"], told["lambda"], told["stated"]) == ("not linear", None, None)
     assert told["mean_lambda"] == pytest.approx(0.3, abs=0.1)
 

@@ -339,12 +339,12 @@ def test_a_base_of_another_family_is_found_by_its_own_findings(tmp_path):
     assert codes.count("base-rope") == 2
     assert codes.count("base-weights") == 2
     assert "the base" in diagnosis.findings[0].what
-    assert json.loads(diagnosis.to_json())["base"] == base.label
+    assert diagnosis.to_json()["base"] == base.label
 
 
 def test_json_carries_verdict_exit_code_and_findings(tmp_path):
     diagnosis = diagnose(tmp_path, {}, {"config": {"model_type": "llama"}})
-    content = json.loads(diagnosis.to_json())
+    content = diagnosis.to_json()
     assert (content["verdict"], content["exit_code"]) == ("stop", 2)
     assert content["findings"][0]["code"] == "architecture"
     assert list(content["findings"][0]) == ["code", "severity", "what", "why", "remedy"]

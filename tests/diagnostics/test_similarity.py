@@ -1,6 +1,5 @@
 """σ and kinship against plain float64 sums over whole tensors, which is the slow and obvious way."""
 
-import json
 import math
 
 import ml_dtypes
@@ -145,7 +144,7 @@ def test_kinship_of_a_model_with_itself_is_one_and_with_its_base_undefined(near)
     assert same.kinship.cosine == pytest.approx(1)
     assert same.kinship.euclidean == same.sigma("global") == 0
     assert math.isnan(compare(instruct, base, base).kinship.cosine)
-    assert json.loads(compare(instruct, base, base).to_json())["kinship"]["cosine"] is None
+    assert compare(instruct, base, base).to_json()["kinship"]["cosine"] is None
 
 
 def test_neither_threads_nor_the_size_of_spans_show_in_the_result(near, monkeypatch):
@@ -208,7 +207,7 @@ def test_a_reading_error_in_a_thread_reaches_the_caller_and_stops_the_rest(near)
 def test_json_holds_the_three_sigmas_and_the_tables(near):
     _, checkpoints = near
     result = compare(checkpoints["instruct"], checkpoints["thinking"], checkpoints["base"])
-    content = json.loads(result.to_json())
+    content = result.to_json()
     assert content["sigma"]["matrices"] == result.sigma("matrices")
     assert len(content["by_tensor"]) == len(result.tensors)
     assert content["by_kind"][0]["kinship"]["pearson"] == pytest.approx(result.rows()[0][3].pearson)

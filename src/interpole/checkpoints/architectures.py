@@ -23,6 +23,7 @@ OLD_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_fr
 LAYER_TYPES = {"attention": "full_attention", "mamba": "linear_attention"}
 """Names of layer types before transformers 5."""
 ROPE_TYPES = {"su": "longrope", "mrope": "default"}
+MOST_LAYERS = 100_000
 PARTS = "text_config", "vision_config", "audio_config"
 COMMON = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 """Settings by the names that nearly all classes use."""
@@ -47,37 +48,43 @@ GENERIC: Settings = {
 """For model types that the table lacks."""
 
 
+def _count(settings: Settings, key: str) -> int | None:
+    """A setting that is a positive number; None for what makes no sense as one."""
+    value = settings.get(key)
+    return value if type(value) is int and 0 < value < 1 << 31 else None
+
+
 def _per_layer(choose: Callable[[int], bool], settings: Settings, chosen: str, others: str) -> list[str] | None:
-    num_layers = settings.get("num_hidden_layers")
-    return [chosen if choose(i) else others for i in range(num_layers)] if isinstance(num_layers, int) else None
+    num_layers = _count(settings, "num_hidden_layers")
+    known = num_layers is not None and num_layers <= MOST_LAYERS
+    return [chosen if choose(i) else others for i in range(num_layers or 0)] if known else None
 
 
 def _after(settings: Settings, start: str, window: str) -> list[str] | None:
-    first = settings.get(start) or 0
-    return _per_layer(
-        lambda i: bool(settings.get(window)) and i >= first, settings, "sliding_attention", "full_attention"
-    )
+    first, slides = _count(settings, start) or 0, bool(settings.get(window))
+    return _per_layer(lambda i: slides and i >= first, settings, "sliding_attention", "full_attention")
 
 
 def _every(settings: Settings, period: str, default: int, last: str, others: str) -> list[str] | None:
-    number = settings.get(period) or default
+    number = _count(settings, period) or default
     return _per_layer(lambda i: (i + 1) % number == 0, settings, last, others)
 
 
 def _listed(settings: Settings, key: str, chosen: str, others: str) -> list[str] | None:
     listed = settings.get(key)
-    return _per_layer(lambda i: listed is None or i in listed, settings, chosen, others)
+    return _per_layer(lambda i: not isinstance(listed, list) or i in listed, settings, chosen, others)
 
 
 def _quotient(settings: Settings, whole: str, number: str) -> int | None:
-    return settings[whole] // settings[number] if settings.get(whole) and settings.get(number) else None
+    first, second = _count(settings, whole), _count(settings, number)
+    return first // second if first and second else None
 
 
 RULES: Mapping[str, Callable[..., Any]] = {
     "copy": lambda settings, key: settings.get(key),
     "constant": lambda _, value: value,
     "quotient": _quotient,
-    "sum": lambda settings, *keys: sum(settings.get(key) or 0 for key in keys),
+    "sum": lambda settings, *keys: sum(_count(settings, key) or 0 for key in keys),
     "if": lambda settings, switch, key: settings.get(key) if settings.get(switch) else None,
     "all": lambda settings, kind: _per_layer(lambda _: True, settings, kind, kind),
     "after": _after,
@@ -103,13 +110,13 @@ def table() -> Mapping[str, Settings]:
 
 def language_type(config: Settings) -> str:
     """The model type of the language model: of the config itself, or of its part `text_config`."""
-    outer, part = str(config.get("model_type")), config.get("text_config") or {}
+    outer, part = str(config.get("model_type")), _mapping(config.get("text_config"))
     return str(part.get("model_type") or table().get(outer, GENERIC)["parts"].get("text_config") or outer)
 
 
 def language_config(config: Settings) -> dict[str, Any]:
     """The settings of the language model as written: where it is a part of a larger one, its own over the shared ones."""
-    return {key: value for key, value in config.items() if key not in PARTS} | dict(config.get("text_config") or {})
+    return {key: value for key, value in config.items() if key not in PARTS} | dict(_mapping(config.get("text_config")))
 
 
 def understood(config: Settings) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def understood(config: Settings) -> dict[str, Any]:
     parts = table().get(outer_type, GENERIC)["parts"]
     for part in PARTS[1:]:
         if part in config or part in parts:
-            inner = config.get(part) or {}
+            inner = _mapping(config.get(part))
             settings = _as_class(inner, parts.get(part) or str(inner.get("model_type")))
             settings.pop("model_type", None)
             found |= {f"{part}.{key}": value for key, value in settings.items()}
@@ -171,9 +178,9 @@ def rope(config: Settings) -> dict[str, Any]:
     if entry is not GENERIC and entry["rope"] is None:
         return {}
     how = entry["rope"]
-    given = dict(settings.get("rope_scaling") or settings.get("rope_parameters") or {})
+    given = dict(_mapping(settings.get("rope_scaling")) or _mapping(settings.get("rope_parameters")))
     if how and how["layers"]:
-        nested = dict(settings.get("rope_parameters") or {})
+        nested = _mapping(settings.get("rope_parameters"))
         return {
             f"{layer}.{key}": value
             for layer, known in how["layers"].items()
@@ -200,16 +207,16 @@ def _layer_rope(settings: Settings, entry: Settings, how: Settings, given: Setti
     """One layer type's position encoding, or all layers'."""
     found = dict(how.get("defaults", {})) | {key: value for key, value in given.items() if value is not None}
     if how.get("scaled"):
-        scaling = settings.get("rope_scaling") or {}
+        scaling = _mapping(settings.get("rope_scaling"))
         found |= {key: value for key, value in scaling.items() if key != "type"}  # these classes read `rope_type` only
-    said = next((settings[key] for key in how["theta"] if settings.get(key) is not None), how.get("default_theta"))
-    if said is not None and "rope_theta" not in found:
-        found["rope_theta"] = said
+    theta = next((settings[key] for key in how["theta"] if settings.get(key) is not None), how.get("default_theta"))
+    if theta is not None and "rope_theta" not in found:
+        found["rope_theta"] = theta
     partial = settings.get("partial_rotary_factor")
     if partial is not None and how.get("partial") and "partial_rotary_factor" not in given:
         found["partial_rotary_factor"] = partial
     kind = found.pop("rope_type", None) or found.get("type") or "default"
-    kind = ROPE_TYPES.get(kind, kind)
+    kind = ROPE_TYPES.get(str(kind), str(kind))
     found.pop("type", None)
     if kind in ("llama3", "yarn", "longrope"):
         trained = "original_max_position_embeddings"
@@ -219,5 +226,10 @@ def _layer_rope(settings: Settings, entry: Settings, how: Settings, given: Setti
     found = FILLED.get(kind, {}) | found
     if found.get("partial_rotary_factor") == 1:
         del found["partial_rotary_factor"]
-    numbers = {key: float(value) if type(value) is int else value for key, value in found.items() if value is not None}
+    said = {key: value for key, value in found.items() if value is not None}
+    numbers = {key: float(v) if type(v) is int and abs(v) < 1 << 53 else v for key, v in said.items()}
     return numbers | {"rope_type": kind}
+
+
+def _mapping(value: Any) -> Settings:
+    return value if isinstance(value, Mapping) else {}

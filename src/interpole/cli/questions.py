@@ -36,7 +36,7 @@ def doctor(
 ) -> None:
     """Say whether a pair can be merged, from headers, configs and tokenizers. Exit code 0 for go and warn, 2 for stop."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_diagnosis
+    from interpole.cli.show import bytes_bar, show_diagnosis, show_json
     from interpole.diagnostics.doctor import examine
 
     sources = [open_source(source, weights=weights) for source in (instruct, thinking, base) if source]
@@ -44,7 +44,7 @@ def doctor(
     with bytes_bar("reading", total) if weights else nullcontext() as advance:
         diagnosis = examine(*sources, weights=weights, progress=advance)
     if as_json:
-        typer.echo(diagnosis.to_json())
+        show_json(diagnosis.to_json())
     else:
         show_diagnosis(diagnosis)
     raise typer.Exit(diagnosis.exit_code)
@@ -62,7 +62,7 @@ def similarity(
 ) -> None:
     """Measure how far two checkpoints are apart: σ per tensor, layer and module kind; with a base, kinship too."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_similarity
+    from interpole.cli.show import bytes_bar, show_json, show_similarity
     from interpole.diagnostics.similarity import compare
 
     if heatmap:
@@ -73,7 +73,7 @@ def similarity(
     with bytes_bar("reading", sum(checkpoint.num_bytes for checkpoint in checkpoints)) as advance:
         found = compare(*checkpoints, progress=advance)
     if as_json:
-        typer.echo(found.to_json())
+        show_json(found.to_json())
     else:
         show_similarity(found, by)
     if heatmap:
@@ -93,14 +93,14 @@ def audit(
 ) -> None:
     """Recover how a merge was made: λ of every tensor, by which map, in which rounding, whose files, and the recipe."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_audit
+    from interpole.cli.show import bytes_bar, show_audit, show_json
     from interpole.diagnostics.audit import audit as examine_merge
 
     sources = [open_source(source) for source in (merged, instruct, thinking, base) if source is not None]
     with bytes_bar("reading", sources[0].num_bytes) as advance:
         found = examine_merge(*sources, progress=advance)
     if as_json:
-        typer.echo(found.to_json())
+        show_json(found.to_json())
     else:
         show_audit(found, tensors=tensors)
 

@@ -5,7 +5,6 @@ One threaded pass over the bytes; nothing is held but sums (`checkpoints.reduce`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from interpole.checkpoints.reduce import (
     total,
 )
 from interpole.errors import AnalysisError
+from interpole.files import plain
 
 __all__ = ["VARIANTS", "Cell", "Kinship", "Similarity", "TensorSimilarity", "compare"]
 
@@ -158,22 +158,24 @@ class Similarity:
             for key, group in _groups(self.tensors, keys[by])
         ]
 
-    def to_json(self) -> str:
-        """Everything as JSON: the three σ, kinship, and the tables by kind, layer and tensor; nan becomes null."""
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data: the three σ, kinship, cells, and the tables by kind, layer and tensor; nan becomes null."""
         content: dict[str, Any] = {
             "a": self.a,
             "b": self.b,
             "base": self.base,
-            "sigma": {variant: _number(self.sigma(variant)) for variant in VARIANTS},
-            "kinship": _as_json(self.kinship),
+            "sigma": {variant: self.sigma(variant) for variant in VARIANTS},
+            "kinship": self.kinship,
             "left_out": [{"tensor": name, "reason": reason} for name, reason in self.left_out],
+            "cells": self.cells(),
         }
         for by in ("kind", "layer", "tensor"):
             content[f"by_{by}"] = [
-                {by: key, "parameters": size, "sigma": sigma} | ({"kinship": _as_json(kin)} if kin else {})
+                {by: key, "parameters": size, "sigma": sigma} | ({"kinship": kin} if kin else {})
                 for key, size, sigma, kin in self.rows(by)
             ]
-        return json.dumps(content, indent=2)
+        found: dict[str, Any] = plain(content)
+        return found
 
 
 def compare(
@@ -290,11 +292,3 @@ def _kinship(tensors: Iterable[TensorSimilarity]) -> Kinship | None:
 def _ratio(product: float, first: float, second: float) -> float:
     scale = math.sqrt(max(0.0, first)) * math.sqrt(max(0.0, second))
     return max(-1.0, min(1.0, product / scale)) if scale > 0 else math.nan
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _as_json(kinship: Kinship | None) -> dict[str, float | None] | None:
-    return kinship and {key: _number(value) for key, value in kinship._asdict().items()}

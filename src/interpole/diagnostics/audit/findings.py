@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
@@ -12,6 +11,7 @@ from interpole.diagnostics.audit.assets import AssetAudit
 from interpole.diagnostics.audit.estimate import Estimate
 from interpole.diagnostics.audit.mapping import MOST_RULES, LambdaMap
 from interpole.diagnostics.audit.stated import Stated
+from interpole.files import plain
 from interpole.merging.recipe import Recipe
 
 __all__ = ["ON_LINE", "STATES", "VERDICTS", "Audit", "TensorAudit"]
@@ -161,8 +161,8 @@ class Audit:
             for t in self.tensors
         ]
 
-    def to_json(self) -> str:
-        """Everything as JSON; nan becomes null."""
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data; what is not known is null."""
         content = {
             "merged": self.merged,
             "verdict": self.verdict,
@@ -179,21 +179,14 @@ class Audit:
                 "problem": self.stated.problem,
                 "num_wrong": None if self.stated.num_wrong is None else sum(self.stated.num_wrong.values()),
             },
-            "assets": [asdict(asset) for asset in self.assets],
-            "tensors": [asdict(tensor) for tensor in self.tensors],
+            "assets": self.assets,
+            "tensors": self.tensors,
         }
-        return json.dumps(_without_nan(content), indent=2)
+        found: dict[str, Any] = plain(content)
+        return found
 
 
 def _like(asset: AssetAudit) -> str:
     if not asset.like:
         return "like none of the sources"
     return f"{'the same as' if asset.exact else 'but for spelling that of'} {' and '.join(asset.like)}"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.files import plain
 
 __all__ = ["VERDICTS", "Check", "Diagnosis", "Finding", "Side", "differences"]
 
@@ -74,9 +75,10 @@ class Diagnosis:
         """(severity, code, what, why, remedy) of every finding, as a table prints them."""
         return [(f.severity, f.code, f.what, f.why, f.remedy) for f in self.findings]
 
-    def to_json(self) -> str:
-        """Verdict, exit code, the sides and the findings as JSON."""
-        return json.dumps({"verdict": self.verdict, "exit_code": self.exit_code} | asdict(self), indent=2)
+    def to_json(self) -> dict[str, Any]:
+        """Verdict, exit code, the sides and the findings as plain data."""
+        found: dict[str, Any] = {"verdict": self.verdict, "exit_code": self.exit_code} | plain(self)
+        return found
 
 
 def differences(
