@@ -229,7 +229,3 @@ def _layer_rope(settings: Settings, entry: Settings, how: Settings, given: Setti
     said = {key: value for key, value in found.items() if value is not None}
     numbers = {key: float(v) if type(v) is int and abs(v) < 1 << 53 else v for key, v in said.items()}
     return numbers | {"rope_type": kind}
-
-
-def _mapping(value: Any) -> Settings:
-    return value if isinstance(value, Mapping) else {}
