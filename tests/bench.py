@@ -44,9 +44,9 @@ class Bench:
         }
         return SweepConfig.of(content | changes)
 
-    def sweep(self, on_progress=lambda _: None, **changes):
+    def sweep(self, on_progress=lambda _: None, *, changed="also", **changes):
         before = self.num_generated
-        self.summary = sweep.run(self.config(**changes), self.out, on_progress)
+        self.summary = sweep.run(self.config(**changes), self.out, on_progress, changed=changed)
         assert self.summary.num_generated == self.num_generated - before
         return self.summary.num_generated
 

@@ -407,7 +407,7 @@ def test_a_failed_sample_is_recorded_and_alone_asked_again(tmp_path, trouble):
         assert sweep.run(served(endpoint.url), tmp_path / "run").num_generated == len(failed)
         assert sweep.run(served(endpoint.url), tmp_path / "run").num_generated == 0
         other = [{"name": "theirs", "model": "small"}]
-        assert sweep.run(served(endpoint.url, points=other), tmp_path / "run").num_generated == 6
+        assert sweep.run(served(endpoint.url, points=other), tmp_path / "run", changed="also").num_generated == 6
         assert {body["model"] for _, body in endpoint.asked} == {"big", "small"}
     found = samples.read(tmp_path / "run")
     assert {(one.point, one.lam, one.outcome, one.answer) for one in found} == {("theirs", None, Outcome.CLOSED, "7")}

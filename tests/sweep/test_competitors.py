@@ -132,7 +132,7 @@ def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_
     before = len(asked)
     sweep.run(config(POINTS, lambdas="0"), tmp_path / "run")
     other = [{**POINTS[0], "name": "λ=1, budget 5", "close": " enough.\n</think>\n\n"}, *POINTS[1:]]
-    assert sweep.run(config(other, lambdas="0"), tmp_path / "run").num_generated == 2
+    assert sweep.run(config(other, lambdas="0"), tmp_path / "run", changed="also").num_generated == 2
     asked = (tmp_path / "asked").read_text().splitlines()
     assert len(asked) == before + 4  # two questions, in two requests each
     assert {s.point for s in samples.read(tmp_path / "run")} == {point for point, *_ in found}

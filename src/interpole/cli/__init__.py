@@ -1,78 +1,72 @@
 """The command line: parse, import late, call, print. Nothing is computed here.
 
-Commands import what they need when they run, so that `interpole --help` answers at once. Errors of ours end in one message on
-stderr and exit code 1; wrong usage is 2.
+Commands import what they need when they run, so that `interpole --help` answers at once. Nothing but the standard library is
+imported before `main` has taken care of Ctrl-C.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-import warnings
-from io import TextIOWrapper
-from typing import Annotated
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-from interpole.cli import choose, lab, questions, responses, runs, weights
-from interpole.errors import InterpoleError, InterpoleWarning, printable
+__all__ = ["main"]
 
-__all__ = ["app", "main"]
-
-INTERRUPTED = 130  # Typer's exit code for Ctrl-C
-
-app = typer.Typer(
-    help="Interpolate between an Instruct and a Thinking checkpoint: merge, dial, measure, choose λ.",
-    epilog="First steps: `interpole demo`, then docs/tutorial.md. Every command explains itself with --help.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for part in (lab, weights, questions, runs, responses, choose):
-    part.register(app)
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C, and Typer's
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from interpole import __version__
+def __getattr__(name: str) -> Any:
+    """`app`: the Typer application, imported when it is first asked for."""
+    if name == "app":
+        from interpole.cli.commands import app
 
-        typer.echo(f"interpole {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Hold the options that come before a command."""
+        return app
+    raise AttributeError(f"module 'interpole.cli' has no attribute {name!r}")
 
 
 def main() -> None:
-    """Run the command line; errors of ours are printed without a traceback."""
+    """Run the command line; Ctrl-C at any moment ends in one line, not in a traceback."""
+    sys.unraisablehook = _unraisable
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # what is ignored stays so
+        signal.signal(signal.SIGINT, lambda *_: _stop())
+    from interpole.cli.commands import run
 
-    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
-        if issubclass(category, InterpoleWarning):
-            print(f"warning: {printable(str(message))}", file=sys.stderr)
-
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show λ shows \u03bb, and nothing crashes
-            stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = show  # type: ignore[assignment]
-    warnings.simplefilter("always", InterpoleWarning)
+    signal.signal(signal.SIGINT, before)  # whoever runs a loop of its own takes care of it there
     try:
-        app()
-    except InterpoleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (
-        OSError
-    ) as error:  # a name too long, a folder that may not be read: where no reader of ours has said it better
-        print(f"error: {printable(f'{error.strerror or error}: {error.filename}')}", file=sys.stderr)
-        sys.exit(1)
+        run()
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+            print(_LINE, file=sys.stderr)
         raise
+    except BaseException as error:
+        if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
+            _stop()
+        raise
+
+
+_LINE = "interrupted; run the same command again to go on where it stopped"
+
+
+def _stop() -> NoReturn:
+    """End at once: what is written is written whole or not at all, and children end with their parent."""
+    print(_LINE, file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
+
+
+def _unraisable(what: Any) -> None:
+    """Ctrl-C where no exception can be raised, as in a finaliser, ends as well."""
+    if isinstance(what.exc_value, KeyboardInterrupt):
+        _stop()
+    sys.__unraisablehook__(what)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those it came of: imports make others of a `KeyboardInterrupt`."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

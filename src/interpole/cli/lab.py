@@ -102,7 +102,7 @@ def demo(
 
 def _step(title: str, *words: object) -> None:
     """One command: its title, the file it reads, the line a user would type, and what it says."""
-    from interpole.cli import app
+    from interpole.cli.commands import app
     from interpole.cli.show import console
 
     arguments = [str(word) for word in words]

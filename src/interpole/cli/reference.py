@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from interpole.cli import app
+from interpole.cli.commands import app
 
 __all__ = ["reference"]
 

@@ -17,6 +17,7 @@ from interpole.files import parse_yaml, read_json
 if TYPE_CHECKING:
     from interpole.sweep.config import SweepConfig
     from interpole.sweep.estimate import Estimate
+    from interpole.sweep.run import Changed
 
 __all__ = ["start", "sweep"]
 
@@ -76,6 +77,10 @@ Prompt = Annotated[str | None, typer.Option(help="The user message, with {questi
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, what is there already, and what the rest costs.")
 ]
+Also = Annotated[
+    bool, typer.Option("--also", help="Go on in a run made with other settings; tables leave its responses out.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew; a run that is there is moved beside (OUT.1).")]
 BaseUrl = Annotated[
     str | None, typer.Option(help="The endpoint of models that somebody serves, e.g. http://localhost:8000/v1.")
 ]
@@ -131,6 +136,8 @@ def sweep(
     base_url: BaseUrl = None,
     model: Models = None,
     api_key_env: KeyVariable = None,
+    also: Also = False,
+    fresh: Fresh = False,
     dry_run: DryRun = False,
     show_prompt: ShowPrompt = False,
     guess_tokens: GuessTokens = None,
@@ -172,14 +179,15 @@ def sweep(
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
     config = _config(instruct, thinking, given, served=bool(served))
+    changed = _changed(also=also, fresh=fresh, adaptive=adaptive)
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
-        _estimate(config, out, guess_tokens, tokens_per_second, as_json)
+        _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed)
     elif adaptive:
         start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
-        start(config, out, doctor=not no_doctor, as_json=as_json)
+        start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed)
 
 
 def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool) -> SweepConfig:
@@ -233,7 +241,18 @@ def _named(option: str, given: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def start(config: SweepConfig, out: Path, *, doctor: bool = True, as_json: bool = False) -> None:
+def _changed(*, also: bool, fresh: bool, adaptive: bool) -> Changed:
+    """What the flags say of a run that was made with other settings."""
+    if also and fresh:
+        raise typer.BadParameter("--also goes on in the run, --fresh begins another: choose one")
+    if adaptive and (also or fresh):
+        raise typer.BadParameter("--adaptive has neither --also nor --fresh: choose another --out")
+    return "also" if also else "fresh" if fresh else "refuse"
+
+
+def start(
+    config: SweepConfig, out: Path, *, doctor: bool = True, as_json: bool = False, changed: Changed = "refuse"
+) -> None:
     """Run a sweep with a progress display, write its tables and say what came of it."""
     from interpole.analysis.scoring import score
     from interpole.cli.show import show_json, show_metrics, show_next, sweep_bar
@@ -243,7 +262,7 @@ def start(config: SweepConfig, out: Path, *, doctor: bool = True, as_json: bool 
         _examine(config)
     _say_where_the_key_goes(config)
     with sweep_bar() as on_progress:
-        summary = run(config, out, on_progress)
+        summary = run(config, out, on_progress, changed=changed)
     for entry in summary.failed:
         reason = next((part.error for part in entry.parts if part.error), "")
         where = f"{entry.task} at {entry.point}"
@@ -322,7 +341,12 @@ def _examine(config: SweepConfig) -> None:
 
 
 def _estimate(
-    config: SweepConfig, out: Path, guess_tokens: float | None, tokens_per_second: float | None, as_json: bool
+    config: SweepConfig,
+    out: Path,
+    guess_tokens: float | None,
+    tokens_per_second: float | None,
+    as_json: bool,
+    changed: Changed,
 ) -> None:
     from dataclasses import asdict
 
@@ -330,7 +354,7 @@ def _estimate(
     from interpole.sweep.estimate import estimate
     from interpole.sweep.run import plan
 
-    planned = plan(config, out)
+    planned = plan(config, out, changed=changed)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
     if as_json:
         show_json({"points": [asdict(point) for point in planned], **asdict(found), "hours": found.hours})

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
-from interpole.errors import EngineError
+from interpole.errors import EngineError, InterpoleError
 
-__all__ = ["BUILT_IN", "GROUP", "EngineKind", "default_engine", "engine_kind", "engine_kinds"]
+__all__ = ["BUILT_IN", "GROUP", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "require"]
 
 GROUP = "interpole.engines"
 
@@ -25,20 +26,24 @@ class EngineKind:
         name: as `--engine` and `engine:` call it.
         opener: `module:function`; the function takes a recipe (None where there is none) and the options by name.
         options: the names of its options; None: they are somebody else's, and checked when it is opened.
+        matters: those of its options that responses depend on; None: all of them may.
         needs_recipe: it holds weights, which a recipe names.
         remote: its points are models that somebody else serves. Its options include `base_url`, `model` and `api`.
         default_rows: how many responses it generates at once, where its options do not say; None: it holds no model here.
         default_dtype: of the weights it holds, where its options do not say; `auto`: the checkpoint's.
-        extra: what to install it with, `pip install 'interpole[extra]'`.
+        packages: what it imports; responses depend on their versions.
+        extra: what to install them with, `pip install 'interpole[extra]'`.
     """
 
     name: str
     opener: str
     options: tuple[str, ...] | None = None
+    matters: tuple[str, ...] | None = None
     needs_recipe: bool = True
     remote: bool = False
     default_rows: int | None = None
     default_dtype: str = "auto"
+    packages: tuple[str, ...] = ()
     extra: str = ""
 
 
@@ -47,10 +52,18 @@ _BUILT_IN = (
         name="transformers",
         opener="interpole.engines.transformers:open_transformers",
         options=("dtype", "device", "threads", "max_rows"),
+        matters=("dtype", "device"),
         default_rows=128,
+        packages=("transformers", "torch"),
         extra="transformers",
     ),
-    EngineKind(name="vllm", opener="interpole.engines.vllm:open_vllm", default_rows=128, extra="vllm"),
+    EngineKind(
+        name="vllm",
+        opener="interpole.engines.vllm:open_vllm",
+        default_rows=128,
+        packages=("vllm", "torch"),
+        extra="vllm",
+    ),
     EngineKind(
         name="openai",
         opener="interpole.engines.openai:open_openai",
@@ -58,14 +71,17 @@ _BUILT_IN = (
             "base_url", "model", "api", "connections", "retries", "backoff_seconds", "timeout_seconds", "max_reply_bytes",
             "api_key_env", "extra_body",
         ),
+        matters=("api", "extra_body"),
         needs_recipe=False,
         remote=True,
+        packages=("httpx",),
         extra="openai",
     ),
     EngineKind(
         name="scripted",
         opener="interpole.engines.scripted:open_scripted",
         options=("script", "rows", "step_seconds", "journal"),
+        matters=(),
         needs_recipe=False,
     ),
 )  # fmt: skip
@@ -103,6 +119,26 @@ def engine_kind(name: str) -> EngineKind:
     if name not in kinds:
         raise EngineError(f"no engine {name!r}", remedy=f"there are {', '.join(kinds)}")
     return kinds[name]
+
+
+def require(module: str, extra: str, error: type[InterpoleError] = EngineError) -> None:
+    """Refuse early what needs a module that is not installed.
+
+    Args:
+        module: its name.
+        extra: what of ours it is installed with; empty: it is another package's.
+        error: what to raise.
+
+    Raises:
+        InterpoleError: of the kind `error`: it is not there.
+    """
+    try:
+        there = find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        remedy = f"pip install 'interpole[{extra}]'" if extra else f"install {module}"
+        raise error(f"this needs {module}, which is not installed", remedy=remedy)
 
 
 def default_engine(*, remote: bool) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from interpole.engines.base import Answer
 from interpole.errors import EngineError, OutputError
 from interpole.records import Generation, Sampler
+from interpole.runs.runfile import Part
 
-__all__ = ["Journal", "OnAnswer", "num_answers"]
+__all__ = ["Journal", "OnAnswer", "journal_path", "num_answers"]
 
 OnAnswer = Callable[[Generation, bool], None]
 """Takes an answer, and whether it is new."""
@@ -64,6 +65,11 @@ class Journal:
             raise OutputError(f"cannot write: {error.strerror}", self._path, "free some space; then go on") from error
         self._torn = False
         self.num_generated += 1
+
+
+def journal_path(folder: Path, part: Part) -> Path:
+    """Where the answers of a part are kept until its log is whole."""
+    return folder / f"sample-{part.first_sample}.answers.jsonl"
 
 
 def num_answers(path: Path) -> int:

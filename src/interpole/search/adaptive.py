@@ -17,6 +17,7 @@ from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
 from interpole.files import write_atomic
 from interpole.records import Sample
+from interpole.runs.journal import journal_path
 from interpole.runs.runfile import NAME, Part, exclusive
 from interpole.runs.samples import read
 from interpole.search.allocation import Goal
@@ -25,7 +26,7 @@ from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan, Point
-from interpole.sweep.run import OnProgress, engine_of, journal_path
+from interpole.sweep.run import OnProgress, engine_of
 from interpole.tasks import Benchmark
 
 __all__ = ["REPORT", "LivePair", "run", "to_json"]

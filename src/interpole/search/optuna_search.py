@@ -288,7 +288,7 @@ def _finals(
     best = {_name(front[i]): front[i] for i in picked} if front else {}
     points = {name: _point(file, parts, trial) for name, trial in best.items()}
     config = _held_out(file.sweep, planned, kept, list(points.values()))
-    summary = sweep.run(config, out / HELD_OUT, on_progress, engine=engine)
+    summary = sweep.run(config, out / HELD_OUT, on_progress, engine=engine, changed="also")
     if summary.failed:
         first = summary.failed[0]
         raise RunError(f"{first.task} failed at {first.point}", out / HELD_OUT, "run it again to go on")

@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from interpole import __version__
 from interpole.engines.process import EngineProcess
-from interpole.errors import InterpoleError, RunError
+from interpole.engines.registry import require
+from interpole.errors import InterpoleError, OutputError, RunError
 from interpole.records import Generation
-from interpole.runs.journal import Journal, num_answers
+from interpole.runs.journal import Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, exclusive
 from interpole.runs.samples import read_log, regraded_path
+from interpole.sweep.changes import assumed_engine, left_aside
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan, Point, missing_parts
 from interpole.tasks import Benchmark
 
-__all__ = ["Planned", "Summary", "SweepProgress", "engine_of", "journal_path", "plan", "run"]
+__all__ = ["Changed", "Planned", "Summary", "SweepProgress", "engine_of", "plan", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +76,27 @@ OnProgress = Callable[[SweepProgress], None]
 """Told where a sweep stands; called from any thread."""
 
 
-def plan(config: SweepConfig, out: Path) -> list[Planned]:
-    """What a sweep would do, without starting an engine.
+Changed = Literal["refuse", "also", "fresh"]
+"""Where a run was made with other settings: refuse; also go on with these, its responses left aside; or begin afresh."""
+
+
+def plan(config: SweepConfig, out: Path, *, changed: Changed = "refuse") -> list[Planned]:
+    """What a sweep would do, without starting an engine; refused is what `run` refuses.
 
     Args:
         config: the sweep.
         out: the run folder; what it holds counts as present if it was made with the same settings.
+        changed: as in `run`.
 
     Raises:
-        InterpoleError: a source or task does not exist or does not fit.
+        InterpoleError: as `run`.
     """
-    existing = _existing(out)
-    engine = existing.engine if existing and existing.engine_options == config.engine_options else {}
-    if engine.get("engine") != config.engine:
-        engine = {}
+    _require(config)
+    existing = None if changed == "fresh" else _existing(out)
     planned = Plan(config)
+    work = _work(planned, existing, assumed_engine(config, existing).versions)
+    if changed == "refuse":
+        _refuse_changes(planned, out, existing, work)
     return [
         Planned(
             job.benchmark.name,
@@ -99,7 +107,7 @@ def plan(config: SweepConfig, out: Path) -> list[Planned]:
             planned.sampler(job.benchmark, job.point).max_tokens,
             tuple(job.benchmark.gradings),
         )
-        for job in _work(planned, existing, engine)
+        for job in work.jobs
     ]
 
 
@@ -117,29 +125,81 @@ def run(
     on_progress: OnProgress = lambda _: None,
     *,
     engine: EngineProcess | None = None,
+    changed: Changed = "refuse",
 ) -> Summary:
-    """Run a sweep, or the rest of it.
+    """Run a sweep, or the rest of it. Where nothing is left to do, no engine is started.
 
     Args:
         config: the sweep.
         out: the run folder; made, continued or extended.
         on_progress: told of every answer, from any thread.
         engine: one that is open already (`engine_of`), and stays so.
+        changed: what to do where the folder holds responses that were made with other settings.
 
     Raises:
-        InterpoleError: a source or task does not fit, the engine cannot be opened, or `out` cannot be written. What fails at one
-            point is recorded there (`Summary.failed`) and the sweep goes on.
+        InterpoleError: a source or task does not fit, the run was made with other settings, the engine cannot be opened, or `out`
+            cannot be written. What fails at one point is recorded there (`Summary.failed`) and the sweep goes on.
     """
+    _require(config)
+    if changed == "fresh":
+        _move_aside(out)
     with exclusive(out), ExitStack() as stack:
         existing = _existing(out)
         planned = Plan(config)
         tell = ProgressReporter(on_progress)
         for benchmark in planned.benchmarks.values():
             tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
+        assumed = assumed_engine(config, existing)
+        work = _work(planned, existing, assumed.versions)
+        if changed == "refuse":
+            _refuse_changes(planned, out, existing, work)
+        if assumed.certain and all(job.entry.status == "done" for job in work.jobs):
+            return _Sweep(planned, out, existing, work, tell).run(engine)
         running = engine or stack.enter_context(engine_of(planned, tell.message))
         import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
 
-        return _Sweep(planned, out, existing, running, tell).run()
+        work = _work(planned, existing, running.versions())
+        if changed == "refuse":
+            _refuse_changes(planned, out, existing, work)
+        return _Sweep(planned, out, existing, work, tell).run(running)
+
+
+def _require(config: SweepConfig) -> None:
+    """Refuse, before anything is done, what needs packages that are not installed."""
+    require("inspect_ai", "eval", RunError)
+    for package in config.kind.packages:
+        require(package, config.kind.extra)
+
+
+def _refuse_changes(planned: Plan, out: Path, existing: RunFile | None, work: _Work) -> None:
+    """Refuse settings that would leave responses of the run aside.
+
+    Raises:
+        RunError: with their number, and the settings that differ.
+    """
+    if existing is None:
+        return
+    after = _run_file(planned, existing, work)
+    num, differences = left_aside(planned.config, existing, after, out)
+    if num:
+        raise RunError(
+            f"{num:,} responses in the run were made with other settings: {'; '.join(differences) or 'other points'}",
+            out,
+            "repeat the former settings, choose another --out, or say --also (tables leave the former responses out) or "
+            "--fresh (the former run is moved beside)",
+        )
+
+
+def _move_aside(out: Path) -> None:
+    """Rename a run folder, so that a new run can begin in its place; nothing is lost."""
+    if not (out / NAME).exists():
+        return
+    with exclusive(out):
+        number = next(n for n in count(1) if not out.with_name(f"{out.name}.{n}").exists())
+        try:
+            out.rename(out.with_name(f"{out.name}.{number}"))
+        except OSError as error:
+            raise OutputError(f"cannot be moved: {error.strerror}", out, "choose another --out") from error
 
 
 @dataclass(frozen=True)
@@ -168,7 +228,18 @@ class _Job:
         return min(self.num_samples, self.num_done + waiting)
 
 
-def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) -> list[_Job]:
+class _Work(NamedTuple):
+    """All jobs of a sweep, and the engine that they are for."""
+
+    engine: Mapping[str, str]
+    jobs: tuple[_Job, ...]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [job.entry for job in self.jobs]
+
+
+def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) -> _Work:
     """All jobs, point by point so that weights move once per point; parts that earlier runs made are taken over."""
     known = {entry.key: entry for entry in (existing.entries if existing else ())}
     jobs = []
@@ -178,54 +249,45 @@ def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) ->
             before = known[entry.key].parts if entry.key in known else ()
             parts = missing_parts(before, benchmark.k)
             jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
-    return jobs
+    return _Work(engine, tuple(jobs))
 
 
 class _Sweep:
     """A sweep under way: the run file as it is now, and how far the jobs are."""
 
-    def __init__(
-        self, planned: Plan, out: Path, existing: RunFile | None, engine: EngineProcess, tell: ProgressReporter
-    ) -> None:
-        self._plan, self._out, self._engine, self._tell = planned, out, engine, tell
-        versions = engine.versions()
-        self._work = _work(planned, existing, versions)
-        self._file = _run_file(planned, existing, versions, [job.entry for job in self._work])
+    def __init__(self, planned: Plan, out: Path, existing: RunFile | None, work: _Work, tell: ProgressReporter) -> None:
+        self._plan, self._out, self._tell = planned, out, tell
+        self._work = work.jobs
+        self._file = _run_file(planned, existing, work)
 
-    def run(self) -> Summary:
-        """Do every job that is not done."""
+    def run(self, engine: EngineProcess | None) -> Summary:
+        """Do every job that is not done; an engine is needed where there is one."""
         self._file.save(self._out)
         self._tell.begin(self._work)
         for _, jobs in groupby(self._work, key=lambda job: job.point.name):
             todo = [job for job in jobs if job.entry.status != "done"]
-            problem = self._move(todo[0].point) if todo else ""
+            if not todo or engine is None:
+                continue
+            problem = _move(engine, todo[0].point)
             for job in todo:
                 self._tell.go_to(job)
                 for part in job.entry.parts:
                     if part.status != "done":
                         made = part.model_copy(update={"status": "failed", "error": problem})
-                        self._record(job, made if problem else self._evaluate(job, part))
+                        self._record(job, made if problem else self._evaluate(engine, job, part))
         ours = {job.entry.key for job in self._work}
         failed = tuple(entry for entry in self._file.entries if entry.key in ours and entry.status == "failed")
         tell = self._tell
         return Summary(self._file, tell.num_generated, tell.num_tokens, tell.seconds, failed)
 
-    def _move(self, point: Point) -> str:
-        """Put a point's weights into the engine. Returns what went wrong, if anything."""
-        try:
-            found = self._engine.load(point.where)
-        except InterpoleError as error:
-            return str(error)
-        return "" if found in ("", point.fingerprint) else "the sources were changed under the sweep: run it again"
-
-    def _evaluate(self, job: _Job, part: Part) -> Part:
+    def _evaluate(self, engine: EngineProcess, job: _Job, part: Part) -> Part:
         """Make one log."""
         from interpole.engines.provider import inspect_model
         from interpole.tasks.inspect import to_inspect
 
         planned, folder = self._plan, job.entry.within(self._out)
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(journal_path(folder, part), planned.answer(job.point, self._engine.answer), self._tell.answer)
+        journal = Journal(journal_path(folder, part), planned.answer(job.point, engine.answer), self._tell.answer)
         sampler = planned.sampler(job.benchmark, job.point)
         task = to_inspect(
             replace(job.benchmark, k=part.num_samples, sampler=sampler),
@@ -260,6 +322,15 @@ class _Sweep:
                 log.unlink()
                 regraded_path(log).unlink(missing_ok=True)
         self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
+
+
+def _move(engine: EngineProcess, point: Point) -> str:
+    """Put a point's weights into the engine. Returns what went wrong, if anything."""
+    try:
+        found = engine.load(point.where)
+    except InterpoleError as error:
+        return str(error)
+    return "" if found in ("", point.fingerprint) else "the sources were changed under the sweep: run it again"
 
 
 def _inspect_eval(task: Any, model: Any, folder: Path, metadata: dict[str, Any], concurrency: int) -> Path:
@@ -315,7 +386,7 @@ class ProgressReporter:
         """Time since generating began."""
         return time.monotonic() - self._start
 
-    def begin(self, work: list[_Job]) -> None:
+    def begin(self, work: Sequence[_Job]) -> None:
         done = sum(job.num_done for job in work)
         self._state = replace(self._state, done=done, total=sum(job.num_samples for job in work))
         self._start = time.monotonic()
@@ -349,9 +420,9 @@ class ProgressReporter:
         self._on_progress(replace(self._state, message=text))
 
 
-def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str], entries: list[Entry]) -> RunFile:
+def _run_file(planned: Plan, existing: RunFile | None, work: _Work) -> RunFile:
     """The run file with these entries, and with those of earlier runs: current where they can stand beside the new ones."""
-    config, form = planned.config, planned.form
+    config, form, entries = planned.config, planned.form, work.entries
     infos = {
         name: planned.task_info(task, benchmark)
         for task, (name, benchmark) in zip(config.tasks, planned.benchmarks.items(), strict=True)
@@ -383,7 +454,7 @@ def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]
         markers=(form.markers.open, form.markers.close),
         special_tokens=form.special_tokens,
         seed=config.seed,
-        engine=dict(engine),
+        engine=dict(work.engine),
         engine_options=config.engine_options,
         tasks={**(existing.tasks if existing else {}), **infos},
         entries=(*entries, *kept),
@@ -392,11 +463,6 @@ def _run_file(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]
 
 def _existing(out: Path) -> RunFile | None:
     return RunFile.load(out) if (out / NAME).exists() else None
-
-
-def journal_path(folder: Path, part: Part) -> Path:
-    """Where the answers of a part are kept until its log is whole."""
-    return folder / f"sample-{part.first_sample}.answers.jsonl"
 
 
 def _now() -> str:

@@ -1,0 +1,80 @@
+"""All commands as one application, and its run: errors of ours end in one message on stderr and exit code 1; wrong usage is 2."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+from interpole.cli import choose, lab, questions, responses, runs, weights
+from interpole.errors import InterpoleError, InterpoleWarning, printable
+
+__all__ = ["app", "run"]
+
+EXTRAS = {  # what a module is installed with
+    "inspect_ai": "eval",
+    "math_verify": "eval",
+    "torch": "transformers",
+    "transformers": "transformers",
+    "httpx": "openai",
+    "optuna": "search",
+    "vllm": "vllm",
+}
+
+app = typer.Typer(
+    help="Interpolate between an Instruct and a Thinking checkpoint: merge, dial, measure, choose λ.",
+    epilog="First steps: `interpole demo`, then docs/tutorial.md. Every command explains itself with --help.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (lab, weights, questions, runs, responses, choose):
+    part.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from interpole import __version__
+
+        typer.echo(f"interpole {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a command."""
+
+
+def run() -> None:
+    """Run the command line; errors of ours, and packages that are not installed, end in one message without a traceback."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if issubclass(category, InterpoleWarning):
+            print(f"warning: {printable(str(message))}", file=sys.stderr)
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show λ shows \u03bb, and nothing crashes
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.simplefilter("always", InterpoleWarning)
+    try:
+        app()
+    except InterpoleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"error: this needs {error.name}, which is not installed", file=sys.stderr)
+        print(f"  remedy: pip install 'interpole[{extra}]'", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,127 @@
+"""What a sweep can know of an engine without starting it, and what other settings than a run's would leave aside of the run.
+
+Tables never mix responses that were made with different settings, so what no longer counts is said before, with the settings that
+differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interpole.runs.journal import journal_path, num_answers
+from interpole.runs.runfile import Entry, RunFile, release
+from interpole.sweep.config import SweepConfig
+
+__all__ = ["Assumed", "LeftAside", "assumed_engine", "left_aside"]
+
+
+class Assumed(NamedTuple):
+    """What the engine would say of itself."""
+
+    versions: dict[str, str]
+    certain: bool  # False: only the engine itself knows
+
+
+def assumed_engine(config: SweepConfig, before: RunFile | None) -> Assumed:
+    """What a run's engine said of itself, with the packages of today, where the sweep asks for the same engine."""
+    kind = config.kind
+    if before is None or before.engine.get("engine") != config.engine or _matters(config, before):
+        return Assumed({"engine": config.engine}, certain=False)
+    versions, certain = dict(before.engine), True
+    for package in set(kind.packages) & set(versions):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # it is installed under another name
+            certain = False
+    return Assumed(versions, certain)
+
+
+class LeftAside(NamedTuple):
+    """Responses of a run that would no longer count."""
+
+    num_responses: int
+    differences: tuple[str, ...]  # in words
+
+
+def left_aside(config: SweepConfig, before: RunFile, after: RunFile, out: Path) -> LeftAside:
+    """What counts in a run and would not after a sweep.
+
+    Args:
+        config: the sweep.
+        before: the run.
+        after: what the sweep would make of it.
+        out: the run's folder.
+    """
+    stays = {entry.key for entry in after.current}
+    lost = [entry for entry in before.current if entry.key not in stays]
+    num = sum(_num_responses(before, entry, out) for entry in lost)
+    found = [*_of_all(config, before, after)]
+    for entry in lost:
+        found += _of_entry(before, after, entry)
+    return LeftAside(num, tuple(dict.fromkeys(found)) if num else ())
+
+
+def _matters(config: SweepConfig, before: RunFile) -> list[str]:
+    """The engine's options that differ, and that responses depend on."""
+    matters, ours, theirs = config.kind.matters, config.engine_options, before.engine_options
+    names = sorted(set(ours) | set(theirs)) if matters is None else matters
+    return [_changed(name, theirs.get(name), ours.get(name)) for name in names if ours.get(name) != theirs.get(name)]
+
+
+def _of_all(config: SweepConfig, before: RunFile, after: RunFile) -> Iterator[str]:
+    """Differences in what all points share."""
+    for name in ("prefix", "markers", "seed", "template_variables"):
+        yield from _compared(name, getattr(before, name), getattr(after, name))
+    if before.template != after.template:
+        yield f"the chat template (of {after.template_from or 'the server'}) is another"
+    for name in before.sources.keys() | after.sources.keys():
+        old, new = before.sources.get(name), after.sources.get(name)
+        if old is None or new is None or old.fingerprint != new.fingerprint:
+            yield _changed(f"source {name}", old and old.label, new and new.label)
+    if before.engine.get("engine") != config.engine:
+        yield _changed("engine", before.engine.get("engine"), config.engine)
+    else:
+        yield from _matters(config, before)
+    for name in before.engine.keys() & after.engine.keys() - {"engine"}:
+        yield from _compared(name, release(before.engine[name]), release(after.engine[name]))
+
+
+def _of_entry(before: RunFile, after: RunFile, entry: Entry) -> Iterator[str]:
+    """Differences between an entry and what takes its place, or else what stands beside it."""
+    beside = [one for one in after.current if one.task == entry.task]
+    same = [one for one in beside if one.point == entry.point]
+    for one in (same or beside)[:1]:
+        for name in entry.sampler.keys() | one.sampler.keys():
+            yield from _compared(name, entry.sampler.get(name), one.sampler.get(name))
+        if entry.problems_hash != one.problems_hash:
+            old, new = before.tasks[entry.task].num_problems, after.tasks[entry.task].num_problems
+            yield f"{entry.task} asks other questions, or asks otherwise ({new}, were {old})"
+    for one in same:
+        yield from _compared(f"how {entry.point} is asked", entry.asking, one.asking)
+        yield from _compared(f"the recipe of {entry.point}", entry.recipe, one.recipe)
+
+
+def _num_responses(run: RunFile, entry: Entry, out: Path) -> int:
+    """Responses in an entry's logs and journals."""
+    problems, folder = run.tasks[entry.task].num_problems, entry.within(out)
+    return sum(
+        part.num_samples * problems if part.log else num_answers(journal_path(folder, part)) for part in entry.parts
+    )
+
+
+def _compared(name: str, old: Any, new: Any) -> Iterator[str]:
+    if old != new:
+        yield _changed(name, old, new)
+
+
+def _changed(name: str, old: Any, new: Any) -> str:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        old, new = ({key: side[key] for key in keys if key in side} for side in (old, new))
+    shown = [
+        "not set" if side is None else repr(side) if len(repr(side)) < 80 else f"{side!r:.80} …" for side in (new, old)
+    ]
+    return f"{name} is {shown[0]}, was {shown[1]}"
