@@ -1,0 +1,52 @@
+"""How the command line starts: Ctrl-C at any moment is quiet, and packages that are not installed are named with their extra."""
+
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            {what}
+sys.meta_path.insert(0, Finder())
+from interpole.cli import main
+sys.argv = ["interpole", *{arguments!r}]
+main()
+"""
+
+
+def started(name, what, *arguments):
+    """The command line, where the import of a module does something."""
+    code = START.format(name=name, what=what, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "name", ["interpole.cli.commands", "typer", "rich.table", "interpole.diagnostics.similarity", "numpy"]
+)
+def test_ctrl_c_while_modules_are_imported_ends_in_a_line(name):
+    done = started(name, "os.kill(os.getpid(), signal.SIGINT)", "similarity", "a", "b")
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("interrupted; run the same command again to go on where it stopped\n")
+
+
+def test_ctrl_c_that_becomes_another_error_ends_in_a_line():
+    what = "raise ImportError('no numpy') from KeyboardInterrupt()"  # as the start of a C extension may do it
+    done = started("numpy", what, "similarity", "a", "b")
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("inspect_ai", "eval"), ("torch", "transformers")])
+def test_a_package_that_is_not_installed_is_named_with_its_extra(name, extra):
+    what = "raise ModuleNotFoundError(f'No module named {name!r}', name=name)"
+    flags = ["sweep", "a", "b", "--task", "arithmetic", "--limit", "1", "--out", "/nonexistent/run", "--no-doctor"]
+    done = started(name, what, *flags)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == (
+        f"error: this needs {name}, which is not installed\n  remedy: pip install 'interpole[{extra}]'\n"
+    )
