@@ -277,6 +277,7 @@ def test_a_profile_sets_everything_and_flags_go_before_it(tmp_path):
 def test_the_cache_of_known_models_is_as_large_as_their_configs_say():
     qwen3_4b = {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     assert kv_bytes_per_token(qwen3_4b) == 147_456  # 144 KiB in bfloat16
+    assert kv_bytes_per_token({"text_config": qwen3_4b}) == 147_456  # inside a vision model
     gpt2 = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768}
     assert kv_bytes_per_token(gpt2) == 36_864
     assert kv_bytes_per_token({"n_layer": 12}) is None

@@ -183,6 +183,8 @@ def sweep(
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
+        if not no_doctor:
+            _examine(config)
         _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed)
     elif adaptive:
         start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)

@@ -23,7 +23,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
 from interpole import errors
-from interpole.errors import EngineError, InterpoleError
+from interpole.errors import EngineError, InterpoleError, printable
 from interpole.records import Generation, Sampler
 
 __all__ = ["EngineProcess"]
@@ -186,7 +186,7 @@ class EngineProcess:
         try:
             self._report(text)
         except Exception as error:
-            print(f"{text}\n(and this could not be shown: {error!r})", file=sys.stderr)
+            print(printable(f"{text}\n(and this could not be shown: {error!r})"), file=sys.stderr)
 
     def _run_child(self, log: IO[str]) -> str:
         """Start a child, tell it all that is pending, and listen to it. Returns why it ended, in words."""
@@ -212,7 +212,7 @@ class EngineProcess:
             child.kill()
             child.wait()
             outbox.put(None)
-            writer.join()
+            writer.join(5.0)
             if child.stdout is not None:
                 child.stdout.close()
 
@@ -221,25 +221,25 @@ class EngineProcess:
         pipe = child.stdout.fileno()  # type: ignore[union-attr]
         buffer, heard, moved, progress = b"", time.monotonic(), time.monotonic(), -1
         while True:
-            if hung := self._hangs(time.monotonic() - heard, time.monotonic() - moved):
+            if select.select([pipe], [], [], min(1.0, self._hang_seconds))[0]:
+                data = os.read(pipe, 1 << 20)
+                if not data:
+                    return f"ended with exit status {child.wait()}"
+                heard = time.monotonic()
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    try:
+                        reply = json.loads(line)
+                        problem = self._receive(reply)
+                        if reply["key"] >= 0 or reply["progress"] != progress or not self._generating():
+                            moved, progress = heard, reply.get("progress", progress)
+                    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EngineError) as error:
+                        return f"answered what makes no sense ({error}): {line[:200].decode(errors='replace')}"
+                    if problem:
+                        return problem
+            now = time.monotonic()
+            if hung := self._hangs(now - heard, now - moved):
                 return hung
-            if not select.select([pipe], [], [], min(1.0, self._hang_seconds))[0]:
-                continue
-            data = os.read(pipe, 1 << 20)
-            if not data:
-                return f"ended with exit status {child.wait()}"
-            heard = time.monotonic()
-            *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                try:
-                    reply = json.loads(line)
-                    problem = self._receive(reply)
-                    if reply["key"] >= 0 or reply["progress"] != progress or not self._generating():
-                        moved, progress = heard, reply.get("progress", progress)
-                except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EngineError) as error:
-                    return f"answered what makes no sense ({error}): {line[:200].decode(errors='replace')}"
-                if problem:
-                    return problem
 
     def _hangs(self, silent_seconds: float, still_seconds: float) -> str:
         """What is wrong with a child that has said nothing, and whose engine has not moved, for so long."""

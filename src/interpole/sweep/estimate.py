@@ -122,11 +122,12 @@ def kv_bytes_per_token(config: Mapping[str, Any], value_bytes: int = 2) -> int |
 
     None where the config does not say; an upper bound for models that attend through windows in some layers.
     """
+    config = config.get("text_config", config)  # of a language model inside a vision model
     try:
         heads = config["num_attention_heads"]
         head = config.get("head_dim") or config["hidden_size"] // heads
         return int(2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head * value_bytes)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ZeroDivisionError):
         return None
 
 
