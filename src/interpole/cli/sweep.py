@@ -162,16 +162,14 @@ def sweep(
     """
     from interpole.merging.rules import ablation
 
-    sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
-    options = _named("--engine-option", engine_option or ())
-    options |= {"api_key_env": api_key_env} if api_key_env else {}
     served = _served(model or (), base_url, lam)
     settings: dict[str, Any] = {
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
         "engine": engine or (default_engine(remote=True) if served else None),
-        "engine_options": options | served.pop("engine_options", {}),
+        "engine_options": _engine_options(engine_option or (), api_key_env) | served.pop("engine_options", {}),
         "template_variables": _named("--template-variable", template_variable or ()),
-        "lambdas": lam, "sampler": {name: value for name, value in sampler.items() if value is not None},
+        "lambdas": lam,
+        "sampler": _said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
         "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
     } | served  # fmt: skip
@@ -183,13 +181,20 @@ def sweep(
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
-        if not no_doctor:
-            _examine(config)
-        _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed)
+        _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed, doctor=not no_doctor)
     elif adaptive:
         start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
         start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed)
+
+
+def _engine_options(given: Sequence[str], api_key_env: str | None) -> dict[str, Any]:
+    return _named("--engine-option", given) | _said(api_key_env=api_key_env)
+
+
+def _said(**settings: Any) -> dict[str, Any]:
+    """The settings that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool) -> SweepConfig:
@@ -349,6 +354,8 @@ def _estimate(
     tokens_per_second: float | None,
     as_json: bool,
     changed: Changed,
+    *,
+    doctor: bool,
 ) -> None:
     from dataclasses import asdict
 
@@ -356,6 +363,8 @@ def _estimate(
     from interpole.sweep.estimate import estimate
     from interpole.sweep.run import plan
 
+    if doctor:
+        _examine(config)
     planned = plan(config, out, changed=changed)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
     if as_json:
