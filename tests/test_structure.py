@@ -172,6 +172,13 @@ def test_what_contributing_says_to_touch_is_there():
         assert re.search(rf"\*\*A.? .*{change}.*\*\*", text), change
 
 
+def test_every_promise_names_a_test_that_is_there():
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text())
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert [name for name in named if f"def {name}(" not in tests] == []
+
+
 def test_links_in_the_docs_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
