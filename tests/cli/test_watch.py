@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from interpole.analysis.metrics import measure
-from interpole.cli.watch import Watcher, sparkline, view, watch
+from interpole.cli.watch import MAX_IDLE, Watcher, sparkline, view, watch
 from interpole.errors import RunError
-from interpole.runs.runfile import RunFile
+from interpole.runs.runfile import RunFile, exclusive
 from synthetic import samples, write_run
 
 LAMS = (0.0, 0.5, 1.0)
@@ -70,7 +71,8 @@ def test_an_unfinished_point_counts_its_whole_answers_and_leaves_the_journal_alo
 
 def test_what_is_left_to_pay_goes_by_the_tokens_seen(run: Path) -> None:
     unfinish(run, "λ=1", 5)
-    reading = Watcher(run).read()
+    with exclusive(run):
+        reading = Watcher(run).read()
     made = [s for s in samples(6, 2, lams=LAMS) if s.lam < 1]
     each = sum(s.num_tokens for s in made) / len(made)
     assert f"about ${each * 7 * 10_000 / 1e6:,.2f} left to pay" in shown(view(reading, 90.0, 10_000))
@@ -89,6 +91,27 @@ def test_watching_ends_when_the_sweep_does(run: Path) -> None:
     console = Console(width=110, force_terminal=False, quiet=True)
     watch(run, every_seconds=0.5, console=console, sleep=sleep)
     assert waits == [0.5, 0.5, 0.5]
+
+
+def test_a_sweep_that_stopped_is_noticed_and_one_that_runs_is_not_disturbed(run: Path) -> None:
+    unfinish(run, "λ=1", 5)
+    note, waits = "nobody is writing to this run", []
+    with exclusive(run):
+        assert Watcher(run).read().written
+        assert note not in shown(view(Watcher(run).read()))
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:  # somebody goes on for a moment
+            stack.enter_context(exclusive(run))
+        if len(waits) == 3:
+            stack.close()
+
+    with ExitStack() as stack:
+        watch(run, every_seconds=0.5, console=Console(quiet=True), sleep=sleep)
+    assert len(waits) == 2 + MAX_IDLE
+    assert note in shown(view(Watcher(run).read()))
+    assert note not in shown(view(Watcher(write_run(run.parent / "done", samples(2, 1))).read()))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

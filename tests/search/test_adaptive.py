@@ -78,10 +78,11 @@ def test_a_budget_that_the_bisection_takes_whole_is_refused():
         explore(SimulatedPair(1), GRID, 8, spending=Spending(num_samples=80))
 
 
-def test_without_a_limit_the_grid_is_the_most_that_is_asked():
+def test_without_a_limit_and_never_sure_the_whole_grid_is_asked_and_no_more(monkeypatch):
+    monkeypatch.setattr("interpole.search.explore.ENOUGH", 2.0)
     found = explore(SimulatedPair(1, 20, 2), GRID, 2, Goal("accuracy"), rounds=99, spending=Spending(num_tokens=1e12))
-    assert max(sum(s.lam == lam for s in found.samples) for lam in GRID) <= 40
-    assert found.stopped == "the whole grid was measured" or "as good as any" in found.stopped
+    assert [sum(s.lam == lam for s in found.samples) for lam in GRID] == [40] * len(GRID)
+    assert found.stopped == "the whole grid was measured"
 
 
 # ── the arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -168,20 +168,30 @@ def list_(
 ) -> None:
     """List the run folders in a folder: tasks, points, how much is done, when it last changed."""
     from interpole.cli.show import show_json, table
-    from interpole.errors import RunError
+    from interpole.errors import RunError, printable
     from interpole.runs.runfile import NAME, RunFile
 
-    if not folder.is_dir():
-        raise RunError("no such folder", folder, "give the folder that holds run folders: interpole runs list FOLDER")
+    try:
+        paths = sorted(path for path in folder.iterdir() if (path / NAME).exists())
+    except OSError as error:
+        remedy = "give the folder that holds run folders: interpole runs list FOLDER"
+        raise RunError(f"cannot be listed: {error.strerror}", folder, remedy) from None
     found: list[dict[str, Any]] = []
-    for path in sorted(folder.glob(f"*/{NAME}")):
-        file = RunFile.load(path.parent)
+    for path in paths:
+        try:
+            file = RunFile.load(path)
+        except RunError as error:
+            typer.echo(f"{path.name} is left out: {printable(error.what)}", err=True)
+            continue
         done = sum(entry.status == "done" for entry in file.current)
         points = len({entry.point for entry in file.current})
         numbers = {"points": points, "done": done, "entries": len(file.current)}
-        found.append({"run": path.parent.name, "tasks": list(file.tasks)} | numbers | {"changed": file.updated})
+        found.append({"run": path.name, "tasks": list(file.tasks)} | numbers | {"changed": file.updated})
     if as_json:
         show_json(found)
+        return
+    if not paths:
+        typer.echo(f"no run folders in {folder}", err=True)
         return
     rows = [
         [

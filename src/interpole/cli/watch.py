@@ -23,12 +23,13 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.tables import PointMetrics
 from interpole.cli.show import Terminal
 from interpole.records import Sample
-from interpole.runs.runfile import Entry, RunFile
+from interpole.runs.runfile import Entry, RunFile, is_written
 from interpole.runs.samples import read_log
 
 __all__ = ["Reading", "Watcher", "sparkline", "to_json", "view", "watch"]
 
 BARS = "▁▂▃▄▅▆▇█"
+MAX_IDLE = 5  # looks in a row at which nobody writes: a sweep that has ended, not one that thinks between two rounds
 RESAMPLES = 100  # intervals are not shown while watching; the report has them
 
 
@@ -40,6 +41,12 @@ class Reading:
     done: tuple[int, ...]  # of each entry, in the order of `entries`
     total: tuple[int, ...]
     metrics: Sequence[PointMetrics]  # of finished logs
+    written: bool = True  # a process is writing to the run
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something that was neither done nor tried."""
+        return any(entry.status == "planned" for entry in self.entries)
 
     @property
     def left(self) -> int:
@@ -80,6 +87,7 @@ class Watcher:
             tuple(self._done(entry, size) for entry, size in zip(entries, sizes, strict=True)),
             tuple(size * sum(p.num_samples for p in entry.parts) for entry, size in zip(entries, sizes, strict=True)),
             self._metrics,
+            is_written(self.run),
         )
 
     def _paths(self, entries: Sequence[Entry]) -> list[Path]:
@@ -118,7 +126,7 @@ def watch(
     console: Console | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show a run until it is finished, or Ctrl-C; a finished run is shown once.
+    """Show a run until it is finished, or Ctrl-C; a finished run is shown once. A run that nobody writes to is soon left.
 
     Args:
         run: the run folder.
@@ -135,9 +143,11 @@ def watch(
     first = sum(reading.done)
     console = console or Terminal()  # not Rich's global one, which other libraries redirect
     with Live(view(reading, price=price_per_million), console=console, auto_refresh=False) as live:
-        while any(entry.status == "planned" for entry in reading.entries):
+        num_idle = 0
+        while reading.unfinished and num_idle < MAX_IDLE:
             sleep(every_seconds)
             reading = watcher.read()
+            num_idle = 0 if reading.written else num_idle + 1
             made = sum(reading.done) - first
             seconds = (time.monotonic() - start) / made * reading.left if made > 0 else None
             live.update(view(reading, seconds, price_per_million), refresh=True)
@@ -200,7 +210,9 @@ def sparkline(values: Sequence[float], low: float | None = None, high: float | N
 def _summary(reading: Reading, seconds_left: float | None, price: float | None) -> Text:
     done, total = sum(reading.done), sum(reading.total)
     words = [f"{done:,} of {total:,} samples"]
-    if reading.left:
+    if reading.unfinished and not reading.written:
+        words.append("nobody is writing to this run: run the sweep again to go on")
+    elif reading.left:
         words.append(
             "time left: " + ("not known yet" if seconds_left is None else str(timedelta(seconds=round(seconds_left))))
         )

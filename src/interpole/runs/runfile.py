@@ -7,7 +7,9 @@ logs (see `interpole.runs.samples`) or generates.
 from __future__ import annotations
 
 import fcntl
+import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,12 +23,13 @@ from interpole.errors import OutputError, RunError, printable
 from interpole.files import no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
 
-__all__ = ["NAME", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "release"]
+__all__ = ["NAME", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]
 
 NAME = "run.json"
 """The file that makes a folder a run."""
 MAX_BYTES = 64 << 20
 MAX_COUNT = 10**9
+LOCK_ATTEMPTS = 5
 
 
 def _plain(path: str) -> str:
@@ -215,13 +218,34 @@ def exclusive(run: Path) -> Iterator[None]:
         what = "its .lock is a link" if (run / ".lock").is_symlink() else getattr(error, "strerror", error)
         raise OutputError(f"cannot write to the run folder: {what}", run, "choose another --out") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                "another sweep is writing to this run", run, "wait for it, or choose another --out"
-            ) from None
+        for attempt in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 < LOCK_ATTEMPTS:
+                    time.sleep(0.02)  # whoever asked `is_written` holds it for a moment
+                    continue
+                what = "another sweep is writing to this run"
+                raise RunError(what, run, "wait for it, or choose another --out") from None
         yield
+
+
+def is_written(run: Path) -> bool:
+    """Whether a process is writing to the run (`exclusive`) now; also where that cannot be found out."""
+    try:
+        lock = os.open(run / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def release(version: str) -> str:
