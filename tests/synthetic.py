@@ -15,6 +15,7 @@ import numpy as np
 from interpole.records import Outcome, Sample
 from interpole.runs.runfile import Entry, Part, RunFile, SourceInfo, TaskInfo
 
+TEMPLATE = "User: {{ messages[0].content }}\nAssistant: "
 GRID = tuple(round(0.1 * i, 1) for i in range(11))
 
 
@@ -55,8 +56,12 @@ def samples(
     tasks: Sequence[str] = ("arithmetic",),
     seed: int = 0,
     padding: int = 0,
+    prompt_opens_thinking: bool = False,
 ) -> list[Sample]:
-    """A whole sweep; `padding` makes every response that many characters longer."""
+    """A whole sweep; `padding` makes every response that many characters longer.
+
+    Where the prompt opens the thought, responses have no opening marker, as with Thinking-2507's template.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for task in tasks:
@@ -67,6 +72,9 @@ def samples(
                 for epoch in range(1, k + 1):
                     text, outcome, right = respond(rng, lam, num_steps, work, value)
                     closed = outcome is Outcome.CLOSED
+                    if prompt_opens_thinking:
+                        text = text.removeprefix("<think>\n")
+                        outcome = Outcome.UNMARKED if outcome in (Outcome.DIRECT, Outcome.UNCLOSED) else outcome
                     made.append(
                         Sample(
                             task=task,
@@ -95,6 +103,7 @@ def write_run(
     private: Sequence[str] = (),
     samplers: Mapping[str, dict[str, float]] = MappingProxyType({}),
     recipes: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    prompt_opens_thinking: bool = False,
 ) -> Path:
     """A run folder that holds these samples, as a sweep leaves it; `samplers` and `recipes` are those of points by name."""
     groups: dict[tuple[str, str], list[Sample]] = {}
@@ -136,7 +145,8 @@ def write_run(
     }
     RunFile(
         created="2026-11-21", updated="2026-11-21", interpole="0.1.0", sources=sources, template_from="thinking",
-        template="{{ x }}", prefix="", prompt_opens_thinking=False, markers=("<think>", "</think>"), special_tokens=(), seed=0,
+        template=TEMPLATE, prefix="", prompt_opens_thinking=prompt_opens_thinking,
+        markers=("<think>", "</think>"), special_tokens=(), seed=0,
         engine={"name": "scripted"}, engine_options={}, tasks=tasks, entries=tuple(entries),
     ).save(folder)  # fmt: skip
     return folder

@@ -111,6 +111,7 @@ class Sample:
     answers: Mapping[str, str | None] = field(default_factory=dict)  # by grading, where gradings read different answers
     pseudo_close: str | None = None  # what closed the thought in the marker's place
     near_close: bool = False  # what stood in its place was the marker misspelt: </THINK>, </thinking>
+    message: str = ""  # the user message that asked the question; empty where there were several
     private: bool = False  # its question must not be published
     budget_forced: bool = False  # a budget cut its thought and closed it; runs made before this was kept say False
 

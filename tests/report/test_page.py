@@ -12,9 +12,10 @@ import pytest
 
 from interpole.analysis.metrics import measure
 from interpole.analysis.stages import find_stages
-from interpole.records import Sample
+from interpole.records import Outcome, Sample
+from interpole.report import write_report
 from interpole.report.page import html
-from synthetic import samples
+from synthetic import samples, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -118,6 +119,63 @@ def test_the_answer_turns_from_direct_to_thinking_under_the_slider(
     page.wait_for_selector("#response .thinking")
     assert page.inner_text("#response mark >> nth=0") == "<think>"
     assert page.inner_text("#response .answer").strip() == of(made, "arithmetic-0000", 1.0)[0].answer
+
+
+def test_a_thought_that_the_prompt_opened_is_shown_as_one(tmp_path: Path, open_page: Opened) -> None:
+    made = samples(num_questions=6, k=3, prompt_opens_thinking=True)
+    cut = [
+        replace(s, response=s.response[:20], finish="length", outcome=Outcome.TRUNCATED) if s.lam == 0.9 else s
+        for s in made
+    ]
+    assert not any("<think>" in s.response for s in cut)
+    run = write_run(tmp_path / "run", cut, prompt_opens_thinking=True)
+    page = open_page(write_report(run, tmp_path / "report.html"), "#point=λ%3D0.9")
+    page.wait_for_function("document.getElementById('r-meta').textContent.startsWith('λ=0.9')")
+    assert page.inner_text("#response .thinking") == next(s.response for s in cut if s.lam == 0.9).strip()
+    assert page.query_selector("#response .answer") is None
+    page.keyboard.press("]")
+    page.wait_for_selector("#response mark")
+    closed = next(s for s in cut if s.lam == 1.0)
+    assert page.inner_text("#response mark") == "</think>"
+    assert page.inner_text("#response .answer").strip() == closed.answer
+    page.click("#q-prompt summary")
+    assert page.inner_text("#q-prompt pre") == f"User: {closed.question}\nAssistant: "
+
+
+def test_words_are_found_in_responses_when_asked_for(report: Path, made: list[Sample], open_page: Opened) -> None:
+    page = open_page(report)
+    word = "Wait, check"
+    having = {s.problem_id for s in made if s.task == "arithmetic" and word in s.response}
+    page.fill("#search", "Wait, CHECK")
+    assert page.inner_text("#count") == "0 questions"
+    page.check("#deep")
+    page.wait_for_function(f"document.getElementById('count').textContent === '{len(having)} questions'")
+    page.fill("#search", "Wait, check nosuchword")
+    page.wait_for_function("document.getElementById('count').textContent === '0 questions'")
+    page.uncheck("#deep")
+    page.fill("#search", "0007")
+    assert page.inner_text("#count") == "1 question"
+
+
+def test_the_list_is_one_tab_stop(report: Path, open_page: Opened) -> None:
+    page = open_page(report)
+    assert page.evaluate("[...document.querySelectorAll('#list button')].filter(b => b.tabIndex === 0).length") == 1
+    page.focus("#filter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.querySelector('.d span').textContent").endswith("arithmetic-0001")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#list')") is None
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.querySelector('.d span').textContent").endswith("arithmetic-0001")
+
+
+@pytest.mark.parametrize("lam", ["0", "0.5", "1"])
+def test_the_selected_column_is_in_view_on_a_phone(report: Path, open_page: Opened, lam: str) -> None:
+    page = open_page(report, f"#point=λ%3D{lam}", viewport={"width": 390, "height": 800}, is_mobile=True)
+    box, column = (page.evaluate(f"(({{left, right}}) => [left, right])(document.querySelector('{at}').getBoundingClientRect())")
+                   for at in (".strip-scroll", ".column.here"))  # fmt: skip
+    assert box[0] <= column[0] < column[1] <= box[1]
 
 
 def test_samples_are_stepped_through_and_wrap(report: Path, open_page: Opened) -> None:

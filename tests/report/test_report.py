@@ -350,7 +350,7 @@ def test_the_payload_gives_back_every_response(sweep: list[Sample], measured: li
     found = {}
     for question in index["questions"]:
         chunk, place = question["at"]
-        for point, row in zip(index["points"], chunks[chunk][place], strict=True):
+        for point, row in zip(index["points"], chunks[chunk][place]["rows"], strict=True):
             for response in row:
                 key = question["task"], question["id"], point["name"], response["number"]
                 found[key] = "".join(text for _, text in response["parts"])
@@ -368,7 +368,7 @@ def test_long_responses_keep_their_ends_and_say_what_is_missing(sweep: list[Samp
     text = "a" * 50_000 + "b" * 50_000
     long = [replace(s, response=text) for s in sweep[:4]]
     packed = payload(measure(long, resamples=50), long)
-    response = next(texts(packed.chunks))[0][0][0]
+    response = next(texts(packed.chunks))[0]["rows"][0][0]
     parts = [["answer", "a" * 6000], ["gap", 100_000 - MAX_CHARS], ["answer", "b" * 3000]]
     assert (response["parts"], packed.num_cut) == (parts, 4)
 
@@ -378,7 +378,10 @@ def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: p
     half = len(sweep) // 2
     mixed = [replace(s, response="a" * (5000 if i < half else 1000)) for i, s in enumerate(sweep)]
     rows = [
-        row for chunk in texts(payload(measure(mixed, resamples=20), mixed).chunks) for rows in chunk for row in rows
+        row
+        for chunk in texts(payload(measure(mixed, resamples=20), mixed).chunks)
+        for question in chunk
+        for row in question["rows"]
     ]
     kept = [sum(len(text) for kind, text in r["parts"] if kind != "gap") for row in rows for r in row]
     assert sorted(set(kept)) == [1000, 3000]  # what the short ones leave goes to the long ones

@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from interpole import __version__
 from interpole.analysis.intervals import Interval
@@ -28,7 +28,7 @@ from interpole.records import Sample
 from interpole.report import figures
 from interpole.report.marks import dial_span, marks
 from interpole.report.pareto import pareto
-from interpole.report.payload import Parse, as_it_stands, difficulty, payload
+from interpole.report.payload import Parse, Prompt, as_it_stands, difficulty, payload
 from interpole.report.render import svg
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.verdicts import bands, verdicts
@@ -67,6 +67,7 @@ def html(
     manifest: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
     private: Collection[str] = (),
     parse: Parse = as_it_stands,
+    prompt: Prompt = lambda _: "",
 ) -> str:
     """The page as text; the same text for the same arguments.
 
@@ -78,13 +79,14 @@ def html(
         manifest: how it was run: titled groups of (name, value).
         private: tasks whose texts must not be shown.
         parse: how a sample's response is read apart.
+        prompt: what the model saw of a sample's question; empty where that is not known.
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
     script = _asset("page.js")
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
-    data = payload(metrics, samples, private, parse)
-    return _template().render(
+    data = payload(metrics, samples, private, parse, prompt)
+    page = _template().render(
         version=__version__,
         title=title,
         lede=_lede(metrics),
@@ -107,6 +109,16 @@ def html(
         notes=list(dict.fromkeys(note for s in stages for note in (*s.notes, *(f"Open: {need}." for need in s.needs)))),
         private=sorted(set(private) & set(tasks)),
     )
+    return _keyed(page, {mark.label: mark.point for mark in points})
+
+
+def _keyed(page: str, points: Mapping[str, str]) -> str:
+    """The page with the point's name on every mark of its charts, whose label begins with the point's."""
+    labels = "|".join(re.escape(escape(label)) for label in sorted(points, key=len, reverse=True))
+    names = {str(escape(label)): escape(name) for label, name in points.items()}
+    if not labels:
+        return page
+    return re.sub(rf'<path aria-label="({labels}):', lambda m: f'<path data-point="{names[m[1]]}" {m[0][6:]}', page)
 
 
 def _template() -> jinja2.Template:
@@ -200,7 +212,8 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     columns += ["Token #N", "median", "95th pct.", "if right", "unfinished"]
     names = [m.point if m.lam is None else f"λ={m.lam:g}" for m in metrics]
     rows = [
-        {"point": name, "cells": _cells(m, passes, votes, cut, broken)} for name, m in zip(names, metrics, strict=True)
+        {"point": m.point, "label": name, "cells": _cells(m, passes, votes, cut, broken)}
+        for name, m in zip(names, metrics, strict=True)
     ]
     asked = max(m.num_questions for m in metrics)
     by = f", graded by {metrics[0].grading}" if metrics[0].grading else ""

@@ -20,7 +20,7 @@ from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES, UNFINISHED
 
-__all__ = ["Parse", "Payload", "as_it_stands", "cell", "difficulty", "pack", "payload", "texts"]
+__all__ = ["Parse", "Payload", "Prompt", "as_it_stands", "cell", "difficulty", "pack", "payload", "texts"]
 
 MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no more
 BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that it can be sent around
@@ -29,6 +29,7 @@ HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest
 CHUNK_CHARS = 400_000
 KINDS = list(OUTCOMES)
 Parse = Callable[[Sample], ParsedResponse]
+Prompt = Callable[[Sample], str]
 Spans = Mapping[int, Sequence[Span]]  # of the samples whose texts are shown, by identity
 Groups = Mapping[tuple[str, str], Mapping[str, Sequence[Sample]]]  # (task, problem) → point → samples by epoch
 
@@ -52,6 +53,7 @@ def payload(
     samples: Sequence[Sample],
     private: Collection[str] = (),
     parse: Parse = as_it_stands,
+    prompt: Prompt = lambda _: "",
 ) -> Payload:
     """Pack the measured points and the samples for the page.
 
@@ -60,14 +62,17 @@ def payload(
         samples: of the same points; may be empty.
         private: tasks whose texts must not be shown: of them only outcomes and scores are packed.
         parse: how a sample's response is read apart.
+        prompt: what the model saw of a sample's question; empty where that is not known.
     """
     points, groups = _points(metrics), _groups(samples)
+    shown = [(key, next(iter(by_point.values()))[0]) for key, by_point in groups.items() if key[0] not in private]
+    prompts = {key: prompt(sample)[:MAX_CHARS] for key, sample in shown}
     keep = _most([len(sample.response) for sample in samples], round(BUDGET_BYTES / PACKED_SHARE))
     spans = {id(s): parse(s).spans for s in samples if s.task not in private}
-    questions, chunks = _packed(groups, points, spans, keep)
+    questions, chunks = _packed(groups, points, spans, prompts, keep)
     while keep and (num_bytes := sum(map(len, chunks))) > BUDGET_BYTES:  # texts that are harder to pack than most
         keep = int(keep * 0.9 * BUDGET_BYTES / num_bytes)
-        questions, chunks = _packed(groups, points, spans, keep)
+        questions, chunks = _packed(groups, points, spans, prompts, keep)
     index = {
         "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
         "outcomes": [
@@ -91,7 +96,11 @@ def _most(lengths: Sequence[int], budget: int) -> int:
 
 
 def _packed(
-    groups: Groups, points: Sequence[tuple[str, float | None]], spans: Spans, keep: int
+    groups: Groups,
+    points: Sequence[tuple[str, float | None]],
+    spans: Spans,
+    prompts: Mapping[tuple[str, str], str],
+    keep: int,
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """What the index says of every question, and the chunks with `keep` characters of every response."""
     questions, chunks, num_chars = [], [list[Any]()], 0
@@ -110,7 +119,7 @@ def _packed(
                 "at": [len(chunks) - 1, len(chunks[-1])],
             }
         )
-        chunks[-1].append(rows)
+        chunks[-1].append({"prompt": prompts.get((task, problem), ""), "rows": rows})
         num_chars += sum(min(keep, len(s.response)) for group in by_point.values() for s in group)
         if num_chars > CHUNK_CHARS:
             chunks.append([])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interpole.analysis.scoring import measured, under
-from interpole.errors import OutputError, RunError
+from interpole.chat import ThinkFormat
+from interpole.errors import OutputError, RunError, TaskError
 from interpole.files import write_atomic
 from interpole.records import Sample
 from interpole.report.page import html
@@ -61,8 +62,26 @@ def write_report(
         manifest=[group for run in read for group in describe(run.file, run.samples, run.suffix)],
         private=() if include_texts else private,
         parse=lambda sample: forms[sample.task, sample.point].parse(sample.response, sample.finish),
+        prompt=_Prompts(forms),
     )
     return _write(page, Path(out))
+
+
+class _Prompts:
+    """What the model saw of a question; nothing more of a run whose template fails, for each try may take seconds."""
+
+    def __init__(self, forms: Mapping[tuple[str, str], ThinkFormat]) -> None:
+        self._forms, self._broken = forms, set[str]()
+
+    def __call__(self, sample: Sample) -> str:
+        form = self._forms[sample.task, sample.point]
+        if not sample.message or form.template in self._broken:
+            return ""
+        try:
+            return form.render([{"role": "user", "content": sample.message}])
+        except TaskError:
+            self._broken.add(form.template)
+            return ""
 
 
 def _read(folder: Path, several: bool, grading: str | None) -> _Run:

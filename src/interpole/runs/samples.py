@@ -184,6 +184,7 @@ def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path
         "problem_id": str(one.id),
         "number": part.first_sample + one.epoch - 1,
         "question": question if isinstance(question, str) and question else _text(one.input),
+        "message": one.input if isinstance(one.input, str) else "",
         "target": one.answer_key,
         "difficulty": str(difficulty) if isinstance(difficulty, str | int | float) else "",
     }
