@@ -47,7 +47,7 @@ class Guarded:
         with self._lock:
             worker = self._started()
             line = self._answer(worker, json.dumps(question), self.limit_seconds)
-            if not line:
+            if not line.endswith("\n"):  # the worker was ended, perhaps in the middle of a reply
                 self._stop()
                 return None
         answer: dict[str, Any] = json.loads(line)

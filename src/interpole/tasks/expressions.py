@@ -159,11 +159,16 @@ def _number_at(text: str, start: int) -> _Value | None:
 
 def _math_at(text: str, start: int) -> _Value | None:
     r"""A bare expression up to the end of its clause, such as `x + 1`, `3/4` or `\frac{1}{2}`."""
-    clause = text[start : start + MAX_LENGTH]
-    end = _END.search(clause)
-    clause = clause[: end.start()] if end else clause
+    run = _PLAIN_MATH.match(text, start, start + MAX_LENGTH)
+    if not run:
+        return None
+    stop = _END.search(text, start, run.end() + 8)
+    cut = stop is not None and stop.start() <= run.end()
+    end = stop.start() if stop and cut else run.end()
+    clause = text[start:end]
     inner = clause.strip(" \t*_`")
-    if not re.search(r"\d|\\[a-z]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|π|∞", inner) or not _PLAIN_MATH.fullmatch(inner):
+    ends = cut or end == len(text) or text[end] in '`"”'
+    if not ends or not re.search(r"\d|\\[a-z]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|π|∞", inner):
         return None
     return _Value(re.sub(r"\s(?:or|and)\s", ", ", inner), start + len(clause.rstrip()))
 
