@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from hub_server import serving
 from interpole.cli import app
 from interpole.lab import shipped
+from interpole.merging.recipe import Recipe
 
 PAIR = shipped().instruct, shipped().thinking
 
@@ -130,6 +132,9 @@ def test_two_hub_ids_are_downloaded_merged_and_found_again_offline(command, tmp_
     assert (
         run("merge", "lab/instruct", "lab/thinking", "-l", "0.6", "-o", tmp_path / "again", offline="1").returncode == 0
     )
+    recipe = Recipe.load(tmp_path / "from-hub/interpole_recipe.yml")
+    assert all(re.fullmatch("[0-9a-f]{40}", source.revision) for source in recipe.sources.values())
+    assert recipe == Recipe.load(tmp_path / "again/interpole_recipe.yml")
     run("merge", *PAIR, "-l", "0.6", "-o", tmp_path / "local")
     for path in (tmp_path / "local").glob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "from-hub" / path.name).read_bytes()

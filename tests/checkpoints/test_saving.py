@@ -375,6 +375,24 @@ def test_a_file_system_without_locks_is_named_and_written_to(merged, tmp_path, m
         interpole.save(merged, tmp_path / "out")
 
 
+@pytest.mark.parametrize("code", ["EXDEV", "EOPNOTSUPP", "EINVAL", "ENOSYS", "EPERM"])
+def test_a_file_system_that_refuses_the_kernels_shortcuts_is_written_to_all_the_same(pair, tmp_path, monkeypatch, code):
+    def refuse(*_, **__):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    for shortcut in ("copy_file_range", "sendfile", "posix_fallocate", "splice"):
+        monkeypatch.setattr(os, shortcut, refuse)
+    monkeypatch.setattr(
+        saving.ctypes, "CDLL", lambda _: type("libc", (), {"fallocate": lambda *_: -1, "mallopt": None})
+    )
+    for lam in (0, 0.5, 1):
+        recipe = Recipe.between(*pair, lam)
+        out = interpole.save(interpole.merge(recipe), tmp_path / f"out-{lam}")
+        assert is_the_merge_of(out, recipe)
+        side = pair[0] if lam == 0 else pair[1]
+        assert (out / "tokenizer_config.json").read_bytes() == (side / "tokenizer_config.json").read_bytes()
+
+
 def test_no_link_is_followed_to_lock_or_to_write(merged, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
