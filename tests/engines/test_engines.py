@@ -337,6 +337,12 @@ def test_a_listener_that_fails_costs_its_message_only(capsys):
     assert "could not be shown: ValueError" in capsys.readouterr().err
 
 
+def test_a_program_that_cannot_be_run_is_an_error_and_no_endless_wait():
+    refused = pytest.raises(EngineError, match=r"failed 2 times: cannot be run: .*No such file")
+    with EngineProcess({}, command=["/nonexistent/program"], max_failures=1) as engine, refused:
+        engine.versions()
+
+
 def test_an_engine_that_reads_its_standard_input_finds_nothing_there():
     code = (
         "from interpole.engines.child import serve; from interpole.engines.scripted import ScriptedEngine\n"

@@ -159,9 +159,12 @@ class EngineProcess:
     def _supervise(self) -> None:
         """Run children, one after the other, until closed or given up."""
         while True:
-            with TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-                reason = self._run_child(log)
-                tail = _tail(log)
+            try:
+                with TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+                    reason = self._run_child(log)
+                    tail = _tail(log)
+            except OSError as problem:  # no memory, no room for its log, no such program
+                reason, tail = f"cannot be run: {problem}", ""
             with self._lock:
                 self._child = None
                 self.failures += 1
