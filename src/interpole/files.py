@@ -31,6 +31,7 @@ __all__ = [
     "open_regular",
     "parse_json",
     "parse_yaml",
+    "parse_yaml_lines",
     "plain",
     "read_json",
     "read_yaml",
@@ -134,18 +135,100 @@ def yaml_loader() -> Any:
     return Loader
 
 
+MOST_NODES = 200_000
+"""Values that a YAML file may hold, aliases written out."""
+
+
+@contextmanager
+def _yaml_problems(where: object, error: type[InterpoleError]) -> Iterator[None]:
+    """Turn what PyYAML raises, also by tags whose text makes no sense, into an error of ours."""
+    import yaml
+
+    try:
+        yield
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError, OverflowError) as problem:
+        what = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
+        if not isinstance(problem, yaml.YAMLError | ValueError | RecursionError):
+            what = f"a value does not fit its tag ({problem})"
+        raise error(f"not valid YAML: {what}", where) from None
+
+
 def parse_yaml(text: str, where: object, error: type[InterpoleError]) -> Any:
     """The value of a YAML text.
 
     Raises:
-        InterpoleError: of the kind `error`: not YAML.
+        InterpoleError: of the kind `error`: not YAML, a key twice in one mapping, or aliases that multiply.
+    """
+    return parse_yaml_lines(text, where, error)[0]
+
+
+def parse_yaml_lines(text: str, where: object, error: type[InterpoleError]) -> tuple[Any, dict[tuple[Any, ...], int]]:
+    """The value of a YAML text, and the line of every key and item by its path.
+
+    Raises:
+        InterpoleError: as `parse_yaml`.
     """
     import yaml
 
-    try:
-        return yaml.load(text, yaml_loader())
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise error(f"not valid YAML: {problem}", where) from None
+    lines: dict[tuple[Any, ...], int] = {}
+    loader = yaml_loader()(text)
+
+    def plain(node: yaml.Node, path: tuple[Any, ...]) -> Any:
+        lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode) and node.tag.endswith(":map"):
+            loader.flatten_mapping(node)
+            result = {}
+            for key_node, value_node in node.value:
+                key = loader.construct_object(key_node, deep=True)
+                lines[*path, key] = key_node.start_mark.line + 1
+                result[key] = plain(value_node, (*path, key))
+            return result
+        if isinstance(node, yaml.SequenceNode) and node.tag.endswith(":seq"):
+            return [plain(item, (*path, i)) for i, item in enumerate(node.value)]
+        return loader.construct_object(node, deep=True)
+
+    with _yaml_problems(where, error):
+        root = loader.get_single_node()
+        if root is None:
+            return None, lines
+        _check_nodes(root, {}, where, error)
+        return plain(root, ()), lines
+
+
+def _check_nodes(node: Any, sizes: dict[int, int], where: object, error: type[InterpoleError]) -> int:
+    """How many values a node stands for, aliases written out; refuses those that are too many, and keys that occur twice."""
+    import yaml
+
+    if id(node) in sizes:
+        if sizes[id(node)] == 0:
+            raise error("not valid YAML: a value holds itself", f"{where}, line {node.start_mark.line + 1}")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    line = f"{where}, line {node.start_mark.line + 1}"
+    inner = node.value if not isinstance(node, yaml.ScalarNode) else []
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, place = (key.tag, key.value), key.start_mark.line + 1
+            if name in seen:
+                words = f"the key {key.value!r} stands here and in line {seen[name]}"
+                raise error(
+                    words, f"{where}, line {place}", "keep one of them: YAML readers differ in which one counts"
+                )
+            seen[name] = place
+        inner = [one for pair in node.value for one in pair]
+    elif isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
+        raise error("not valid YAML: half of a character (a lone surrogate)", line)
+    size = 1 + sum(_check_nodes(one, sizes, where, error) for one in inner)
+    if size > MOST_NODES:
+        raise error(f"not valid YAML: aliases multiply to more than {MOST_NODES:,} values", line)
+    sizes[id(node)] = size
+    return size
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_yaml(path: Path, error: type[InterpoleError], what: str = "the file") -> dict[str, Any]:

@@ -14,8 +14,8 @@ import tiny
 from interpole.checkpoints.open import fit
 from interpole.errors import InterpoleWarning, MismatchError, RecipeError
 from interpole.merging import merged as module
-from interpole.merging.merged import merge_all
-from interpole.merging.recipe import Recipe, build
+from interpole.merging.merged import merge, merge_all
+from interpole.merging.recipe import Recipe, build, parse_lambdas
 from interpole.merging.rules import ablation, parse_layers
 
 
@@ -325,3 +325,89 @@ def test_sources_are_fitted_once_for_all_points_of_a_dial(pair, monkeypatch):
         alone = interpole.merge(recipe, sources)
         assert all(one[name].tobytes() == alone[name].tobytes() for name in alone)
         assert one.fingerprint() == alone.fingerprint()
+
+
+@pytest.mark.parametrize("lam", [-0.6, 1.6, 6, [0, 3]])
+def test_lambda_far_beyond_the_pair_must_be_meant(pair, lam):
+    with pytest.raises(RecipeError, match=r"far beyond the pair(.|\n)*extrapolate: true"):
+        Recipe.between(*pair, lam)
+    with pytest.raises(RecipeError, match="far beyond the pair"):
+        Recipe.between(*pair, 0.5, rules=[{"kind": "ffn", "lambda": lam}])
+    with pytest.warns(InterpoleWarning):
+        meant = Recipe.between(*pair, lam, extrapolate=True)
+    with pytest.warns(InterpoleWarning):
+        assert meant.at(2).identity() == meant.at(2).with_(extrapolate=True).identity()
+
+
+@pytest.mark.parametrize(("text", "words"), [("0,6", "write 0.6"), ("1,5", "write 1.5"), ("0:1:1e-9", "more than")])
+def test_a_lambda_that_is_not_meant_is_named(text, words):
+    with pytest.raises(RecipeError, match=words):
+        parse_lambdas(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0:1:0.3", [0, 0.3, 0.6, 0.9, 1]),
+        ("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]),
+        ("0:1:5", [0, 1]),
+        ("0,1", [0, 1]),
+        ("0.2:0.2:1", [0.2]),
+        ("0,2.0", [0, 2]),
+    ],
+)
+def test_a_range_has_both_its_ends(text, values):
+    assert parse_lambdas(text) == values
+
+
+def test_a_decimal_comma_in_a_recipe_is_named(pair):
+    sources = {"instruct": str(pair[0]), "thinking": str(pair[1])}
+    for content in ({"lambda": "0,6"}, {"lambda": 0.5, "rules": [{"kind": "ffn", "lambda": "0,6"}]}):
+        with pytest.raises(RecipeError, match=r"lambda(.|\n)*decimal comma; write 0\.6"):
+            build({"sources": sources} | content, "t")
+
+
+def test_a_rule_that_matches_nothing_is_named_with_its_line(pair, tmp_path):
+    path = tmp_path / "recipe.yml"
+    ours = f"sources: {{instruct: {pair[0]}, thinking: {pair[1]}}}\nlambda: 0.5\nrules:\n- kind: ffn\n  lambda: 1\n"
+    path.write_text(ours + "- name: '*nothing*'\n  lambda: 1\n")
+    with pytest.raises(RecipeError, match=r"matches no tensor(.|\n)*recipe\.yml, line 6"):
+        merge(Recipe.load(path).with_(dtype="bfloat16"))
+    path.write_text(ours + "- layers: 0-99\n  lambda: 1\n")
+    with pytest.raises(RecipeError, match=r"beyond the last(.|\n)*recipe\.yml, line 6"):
+        merge(Recipe.load(path))
+    path.write_text(
+        f"merge_method: linear\nmodels:\n- model: {pair[0]}\n  parameters: {{weight: 1}}\n- model: {pair[1]}\n"
+        "  parameters:\n    weight:\n    - filter: no[thing]\n      value: 0\n    - value: 1\n"
+    )
+    with pytest.raises(RecipeError, match=r"matches no tensor(.|\n)*recipe\.yml, line 8"):
+        merge(Recipe.load(path))
+
+
+HOSTILE = {
+    "a key twice": ("lambda: 1\ndtype: float16\nlambda: 0\n", r"'lambda' stands here and in line 1(.|\n)*line 3"),
+    "a key twice, deeper": ("rules:\n- {kind: ffn, kind: norm}\n", r"'kind' stands here and in line 2"),
+    "aliases that multiply": (
+        "a: &a [x]\n" + "".join(f"b{i}: &b{i} [{', '.join([f'*b{i - 1}' if i else '*a'] * 9)}]\n" for i in range(12)),
+        "multiply"),
+    "merges that multiply": (
+        "a: &a {x: 1}\n"
+        + "".join(f"b{i}: &b{i} {{<<: [{', '.join([f'*b{i - 1}' if i else '*a'] * 9)}]}}\n" for i in range(12)),
+        "multiply"),
+    "itself": ("merge_method: linear\nmodels: &a [*a]\n", "holds itself"),
+    "depth": ("[" * 50_000, "nested too deep"),
+    "a tag that does not fit": ("lambda: !!bool maybe\n", "does not fit its tag"),
+    "a moment that is none": ("lambda: !!timestamp abc\n", "does not fit its tag"),
+    "a date that is none": ("lambda: 2001-13-45\n", "not valid YAML"),
+    "half of a character": ('chat_template: "\\uD800"\n', "lone surrogate"),
+    "more layers than memory": (
+        "sources: {instruct: i, thinking: t}\nlambda: 1\nrules: [{layers: 0-9999999999, lambda: 1}]\n", "so many layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_yaml_is_refused_in_our_words(tmp_path, case):
+    text, words = HOSTILE[case]
+    (tmp_path / "recipe.yml").write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        Recipe.load(tmp_path / "recipe.yml")

@@ -11,6 +11,7 @@ __all__ = [
     "Base",
     "Embeddings",
     "EstimandOption",
+    "Extrapolate",
     "Grading",
     "Instruct",
     "Json",
@@ -26,6 +27,7 @@ __all__ = [
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
 Base = Annotated[str | None, typer.Option(help="What both were made from: a folder or a hub id.")]
+Extrapolate = Annotated[bool, typer.Option("--extrapolate", help="Allow λ beyond [-0.5, 1.5].")]
 NoDoctor = Annotated[bool, typer.Option("--no-doctor", help="Do not examine the pair first.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `interpole sweep` writes it.")]
 RunOrCurves = Annotated[Path, typer.Argument(metavar="RUN|CURVES.csv", help="A run folder, or a curves.csv.")]

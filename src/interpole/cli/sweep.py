@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Embeddings, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.cli.options import Embeddings, Extrapolate, Layers, NoDoctor, Skip, TemplateFrom
 from interpole.engines.registry import BUILT_IN, default_engine
 from interpole.errors import RunError, printable
 from interpole.files import parse_yaml, read_json
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["start", "sweep"]
 
 LAMBDAS = "0:1:0.1"
-MERGED = ("sampler", "engine_options", "template_variables")  # settings given are put over the file's one by one
+MERGED = (
+    "sampler",
+    "engine_options",
+    "template_variables",
+    "recipe",
+)  # settings given are put over the file's one by one
 
 Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]")]
 TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]")]
@@ -147,6 +152,7 @@ def sweep(
     rounds: Rounds = 8,
     budget_tokens: BudgetTokens = None,
     budget_samples: BudgetSamples = None,
+    extrapolate: Extrapolate = False,
     no_doctor: NoDoctor = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, for machines; with --dry-run what would be done.")
@@ -171,7 +177,7 @@ def sweep(
         "lambdas": lam,
         "sampler": _said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
-        "recipe": {"rules": rules} if (rules := ablation(layers, skip or (), embeddings)) else {},
+        "recipe": _recipe(ablation(layers, skip or (), embeddings), extrapolate=extrapolate),
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
     if (data or grader or prompt) and not task:

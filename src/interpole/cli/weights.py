@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Base, Embeddings, Json, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.cli.options import Base, Embeddings, Extrapolate, Json, Layers, NoDoctor, Skip, TemplateFrom
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
+Dtype = Annotated[
+    str | None, typer.Option(help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.")
+]
+Vocabulary = Annotated[
+    str | None,
+    typer.Option(help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]"),
+]
 recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 
 
@@ -49,13 +56,8 @@ def merge(
         str | None, typer.Option(help="Rows of the think markers from instruct or thinking, whatever λ is elsewhere.")
     ] = None,
     template_from: TemplateFrom = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.")
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]"),
-    ] = None,
+    dtype: Dtype = None,
+    vocabulary: Vocabulary = None,
     source: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PLACE", help="Where a recipe's source lies now: a folder or a hub id. Repeat it."),
@@ -68,6 +70,7 @@ def merge(
         bool,
         typer.Option(help="Write NaN and infinity too, with a warning, as --no-doctor does. [default: refuse them]"),
     ] = False,
+    extrapolate: Extrapolate = False,
     no_doctor: NoDoctor = False,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +82,12 @@ def merge(
     """
     from interpole.checkpoints.hub import check_login, push
 
-    wanted = {"template_from": template_from, "dtype": dtype, "vocabulary": vocabulary}
+    wanted = {
+        "template_from": template_from,
+        "dtype": dtype,
+        "vocabulary": vocabulary,
+        "extrapolate": extrapolate or None,
+    }
     settings = {key: value for key, value in wanted.items() if value is not None}
     ablations = {"layers": layers, "skip": skip or (), "embeddings": embeddings}
     if source and thinking is not None:

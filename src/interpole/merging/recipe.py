@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
-from interpole.files import parse_yaml
-from interpole.merging.mergekit import translate
+from interpole.files import parse_yaml_lines
+from interpole.merging.mergekit import lines_of_rules, translate
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (
     Coefficients,
@@ -57,6 +57,13 @@ Sources = Annotated[dict[str, Source], BeforeValidator(_plain_sources)]
 """Name → source; a source may be written as its folder or hub id alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """File and line of every rule; recipes that say the same are equal wherever they were read."""
+
+    of: tuple[str, ...] = field(default=(), compare=False)
+
+
 class Recipe(Strict):
     """A merge: which sources, by which method, with which coefficients, and whose tokenizer and config go with it.
 
@@ -74,6 +81,7 @@ class Recipe(Strict):
             default `thinking`, at λ = 0 `instruct`.
         chat_template: Jinja text that takes the place of that source's chat template.
         vocabulary: what to do if tokenizers differ: `refuse`, `align` or `ids`, as `vocabulary.POLICIES` says.
+        extrapolate: allow λ beyond [−0.5, 1.5].
     """
 
     method: str = "linear"
@@ -87,6 +95,8 @@ class Recipe(Strict):
     template_from: str | None = None
     chat_template: str | None = None
     vocabulary: Literal["refuse", "align", "ids"] = "refuse"
+    extrapolate: bool | None = None
+    _places: _Places = PrivateAttr(_Places())
 
     @field_validator("stack")
     @classmethod
@@ -133,7 +143,13 @@ class Recipe(Strict):
         if part.lam is not None:
             if part.weights is not None:
                 raise ValueError("give `lambda` or `weights`, not both")
-            if any(not 0 <= number <= 1 for number in np.atleast_1d(part.lam)):
+            numbers = part.lam if isinstance(part.lam, list) else [part.lam]
+            if far := [number for number in numbers if not -0.5 <= number <= 1.5 and not self.extrapolate]:
+                raise ValueError(
+                    f"λ = {far[0]:g} lies far beyond the pair (0 is Instruct, 1 is Thinking): a typing error? "
+                    "If it is meant: --extrapolate (in a recipe, `extrapolate: true`)"
+                )
+            if any(not 0 <= number <= 1 for number in numbers):
                 warnings.warn(
                     f"λ = {part.lam} lies outside [0, 1]: it extrapolates beyond the pair",
                     InterpoleWarning,
@@ -178,14 +194,21 @@ class Recipe(Strict):
         for rule in self.rules:
             if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers).removeprefix("not "))) >= depth:
                 raise RecipeError(
-                    f"rule [{rule}] asks for layers beyond the last", remedy=f"the model has layers 0-{depth - 1}"
+                    f"rule [{rule}] asks for layers beyond the last",
+                    self._place(self.rules.index(rule)),
+                    f"the model has layers 0-{depth - 1}",
                 )
         if unused:
             raise RecipeError(
                 f"rule [{self.rules[min(unused)]}] matches no tensor",
+                self._place(min(unused)),
                 remedy=f"check it against the names, e.g. {', '.join(names[:3])}",
             )
         return result
+
+    def _place(self, number: int) -> str:
+        """Where rule `number` stands: file and line, or nothing where the recipe is of no file."""
+        return self._places.of[number] if number < len(self._places.of) else ""
 
     def _resolve(self, name: str, rules: list[Rule], depth: int) -> Coefficients:
         layer = found.layer if (found := role_of(name)) else None
@@ -229,11 +252,14 @@ class Recipe(Strict):
 
     def with_(self, **settings: Any) -> Recipe:
         """The same recipe with other settings, checked like any recipe; keys as in YAML."""
-        return build(self.model_dump(by_alias=True, exclude_none=True) | settings, "the recipe")
+        changed = build(self.model_dump(by_alias=True, exclude_none=True) | settings, "the recipe")
+        if changed.rules == self.rules:
+            changed._places = self._places
+        return changed
 
     def identity(self) -> str:
         """Canonical JSON of everything but where the sources lie: equal for recipes that do the same to the same weights."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        content = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"extrapolate"})
         return json.dumps(content | {"sources": sorted(self.sources)}, sort_keys=True)
 
     def to_yaml(self) -> str:
@@ -267,10 +293,17 @@ class Recipe(Strict):
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe: {error}", path) from None
-        content = parse_yaml(text, path, RecipeError)
+        content, lines = parse_yaml_lines(text, path, RecipeError)
         if not isinstance(content, dict):
             raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
-        return build(translate(text, path) if "merge_method" in content else content, path)
+        if "merge_method" in content:
+            content = translate(text, path)
+            numbers = lines_of_rules(text, path, content.get("rules") or ())
+        else:
+            numbers = [lines.get(("rules", number)) for number in range(len(content.get("rules") or ()))]
+        recipe = build(content, path)
+        recipe._places = _Places(tuple(f"{path}, line {number}" if number else str(path) for number in numbers))
+        return recipe
 
 
 DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float8_e4m3fn": "F8_E4M3"}
@@ -282,12 +315,22 @@ def build(content: Mapping[str, Any], where: object) -> Recipe:
     return validated(Recipe, content, where, RecipeError)
 
 
+MOST_LAMBDAS = 10_000
+
+
 def parse_lambdas(text: str) -> list[float]:
-    """λ values of `"0:1:0.1"` (start, stop, step, both ends included) or `"0.2,0.4,0.6"`; both may be mixed.
+    """λ values of `"0:1:0.1"` (start, stop, step; both ends included, also where no step meets the stop) or `"0.2,0.4,0.6"`.
+
+    Both may be mixed.
 
     Raises:
-        RecipeError: the text is neither.
+        RecipeError: the text is neither, or looks like a number with a decimal comma.
     """
+    if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", text) and float(text.split(",")[1]) > 1.5:
+        raise RecipeError(
+            f"{text} is read as two λ, the second far beyond the pair: is it a decimal comma?",
+            remedy=f'write {text.strip().replace(",", ".")}; for the two numbers, "{text.strip()}.0"',
+        )
     values: list[float] = []
     for part in text.split(","):
         try:
@@ -301,6 +344,9 @@ def parse_lambdas(text: str) -> list[float]:
             raise RecipeError(
                 f"not a λ or a range of them: {part!r}", remedy='write "0.6", "0.2,0.4" or "0:1:0.1"'
             ) from None
-        count = round((stop - start) / step + 1e-9)
-        values += [round(start + i * step, 10) for i in range(count + 1) if start + i * step <= stop + 1e-9]
+        if not (stop - start) / step < MOST_LAMBDAS:
+            raise RecipeError(f"{part}: more than {MOST_LAMBDAS:,} λ", remedy="take a larger step")
+        count = math.floor((stop - start) / step + 1e-9)
+        values += [round(start + i * step, 10) for i in range(count + 1)]
+        values.append(round(stop, 10))
     return list(dict.fromkeys(values))

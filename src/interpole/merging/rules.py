@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from interpole.checkpoints.names import KINDS, role_of
 from interpole.errors import RecipeError
@@ -32,8 +32,18 @@ __all__ = [
     "parse_layers",
 ]
 
-Value = float | list[float]
+
+def _no_comma(value: Any) -> Any:
+    """Name a decimal comma, which YAML reads as text."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value):
+        raise ValueError(f"{value} has a decimal comma; write {value.strip().replace(',', '.')}")
+    return value
+
+
+Value = Annotated[float | list[float], BeforeValidator(_no_comma)]
 """A number, or a gradient: numbers spread evenly over the layers and interpolated linearly between."""
+
+MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +186,14 @@ def list_layers(text: str) -> list[int]:
     layers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
+        if not match or len(part) > 40 or int(match[2] or match[1]) < int(match[1]):
             raise RecipeError(
                 f"not a layer range: {text!r}", remedy='write "12-35", "7" or "0,2,4-7" (both ends included)'
             )
-        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last - first + len(layers) >= MOST_LAYERS:
+            raise RecipeError(f"{part.strip()}: no model has so many layers", remedy=f"name fewer than {MOST_LAYERS:,}")
+        layers += range(first, last + 1)
     return layers
 
 

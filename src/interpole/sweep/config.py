@@ -158,6 +158,8 @@ class SweepConfig(Strict):
     @classmethod
     def _plain_tasks(cls, value: Any) -> Any:
         listed = [value] if isinstance(value, str | Mapping) else value
+        if not isinstance(listed, list | tuple):
+            return listed
         return tuple({"task": one} if isinstance(one, str) else one for one in listed)
 
     @field_validator("lambdas", mode="before")

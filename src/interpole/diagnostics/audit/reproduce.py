@@ -44,7 +44,7 @@ def propose(
             warnings.simplefilter(
                 "ignore", InterpoleWarning
             )  # λ beyond [0, 1] is what was found, not what is asked for
-            yield build({"sources": labels} | content | shared, "the audit")
+            yield build({"sources": labels} | content | shared | _beyond(content), "the audit")
 
 
 def _contents(verdict: str, tensors: Sequence[TensorAudit], lambda_map: LambdaMap | None) -> Iterator[dict[str, Any]]:
@@ -102,7 +102,15 @@ def _with_rows(recipe: Recipe, tensors: Sequence[TensorAudit], sides: Sides) -> 
     if not rules:
         return None
     content = recipe.model_dump(by_alias=True, exclude_none=True)
-    return build(content | {"rules": [*rules, *content["rules"]]}, "the audit")
+    content |= {"rules": [*rules, *content["rules"]]}
+    return build(content | _beyond(content), "the audit")
+
+
+def _beyond(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says if some λ of it lies far beyond the pair."""
+    values = [part.get("lambda") for part in (content, *content.get("rules", ()))]
+    numbers = [number for value in values for number in (value if isinstance(value, list) else [value])]
+    return {"extrapolate": True} if any(number is not None and not -0.5 <= number <= 1.5 for number in numbers) else {}
 
 
 def _odd_rows(recipe: Recipe, name: str, matrix: NDArray[Any], sides: Sides) -> list[int]:

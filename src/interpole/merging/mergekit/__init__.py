@@ -7,15 +7,15 @@ values, gradients and filters, and what differs, is in docs/mergekit.md. Nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from interpole.merging.mergekit.document import Document, Path, items, lookup, parse, reference
+from interpole.merging.mergekit.document import Document, Path, items, line_of_filter, lookup, parse, reference
 from interpole.merging.mergekit.settings import check_keys, read_segments, rules_of, settings
 from interpole.merging.methods import METHODS, get_method
 
-__all__ = ["translate"]
+__all__ = ["lines_of_rules", "translate"]
 
 TOP_KEYS = {
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
@@ -59,6 +59,13 @@ def translate(text: str, where: object) -> dict[str, Any]:
     if "slices" in data:
         recipe["stack"] = ",".join(f"{s.source[0]}-{s.source[-1]}" for s in segments if s.source)
     return recipe | tokenizer(document, names, base) | template(document)
+
+
+def lines_of_rules(text: str, where: object, rules: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """For every rule of a translated file the line of the filter that it stands for."""
+    document = parse(text, where)
+    words = [re.sub(r"\[(.)\]", r"\1", str(rule.get("name") or "")).strip("*") for rule in rules]
+    return [line_of_filter(document, word) if word else None for word in words]
 
 
 def list_models(document: Document) -> list[str]:

@@ -6,12 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import yaml
-
 from interpole.errors import RecipeError
-from interpole.files import yaml_loader
+from interpole.files import parse_yaml_lines
 
-__all__ = ["Document", "Path", "Setting", "chain", "items", "layer_range", "lookup", "parse", "reference"]
+__all__ = [
+    "Document",
+    "Path",
+    "Setting",
+    "chain",
+    "items",
+    "layer_range",
+    "line_of_filter",
+    "lookup",
+    "parse",
+    "reference",
+]
 
 Path = tuple[Any, ...]
 Setting = list[tuple[str | None, Any]]
@@ -46,28 +55,8 @@ class Document:
 
 def parse(text: str, where: object) -> Document:
     """The file as data, with the line of everything."""
-    lines: dict[Path, int] = {}
-    loader = yaml_loader()(text)
-
-    def plain(node: yaml.Node, path: Path) -> Any:
-        lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            loader.flatten_mapping(node)
-            result = {}
-            for key_node, value_node in node.value:
-                key = loader.construct_object(key_node, deep=True)
-                lines[*path, key] = key_node.start_mark.line + 1
-                result[key] = plain(value_node, (*path, key))
-            return result
-        if isinstance(node, yaml.SequenceNode):
-            return [plain(item, (*path, i)) for i, item in enumerate(node.value)]
-        return loader.construct_object(node, deep=True)
-
-    try:
-        root = loader.get_single_node()
-        return Document({} if root is None else plain(root, ()), lines, where)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"cannot read the file: {error}", where) from None
+    data, lines = parse_yaml_lines(text, where, RecipeError)
+    return Document({} if data is None else data, lines, where)
 
 
 def items(document: Document, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -149,3 +138,9 @@ def checked(document: Document, path: Path, value: Any) -> Any:
     if isinstance(value, int | float):
         return value if path[-1] == "max_iter" else float(value)
     return document.fail(path, f"expected a number, a list of numbers or a list of filter and value, found {value!r}")
+
+
+def line_of_filter(document: Document, word: str) -> int | None:
+    """The line of the first filter that says `word`."""
+    paths = (path for path in document.lines if path[-1:] == ("filter",) and lookup(document, path) == word)
+    return next((document.lines[path] for path in paths), None)
