@@ -166,8 +166,6 @@ def sweep(
 
     `interpole sweep --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
     """
-    from interpole.merging.rules import ablation
-
     served = _served(model or (), base_url, lam)
     settings: dict[str, Any] = {
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
@@ -177,7 +175,7 @@ def sweep(
         "lambdas": lam,
         "sampler": _said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
-        "recipe": _recipe(ablation(layers, skip or (), embeddings), extrapolate=extrapolate),
+        "recipe": _recipe(layers, skip or (), embeddings, extrapolate=extrapolate),
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
     if (data or grader or prompt) and not task:
@@ -219,6 +217,13 @@ def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *
         defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})
         given = defaults | given | pair
     return SweepConfig.of(given, instruct or "the sweep")
+
+
+def _recipe(layers: str | None, skip: Sequence[str], embeddings: str | None, *, extrapolate: bool) -> dict[str, Any]:
+    from interpole.merging.rules import ablation
+
+    rules = ablation(layers, skip, embeddings)
+    return ({"rules": rules} if rules else {}) | ({"extrapolate": True} if extrapolate else {})
 
 
 def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
