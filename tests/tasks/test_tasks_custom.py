@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from interpole import tasks
 from interpole.chat import Markers, parse_response
@@ -210,6 +212,60 @@ def test_a_pattern_that_backtracks_for_ever_costs_one_answer(write, monkeypatch)
     benchmark = tasks.load(write({"question": "Q", "answer": r"^(\w|\w\w)+:$"}), grader="regex")
     assert score(benchmark, "a" * 90) == (0, None)
     assert score(benchmark, "ab:") == (1, "b")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+rows = st.dictionaries(st.sampled_from(["question", "answer", "id", "choices", "difficulty", "x"]), values, max_size=6)
+lines = (
+    rows.map(lambda row: json.dumps(row).encode())
+    | st.binary(max_size=40)
+    | values.map(lambda value: json.dumps(value).encode())
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(lines, max_size=4).map(b"\n".join))
+def test_whatever_the_bytes_are_it_is_a_task_or_a_task_error_with_its_place(tmp_path, content):
+    path = tmp_path / "any.jsonl"
+    path.write_bytes(content)
+    said, problems = "", ()
+    try:
+        benchmark = tasks.load(str(path), grader="exact")
+        problems = benchmark.problems
+    except TaskError as error:
+        said = str(error)
+    assert problems or str(path) in said or "no problems" in said
+    for problem in problems:
+        assert json.loads(json.dumps(dict(problem.metadata), allow_nan=False)) == problem.metadata
+        grade = benchmark.grade(problem, parse_response(problem.answer, "stop", QWEN))["exact"]
+        assert grade.score == 1, problem
+
+
+def test_an_answer_that_is_the_reference_is_right(write):
+    references = [
+        "U.S.",
+        "$x",
+        "__name__",
+        "-",
+        "'",
+        '"',
+        "a\nb",
+        "Answer:",
+        "The answer is no",
+        "\\boxed{",
+        "}",
+        "\u0301",
+        "Å",
+        "…",
+    ]
+    benchmark = tasks.load(
+        write(*({"question": f"{n}?", "answer": one} for n, one in enumerate(references))), grader="exact"
+    )
+    assert [score(benchmark, one, number).score for number, one in enumerate(references)] == [1] * len(references)
 
 
 def test_problems_at_hand_are_graded_without_the_file(tmp_path):
