@@ -136,6 +136,28 @@ def test_what_is_published_does_not_say_where_folders_lie(pair, tmp_path, monkey
         assert "thinking" in (out / name).read_text()
 
 
+def test_folders_whose_names_are_no_text_are_merged(tmp_path):
+    pair = [
+        tiny.write(tmp_path / os.fsdecode(name), tiny.tensors(seed)) for seed, name in enumerate((b"i\xff", b"t\xfe"))
+    ]
+    recipe = Recipe.between(*pair, 0.5)
+    out = interpole.save(interpole.merge(recipe), tmp_path / os.fsdecode(b"out\xfd"))
+    assert is_the_merge_of(out, recipe)
+
+
+def test_a_file_that_may_not_be_read_is_named(pair, monkeypatch):
+    real = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self.name == "tokenizer_config.json":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json cannot be read: Permission denied"):
+        interpole.open(pair[0])
+
+
 def test_hub_ids_are_pinned_to_the_commit_that_was_read(tmp_path):
     commit = "0123456789abcdef" * 2 + "01234567"
     folders = [tmp_path / name / "snapshots" / commit for name in ("i", "t")]

@@ -74,7 +74,7 @@ def remembered(paths: Iterable[Path], compute: Callable[[], str]) -> str:
 def _state(path: Path) -> list[Any]:
     real = path.resolve()
     seen = real.stat()
-    return [str(real), seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+    return [ascii(str(real)), seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
 
 
 def _folder() -> Path:

@@ -72,10 +72,15 @@ def refuse_pointer(path: Path, name: str) -> None:
 
     Raises:
         CorruptError: `path` is such a pointer, not the file `name`.
+        CheckpointError: it cannot be read.
     """
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise CorruptError(f"{name} is a pointer of Git LFS, not the file itself", path, "run `git lfs pull` there")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(LFS_POINTER))
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read: {error.strerror}", path, "check its permissions") from None
+    if begin == LFS_POINTER:
+        raise CorruptError(f"{name} is a pointer of Git LFS, not the file itself", path, "run `git lfs pull` there")
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:

@@ -60,11 +60,10 @@ def pinned(merged: Merged) -> Recipe:
 
 def _place(place: str) -> str:
     """A hub id or a relative path as it is; an absolute path from here if it lies below, else its last name alone."""
-    path = Path(place).expanduser()
-    if not path.is_absolute():
-        return place
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else path.name
+    path, here = Path(place).expanduser(), Path.cwd()
+    if path.is_absolute():
+        place = str(path.relative_to(here)) if path.is_relative_to(here) and path != here else path.name
+    return place.encode("utf-8", "replace").decode()  # names of files may be no text
 
 
 def commit_of(source: Checkpoint) -> str | None:
