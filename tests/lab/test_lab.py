@@ -22,11 +22,11 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from interpole.lab.tokenizer import VOCAB_SIZE, build_tokenizer, prompt  # noqa: E402
-from interpole.lab.train import RECIPE, Recipe, Stage, learning_rate_factor, train  # noqa: E402
+from interpole.lab.train import SCHEDULE, Schedule, Stage, learning_rate_factor, train  # noqa: E402
 from interpole.tasks import chains  # noqa: E402
 
 EXAMPLE = "34 a-1 b-5 c*2 d-2 e+9 = ?"
-TINY = Recipe(*(Stage(steps=3, batch=4, lr=1e-3, lr_muon=1e-2) for _ in range(3)))
+TINY = Schedule(*(Stage(steps=3, batch=4, lr=1e-3, lr_muon=1e-2) for _ in range(3)))
 
 
 def left_to_right(question):
@@ -44,7 +44,7 @@ def tokenizer():
 def trained(tmp_path_factory):
     calls = []
     out = tmp_path_factory.mktemp("lab") / "deep" / "pair"
-    train("qwen3", 0, out, progress=lambda *call: calls.append(call), recipe=TINY)
+    train("qwen3", 0, out, progress=lambda *call: calls.append(call), schedule=TINY)
     return out, calls
 
 
@@ -197,23 +197,23 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(trained,
     def weights(folder):
         return [(folder / name / "model.safetensors").read_bytes() for name in ("base", "instruct", "thinking")]
 
-    train("qwen3", 0, tmp_path / "again", recipe=TINY)
-    train("qwen3", 1, tmp_path / "other", recipe=TINY)
+    train("qwen3", 0, tmp_path / "again", schedule=TINY)
+    train("qwen3", 1, tmp_path / "other", schedule=TINY)
     assert weights(tmp_path / "again") == weights(trained[0])
     assert not set(weights(tmp_path / "other")) & set(weights(trained[0]))
 
 
 def test_llama_trains_too(tmp_path):
-    train("llama", 0, tmp_path / "pair", recipe=TINY)
+    train("llama", 0, tmp_path / "pair", schedule=TINY)
     config = json.loads((tmp_path / "pair/thinking/config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
 def test_training_refuses_an_existing_folder_and_an_unknown_architecture(trained, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
-        train("qwen3", 0, trained[0], recipe=TINY)
+        train("qwen3", 0, trained[0], schedule=TINY)
     with pytest.raises(TaskError, match="no architecture 'gpt'"):
-        train("gpt", 0, tmp_path / "out", recipe=TINY)
+        train("gpt", 0, tmp_path / "out", schedule=TINY)
     assert not list(tmp_path.iterdir())
 
 
@@ -223,7 +223,7 @@ def test_a_training_that_breaks_off_leaves_nothing_behind(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train("qwen3", 0, tmp_path / "out", progress=stop, recipe=TINY)
+        train("qwen3", 0, tmp_path / "out", progress=stop, schedule=TINY)
     assert not list(tmp_path.iterdir())
 
 
@@ -247,7 +247,7 @@ def test_the_shipped_pair_was_trained_by_the_default_recipe():
     log = json.loads((shipped().base.parent / "training.json").read_text())
     steps = {name: log["recipe"][name]["steps"] for name in ("base", "instruct", "thinking")}
     assert (log["arch"], log["seed"]) == ("qwen3", 0)
-    assert steps == {name: getattr(RECIPE, name).steps for name in steps}
+    assert steps == {name: getattr(SCHEDULE, name).steps for name in steps}
 
 
 def test_the_shipped_tokenizer_is_the_one_we_build(tokenizer):

@@ -28,14 +28,14 @@ from interpole.errors import OutputError, TaskError
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, build_tokenizer, prompt
 from interpole.tasks import chains
 
-__all__ = ["ARCHITECTURES", "RECIPE", "Progress", "Recipe", "Stage", "build_model", "train"]
+__all__ = ["ARCHITECTURES", "SCHEDULE", "OnStep", "Schedule", "Stage", "build_model", "train"]
 
 ARCHITECTURES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 IGNORED = -100  # the label of tokens that are not learned: prompts and padding
 WARMUP_STEPS = 20
 WEIGHT_DECAY = 0.05
 
-Progress = Callable[[str, int, int, float], None]  # stage, steps done, steps of the stage, running loss per token
+OnStep = Callable[[str, int, int, float], None]  # stage, steps done, steps of the stage, running loss per token
 Style = Callable[[np.random.Generator, str], str]  # draws an answer to a question
 
 
@@ -50,7 +50,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Schedule:
     """The three stages; the two fine-tunes both start from the base."""
 
     base: Stage = Stage(steps=2300, batch=48, lr=3e-3, lr_muon=0.02)
@@ -58,7 +58,7 @@ class Recipe:
     thinking: Stage = Stage(steps=200, batch=48, lr=5e-4, lr_muon=0.003)
 
 
-RECIPE = Recipe()
+SCHEDULE = Schedule()
 
 
 def _mixed_answer(rng: np.random.Generator, question: str) -> str:
@@ -205,7 +205,7 @@ def _save(model: transformers.PreTrainedModel, tokenizer: transformers.PreTraine
     config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _train_into(folder: Path, arch: str, seed: int, recipe: Recipe, progress: Progress) -> None:
+def _train_into(folder: Path, arch: str, seed: int, schedule: Schedule, progress: OnStep) -> None:
     """`train` without the care for the output folder."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -215,11 +215,11 @@ def _train_into(folder: Path, arch: str, seed: int, recipe: Recipe, progress: Pr
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    log: dict[str, object] = {"arch": arch, "seed": seed, "recipe": asdict(recipe), "versions": versions}
+    log: dict[str, object] = {"arch": arch, "seed": seed, "recipe": asdict(schedule), "versions": versions}
     base: dict[str, torch.Tensor] = {}
     for number, (name, style) in enumerate(STYLES.items()):
         model.load_state_dict(base or model.state_dict())
-        stage: Stage = getattr(recipe, name)
+        stage: Stage = getattr(schedule, name)
         started = time.perf_counter()
         batches = _batches(tokenizer, style, stage, np.random.default_rng([seed, number]))
         losses = _fit(model, batches, stage, partial(progress, name))
@@ -229,7 +229,9 @@ def _train_into(folder: Path, arch: str, seed: int, recipe: Recipe, progress: Pr
     (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n")
 
 
-def train(arch: str, seed: int, out: Path, *, progress: Progress = lambda *_: None, recipe: Recipe = RECIPE) -> None:
+def train(
+    arch: str, seed: int, out: Path, *, progress: OnStep = lambda *_: None, schedule: Schedule = SCHEDULE
+) -> None:
     """Train base, Instruct and Thinking and write them to `out/base`, `out/instruct` and `out/thinking`.
 
     `out/training.json` says how. The folder appears when it is whole. Puts torch on one thread and seeds its global
@@ -240,7 +242,7 @@ def train(arch: str, seed: int, out: Path, *, progress: Progress = lambda *_: No
         seed: of the first weights and of the data.
         out: a folder that does not exist yet.
         progress: called after every step with stage, steps done, steps of the stage and running loss per token.
-        recipe: steps, batch sizes and learning rates; the default made the shipped pair.
+        schedule: steps, batch sizes and learning rates; the default made the shipped pair.
 
     Raises:
         OutputError: `out` exists already.
@@ -251,7 +253,7 @@ def train(arch: str, seed: int, out: Path, *, progress: Progress = lambda *_: No
     torch.set_num_threads(1)
     beside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        _train_into(beside, arch, seed, recipe, progress)
+        _train_into(beside, arch, seed, schedule, progress)
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

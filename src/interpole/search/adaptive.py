@@ -15,7 +15,7 @@ from typing import Any
 
 from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
-from interpole.files import write_atomic
+from interpole.files import plain, write_atomic
 from interpole.records import Sample
 from interpole.runs.journal import journal_path
 from interpole.runs.runfile import NAME, Part, exclusive
@@ -78,21 +78,23 @@ def run(
 
 
 def to_json(found: Found) -> dict[str, Any]:
-    """What was asked and spent, without the samples."""
+    """What was asked and spent, without the samples, as plain data."""
     probes = {lam: [s for s in found.probes if s.lam == lam] for lam in dict.fromkeys(s.lam for s in found.probes)}
-    return {
+    content = {
         "probes": [
             {"lam": lam, "responses": len(seen), "closed": sum(s.closed for s in seen), "tokens": sum(s.num_tokens for s in seen)}
             for lam, seen in probes.items()
         ],
         "bracket": found.bracket,
-        "rounds": [asdict(one) | {"added": list(one.added.items())} for one in found.rounds],
+        "rounds": [asdict(one) | {"added": [*one.added.items()]} for one in found.rounds],
         "stopped": found.stopped,
         "tokens": found.num_tokens,
         "responses": found.num_responses,
         "grid_tokens": round(found.grid_tokens),
         "grid_responses": found.grid_responses,
     }  # fmt: skip
+    plain_content: dict[str, Any] = plain(content)
+    return plain_content
 
 
 class LivePair:
