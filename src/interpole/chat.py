@@ -287,15 +287,19 @@ def _asked(
         where=f"question {question[:80]!r}",
         remedy="give another template (template_from), one that writes message.content",
     )
-    for number, form in enumerate((messages, in_parts)):
-        try:
-            prompt = render(template, form, add_generation_prompt=generation, **variables)
-        except _NotRenderedError as error:
-            problem = error if number == 0 else problem
-            continue
-        if _holds(prompt, question) and not (number and str(in_parts[-1]["content"][0])[:16] in prompt):
-            return prompt  # and does not write a part as Python would
-    raise problem
+    try:
+        prompt = render(template, messages, add_generation_prompt=generation, **variables)
+        if _holds(prompt, question):
+            return prompt
+    except _NotRenderedError as error:
+        problem = error
+    try:
+        prompt = render(template, in_parts, add_generation_prompt=generation, **variables)
+    except _NotRenderedError:
+        raise problem from None
+    if not _holds(prompt, question) or "{'type': 'text'" in prompt:  # the parts, written as Python would
+        raise problem
+    return prompt
 
 
 def _holds(prompt: str, question: str) -> bool:

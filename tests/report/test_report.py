@@ -398,6 +398,11 @@ def test_the_budget_holds_for_texts_that_hardly_get_smaller(
     assert packed.num_cut == 200
 
 
+def test_the_pages_script_is_laid_out_like_the_rest() -> None:
+    lines = (Path(pack.__file__).parent / "page.js").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 or "\t" in line or line != line.rstrip()] == []
+
+
 def unpacked(page: str) -> str:
     """A page with all its compressed parts written out."""
     parts = re.findall(r'<script type="application/gzip"[^>]*>([^<]*)</script>', page)
