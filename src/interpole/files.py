@@ -46,7 +46,14 @@ MAX_SEED = 2**31 - 1
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(data: str | bytes, where: object, error: type[InterpoleError] = CorruptError, remedy: str = "") -> Any:
+def parse_json(
+    data: str | bytes,
+    where: object,
+    error: type[InterpoleError] = CorruptError,
+    remedy: str = "",
+    *,
+    unique_keys: bool = False,
+) -> Any:
     """The value of a JSON text that somebody else may have written. Lone surrogates, which no file can hold, become U+FFFD.
 
     Args:
@@ -54,16 +61,27 @@ def parse_json(data: str | bytes, where: object, error: type[InterpoleError] = C
         where: its file, for messages.
         error: what to raise.
         remedy: what the reader can do.
+        unique_keys: refuse an object in which a key stands twice; else its last value counts.
 
     Raises:
         InterpoleError: of the kind `error`: not JSON, not UTF-8, or nested too deep.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_unique if unique_keys else None)
         return _paired(value) if _SURROGATE.search(data if isinstance(data, str) else data.decode("latin-1")) else value
     except (ValueError, RecursionError) as problem:
         what = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"not valid JSON: {what}", where, remedy) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys all differ."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+        found[key] = value
+    return found
 
 
 def _paired(value: Any) -> Any:

@@ -106,6 +106,7 @@ def test_an_error_in_a_function_of_the_users_is_named_with_its_place(write, tmp_
     [
         ("{oops", None, "not valid JSON"),
         ("[1]", None, "not an object"),
+        ('{"question": "Q", "answer": "1", "answer": "2"}', None, "the key 'answer' stands twice"),
         ({"question": "Q", "anwser": "A"}, None, r"question, anwser"),
         ({"question": " ", "answer": "A"}, None, "question: it is blank"),
         ({"question": ["Q"], "answer": "A"}, None, "question: expected a text, found a list"),

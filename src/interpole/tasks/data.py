@@ -70,7 +70,7 @@ def _row(line: bytes, number: int, place: str) -> tuple[str, dict[str, Any]] | N
         raise TaskError(what, where=place, remedy="save the file as UTF-8") from None
     if not text:
         return None
-    row = parse_json(text, place, TaskError, "write one JSON object per line")
+    row = parse_json(text, place, TaskError, "write one JSON object per line", unique_keys=True)
     if not isinstance(row, dict):
         raise TaskError(f"not an object: {text[:40]}", where=place, remedy='write {"question": …, "answer": …}')
     _check_values(row, place)
