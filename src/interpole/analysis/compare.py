@@ -13,8 +13,8 @@ from typing import Any
 
 from interpole.analysis.intervals import Z95
 from interpole.analysis.metrics import Z_POWER, Difference, Estimand, difference
-from interpole.analysis.tables import plain
 from interpole.errors import AnalysisError
+from interpole.files import plain
 from interpole.records import Sample
 
 __all__ = ["Comparison", "compare", "needed", "to_json"]

@@ -19,9 +19,10 @@ from scipy.interpolate import PchipInterpolator
 
 from interpole.analysis.intervals import UNKNOWN, Array, Interval, proportion
 from interpole.analysis.metrics import difference, measure, rows_and_samples
-from interpole.analysis.tables import CurveRow, plain
+from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
+from interpole.files import plain
 from interpole.records import Sample
 
 __all__ = ["Choice", "Recommendation", "recommend", "to_json"]

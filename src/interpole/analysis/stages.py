@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import difference, rows_and_samples
-from interpole.analysis.tables import CurveRow, plain
+from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
+from interpole.files import plain
 from interpole.records import Outcome, Sample
 
 __all__ = ["POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "to_json"]

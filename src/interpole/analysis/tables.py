@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from interpole.analysis.intervals import Interval
 from interpole.errors import AnalysisError, InterpoleWarning, printable
-from interpole.files import open_regular, read_json, write_atomic
+from interpole.files import open_regular, plain, read_json, write_atomic
 from interpole.records import Outcome
 
 __all__ = [
@@ -221,17 +221,6 @@ def _interval(fields: Mapping[str, float | None]) -> Interval:
 def _number(value: float | None) -> float:
     """JSON's null is our NaN."""
     return math.nan if value is None else float(value)
-
-
-def plain(value: Any) -> Any:
-    """`value` down to what JSON has: intervals as objects, tuples as lists, NaN as null."""
-    if isinstance(value, Interval):
-        return plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _check_header(header: list[str], path: Path) -> None:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interpole.analysis.tables import PointMetrics, plain
+from interpole.analysis.tables import PointMetrics
 from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
+from interpole.files import plain
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES, UNFINISHED
 

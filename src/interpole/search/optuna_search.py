@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interpole.analysis.scoring import score
-from interpole.analysis.tables import PointMetrics, plain
+from interpole.analysis.tables import PointMetrics
 from interpole.checkpoints.names import num_layers
 from interpole.engines.process import EngineProcess
 from interpole.errors import InterpoleError, RunError
-from interpole.files import content_hash, write_atomic
+from interpole.files import content_hash, plain, write_atomic
 from interpole.merging.recipe import build
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
 from interpole.search.study import open_study
