@@ -1,0 +1,43 @@
+"""What a sweep's configuration makes of what is said: profiles, points on the dial, what the engine needs."""
+
+import pytest
+
+import tiny
+from interpole.checkpoints.open import open_source
+from interpole.errors import RunError
+from interpole.sweep.config import SweepConfig
+from interpole.sweep.estimate import memory
+
+
+def test_a_profile_says_what_was_published_and_what_is_said_goes_before():
+    alone = SweepConfig.of({"profile": "paper-4b"})
+    assert [task.task for task in alone.tasks] == ["aime25", "ifeval", "gpqa_diamond"]
+    assert (alone.tasks[0].samples, alone.tasks[0].sampler["max_tokens"]) == (64, 81920)
+    assert alone.sources["thinking"].model == "Qwen/Qwen3-4B-Thinking-2507"
+    assert alone.lambdas == (0.0, 0.2, 0.4, 0.45, 0.5, 0.55, 0.6, 0.8, 1.0)
+    assert alone.points[0].sampler == {"temperature": 0.7, "top_p": 0.8}
+    said = {"tasks": ["aime25", {"task": "arithmetic", "limit": 3}], "lambdas": "0.3", "samples": 2, "points": []}
+    mine = SweepConfig.of({"profile": "paper-4b", "sampler": {"temperature": 0.9}, **said})
+    published, own = mine.tasks
+    assert (published.samples, published.sampler["temperature"], published.sampler["top_k"]) == (2, 0.9, 20)
+    assert (own.samples, own.limit, own.sampler) == (None, 3, {})
+    assert mine.point_names == ["λ=0.3"]
+    with pytest.raises(RunError, match="no profile 'paper-8b'; profiles are: paper-4b"):
+        SweepConfig.of({"profile": "paper-8b"})
+
+
+def test_what_a_profile_said_is_the_same_when_it_is_read_again():
+    config = SweepConfig.of({"profile": "paper-30b", "sampler": {"top_p": 0.5}})
+    assert SweepConfig.of(config.model_dump(exclude_unset=True, by_alias=True)) == config
+
+
+def test_memory_follows_the_dtype_that_the_engine_is_told(tmp_path):
+    folder = tiny.write(tmp_path / "m", tiny.tensors(0, layers=1))
+    content = {"sources": {"instruct": str(folder), "thinking": str(folder)}, "tasks": "arithmetic", "lambdas": "0"}
+    specs = open_source(str(folder)).specs.values()
+    num_elements = sum(spec.num_elements for spec in specs)
+    kept = memory(SweepConfig.of(content), 0)
+    wide = memory(SweepConfig.of(content | {"engine_options": {"dtype": "float32", "max_rows": 3}}), 0)
+    assert (kept.weights_bytes, kept.rows) == (sum(spec.num_bytes for spec in specs), 128)
+    assert (wide.weights_bytes, wide.rows) == (4 * num_elements, 3)
+    assert memory(SweepConfig.of(content | {"engine": "scripted"}), 0) is None
