@@ -24,6 +24,8 @@ __all__ = [
     "AbsoluteSums",
     "absolute_sums",
     "add_up",
+    "all_finite",
+    "count_differing",
     "dot",
     "float32_parts",
     "not_finite",
@@ -124,12 +126,30 @@ def count_differing(a: Array, b: Array) -> list[float]:
     return [float(np.count_nonzero(a.view(bits) != b.view(bits)))]
 
 
+_FIRST_NOT_FINITE = {
+    "BF16": 0x7F80,
+    "F16": 0x7C00,
+    "F32": 0x7F80 << 16,
+    "F64": 0x7FF << 52,
+    "F8_E4M3": 0x7F,
+    "F8_E5M2": 0x7C,
+}
+_CODES = {DTYPES[name]: first for name, first in _FIRST_NOT_FINITE.items()}
+"""Per dtype the bits of the smallest positive value that is no finite number; all beyond are none either."""
+
+
+def all_finite(array: Array) -> bool:
+    """Whether a flat array holds neither NaN nor infinity: two maxima over its bits, several times faster than `isfinite`."""
+    first, bits = _CODES.get(array.dtype), 8 * array.itemsize
+    if first is None or not array.size:
+        return True
+    codes = array.view(f"u{array.itemsize}")
+    return bool(codes.view(f"i{array.itemsize}").max() < first and codes.max() < first + (1 << (bits - 1)))
+
+
 def num_not_finite(x: Array) -> int:
     """How many elements of a flat float array are NaN or infinite."""
-    with np.errstate(all="ignore"):
-        if math.isfinite(absolute_sums(x, x).a):  # one of them makes the sum one too
-            return 0
-        return int(np.count_nonzero(~np.isfinite(x.astype(np.float64))))
+    return 0 if all_finite(x) else int(np.count_nonzero(~np.isfinite(x.astype(np.float64))))
 
 
 def not_finite(

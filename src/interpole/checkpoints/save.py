@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
-from interpole.checkpoints.safetensors import DTYPES, TensorSpec
+from interpole.checkpoints.reduce import all_finite
+from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
 from interpole.files import content_hash, exclusive
 
@@ -378,27 +379,6 @@ def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
             write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
             written += data.nbytes
     return written
-
-
-_FIRST_NOT_FINITE = {
-    "BF16": 0x7F80,
-    "F16": 0x7C00,
-    "F32": 0x7F80 << 16,
-    "F64": 0x7FF << 52,
-    "F8_E4M3": 0x7F,
-    "F8_E5M2": 0x7C,
-}
-_CODES = {DTYPES[name]: first for name, first in _FIRST_NOT_FINITE.items()}
-"""Per dtype the bits of the smallest positive value that is no finite number; all beyond are none either."""
-
-
-def all_finite(array: NDArray[Any]) -> bool:
-    """Whether a flat array holds neither NaN nor infinity: two maxima over its bits, several times faster than `isfinite`."""
-    first, bits = _CODES.get(array.dtype), 8 * array.itemsize
-    if first is None or not array.size:
-        return True
-    codes = array.view(f"u{array.itemsize}")
-    return bool(codes.view(f"i{array.itemsize}").max() < first and codes.max() < first + (1 << (bits - 1)))
 
 
 def _not_finite(checkpoint: Checkpoint, name: str, data: NDArray[Any]) -> CheckpointError:
