@@ -297,7 +297,13 @@ def test_a_run_json_that_is_none_is_named(run, text, message):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("lam", float("nan")), ("lam", "half"), ("task", "another"), ("parts", [{"first_sample": 0, "num_samples": 1}])],
+    [
+        ("lam", float("nan")),
+        ("lam", "half"),
+        ("task", "another"),
+        ("sampler", {"top_p": "x"}),
+        ("parts", [{"first_sample": 0, "num_samples": 1}]),
+    ],
 )
 def test_an_entry_that_makes_no_sense_is_named(run, key, value):
     change(run, lambda file: file["entries"][0].update({key: value}))

@@ -134,7 +134,7 @@ def _points(source: Path) -> tuple[list[Mark], list[figures.Band]]:
 def _ablated(points: Sequence[Mark], run: Path, key: str) -> list[Mark]:
     """The points of a run whose recipe has rules by `key`, below the whole merges at the same λ."""
     recipes = {(entry.task, entry.point): entry.recipe for entry in RunFile.load(run).current}
-    rules = {at: [rule for rule in recipe.get("rules", ()) if _sets(rule, key)] for at, recipe in recipes.items()}
+    rules = {at: [rule for rule in _rules(recipe) if _sets(rule, key)] for at, recipe in recipes.items()}
     chosen = [mark for mark in points if rules[mark.task, mark.point]]
     if not chosen:
         what = "layers" if key == "layers" else "sublayers"
@@ -143,9 +143,15 @@ def _ablated(points: Sequence[Mark], run: Path, key: str) -> list[Mark]:
             run,
             "give such points in sweep.yml (`preset: skip-ffn-0.8`, or a recipe with rules): docs/sweep.md",
         )
-    lams = {recipes[mark.task, mark.point].get("lambda") for mark in chosen}
+    lams = [recipes[mark.task, mark.point].get("lambda") for mark in chosen]
     whole = [mark for mark in points if mark.lam is not None and mark.lam in lams]
     return [*whole, *(mark for mark in chosen if mark not in whole)]
+
+
+def _rules(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rules of a recipe in a run.json, which may be anybody's."""
+    rules = recipe.get("rules")
+    return [rule for rule in rules if isinstance(rule, Mapping)] if isinstance(rules, list) else []
 
 
 def _sets(rule: Mapping[str, Any], key: str) -> bool:

@@ -91,7 +91,7 @@ class Entry(Strict):
     problems_hash: str
     fingerprint: str  # of the weights
     recipe: dict[str, Any]
-    sampler: dict[str, Any]
+    sampler: dict[str, int | FiniteFloat]
     asking: dict[str, Any] = {}  # what else is special here: instruction, budget_tokens, close
     folder: Annotated[str, AfterValidator(_plain)]  # relative to the run
     parts: tuple[Part, ...] = ()
