@@ -49,12 +49,20 @@ __all__ = [
 ]
 
 
+PIPE_WIDTH = 400  # columns, where nobody reads them on a screen: a table is as wide as it needs
+
+
 class Terminal(Console):
     """A console that takes text as it is: no markup, control characters shown; wrapped for terminals, whole for pipes."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         """Write to stdout, or to stderr."""
         super().__init__(stderr=stderr, highlight=False, markup=False)
+
+    @property
+    def options(self) -> ConsoleOptions:
+        """How wide things are."""
+        return super().options if self.is_terminal else super().options.update_width(PIPE_WIDTH)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, without cutting lines where nobody reads them on a screen."""
