@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from interpole.analysis import compare as comparison
 from interpole.analysis import recommend as module
-from interpole.analysis.compare import compare, needed
+from interpole.analysis.compare import compare, holm, needed
 from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import difference
 from interpole.analysis.recommend import average, recommend
@@ -305,6 +305,22 @@ def test_more_samples_are_offered_only_where_they_would_do():
 def test_one_sample_each_does_not_tell_whether_more_would_do():
     (c,) = compare(run({0.6: 0.7, 0.8: 0.72}, RUN_TOKENS, questions=30, k=1), ["0.6", "0.8"])
     assert "cannot be told from one sample each" in c.takes
+
+
+def test_many_comparisons_are_a_family():
+    assert holm([0.01, 0.04, 0.03, math.nan, 0.005]) == pytest.approx([0.03, 0.06, 0.06, math.nan, 0.02], nan_ok=True)
+    rng, alarms = np.random.default_rng(3), 0
+    for i in range(40):
+        right = rng.random((11, 60)) < 0.5
+        samples = [
+            replace(one, problem_id=f"q{q}", lam=float(lam), point=f"λ={lam}", grades={"own": float(right[lam, q])})
+            for one in run({0.0: 0.5}, RUN_TOKENS, questions=1, k=1)
+            for lam in range(11)
+            for q in range(60)
+        ]
+        found = compare(samples, [str(lam) for lam in range(11)], resamples=2, seed=i)
+        alarms += any("better" in c.verdict or "worse" in c.verdict for c in found)
+    assert alarms <= 6  # one by one, in a third of the runs
 
 
 def test_points_that_are_not_there_are_refused_with_those_that_are():

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, xlogy
 from scipy.stats import t
 
-from interpole.analysis.intervals import Interval, random_effects
+from interpole.analysis.intervals import Interval, change_interval, random_effects
 from interpole.analysis.links import LINKS, crossings, curves, fit_curves, fit_logistic
 from interpole.analysis.stages import bracket, find_stages, to_json
 from interpole.analysis.tables import CurveRow
@@ -349,21 +349,41 @@ def test_no_dial_point_and_a_task_called_pooled_are_refused():
 # --- stage 3 and failures ----------------------------------------------------------------------------------------
 
 
-def test_over_thinking_is_tokens_that_rise_while_accuracy_does_not():
-    s, _ = find_stages(run(sharp, tokens=lambda lam: 100 + 400 * lam))
+def test_over_thinking_is_tokens_that_rise_while_a_gain_is_ruled_out():
+    s, _ = find_stages(run(sharp, tokens=lambda lam: 100 + 400 * lam), margin=0.2)
     assert [(step.lam, step.to) for step in s.steps] == [(0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0), (0.6, 1.0)]
     assert {step.verdict for step in s.steps} == {"over-thinking"}
     last = s.steps[-1]
     assert last.tokens.value == pytest.approx(160)
     assert last.accuracy.includes(0)
-    assert last.detectable > 0
+    assert last.p_gain < 0.05
 
 
-def test_tokens_that_buy_accuracy_are_a_gain_and_lost_accuracy_a_loss():
+def test_what_few_questions_cannot_show_is_no_over_thinking():
+    s, _ = find_stages(run(sharp, tokens=lambda lam: 100 + 400 * lam))
+    assert {step.verdict for step in s.steps} == {"undetermined"}  # 20 questions say nothing about 2 points
+    assert all(step.detectable > step.margin for step in s.steps)
+    assert "a gain of 2 points is not ruled out" in s.steps[0].words
+
+
+def test_tokens_that_buy_accuracy_are_worth_it_and_lost_accuracy_is_over_thinking():
     rising = run(sharp, tokens=lambda lam: 500 * lam, score=lambda lam: lam)
     falling = run(sharp, tokens=lambda lam: 500 * lam, score=lambda lam: 1.3 - lam)
-    assert find_stages(rising)[0].steps[-1].verdict == "gain"
-    assert find_stages(falling)[0].steps[-1].verdict == "loss"
+    assert find_stages(rising)[0].steps[-1].verdict == "worth it"
+    lost = find_stages(falling)[0].steps[-1]
+    assert lost.verdict == "over-thinking"
+    assert lost.accuracy.high < 0
+
+
+def test_a_gain_of_the_margin_is_called_over_thinking_in_one_of_twenty_sweeps_at_most():
+    rng, ease = np.random.default_rng(3), np.random.default_rng(4).beta(2, 1, 300)
+    called = 0
+    for _ in range(60):
+        after = np.clip(ease + 0.04, 0, 1)
+        change = rng.binomial(8, after) / 8 - rng.binomial(8, ease) / 8
+        found = change_interval(change, 8)
+        called += t.cdf((change.mean() - (after - ease).mean()) / found.error, found.freedom) < 0.05
+    assert called <= 8
 
 
 def test_tokens_that_do_not_rise_are_flat():

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from interpole.analysis.intervals import Z95
+from interpole.analysis.intervals import Z95, interval_text
 from interpole.analysis.metrics import Z_POWER, Difference, Estimand, difference
 from interpole.errors import AnalysisError
 from interpole.files import plain
 from interpole.records import Sample
 
-__all__ = ["Comparison", "compare", "needed", "to_json"]
+__all__ = ["Comparison", "compare", "holm", "needed", "to_json"]
+
+
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Comparison:
     accuracy: Difference
     tokens: Difference
     think: Difference
+    p_adjusted: float  # of accuracy: two-sided, by Holm over all comparisons of this task; NaN: one question
     verdict: str  # whether they differ, in words
     takes: str  # what this comparison can show, and what a smaller difference would take
 
@@ -73,11 +77,37 @@ def compare(
                     )
                     for metric in ("mean", "tokens", "think")
                 )
-                verdict, takes = _verdict(accuracy) + "".join(map(_forced, sides)), _takes(accuracy, effect)
-                found.append(Comparison(task, names[0], name, accuracy, tokens, think, verdict, takes))
+                takes, forced = _takes(accuracy, effect), "".join(map(_forced, sides))
+                found.append(Comparison(task, names[0], name, accuracy, tokens, think, math.nan, forced, takes))
     if not found:
         raise AnalysisError(f"no task has {names[0]!r} and another of the points", remedy="sweep them on one task")
-    return found
+    return [
+        one
+        for task in dict.fromkeys(one.task for one in found)
+        for one in _judged([x for x in found if x.task == task])
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for being a family (Holm, Scandinavian Journal of Statistics 1979); NaN stay out of it.
+
+    Whatever is true, the chance that any of those below a level is a false alarm stays below that level.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, least = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * p))
+        adjusted[i] = least
+    return adjusted
+
+
+def _judged(family: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one task with their verdicts, as a family."""
+    adjusted = holm([one.accuracy.p_value for one in family])
+    return [
+        replace(one, p_adjusted=p, verdict=_verdict(one.accuracy, p, len(family)) + one.verdict)
+        for one, p in zip(family, adjusted, strict=True)
+    ]
 
 
 def needed(change: Difference, effect: float) -> tuple[int, float | None]:
@@ -131,15 +161,17 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-def _verdict(change: Difference) -> str:
-    """Whether accuracy differs."""
-    value, low, high = change.value
-    if math.isnan(low):
+def _verdict(change: Difference, p_adjusted: float, num: int) -> str:
+    """Whether accuracy differs, by the p value adjusted for `num` comparisons; the interval is of this one alone."""
+    if math.isnan(change.value.low):
         return "one question cannot tell two points apart"
-    span = f"{100 * value:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
-    if not change.significant:
-        return f"no difference seen between {change.a} and {change.b}: {span}"
-    return f"{change.b} is {'better' if value > 0 else 'worse'} than {change.a}: {span}"
+    span = f"{interval_text(change.value, 100, sign='+', unit=' points')}"
+    if num > 1:
+        span += f", p = {p_adjusted:.2g} by Holm over {num} comparisons"
+    if p_adjusted >= SIGNIFICANCE:
+        alone = "; alone it would seem to" if change.significant else ""
+        return f"no difference seen between {change.a} and {change.b}: {span}{alone}"
+    return f"{change.b} is {'better' if change.value.value > 0 else 'worse'} than {change.a}: {span}"
 
 
 def _takes(change: Difference, effect: float) -> str:

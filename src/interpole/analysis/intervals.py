@@ -21,7 +21,9 @@ __all__ = [
     "Change",
     "Interval",
     "change_interval",
+    "ends_text",
     "expanded_level",
+    "interval_text",
     "percentiles",
     "proportion",
     "random_effects",
@@ -47,6 +49,26 @@ class Interval(NamedTuple):
     def includes(self, number: float) -> bool:
         """Whether `number` lies between the ends, ends included."""
         return self.low <= number <= self.high
+
+
+def ends_text(interval: Interval, scale: float = 1.0, digits: int = 1, sign: str = "") -> str:
+    """The ends as text, `[58.0, 64.4]`; nothing where they are not known.
+
+    Args:
+        interval: what to show.
+        scale: 100 for percent or points.
+        digits: after the decimal point.
+        sign: "+" to show it always.
+    """
+    if math.isnan(interval.low):
+        return ""
+    return f"[{scale * interval.low:{sign},.{digits}f}, {scale * interval.high:{sign},.{digits}f}]"
+
+
+def interval_text(interval: Interval, scale: float = 1.0, digits: int = 1, sign: str = "", unit: str = "") -> str:
+    """A value with its ends as text, `61.3 % [58.0, 64.4]`; `unit` follows the value, the rest is as of `ends_text`."""
+    value = f"{scale * interval.value:{sign},.{digits}f}{unit}"
+    return f"{value} {ends_text(interval, scale, digits, sign)}".rstrip()
 
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)

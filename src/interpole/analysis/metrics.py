@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy import stats
 
 from interpole.analysis.intervals import (
     UNKNOWN,
@@ -68,6 +69,20 @@ class Difference:
     detectable: float  # minimum detectable effect: at 5 % significance, seen with 80 % power
     freedom: int  # degrees of freedom of its t
     sampling_variance: float  # part of standard_error² that more samples per question would remove; NaN: unknown
+
+    def chance(self, at: float = 0.0) -> float:
+        """P of the one-sided test that the difference is `at` or more, against that it is less; NaN: one question."""
+        if self.freedom < 1:
+            return math.nan
+        if self.standard_error == 0:
+            return float(np.sign(self.value.value - at) + 1) / 2
+        return float(stats.t.cdf((self.value.value - at) / self.standard_error, self.freedom))
+
+    @property
+    def p_value(self) -> float:
+        """Of the two-sided test that there is no difference."""
+        less = self.chance()
+        return 2 * min(less, 1 - less)
 
     @property
     def significant(self) -> bool:

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-from interpole.analysis.intervals import Interval
+from interpole.analysis.intervals import Interval, interval_text
 from interpole.analysis.metrics import difference, rows_and_samples
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
@@ -22,13 +22,16 @@ from interpole.errors import AnalysisError
 from interpole.files import plain
 from interpole.records import Outcome, Sample
 
-__all__ = ["POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "to_json"]
+__all__ = ["POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "step", "to_json"]
 
 POOLED = "pooled"
 VERBOSE = 2.0  # times the tokens of the smallest λ
 HIGH_SIGMA = 0.08  # beyond it, the models were seen to be too far apart to interpolate
 OPEN_SHARE = 0.1  # of responses that run long without closing
 NOT_CLOSED = frozenset({Outcome.UNCLOSED, Outcome.UNMARKED, Outcome.PSEUDO_CLOSED, Outcome.LOOPING, Outcome.TRUNCATED})
+StepVerdict = Literal["over-thinking", "worth it", "undetermined", "flat"]
+MARGIN = 0.02  # of accuracy: what more tokens must bring at least
+ALPHA = 0.05  # of each one-sided test of a step
 ByLam = dict[float, list[Sample]]
 
 
@@ -41,7 +44,28 @@ class Step:
     tokens: Interval  # change of Token #N
     accuracy: Interval  # change of Mean@k
     detectable: float  # the smallest change of Mean@k that this many questions show with 80 % power
-    verdict: Literal["over-thinking", "gain", "loss", "flat"]
+    margin: float  # a gain below it is not worth more tokens
+    p_longer: float  # one-sided: that tokens do not rise
+    p_gain: float  # one-sided: that the gain is the margin or more
+    verdict: StepVerdict
+
+    @property
+    def words(self) -> str:
+        """The verdict in a sentence, with its figures."""
+        figures = (
+            f"from λ={self.lam:g} to {self.to:g} {interval_text(self.tokens, sign='+')} tokens and "
+            f"{interval_text(self.accuracy, 100, sign='+')} points of accuracy"
+        )
+        margin = f"{100 * self.margin:g} points"
+        return {
+            "over-thinking": f"over-thinking: {figures}: a gain of {margin} or more is ruled out (p = {self.p_gain:.2g})",
+            "worth it": f"worth it: {figures}",
+            "undetermined": (
+                f"undetermined: {figures}: a gain of {margin} is not ruled out, and none is seen; differences below "
+                f"{100 * self.detectable:.1f} points go unseen"
+            ),
+            "flat": f"no more tokens seen: {figures}",
+        }[self.verdict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +99,19 @@ class Stages:
 
 
 def find_stages(
-    data: Sequence[CurveRow] | Sequence[Sample], *, sigma: float | None = None, resamples: int = 2000, seed: int = 0
+    data: Sequence[CurveRow] | Sequence[Sample],
+    *,
+    sigma: float | None = None,
+    margin: float = MARGIN,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[Stages]:
     """Find the stages of every task in `data`, and of all tasks pooled (the last entry).
 
     Args:
         data: rows of a curves.csv, or the samples of a run. Points off the dial are left out.
         sigma: weight similarity of the two models, to tell why a merge is incoherent.
+        margin: see `step`.
         resamples: for intervals.
         seed: of the resampling.
 
@@ -101,7 +131,7 @@ def find_stages(
         evidence = seen(resamples=resamples, seed=seed + index)
         transitions[task] = find_transition(evidence)
         by_lam = {row.lam: [s for s in own if s.lam == row.lam] for row in mine} if own else {}
-        found.append(_task_stages(mine, by_lam, evidence, transitions[task], sigma, resamples, seed))
+        found.append(_task_stages(mine, by_lam, evidence, transitions[task], sigma, margin, resamples, seed))
     return [*found, _pooled(found, transitions)]
 
 
@@ -125,6 +155,7 @@ def _task_stages(
     evidence: Evidence,
     found: Transition,
     sigma: float | None,
+    margin: float,
     resamples: int,
     seed: int,
 ) -> Stages:
@@ -132,7 +163,7 @@ def _task_stages(
     stage2 = bracket(rows)
     late = [row.lam for row in rows if stage2 and row.lam >= stage2[1] and row.lam in samples]
     pairs = [*pairwise(late), *([(late[0], late[-1])] if len(late) > 2 else [])]
-    steps = tuple(_step(lam, to, samples, resamples, seed) for lam, to in pairs)
+    steps = tuple(step(lam, to, samples, margin=margin, resamples=resamples, seed=seed) for lam, to in pairs)
     signatures = (
         *_verbose(rows),
         *_incoherent(rows, sigma),
@@ -180,14 +211,34 @@ def _needs(rows: Sequence[CurveRow], samples: ByLam, evidence: Evidence) -> tupl
     return tuple(question for question, is_open in open_questions.items() if is_open)
 
 
-def _step(lam: float, to: float, samples: ByLam, resamples: int, seed: int) -> Step:
-    """Test whether going from `lam` to `to` over-thinks: tokens rise, while no change of accuracy is seen."""
-    tokens = difference(samples[lam], samples[to], metric="tokens", resamples=resamples, seed=seed).value
+def step(
+    lam: float, to: float, samples: ByLam, *, margin: float = MARGIN, resamples: int = 2000, seed: int = 0
+) -> Step:
+    """Test whether going from `lam` to `to` over-thinks: tokens rise, and a gain of `margin` or more is ruled out.
+
+    The latter is one half of two one-sided tests (Schuirmann 1987): not equivalence, since accuracy that falls is
+    over-thinking too. "Not significant" is no evidence: where neither a gain nor its absence is shown, the verdict is
+    undetermined.
+
+    Args:
+        lam: where from.
+        to: where to.
+        samples: by λ.
+        margin: a gain in Mean@k below it is not worth more tokens.
+        resamples: for the interval of tokens.
+        seed: of the resampling.
+    """
+    tokens = difference(samples[lam], samples[to], metric="tokens", resamples=resamples, seed=seed)
     accuracy = difference(samples[lam], samples[to], resamples=resamples, seed=seed)
-    verdict: Literal["over-thinking", "gain", "loss", "flat"] = "over-thinking" if tokens.low > 0 else "flat"
-    if accuracy.significant:
-        verdict = "gain" if accuracy.value.value > 0 else "loss"
-    return Step(lam, to, tokens, accuracy.value, accuracy.detectable, verdict)
+    p_longer, p_gain = 1 - tokens.chance(), accuracy.chance(margin)
+    verdict: StepVerdict = "undetermined"
+    if not p_longer < ALPHA:
+        verdict = "flat"
+    elif p_gain < ALPHA:
+        verdict = "over-thinking"
+    elif accuracy.chance() > 1 - ALPHA:
+        verdict = "worth it"
+    return Step(lam, to, tokens.value, accuracy.value, accuracy.detectable, margin, p_longer, p_gain, verdict)
 
 
 def _verbose(rows: Sequence[CurveRow]) -> Iterator[Signature]:

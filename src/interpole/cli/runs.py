@@ -61,13 +61,21 @@ def _regrade(run: Path, trust: bool) -> None:
         typer.echo(f"{task}: not graded again, as its scorers are Inspect's; see `inspect score`", err=True)
 
 
-def stages(source: RunOrCurves, *, grading: Grading = None, as_json: Json = False) -> None:
+def stages(
+    source: RunOrCurves,
+    *,
+    margin: Annotated[
+        float, typer.Option(help="A gain in accuracy below it is not worth more tokens (a share).")
+    ] = 0.02,
+    grading: Grading = None,
+    as_json: Json = False,
+) -> None:
     """Find the three stages: where thinking sets in (Think #R at 5, 50 and 95 %), per task and pooled."""
     from interpole.analysis.scoring import load
     from interpole.analysis.stages import find_stages, to_json
     from interpole.cli.show import show_json, show_next, show_stages
 
-    found = find_stages(load(source, grading=grading))
+    found = find_stages(load(source, grading=grading), margin=margin)
     if as_json:
         show_json(to_json(found))
     else:

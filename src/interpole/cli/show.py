@@ -175,12 +175,12 @@ def show_metrics(metrics: Sequence[PointMetrics]) -> None:
 
 def show_stages(stages: Sequence[Stages]) -> None:
     """The stage boundaries per task and pooled, then notes, and what is still open."""
+    from interpole.analysis.intervals import ends_text
 
     def boundary(found: Interval | None) -> Text:
         if found is None:
             return Text("–")
-        ends = f" ({found.low:.2f}–{found.high:.2f})" if found.low == found.low else ""
-        return Text.assemble(f"{found.value:.2f}", (ends, "dim"))
+        return Text.assemble(f"{found.value:.2f} ", (ends_text(found, digits=2), "dim"))
 
     rows = [
         [
@@ -199,6 +199,8 @@ def show_stages(stages: Sequence[Stages]) -> None:
         for line in (s.refusal, *s.notes, *(f"open: {need}" for need in s.needs)):
             if line:
                 console.print(dim(f"{s.task}: {line}"))
+        for one in s.steps:
+            console.print(f"{s.task}: {one.words}.")
         for sign in s.signatures:
             console.print(Text.assemble(f"{s.task}: ", (sign.name, "bold"), f": {sign.numbers}. {sign.remedy}"))
 

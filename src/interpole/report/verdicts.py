@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-from interpole.analysis.intervals import Interval
+from interpole.analysis.intervals import Interval, interval_text
 from interpole.analysis.metrics import difference
 from interpole.analysis.recommend import recommend
-from interpole.analysis.stages import POOLED, Stages, find_stages
+from interpole.analysis.stages import POOLED, Stages, find_stages, step
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.records import Sample
 from interpole.report.figures import Band
@@ -119,44 +119,39 @@ def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], 
 
 
 def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]:
-    """Over-thinking: longer responses that bring nothing that can be seen, from where it starts to the last λ."""
-    steps = [step for step in stages.steps if step.lam < step.to]
-    single = [step for step in steps if not any(step.lam < other.to < step.to for other in steps)]
-    late = list(takewhile(lambda step: step.verdict == "over-thinking", reversed(single)))
-    if not late or not samples:
+    """Over-thinking from where it starts to the last λ, or that it cannot be told."""
+    single = [one for one in stages.steps if not any(one.lam < other.to < one.to for other in stages.steps)]
+    late = list(takewhile(lambda one: one.verdict == "over-thinking", reversed(single)))
+    if not samples or not single:
         return []
+    if not late:
+        whole = stages.steps[-1]
+        text = _sentence(whole.words)
+        open_ = "Whether it over-thinks cannot be told" if whole.verdict == "undetermined" else ""
+        return [Verdict("cost", stages.task, open_, text)] if open_ else []
     start, end = late[-1].lam, late[0].to
-    sides = [[s for s in samples if s.task == stages.task and s.lam == lam] for lam in (start, end)]
-    longer = difference(sides[0], sides[1], metric="tokens", resamples=RESAMPLES, seed=seed)
-    gained = difference(sides[0], sides[1], resamples=RESAMPLES, seed=seed)
-    text = (
-        f"From λ = {start:g} to {end:g} a response grows by {tokens(longer.value)} tokens, while accuracy changes by "
-        f"{points(gained.value)}, paired by question."
-    )
-    return [Verdict("cost", stages.task, f"Beyond λ = {start:g} it over-thinks", text)]
+    by_lam = {lam: [s for s in samples if s.task == stages.task and s.lam == lam] for lam in (start, end)}
+    found = step(start, end, by_lam, margin=late[0].margin, resamples=RESAMPLES, seed=seed)
+    return [Verdict("cost", stages.task, f"Beyond λ = {start:g} it over-thinks", _sentence(found.words))]
 
 
 def percent(interval: Interval) -> str:
     """`62.5 % [55.0, 70.1]`; without ends where they are not known."""
-    value, low, high = (100 * x for x in interval)
-    return f"{value:.1f} %" + (f" [{low:.1f}, {high:.1f}]" if low == low else "")
+    return interval_text(interval, 100, unit=" %")
 
 
 def points(interval: Interval) -> str:
     """`−0.3 points [−2.0, 1.4]`: a difference of shares."""
-    value, low, high = (100 * x for x in interval)
-    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    return interval_text(interval, 100, sign="+", unit=" points").replace("-", "−")
 
 
 def tokens(interval: Interval) -> str:
     """`1,234 [1,100, 1,380]`; one decimal below 100."""
-    value, low, high = (f"{x:,.0f}" if abs(interval.value) >= 100 else f"{x:,.1f}" for x in interval)
-    return f"{value}" + (f" [{low}, {high}]" if interval.low == interval.low else "")
+    return interval_text(interval, digits=0 if abs(interval.value) >= 100 else 1)
 
 
 def _lam(interval: Interval) -> str:
-    ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.low == interval.low else ""
-    return f"{interval.value:.2f}{ends}"
+    return interval_text(interval, digits=2)
 
 
 def _sentence(text: str) -> str:
