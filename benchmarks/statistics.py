@@ -2,7 +2,7 @@
 
 python benchmarks/statistics.py [PART …] [--smoke] [--into docs]
 
-Parts are stages, shares, decisions and adaptive; without one, all, in less than an hour on two cores. `--into` puts the tables
+Parts are stages, shares and decisions; without one, all, in less than an hour on two cores. `--into` puts the tables
 between their marks in the pages of a folder.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # so that this file does not stand in for Python's `statistics`
 
-PARTS = {"stages": "stages.md", "shares": "statistics.md"}
+PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md"}
 
 
 def lines_of(part: str, smoke: bool) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import norm
+from scipy.stats import norm, studentized_range
 
 from interpole.analysis import compare as comparison
 from interpole.analysis import recommend as module
@@ -17,6 +17,7 @@ from interpole.analysis.compare import compare, holm, needed
 from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import difference
 from interpole.analysis.recommend import average, recommend
+from interpole.analysis.selection import critical, noise, optimism
 from interpole.analysis.tables import CurveRow
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
@@ -224,6 +225,59 @@ def test_a_budget_within_the_interval_is_pointed_out():
     found = recommend(samples, max_tokens=420)
     assert found.lam == 0.6
     assert any("the budget lies within the interval" in note for note in found.notes)
+
+
+def test_the_accuracy_of_the_best_of_many_equal_lambdas_is_corrected():
+    rng, raw, mended = np.random.default_rng(1), [], []
+    for i in range(60):
+        each = rng.binomial(8, np.repeat(rng.beta(2, 2, (30, 1)), 20, axis=1)) / 8
+        errors = noise(each, 200, i)
+        best = each.mean(axis=0).max()
+        raw.append(best - each.mean())
+        mended.append(best - optimism(each.mean(axis=0), errors, lambda c: np.argmax(c, axis=1)) - each.mean())
+    assert np.mean(raw) > 0.03
+    assert abs(np.mean(mended)) < 0.2 * np.mean(raw)
+
+
+def test_where_one_lambda_is_clearly_best_nothing_is_taken_off():
+    each = np.random.default_rng(2).binomial(8, np.repeat([[0.2, 0.3, 0.4, 0.9]], 100, axis=0)) / 8
+    assert abs(optimism(each.mean(axis=0), noise(each, 500, 0), lambda c: np.argmax(c, axis=1))) < 0.002
+
+
+def test_two_equal_lambdas_differ_by_students_two_standard_errors():
+    errors = np.random.default_rng(3).normal(size=(20000, 2))
+    assert critical(errors) == pytest.approx(1.96, abs=0.03)
+    many = np.random.default_rng(4).normal(size=(20000, 10))
+    assert critical(many) == pytest.approx(studentized_range.ppf(0.95, 10, 1e6) / math.sqrt(2), abs=0.04)
+
+
+def test_a_budget_can_bind_long_responses_and_be_met_with_confidence():
+    samples = run({0.0: 0.3, 0.6: 0.75, 1.0: 0.9}, RUN_TOKENS)
+    long = [
+        replace(s, num_tokens=5000) if s.lam == 1.0 and s.problem_id in ("q1", "q2", "q3", "q4") else s for s in samples
+    ]
+    assert recommend(long, max_tokens_p95=2000).lam == 0.6
+    assert recommend(samples, max_tokens=420).lam == 0.6  # 419.5 measured, give or take 4
+    assert recommend(samples, max_tokens=420, confidence=0.95).lam == 0.0
+    with pytest.raises(AnalysisError, match="at every λ more than 5 %"):
+        recommend(samples, max_tokens_p95=10)
+
+
+def test_what_is_said_of_the_budget_the_stage_and_the_ends_is_so():
+    samples = run({0.0: 0.3, 0.6: 0.75, 1.0: 0.9}, RUN_TOKENS)
+    assert not any("budget lies within" in note for note in recommend(samples, max_tokens=50).notes)  # not met at all
+    assert not any("stage 2" in note for note in recommend(samples, max_tokens=450).notes)  # all think at 0.6
+    back = [replace(s, lam=1 - s.lam, point=f"λ={1 - s.lam:g}") for s in samples]
+    assert "swapped" in recommend(back).notes[0]
+    cut = [replace(s, outcome=Outcome.TRUNCATED) if s.lam == 1.0 and s.number == 1 else s for s in samples]
+    assert "25% of responses at λ=1 were cut at the token cap" in recommend(cut).notes[0]
+
+
+def test_few_questions_name_no_winner():
+    few = recommend(run({0.6: 0.83, 1.0: 0.9}, RUN_TOKENS, questions=12))
+    assert few.headline.startswith("No winner: differences below")
+    many = recommend(run({0.0: 0.2, 1.0: 0.9}, RUN_TOKENS, questions=100))
+    assert many.headline == "λ = 1 is the only one that is not seen to be worse"
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

@@ -9,28 +9,34 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
-from interpole.analysis.intervals import UNKNOWN, Array, Interval, proportion
-from interpole.analysis.metrics import difference, measure, rows_and_samples
+from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, proportion
+from interpole.analysis.metrics import Z_POWER, difference, measure, rows_and_samples
+from interpole.analysis.selection import chosen, critical, noise, optimism
 from interpole.analysis.tables import CurveRow
-from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
+from interpole.analysis.transition import LEVELS, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
 from interpole.files import plain
-from interpole.records import Sample
+from interpole.records import Outcome, Sample
 
+Indices = NDArray[np.intp]
 __all__ = ["Choice", "Recommendation", "recommend", "to_json"]
 
 BALANCED = 0.95  # of the best accuracy
 MIN_GAIN = 0.01  # accuracy an interpolated λ must promise beyond the best measured one to be preferred
 MIN_SAVING = 0.05  # share of tokens likewise
 GRID_STEP = 0.01
+LARGE = 0.05  # a detectable difference beyond it is too large to name a winner among those tied
+CAPPED = 0.05  # share of responses cut at the cap that is pointed out
 Goal = Literal["max_tokens", "min_accuracy", "max_cost", "balanced", "accuracy"]
 BY_ACCURACY = ("min_accuracy", "balanced")  # goals whose limit is an accuracy; of the others it is tokens
 
@@ -43,6 +49,9 @@ class Choice:
     accuracy: Interval  # Mean@k; ends are NaN where not known
     tokens: Interval  # Token #N
     source: Literal["measured", "interpolated"]
+    think: float = math.nan  # Think #R; NaN: not known
+    tokens_p95: float = math.nan  # 95th percentile of a response's tokens; the largest over tasks
+    capped: float = math.nan  # share of responses cut at the cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +64,30 @@ class Recommendation:
     nearest: Choice | None  # then: the λ that comes nearest to it
     share_of_accuracy: float | None  # of Thinking's (λ=1); None: it was not measured
     share_of_tokens: float | None
+    expected: (
+        Interval | None
+    )  # accuracy less what it owes to having been chosen; None: not from samples, or not measured
+    optimism: float | None  # what was taken off
+    detectable: float  # the smallest difference from a tied λ that these questions show with 80 % power; NaN: not known
     cost: float | None  # USD per response; None: no price was given
     tied: tuple[float, ...]  # measured λ whose accuracy cannot be told from this one's
     tied_by: Literal["paired", "unpaired", "unknown"]
     why: str
     notes: tuple[str, ...]
     command: str  # that makes the model
+
+    @property
+    def headline(self) -> str:
+        """What can be said of the λ shown; the command line and the page say the same."""
+        shown = self.choice or self.nearest
+        if shown is None or self.tied_by == "unknown":
+            return ""
+        if not self.tied:
+            return f"λ = {shown.lam:g} is the only one that is not seen to be worse"
+        others = f"λ = {', '.join(f'{lam:g}' for lam in self.tied)}"
+        if self.detectable > LARGE:
+            return f"No winner: differences below {100 * self.detectable:.0f} points would go unseen ({others} may be as good)"
+        return f"λ = {shown.lam:g} is among the best, with {others}"
 
     @property
     def lam(self) -> float | None:
@@ -76,6 +103,8 @@ def recommend(
     max_cost: float | None = None,
     price_per_million: float | None = None,
     balanced: bool = False,
+    max_tokens_p95: float | None = None,
+    confidence: float | None = None,
     task: str | None = None,
     sources: tuple[str, str] = ("INSTRUCT", "THINKING"),
     resamples: int = 2000,
@@ -90,6 +119,9 @@ def recommend(
         max_cost: US dollars that a response may cost on average; needs `price_per_million`.
         price_per_million: US dollars for a million generated tokens.
         balanced: keep 95 % of the best measured accuracy at the fewest tokens.
+        max_tokens_p95: measured λ whose 95th percentile of tokens exceeds this are left out; needs samples.
+        confidence: the probability, such as 0.9, with which the mean over questions like these must meet the budget too;
+            `None`: the measured mean must.
         task: the task to go by; `None`: all, each weighing the same.
         sources: names of Instruct and Thinking, for the command.
         resamples: for intervals.
@@ -106,20 +138,27 @@ def recommend(
     measured = _measured(rows, samples, tasks, resamples, seed)
     transition = _transition(rows, samples, tasks, resamples, seed)
     between, notes = _interpolated(measured, transition)
+    if max_tokens_p95 is not None:
+        measured, between = _short(measured, max_tokens_p95), []
     if goal == "balanced":
         limit = BALANCED * max(c.accuracy.value for c in measured)
-    choice, shown = _choose(goal, limit, measured, between)
+    sure = _sure(measured, goal, limit, confidence)
+    choice, shown = _choose(goal, limit, sure or measured, _sure(between, goal, limit, confidence))
+    choice = choice if sure else None
     limits = (math.inf, limit) if goal in BY_ACCURACY else (limit, 0.0)
-    tied, tied_by = _tied(shown, measured, samples, tasks, resamples, seed)
+    errors = _noise(measured, samples, tasks, resamples, seed)
+    tied, tied_by, detectable = _tied(shown, measured, samples, tasks, errors)
+    off = _optimism(goal, limit, measured, errors) if errors is not None and shown.source == "measured" else None
     end = next((c for c in measured if c.lam == 1), None)
     return Recommendation(
         task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), choice=choice,
         nearest=None if choice else shown,
         share_of_accuracy=shown.accuracy.value / end.accuracy.value if end and end.accuracy.value else None,
         share_of_tokens=shown.tokens.value / end.tokens.value if end and end.tokens.value else None,
+        expected=None if off is None else Interval(*(end - off for end in shown.accuracy)), optimism=off, detectable=detectable,
         cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
         tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
-        notes=(*notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
+        notes=(*_warnings(shown, measured), *notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
         command=shlex.join(["interpole", "merge", *sources, "--lambda", f"{shown.lam:g}", "--out", f"merged-{shown.lam:g}"]),
     )  # fmt: skip
 
@@ -169,16 +208,26 @@ def _measured(
     rows: Sequence[CurveRow], samples: Sequence[Sample], tasks: Sequence[str], resamples: int, seed: int
 ) -> list[Choice]:
     """The λ that every task measured, averaged over tasks, ascending."""
-    at: dict[float, list[tuple[Interval, Interval]]] = {}
+    at: dict[float, list[Choice]] = {}
     for m in measure(samples, resamples=resamples, seed=seed):
         if m.lam is not None and m.num_questions:
-            at.setdefault(m.lam, []).append((m.mean, m.tokens))
+            capped = m.outcomes[Outcome.TRUNCATED] / m.num_samples
+            at.setdefault(m.lam, []).append(
+                Choice(m.lam, m.mean, m.tokens, "measured", m.think.value, m.tokens_p95, capped)
+            )
     for row in rows if not samples else ():
         if row.mean is not None and row.tokens is not None:
-            at.setdefault(row.lam, []).append((_row_accuracy(row), UNKNOWN._replace(value=row.tokens)))
+            tokens = UNKNOWN._replace(value=row.tokens)
+            at.setdefault(row.lam, []).append(Choice(row.lam, _row_accuracy(row), tokens, "measured", row.think))
     choices = [
         Choice(
-            lam, average([accuracy for accuracy, _ in values]), average([tokens for _, tokens in values]), "measured"
+            lam,
+            average([one.accuracy for one in values]),
+            average([one.tokens for one in values]),
+            "measured",
+            float(np.mean([one.think for one in values])),
+            max(one.tokens_p95 for one in values),
+            max(one.capped for one in values),
         )
         for lam, values in sorted(at.items())
         if len(values) == len(tasks)
@@ -277,30 +326,93 @@ def _cheap(c: Choice) -> tuple[float, float]:
     return c.tokens.value, -c.accuracy.value
 
 
+def _short(measured: Sequence[Choice], max_tokens_p95: float) -> list[Choice]:
+    """Those whose long responses are short enough."""
+    if any(math.isnan(c.tokens_p95) for c in measured):
+        raise AnalysisError("a table does not say how long the longest responses are", remedy="give the run folder")
+    short = [c for c in measured if c.tokens_p95 <= max_tokens_p95]
+    if not short:
+        least = min(measured, key=lambda c: c.tokens_p95)
+        what = f"at every λ more than 5 % of responses exceed {max_tokens_p95:,.0f} tokens"
+        raise AnalysisError(
+            what, remedy=f"allow {least.tokens_p95:,.0f} at least: that is the 95th percentile at λ={least.lam:g}"
+        )
+    return short
+
+
+def _sure(choices: Sequence[Choice], goal: Goal, limit: float, confidence: float | None) -> list[Choice]:
+    """Those that meet the budget with this confidence, by one-sided bounds of their means; all, where none is asked for."""
+    if confidence is None:
+        return list(choices)
+    if not 0.5 <= confidence < 1:
+        raise AnalysisError(f"a confidence between 0.5 and 1, not {confidence:g}", remedy="90 % is 0.9")
+    if any(math.isnan(c.tokens.low) for c in choices):
+        raise AnalysisError("no intervals of tokens to be confident by", remedy="give the run folder")
+    reach = float(stats.norm.ppf(confidence)) / Z95
+    if goal in BY_ACCURACY:
+        return [c for c in choices if c.accuracy.value - reach * (c.accuracy.value - c.accuracy.low) >= limit]
+    return [c for c in choices if c.tokens.value + reach * (c.tokens.high - c.tokens.value) <= limit]
+
+
+def _noise(
+    measured: Sequence[Choice], samples: Sequence[Sample], tasks: Sequence[str], resamples: int, seed: int
+) -> tuple[Array, Array] | None:
+    """(R, L) noise of accuracy, and of tokens, over the measured λ; `None` without questions answered at all of them."""
+    parts = []
+    column = {c.lam: i for i, c in enumerate(measured)}
+    for number, task in enumerate(tasks):
+        own = [s for s in samples if s.task == task and s.lam in column and s.outcome is not Outcome.FAILED]
+        row = {name: i for i, name in enumerate(dict.fromkeys(s.problem_id for s in own))}
+        sums = np.zeros((3, len(row), len(column)))
+        for s in own:
+            assert s.lam is not None
+            sums[:, row[s.problem_id], column[s.lam]] += (1, s.score, s.num_tokens)
+        whole = (sums[0] > 0).all(axis=1)
+        if whole.sum() < 2:
+            return None
+        each = sums[1:, whole] / sums[0, whole]
+        parts.append([noise(one, resamples, seed + number) for one in each])
+    accuracy, tokens = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
+    return accuracy, tokens
+
+
+def _optimism(goal: Goal, limit: float, measured: Sequence[Choice], errors: tuple[Array, Array]) -> float:
+    """What the accuracy of the λ chosen for this goal owes to having been chosen."""
+    tokens = np.array([c.tokens.value for c in measured]) + errors[1]
+
+    def pick(accuracy: Array) -> Indices:
+        if goal in BY_ACCURACY:
+            least = BALANCED * accuracy.max(axis=1, keepdims=True) if goal == "balanced" else limit
+            return chosen(accuracy, tokens, least, math.inf, cheapest=True)
+        return chosen(accuracy, tokens, -math.inf, limit, cheapest=False)
+
+    return optimism(np.array([c.accuracy.value for c in measured]), errors[0], pick)
+
+
 def _tied(
     shown: Choice,
     measured: Sequence[Choice],
     samples: Sequence[Sample],
     tasks: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> tuple[tuple[float, ...], Literal["paired", "unpaired", "unknown"]]:
-    """The other measured λ whose accuracy cannot be told from the shown one's, and how that was judged."""
+    errors: tuple[Array, Array] | None,
+) -> tuple[tuple[float, ...], Literal["paired", "unpaired", "unknown"], float]:
+    """The other measured λ whose accuracy cannot be told from the shown one's, how that was judged, and what could be seen."""
     others = [c for c in measured if c.lam != shown.lam]
-    if samples and shown.source == "measured":
+    if errors is not None and shown.source == "measured":
         at: defaultdict[tuple[str, float | None], list[Sample]] = defaultdict(list)
         for sample in samples:
             at[sample.task, sample.lam].append(sample)
-        changes = {
-            c.lam: average([
-                difference(at[task, shown.lam], at[task, c.lam], resamples=resamples, seed=seed).value for task in tasks
-            ])
-            for c in others
-        }  # fmt: skip
-        return tuple(lam for lam, change in changes.items() if change.includes(0)), "paired"
+        reach, tied, detectable = critical(errors[0]), [], 0.0
+        for c in others:
+            changes = [difference(at[task, shown.lam], at[task, c.lam], resamples=2) for task in tasks]
+            error = math.hypot(*(change.standard_error for change in changes)) / len(tasks)
+            if abs(float(np.mean([change.value.value for change in changes]))) <= reach * error:
+                tied.append(c.lam)
+                detectable = max(detectable, (Z95 + Z_POWER) * error)
+        return tuple(tied), "paired", detectable or math.nan
     if math.isnan(shown.accuracy.low):
-        return (), "unknown"
-    return tuple(c.lam for c in others if _overlap(shown.accuracy, c.accuracy)), "unpaired"
+        return (), "unknown", math.nan
+    return tuple(c.lam for c in others if _overlap(shown.accuracy, c.accuracy)), "unpaired", math.nan
 
 
 def _overlap(a: Interval, b: Interval) -> bool:
@@ -333,6 +445,16 @@ def _why(goal: Goal, limit: float, choice: Choice | None, nearest: Choice) -> st
     return f"{seen} is the most accurate{within}"
 
 
+def _warnings(shown: Choice, measured: Sequence[Choice]) -> Iterator[str]:
+    """What makes all of this doubtful."""
+    if shown.capped >= CAPPED:
+        yield f"WARNING: {shown.capped:.0%} of responses at λ={shown.lam:g} were cut at the token cap: raise it first"
+    first, last = measured[0], measured[-1]
+    better = first.accuracy.value > last.accuracy.value
+    if first.tokens.value > last.tokens.value and (first.think > last.think or better):
+        yield f"WARNING: λ={first.lam:g} writes and thinks more than λ={last.lam:g}: are Instruct and Thinking swapped?"
+
+
 def _notes(
     shown: Choice,
     limits: tuple[float, float],
@@ -344,9 +466,10 @@ def _notes(
     """What to know before relying on the λ shown; `limits` are the most tokens and the least accuracy asked for."""
     notes = []
     on, off = transition.on, transition.off
-    if on is not None and off is not None and on.value < shown.lam < off.value:
-        notes.append(f"λ={shown.lam:g} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): only some responses think")
-    if shown.tokens.high > limits[0] or shown.accuracy.low < limits[1]:
+    if on is not None and off is not None and on.value < shown.lam < off.value and not shown.think >= LEVELS[2]:
+        share = "only some" if math.isnan(shown.think) else f"{shown.think:.0%} of"
+        notes.append(f"λ={shown.lam:g} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): {share} responses think")
+    if shown.tokens.low <= limits[0] < shown.tokens.high or shown.accuracy.low < limits[1] <= shown.accuracy.high:
         notes.append("the budget lies within the interval: another set of questions may miss it")
     cheaper = [c for c in measured if c.lam in tied and c.tokens.value < shown.tokens.value]
     if tied_by == "unpaired":

@@ -95,6 +95,13 @@ def recommend(
     balanced: Annotated[
         bool, typer.Option("--balanced", help="95 % of the best accuracy at the fewest tokens.")
     ] = False,
+    max_tokens_p95: Annotated[
+        float | None, typer.Option(help="19 of 20 responses may not exceed this; goes with any budget.")
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Meet the budget with this probability, e.g. 0.9. [default: the measured mean does]"),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Go by this task. [default: all, weighing the same]")] = None,
     grading: Grading = None,
     as_json: Json = False,
@@ -111,7 +118,8 @@ def recommend(
         names = (info["instruct"].label, info["thinking"].label) if {"instruct", "thinking"} <= set(info) else names
     found = analysis.recommend(
         load(source, grading=grading), max_tokens=max_tokens, min_accuracy=min_accuracy, max_cost=max_cost,
-        price_per_million=price_per_million, balanced=balanced, task=task, sources=names,
+        price_per_million=price_per_million, balanced=balanced, max_tokens_p95=max_tokens_p95,
+        confidence=confidence, task=task, sources=names,
     )  # fmt: skip
     if as_json:
         show_json(analysis.to_json(found))

@@ -225,10 +225,17 @@ def show_recommendation(found: Recommendation) -> None:
     if found.cost is not None:
         console.print(f"{found.cost:.6f} USD per response")
     console.print(found.why)
+    if found.headline:
+        console.print(found.headline, style="bold")
+    if found.expected is not None and found.optimism and found.optimism >= 0.0005:
+        console.print(
+            f"corrected for having been chosen as the best of several: accuracy {share(found.expected)} %"
+            f" ({100 * found.optimism:.1f} points less)"
+        )
     if found.tied:
         console.print(f"cannot be told from it ({found.tied_by}): λ = {', '.join(f'{lam:g}' for lam in found.tied)}")
     for note in found.notes:
-        console.print(dim(note))
+        console.print(Text(note, "bold red") if note.startswith("WARNING") else dim(note))
     console.print(f"\n  {found.command}", soft_wrap=True)
 
 

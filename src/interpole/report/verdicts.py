@@ -12,7 +12,6 @@ from itertools import takewhile
 from typing import Literal
 
 from interpole.analysis.intervals import Interval, interval_text
-from interpole.analysis.metrics import difference
 from interpole.analysis.recommend import recommend
 from interpole.analysis.stages import POOLED, Stages, find_stages, step
 from interpole.analysis.tables import CurveRow, PointMetrics
@@ -100,22 +99,17 @@ def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], 
     top = next((m for m in at.values() if m.lam == best.lam), None)
     if top is None or top.lam is None:
         return []
-    m = min((at[lam] for lam in (top.lam, *best.tied)), key=lambda m: m.tokens.value)
-    what = f"Mean@{m.k} {percent(m.mean)} for {tokens(m.tokens)} tokens a response. "
-    if m is top:
-        why = "Every cheaper λ is seen to be worse."
-        dearer = ", ".join(f"{lam:g}" for lam in best.tied)
-        why += f" Dearer, and not to be told from it: λ = {dearer}." if dearer else ""
-        headline = f"λ = {m.lam:g} is the cheapest among the best" if dearer else f"λ = {m.lam:g} is the most accurate"
-        return [Verdict("use", task, headline, what + why)]
-    sides = [[s for s in own if s.lam == lam] for lam in (top.lam, m.lam)]
-    change = difference(sides[0], sides[1], resamples=RESAMPLES, seed=seed)
-    why = (
-        f"The best measured, λ = {top.lam:g}, cannot be told from it: {points(change.value)}, paired over "
-        f"{change.num_questions:,} questions, at {1 - m.tokens.value / top.tokens.value:.0%} fewer tokens. Differences below "
-        f"{100 * change.detectable:.1f} points would go unseen."
-    )
-    return [Verdict("use", task, f"λ = {m.lam:g} is the cheapest among the best", what + why)]
+    what = f"Mean@{top.k} {percent(top.mean)} for {tokens(top.tokens)} tokens a response."
+    if best.optimism and best.optimism >= 0.0005:
+        what += f" Of it, {100 * best.optimism:.1f} points are likely owed to having been chosen as the best."
+    cheaper = [at[lam] for lam in best.tied if at[lam].tokens.value < top.tokens.value]
+    if cheaper:
+        m = min(cheaper, key=lambda one: one.tokens.value)
+        saving = 1 - m.tokens.value / top.tokens.value
+        what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {percent(m.mean)}."
+    if best.tied and best.detectable == best.detectable:
+        what += f" Differences below {100 * best.detectable:.1f} points would go unseen."
+    return [Verdict("use", task, best.headline, what)]
 
 
 def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]:

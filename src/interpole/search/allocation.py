@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from interpole.analysis.intervals import Array
 from interpole.analysis.recommend import BALANCED
+from interpole.analysis.selection import chosen
 from interpole.errors import AnalysisError
 
 __all__ = ["Goal", "Observed", "as_good", "choose", "parse_goal", "plausible", "worth"]
@@ -95,12 +96,7 @@ def plausible(lams: Array, think: Array, observed: Observed, num_draws: int, see
 def choose(accuracy: Array, tokens: Array, goal: Goal) -> Indices:
     """(R,) index of the λ recommended on each curve, by the rules of `recommend` among measured λ; curves are (R, G)."""
     least, most = _limits(accuracy, goal)
-    met = (accuracy >= least) & (tokens <= most)
-    if goal.name in ("balanced", "min_accuracy"):
-        chosen, nearest = np.argmin(np.where(met, tokens, np.inf), axis=1), np.argmax(accuracy, axis=1)
-    else:
-        chosen, nearest = np.argmax(np.where(met, accuracy, -np.inf), axis=1), np.argmin(tokens, axis=1)
-    return np.asarray(np.where(met.any(axis=1), chosen, nearest))
+    return chosen(accuracy, tokens, least, most, cheapest=goal.name in ("balanced", "min_accuracy"))
 
 
 def as_good(index: int, accuracy: Array, tokens: Array, goal: Goal) -> float:

@@ -1,0 +1,109 @@
+"""How honest are the decisions? The winner's accuracy, ties, families of comparisons, over-thinking; λ that are equal in truth.
+
+`python benchmarks/statistics.py decisions` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interpole.analysis.compare import holm
+from interpole.analysis.intervals import change_interval, share_interval
+from interpole.analysis.metrics import Difference
+from interpole.analysis.selection import critical, noise, optimism
+from interpole.analysis.stages import MARGIN
+
+__all__ = ["tables"]
+
+Array = NDArray[np.float64]
+
+
+def equal(rng: np.random.Generator, questions: int, k: int, num_lams: int, slope: float = 0.0) -> tuple[Array, Array]:
+    """(Q, L) shares of right answers; and (L,) true accuracy, which rises by `slope` from the first λ to the last."""
+    ease = rng.beta(1.5, 1.0, (questions, 1))
+    true = 0.6 + slope * (np.linspace(0, 1, num_lams) - 1)
+    chance = np.clip(ease + slope * (np.linspace(0, 1, num_lams) - 1), 0, 1)
+    return rng.binomial(k, chance) / k, true
+
+
+def winner(questions: int, k: int, num_lams: int, repeats: int, slope: float) -> str:
+    """The most accurate of many λ: how much too high it is, before and after the correction; coverage; ties."""
+    rng, raw, mended, hit_raw, hit, all_tied = np.random.default_rng(5), [], [], [], [], []
+    for i in range(repeats):
+        each, true = equal(rng, questions, k, num_lams, slope)
+        means, errors = each.mean(axis=0), noise(each, 300, i)
+        best = int(np.argmax(means))
+        off = optimism(means, errors, lambda curves: np.argmax(curves, axis=1))
+        found = share_interval(each[:, best], k)
+        raw.append(means[best] - true[best])
+        mended.append(means[best] - off - true[best])
+        hit_raw.append(found.includes(true[best]))
+        hit.append(found.low - off <= true[best] <= found.high - off)
+        reach = critical(errors)
+        changes = [change_interval(each[:, i] - each[:, best], k) for i in range(num_lams) if i != best]
+        all_tied.append(all(abs(c.interval.value) <= reach * c.error for c in changes))
+    return (
+        f"| {num_lams} λ, {questions} × {k}, rising by {100 * slope:g} points | {100 * np.mean(raw):+.1f} | "
+        f"{100 * np.mean(mended):+.1f} | {np.mean(hit_raw):.0%} | {np.mean(hit):.0%} | {np.mean(all_tied):.0%} |"
+    )
+
+
+def families(repeats: int) -> str:
+    """How often eleven equal λ, ten of them compared with the first, cry difference: one by one, and by Holm."""
+    rng, alone, held = np.random.default_rng(6), 0, 0
+    for _ in range(repeats):
+        each, _ = equal(rng, 60, 4, 11)
+        p = [judged(each[:, i] - each[:, 0], 4).p_value for i in range(1, 11)]
+        alone, held = alone + (min(p) < 0.05), held + (min(holm(p)) < 0.05)
+    return (
+        f"Eleven equal λ, 60 × 4, ten compared with the first; a difference is cried in {alone / repeats:.0%} of runs alone, "
+        f"in {held / repeats:.0%} by Holm."
+    )
+
+
+def judged(change: Array, k: int) -> Difference:
+    """A paired change as `difference` gives it."""
+    found = change_interval(change, k)
+    return Difference(
+        "a", "b", "mean", found.interval, len(change), 0, found.error, 2.8 * found.error, found.freedom, 0.0
+    )
+
+
+def over_thinking(size: tuple[int, int], gain: float, repeats: int) -> str:
+    """How often a step whose true gain is `gain` is called what."""
+    rng, called = np.random.default_rng(8), {"over-thinking": 0, "worth it": 0, "undetermined": 0}
+    for _ in range(repeats):
+        before = rng.beta(2, 1.2, size[0]) * 0.9
+        after = np.clip(before + gain, 0, 1)
+        found = judged(rng.binomial(size[1], after) / size[1] - rng.binomial(size[1], before) / size[1], size[1])
+        verdict = (
+            "over-thinking" if found.chance(MARGIN) < 0.05 else "worth it" if found.chance() > 0.95 else "undetermined"
+        )
+        called[verdict] += 1
+    shares = " | ".join(f"{n / repeats:.0%}" for n in called.values())
+    return f"| {size[0]} × {size[1]} | {100 * gain:+g} points | {shares} |"
+
+
+def tables(smoke: bool) -> Iterator[str]:
+    """All tables, as Markdown lines."""
+    repeats = 4 if smoke else 400
+    yield f"{repeats} runs a line. The λ with the highest accuracy of many:\n"
+    yield "| design | points too high | after the correction | its interval covers | after the correction | all equal λ tied |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for questions, k, num_lams, slope in (
+        (30, 8, 20, 0.0),
+        (30, 8, 11, 0.0),
+        (198, 8, 11, 0.0),
+        (30, 8, 11, 0.3),
+        (198, 8, 11, 0.1),
+    ):
+        yield winner(questions, k, num_lams, repeats, slope)
+    yield "\n" + families(repeats)
+    yield "\nA step to more tokens is called (margin 2 points):\n"
+    yield "| questions × samples | true gain | over-thinking | worth it | undetermined |\n| --- | ---: | ---: | ---: | ---: |"
+    for size in ((30, 8), (198, 8), (541, 8), (541, 64)):
+        for gain in (-0.02, 0.0, 0.02, 0.04):
+            yield over_thinking(size, gain, repeats)
