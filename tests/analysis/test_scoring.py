@@ -36,7 +36,7 @@ DATA = Path(__file__).parents[1] / "data"
 CUT = {"text": r"<think>x \boxed{71}", "finish": "length"}
 SCRIPT = {  # a part of the question → four responses
     "Find $b$.": [r"<think>x</think>\boxed{70}", "<think>x</think>70", CUT, r"<think>x</think>\boxed{71}"],
-    "Two?": [r"\boxed{5}", r"\boxed{6}", r"<think>\boxed{6}?", r"<think>\boxed{6}? <tool_call>It is \boxed{5}."],
+    "Two?": [r"\boxed{5}", r"\boxed{6}", r"<think>\boxed{6}", r"<think>\boxed{6}? <tool_call>It is \boxed{5}."],
     "Which, 1?": ["ANSWER: D", "**Answer:** D", "<think>x</think>My answer: a choice.\nANSWER: D", "ANSWER: A"],
     "Which, 2?": ["ANSWER: C", "ANSWER: C", "ANSWER: C", {"text": "", "num_tokens": 1}],
     "Capital?": ["Paris", "paris", "It is Paris", "<think>x</think>Paris"],
