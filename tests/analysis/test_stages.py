@@ -137,7 +137,7 @@ def test_exact_shares_give_the_boundaries_they_were_made_from():
     assert [x.value for x in (found.on, found.mid, found.off)] == pytest.approx([0.37, 0.47, 0.57], abs=0.001)
 
 
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("link", ["logistic", "probit", "cloglog", "loglog", "mirrored Aranda-Ordaz 0.15"])
 def test_every_link_is_fitted_with_its_strays_from_exact_shares(link):
     true = np.array([[-12.0, 25.0, 0.004, 0.01]])
     shares = curves(GRID, true, link)

@@ -55,16 +55,16 @@ CLOGLOG = Link(
     lambda eta: np.asarray(np.exp(eta - np.exp(eta))),
     lambda share: np.asarray(np.log(-np.log1p(-share))),
 )
-HALFWAY = _aranda(0.3)
+ALPHAS = (0.05, 0.15, 0.3, 0.5, 0.75)  # of the family between cloglog (0) and logistic (1)
 LINKS: Mapping[str, Link] = {
     "logistic": Link(lambda eta: np.asarray(expit(eta)), lambda eta: np.asarray(expit(eta) * expit(-eta)), logit),
     "probit": Link(
         lambda eta: np.asarray(ndtr(eta)), lambda eta: np.asarray(np.exp(-(eta**2) / 2) / np.sqrt(2 * np.pi)), ndtri
     ),
-    "half cloglog": HALFWAY,
-    "half loglog": _mirrored(HALFWAY),
     "cloglog": CLOGLOG,
     "loglog": _mirrored(CLOGLOG),
+    **{f"Aranda-Ordaz {alpha:g}": _aranda(alpha) for alpha in ALPHAS},
+    **{f"mirrored Aranda-Ordaz {alpha:g}": _mirrored(_aranda(alpha)) for alpha in ALPHAS},
 }
 
 

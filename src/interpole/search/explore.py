@@ -189,13 +189,12 @@ class _Search:
         self._draw()
 
     def standing(self) -> tuple[float, float]:
-        """The λ that is as good as any with the highest probability, and that probability."""
-        chosen = choose(*self._curves, self._goal)
+        """The λ that the measured means recommend, and the probability that it is as good as any."""
         measured = [i for i, k in enumerate(self.counts) if k]
-        confidence, _, best = max(
-            (as_good(i, *self._curves, self._goal), int((chosen == i).sum()), i) for i in measured
-        )
-        return float(self.lams[best]), confidence
+        means = [_by_lam(self.samples, value) for value in (lambda s: s.score, lambda s: float(s.num_tokens))]
+        accuracy, tokens = (np.array([[of[float(self.lams[i])][0] for i in measured]]) for of in means)
+        best = measured[int(choose(accuracy, tokens, self._goal)[0])]
+        return float(self.lams[best]), as_good(best, *self._curves, self._goal)
 
     def next(self, spending: Spending, rounds_left: int) -> dict[int, int]:
         """Grid index → samples per question to have, for the next round; nothing where no more can be had."""
