@@ -81,32 +81,50 @@ def test_the_core_imports_no_torch(path):
     assert not heavy or layer_of(path) in MAY_BE_HEAVY, f"{path.name} imports {heavy}"
 
 
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def declared(tree):
+    """The names in `__all__`."""
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if getattr(target, "id", None) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def defined(tree):
+    """Functions and classes at the top of a module."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {node.name: node for node in tree.body if isinstance(node, kinds)}
+
+
+@pytest.fixture(scope="module")
+def used():
+    """Every word of every file that could use a name, by file."""
+    files = [*(p for d in ("src", "tests", "benchmarks") for p in (ROOT / d).rglob("*.py"))]
+    files += [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    return {path: set(re.findall(r"\w+", path.read_text())) for path in files}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_public_names_are_the_ones_in_all(path):
-    if path.name.startswith("_"):
+def test_what_looks_public_is_in_all_and_what_is_in_all_is_used_elsewhere(path, used):
+    if path.name.startswith("_") and path.name != "__init__.py":
         return
-    text = path.read_text()
-    tree = ast.parse(text)
-    declared = next(
-        (ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"),
-        None,
-    )
-    assert declared is not None, f"{path.name} declares no __all__"
-    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    bound |= {
-        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    tree = tree_of(path)
+    names, own = declared(tree), defined(tree)
+    assert names is not None, f"{path.name} declares no __all__"
+    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)} | {
+        *own
     }
-    bound |= {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    bound |= {alias for alias in declared if (path.parent / f"{alias}.py").exists()}
-    assert set(declared) <= bound
-
-
-def test_what_inspect_does_not_publish_is_used_in_one_module():
-    for path in MODULES:
-        private = [m for m, _, _ in imports(path) if m.startswith("inspect_ai.") and "._" in m]
-        assert not private or path.name == "inspect_internals.py", f"{path.name} imports {private}"
+    bound |= {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
+    bound |= {name for name in names if (path.parent / f"{name}.py").exists()}
+    assert names <= bound
+    assert {name for name in own if not name.startswith("_")} <= names, "begin it with _, or put it into __all__"
+    signatures = {word for name in names & own.keys() for word in re.findall(r"\w+", ast.unparse(own[name]))}
+    elsewhere = set().union(signatures, *(words for other, words in used.items() if other != path))
+    assert names <= elsewhere, f"used by nobody: {sorted(names - elsewhere)}"
 
 
 def test_the_package_exports_what_it_says():

@@ -37,7 +37,6 @@ __all__ = [
     "read_yaml",
     "seed_of",
     "write_atomic",
-    "yaml_loader",
 ]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -136,7 +135,7 @@ def no_follow(path: str, flags: int) -> int:
 
 
 @cache
-def yaml_loader() -> Any:
+def _yaml_loader() -> Any:
     """PyYAML's safe loader with the numbers of YAML 1.2: `1e-2` is a number, `0:1:0.1` is text and no count of seconds."""
     import yaml
 
@@ -189,7 +188,7 @@ def parse_yaml_lines(text: str, where: object, error: type[InterpoleError]) -> t
     import yaml
 
     lines: dict[tuple[Any, ...], int] = {}
-    loader = yaml_loader()(text)
+    loader = _yaml_loader()(text)
 
     def plain(node: yaml.Node, path: tuple[Any, ...]) -> Any:
         lines.setdefault(path, node.start_mark.line + 1)

@@ -18,6 +18,7 @@ from scipy import optimize, special, stats
 __all__ = [
     "UNKNOWN",
     "Z95",
+    "Array",
     "Change",
     "Interval",
     "change_interval",

@@ -34,10 +34,9 @@ from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 
 __all__ = [
-    "FORMAT_FAILURES",
+    "Z_POWER",
     "Difference",
     "Estimand",
-    "Metric",
     "answer_of",
     "difference",
     "estimand_of",

@@ -13,7 +13,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PARTS", "TABLE", "derive", "language_config", "language_type", "rope", "table", "understood"]
+__all__ = [
+    "LAYER_TYPES",
+    "OLD_ROPE",
+    "PARTS",
+    "TABLE",
+    "derive",
+    "language_config",
+    "language_type",
+    "rope",
+    "table",
+    "understood",
+]
 
 TABLE = Path(__file__).with_suffix(".json")
 Settings = Mapping[str, Any]

@@ -18,7 +18,9 @@ from interpole.files import read_json
 from interpole.schema import Foreign, validated
 
 __all__ = [
+    "AddedToken",
     "GenerationConfig",
+    "NamedTemplate",
     "TekkenFile",
     "TokenizerConfig",
     "TokenizerFile",

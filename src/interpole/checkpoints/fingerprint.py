@@ -26,7 +26,7 @@ from interpole.checkpoints import kernels
 from interpole.errors import OutputError
 from interpole.files import content_hash, write_atomic
 
-__all__ = ["block_sums", "remembered", "state_of"]
+__all__ = ["BLOCK_BYTES", "block_sums", "remembered", "state_of"]
 
 BLOCK_BYTES = 8192
 _KEYS = np.frombuffer(hashlib.shake_256(b"interpole").digest(BLOCK_BYTES), "<u4")

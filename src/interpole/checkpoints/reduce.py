@@ -21,6 +21,8 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.safetensors import DTYPES
 
 __all__ = [
+    "PIECE_ELEMENTS",
+    "SPAN_ELEMENTS",
     "AbsoluteSums",
     "absolute_sums",
     "add_up",

@@ -19,7 +19,7 @@ import numpy as np
 from interpole.errors import CheckpointError, CorruptError
 from interpole.files import LFS_POINTER
 
-__all__ = ["DTYPES", "TensorSpec", "read_header", "refuse_pointer"]
+__all__ = ["DTYPES", "TensorSpec", "read_header", "refuse_pointer", "unique"]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),

@@ -33,7 +33,7 @@ from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
 from interpole.files import content_hash, exclusive
 
-__all__ = ["Target", "save", "save_all"]
+__all__ = ["CHUNK_ELEMENTS", "Target", "save", "save_all"]
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements computed at a time: inputs and result stay in the caches."""
@@ -129,7 +129,7 @@ def save_all(
         raise OutputError(f"files of {shard_bytes} bytes hold nothing", remedy="give a size of at least 1 byte")
     keep_freed_memory()
     first = targets[0].checkpoint
-    shards = shards_of(first.layout, first.specs) if shard_bytes is None else cut_shards(first.specs, shard_bytes)
+    shards = _shards_of(first.layout, first.specs) if shard_bytes is None else _cut_shards(first.specs, shard_bytes)
     for target in targets:
         _check_same_shapes(first, target.checkpoint, target.out)
         _check_names(target, shards)
@@ -226,7 +226,7 @@ def _check_names(target: Target, shards: Shards) -> None:
         seen[name.casefold()] = name
 
 
-def shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:
+def _shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:
     """Shard file → its tensors in order, with the shards in order of their names."""
     shards: Shards = {}
     for name in names:
@@ -234,7 +234,7 @@ def shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:
     return dict(sorted(shards.items()))
 
 
-def cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
+def _cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
     """Fill files with tensors in order until the next would make one larger than `shard_bytes`; named as transformers does."""
     groups: list[list[str]] = [[]]
     size = 0
@@ -249,7 +249,7 @@ def cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
     return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups)}
 
 
-def header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[str, int]]:
+def _header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[str, int]]:
     """The safetensors header for `names` in this order, padded to 8 bytes, and the absolute offset of every tensor."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offsets, end = {}, 0
@@ -321,14 +321,14 @@ def _write_shard(
         writers = []
         for path, checkpoint in targets.items():
             num_bytes = sum(checkpoint.specs[name].num_bytes for name in names)
-            header, offsets = header_bytes(checkpoint, names)
+            header, offsets = _header_bytes(checkpoint, names)
             if path.is_file() and path.stat().st_size == len(header) + num_bytes:
                 progress(num_bytes)
                 continue
             todo[path] = path.with_suffix(".unfinished")
             file = stack.enter_context(todo[path].open("wb", buffering=0))
             _reserve(file.fileno(), len(header) + num_bytes)
-            write_all(file.fileno(), header, 0)
+            _write_all(file.fileno(), header, 0)
             writers.append(_Writer(checkpoint, file.fileno(), offsets, broken))
         futures = [pool.submit(job) for job in _jobs(writers, names)] if writers else []
         try:
@@ -376,7 +376,7 @@ def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
                 if broken is None:
                     raise _not_finite(checkpoint, name, data)
                 broken.append(name)
-            write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
+            _write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
             written += data.nbytes
     return written
 
@@ -396,7 +396,7 @@ def _not_finite(checkpoint: Checkpoint, name: str, data: NDArray[Any]) -> Checkp
     )
 
 
-def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     """Write all of `data` at byte offset `at`, in small writes."""
     view = memoryview(data)
     while len(view):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interpole.search.explore import Found
     from interpole.search.optuna_search import Finalist, Result
 
-__all__ = ["register", "show_found"]
+__all__ = ["compare", "register", "search", "show_found"]
 
 
 def register(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ from interpole.cli.options import Json
 if TYPE_CHECKING:
     from interpole.lab import Pair
 
-__all__ = ["register"]
+__all__ = ["demo", "path", "register", "train"]
 
 lab = typer.Typer(
     help="The tiny trained Instruct/Thinking pair: where it lies, and how to train another.", no_args_is_help=True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.diagnostics.doctor import Diagnosis
 
-__all__ = ["examine_first", "register"]
+__all__ = ["audit", "doctor", "examine_first", "register", "similarity"]
 
 
 def register(app: typer.Typer) -> None:

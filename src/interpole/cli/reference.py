@@ -9,13 +9,13 @@ from typer.main import get_command
 
 from interpole.cli.commands import app
 
-__all__ = ["reference"]
+__all__ = ["commands", "reference"]
 
 
 def reference() -> str:
     """Every command with its explanation, arguments and options."""
     head = "# The command line\n\nMade from the commands' own help by `make docs`. Errors exit with 1, wrong usage with 2.\n"
-    return head + "".join(f"\n{section(name, command)}" for name, command in commands(get_command(app), "interpole"))
+    return head + "".join(f"\n{_section(name, command)}" for name, command in commands(get_command(app), "interpole"))
 
 
 def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -27,7 +27,7 @@ def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix} {name}", command
 
 
-def section(name: str, command: Any) -> str:
+def _section(name: str, command: Any) -> str:
     """Heading, explanation and a table of parameters."""
     rows = []
     for parameter in command.params:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interpole.records import Sample
     from interpole.runs.runfile import RunFile
 
-__all__ = ["register"]
+__all__ = ["list_", "merge", "register", "samples"]
 
 SHOWN_CHARS = 3000
 

@@ -10,7 +10,7 @@ import typer
 from interpole.cli.options import EstimandOption, Grading, Json, Run, RunOrCurves
 from interpole.cli.sweep import sweep
 
-__all__ = ["register"]
+__all__ = ["plot", "recommend", "register", "report", "score", "stages", "watch"]
 
 
 def register(app: typer.Typer) -> None:

@@ -187,7 +187,7 @@ def sweep(
     elif dry_run:
         _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed, doctor=not no_doctor)
     elif adaptive:
-        start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
+        _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
         start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed)
 
@@ -299,7 +299,7 @@ def start(
         raise typer.Exit(1)
 
 
-def start_adaptive(
+def _start_adaptive(
     config: SweepConfig,
     out: Path,
     goal: str,

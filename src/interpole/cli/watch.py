@@ -26,7 +26,7 @@ from interpole.records import Sample
 from interpole.runs.runfile import Entry, RunFile, is_written
 from interpole.runs.samples import read_log
 
-__all__ = ["Reading", "Watcher", "sparkline", "to_json", "view", "watch"]
+__all__ = ["MAX_IDLE", "Reading", "Watcher", "sparkline", "to_json", "view", "watch"]
 
 BARS = "▁▂▃▄▅▆▇█"
 MAX_IDLE = 5  # looks in a row at which nobody writes: a sweep that has ended, not one that thinks between two rounds

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.merging.recipe import Recipe
 
-__all__ = ["register"]
+__all__ = ["convert", "merge", "presets", "register"]
 
 
 Dtype = Annotated[
@@ -109,8 +109,8 @@ def merge(
     recipes = _at_lambdas(recipe, lam, out)
     if push_to_hub:
         check_login(push_to_hub)
-    shard_bytes = None if shard_size is None else parse_size(shard_size)
-    write(recipes, shard_bytes, doctor=not no_doctor, allow_non_finite=allow_non_finite, as_json=as_json)
+    shard_bytes = None if shard_size is None else _parse_size(shard_size)
+    _write(recipes, shard_bytes, doctor=not no_doctor, allow_non_finite=allow_non_finite, as_json=as_json)
     for folder in recipes if push_to_hub else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
 
@@ -193,7 +193,7 @@ def presets(*, as_json: Json = False) -> None:
         typer.echo(f"{name:18} {meaning}")
 
 
-def write(
+def _write(
     recipes: dict[Path, Recipe],
     shard_bytes: int | None = None,
     *,
@@ -244,7 +244,7 @@ def write(
     typer.echo(f"{decimal(num_bytes)} in {seconds:.1f} s ({decimal(round(num_bytes / seconds))}/s)")
 
 
-def parse_size(text: str) -> int:
+def _parse_size(text: str) -> int:
     """Bytes of `"5GB"`, `"500MB"` or a plain number."""
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
     number = text.upper().rstrip("KMGB")

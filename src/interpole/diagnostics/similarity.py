@@ -29,7 +29,7 @@ from interpole.checkpoints.reduce import (
 from interpole.errors import AnalysisError
 from interpole.files import plain
 
-__all__ = ["VARIANTS", "Cell", "Kinship", "Similarity", "TensorSimilarity", "compare"]
+__all__ = ["VARIANTS", "Cell", "Kinship", "Moments", "Similarity", "TensorSimilarity", "compare"]
 
 VARIANTS = {
     "matrices": "unweighted mean over the tensors in layers, without norms and biases (the code of arXiv 2505.12716)",

@@ -32,7 +32,7 @@ from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation
 
-__all__ = ["OpenAIEngine", "open_openai"]
+__all__ = ["OpenAIEngine", "RequestRejected", "RetryableError", "open_openai"]
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT_SECONDS = 600.0

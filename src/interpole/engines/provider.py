@@ -28,13 +28,13 @@ from interpole.errors import EngineError
 from interpole.files import seed_of
 from interpole.records import Sampler
 
-__all__ = ["Provider", "inspect_model"]
+__all__ = ["inspect_model"]
 
 Render = Callable[[Sequence[dict[str, Any]]], str]
 """Chat messages → prompt."""
 
 
-class Provider(ModelAPI):
+class _Provider(ModelAPI):
     """The Inspect provider (see the module's docstring). One per point: its name is part of every log."""
 
     def __init__(self, name: str, answer: Answer, render: Render, sampler: Sampler) -> None:
@@ -88,7 +88,7 @@ class Provider(ModelAPI):
 
 @modelapi(name="interpole")
 def _provider() -> type[ModelAPI]:
-    return Provider
+    return _Provider
 
 
 def inspect_model(name: str, answer: Answer, render: Render, sampler: Sampler) -> Model:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from interpole.errors import EngineError, InterpoleError
 
-__all__ = ["BUILT_IN", "GROUP", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "require"]
+__all__ = ["BUILT_IN", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "require"]
 
 GROUP = "interpole.engines"
 

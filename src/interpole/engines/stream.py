@@ -19,7 +19,7 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.kernels import keep_freed_memory, weighted_sum
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 
-__all__ = ["CHUNK_ELEMENTS", "Named", "tensors", "to_torch"]
+__all__ = ["CHUNK_ELEMENTS", "Named", "tensors"]
 
 Named = tuple[str, torch.Tensor]
 Terms = tuple[tuple[Checkpoint, float], ...]
@@ -34,7 +34,7 @@ _TWINS = {
 """numpy dtypes that torch does not take, with an integer dtype of their size and torch's own."""
 
 
-def to_torch(array: NDArray[Any]) -> torch.Tensor:
+def _to_torch(array: NDArray[Any]) -> torch.Tensor:
     """The array as a tensor that shares its memory; bfloat16 and float8 included."""
     if array.dtype in _TWINS:
         integer, dtype = _TWINS[array.dtype]
@@ -52,20 +52,20 @@ def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
         terms = checkpoint.terms(name)
         if terms is not None and len(terms) == 1 and terms[0][0].specs[name].dtype != spec.dtype:
             terms = None  # copied, but cast
-        yield name, to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device)
+        yield name, _to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device)
 
 
 def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device) -> torch.Tensor:
     """Σ wᵢ·Θᵢ: every product and sum rounded to float32 once, left to right, then once to the result's dtype."""
     arrays = [_mapped(source, name) for source, _ in terms]
     if len(arrays) == 1:
-        return to_torch(arrays[0]).reshape(spec.shape)
+        return _to_torch(arrays[0]).reshape(spec.shape)
     weights = [float(np.float32(weight)) for _, weight in terms]
     fused = device.type == "cpu" and spec.dtype == "BF16"
     if fused and (rounded := weighted_sum(arrays, weights)) is not None:
-        return to_torch(rounded).reshape(spec.shape)
-    inputs = list(zip(map(to_torch, arrays), weights, strict=True))
-    dtype = to_torch(np.empty(0, DTYPES[spec.dtype])).dtype
+        return _to_torch(rounded).reshape(spec.shape)
+    inputs = list(zip(map(_to_torch, arrays), weights, strict=True))
+    dtype = _to_torch(np.empty(0, DTYPES[spec.dtype])).dtype
     result = torch.empty(spec.num_elements, dtype=dtype, device=device)
     step = CHUNK_ELEMENTS if device.type == "cpu" else max(spec.num_elements, 1)
     for start in range(0, spec.num_elements, step):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interpole.tasks import chains
 
-__all__ = ["CHAT_TEMPLATE", "IM_END", "VOCAB_SIZE", "build_tokenizer", "prompt"]
+__all__ = ["END_OF_TEXT", "IM_END", "VOCAB_SIZE", "build_tokenizer", "prompt"]
 
 END_OF_TEXT, IM_START, IM_END = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKS = ("<think>", "</think>")

@@ -28,7 +28,7 @@ from interpole.errors import OutputError, TaskError
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, build_tokenizer, prompt
 from interpole.tasks import chains
 
-__all__ = ["ARCHITECTURES", "SCHEDULE", "OnStep", "Schedule", "Stage", "build_model", "train"]
+__all__ = ["SCHEDULE", "Schedule", "Stage", "learning_rate_factor", "train"]
 
 ARCHITECTURES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 IGNORED = -100  # the label of tokens that are not learned: prompts and padding
@@ -86,7 +86,7 @@ def _thinking_answer(rng: np.random.Generator, question: str) -> str:
 STYLES: dict[str, Style] = {"base": _mixed_answer, "instruct": _direct_answer, "thinking": _thinking_answer}
 
 
-def build_model(arch: str, vocab_size: int, eos: int, pad: int) -> transformers.PreTrainedModel:
+def _build_model(arch: str, vocab_size: int, eos: int, pad: int) -> transformers.PreTrainedModel:
     """A fresh model of about 350,000 fp32 parameters, drawn from torch's global generator.
 
     Raises:
@@ -209,7 +209,7 @@ def _train_into(folder: Path, arch: str, seed: int, schedule: Schedule, progress
     """`train` without the care for the output folder."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = build_model(arch, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model = _build_model(arch, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.merging.merged import Merged
 
-__all__ = ["RECIPE_NAME", "front_matter", "pinned", "texts"]
+__all__ = ["RECIPE_NAME", "model_card", "pinned", "texts"]
 
 RECIPE_NAME = "interpole_recipe.yml"
 CARRIED = ("license", "license_name", "license_link")
@@ -34,10 +34,10 @@ CARRIED = ("license", "license_name", "license_link")
 
 def texts(merged: Merged) -> dict[str, Callable[[], str]]:
     """File name → what makes its text: `README.md`, the model card with the hub's front matter, and the recipe."""
-    return {"README.md": partial(model_card, merged), RECIPE_NAME: partial(recipe_text, merged)}
+    return {"README.md": partial(model_card, merged), RECIPE_NAME: partial(_recipe_text, merged)}
 
 
-def recipe_text(merged: Merged) -> str:
+def _recipe_text(merged: Merged) -> str:
     """The recipe as a file, with the fingerprints of the sources."""
     recipe = pinned(merged)
     hashes = "".join(f"# {name}: {source.fingerprint()}\n" for name, source in merged.sources.items())
@@ -53,7 +53,7 @@ def pinned(merged: Merged) -> Recipe:
     sources = {}
     for name, source in merged.recipe.sources.items():
         places = {"model": _place(source.model), "adapter": source.adapter and _place(source.adapter)}
-        revision = commit_of(merged.sources[name]) if is_hub_id(source.model) else None
+        revision = _commit_of(merged.sources[name]) if is_hub_id(source.model) else None
         sources[name] = source.model_copy(update=places | {"revision": revision or source.revision})
     return merged.recipe.model_copy(update={"sources": sources})
 
@@ -66,14 +66,14 @@ def _place(place: str) -> str:
     return place.encode("utf-8", "replace").decode()  # names of files may be no text
 
 
-def commit_of(source: Checkpoint) -> str | None:
+def _commit_of(source: Checkpoint) -> str | None:
     """The commit of a checkpoint that lies in the hub's cache: `…/snapshots/COMMIT/config.json`."""
     folder = source.assets["config.json"].parent
     found = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
     return folder.name if found else None
 
 
-def front_matter(source: Checkpoint) -> Mapping[str, Any]:
+def _front_matter(source: Checkpoint) -> Mapping[str, Any]:
     """What the model card beside a source says in its front matter; empty where there is none that can be read."""
     card = source.assets["config.json"].with_name("README.md")
     try:
@@ -85,7 +85,7 @@ def front_matter(source: Checkpoint) -> Mapping[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def named(source: Source) -> str:
+def _named(source: Source) -> str:
     """The source as a reader knows it: model, commit and adapter."""
     at = f" @ {source.revision}" if source.revision else ""
     return source.model + at + ("" if source.adapter is None else f" + {source.adapter}")
@@ -97,7 +97,7 @@ def model_card(merged: Merged) -> str:
     matter, terms = _matter(merged, recipe)
     at = f" at λ = {recipe.lam:g}" if isinstance(recipe.lam, float) else ""
     rows = "\n".join(
-        f"| `{name}` | {named(recipe.sources[name])} | `{source.fingerprint()}` |"
+        f"| `{name}` | {_named(recipe.sources[name])} | `{source.fingerprint()}` |"
         for name, source in merged.sources.items()
     )
     notes = "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in (*merged.notes, *terms))
@@ -128,7 +128,7 @@ computed in float32 with one rounding. Config, tokenizer, chat template and gene
 
 def _matter(merged: Merged, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """The front matter, and a sentence where the sources' licences differ, which then stand in it as `other`."""
-    said = {name: front_matter(source) for name, source in merged.sources.items()}
+    said = {name: _front_matter(source) for name, source in merged.sources.items()}
     licences = {name: str(matter["license"]) for name, matter in said.items() if matter.get("license")}
     template = said[recipe.template_source]
     carried = {key: template[key] for key in CARRIED if isinstance(template.get(key), str)}

@@ -45,7 +45,7 @@ Read = Callable[[Checkpoint, str, int, int], NDArray[Any]]
 """A source, the name of a tensor and a span of it → its elements."""
 
 
-def read_plainly(source: Checkpoint, name: str, start: int, stop: int) -> NDArray[Any]:
+def _read_plainly(source: Checkpoint, name: str, start: int, stop: int) -> NDArray[Any]:
     """Elements [start, stop) of a source's tensor."""
     return source.read(name, start, stop)
 
@@ -67,7 +67,7 @@ class Merged(Checkpoint):
         notes: tuple[str, ...] = (),
         *,
         wide: frozenset[str] = frozenset(),
-        read: Read = read_plainly,
+        read: Read = _read_plainly,
     ) -> None:
         """Plan the merge; reads no tensor.
 
@@ -86,7 +86,7 @@ class Merged(Checkpoint):
             self.chat_template = recipe.chat_template
         first = sources[recipe.merged_names[0]]  # its names and shards, whatever λ: all points of a dial look alike
         self.layout = first.layout
-        self.config = with_dtype(template.config, recipe.dtype)
+        self.config = _with_dtype(template.config, recipe.dtype)
         dtype = None if recipe.dtype == FP8 else recipe.dtype
         self.specs = {
             name: _result_spec(spec, "float32" if name in wide else dtype) for name, spec in first.specs.items()
@@ -161,10 +161,10 @@ class Merged(Checkpoint):
     ) -> NDArray[Any]:
         """Elements of `span` in `dtype`; `whole` is what is merged as one where a method needs it."""
         if (source := self._copied(name, coefficients)) is not None:
-            return cast(self._read_source(source, name, *span), dtype)
+            return _cast(self._read_source(source, name, *span), dtype)
         if self._method.elementwise:
-            return cast(self._merge(name, coefficients, span, dtype), dtype)
-        merged = cast(self._merge(name, coefficients, whole, dtype), dtype)
+            return _cast(self._merge(name, coefficients, span, dtype), dtype)
+        merged = _cast(self._merge(name, coefficients, whole, dtype), dtype)
         return merged[span[0] - whole[0] : span[1] - whole[0]]
 
     def _is_sum(self, coefficients: Coefficients) -> bool:
@@ -179,10 +179,10 @@ class Merged(Checkpoint):
         shape = self.specs[name].shape
         if self._method.elementwise or span != (0, self.specs[name].num_elements):
             shape = (span[1] - span[0],)
-        inputs = [to_float32(piece).reshape(shape) for piece in pieces]
+        inputs = [_to_float32(piece).reshape(shape) for piece in pieces]
         arguments = dict(coefficients.parameters)
         if self._method.base != "no" and "base" in self.sources:
-            arguments["base"] = to_float32(self._read_source(self.sources["base"], name, *span)).reshape(shape)
+            arguments["base"] = _to_float32(self._read_source(self.sources["base"], name, *span)).reshape(shape)
         if self._method.random:
             seed = int(arguments.pop("seed"))
             arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]
@@ -216,7 +216,7 @@ class Merged(Checkpoint):
 class Fitting:
     """Sources, opened once and made to fit once for all recipes that ask for the same."""
 
-    def __init__(self, sources: Mapping[str, Checkpoint], read: Read = read_plainly) -> None:
+    def __init__(self, sources: Mapping[str, Checkpoint], read: Read = _read_plainly) -> None:
         """Take sources by name, and how merges of them are to read them."""
         self.sources, self._read = sources, read
         self._fitted: dict[tuple[Any, ...], tuple[dict[str, Checkpoint], tuple[str, ...]]] = {}
@@ -275,7 +275,7 @@ def merge_all(recipes: Sequence[Recipe], sources: Mapping[str, Checkpoint]) -> l
     Raises:
         InterpoleError: as `merge`.
     """
-    fitting = Fitting(sources, _ReadOnce() if len(recipes) > 1 else read_plainly)
+    fitting = Fitting(sources, _ReadOnce() if len(recipes) > 1 else _read_plainly)
     return [fitting.merge(recipe) for recipe in recipes]
 
 
@@ -307,7 +307,7 @@ class _ReadOnce:
         return piece
 
 
-def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+def _to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """The array in float32; exact for bfloat16, float16 and float8."""
     if array.dtype == DTYPES["BF16"]:
         wide = array.view(np.uint16).astype(np.uint32)
@@ -316,13 +316,13 @@ def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     return array.astype(np.float32)
 
 
-def cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array in `dtype`, rounded to nearest, ties to even; the same array if it is so already."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype, copy=False)
 
 
-def with_dtype(config: Mapping[str, Any], dtype: str | None) -> Mapping[str, Any]:
+def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> Mapping[str, Any]:
     """The config with the dtype of its weights replaced, under the key it uses; unchanged for None."""
     if dtype is None:
         return config

@@ -18,7 +18,7 @@ from interpole.analysis.tables import PointMetrics
 from interpole.report.marks import Mark, dial_span, marks, tasks
 from interpole.report.style import COLOURS, OUTCOMES, SERIES
 
-__all__ = ["QUANTITIES", "Band", "curves", "outcomes", "overview", "panel", "small"]
+__all__ = ["LABEL_GAP", "QUANTITIES", "Band", "curves", "outcomes", "overview", "panel", "small"]
 
 QUANTITIES = {
     "accuracy": ("Accuracy (%)", ("mean", "pass", "vote")),

@@ -33,14 +33,14 @@ from interpole.report.render import svg
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.verdicts import bands, verdicts
 
-__all__ = ["Chart", "html"]
+__all__ = ["html"]
 
 MAX_DIFFICULTIES = 12
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class _Chart:
     """A chart as the page holds it; `axis` is its λ axis, where it has one."""
 
     svg: Markup
@@ -51,7 +51,7 @@ class Chart:
     axis: tuple[float, float] | None
 
 
-class Cell(NamedTuple):
+class _Cell(NamedTuple):
     """A number of the table, and its interval below it."""
 
     value: str
@@ -164,20 +164,20 @@ def _charts(
     }
 
 
-def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[Chart]:
+def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[_Chart]:
     """Small multiples: one per part of a task, or, without one, one per task."""
     size = {"width": 126, "height": 84}
     drawn = [(name, figures.small(marks(part), task or name, name, **size)) for name, part in parts.items()]
     return [chart for chart in (_chart(small, name, size, axis) for name, small in drawn) if chart]
 
 
-def _chart(chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, float] | None) -> Chart | None:
+def _chart(chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, float] | None) -> _Chart | None:
     """Draw a chart, if there is one."""
     if chart is None:
         return None
     text = svg(chart)
     found = re.search(r'width="(\d+)', text)
-    return Chart(
+    return _Chart(
         Markup(text), label, size.get("width", 0), size.get("height", 0), int(found[1]) if found else 400, axis
     )
 
@@ -220,34 +220,34 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows, "summary": f"{asked:,} questions, {k} samples each{by}"}
 
 
-def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool, broken: bool) -> list[Cell]:
+def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool, broken: bool) -> list[_Cell]:
     """One line of the table."""
     unfinished = sum(m.outcomes.get(kind, 0) for kind in UNFINISHED) / max(1, sum(m.outcomes.values()))
     return [
         _share(m.mean),
         _share(m.well_formed),
-        *([Cell(f"{100 * m.ability_low.value:.1f} – {100 * m.ability_high.value:.1f}")] if broken else []),
+        *([_Cell(f"{100 * m.ability_low.value:.1f} – {100 * m.ability_high.value:.1f}")] if broken else []),
         *([_share(m.pass_at[-1] if m.pass_at else None)] if passes else []),
         *([_share(m.vote)] if votes else []),
         _share(m.think),
-        *([Cell(f"{100 * m.num_forced / max(1, m.num_samples):.1f}")] if cut else []),
+        *([_Cell(f"{100 * m.num_forced / max(1, m.num_samples):.1f}")] if cut else []),
         _length(m.tokens),
         _length(Interval(m.tokens_median, float("nan"), float("nan"))),
         _length(Interval(m.tokens_p95, float("nan"), float("nan"))),
         _length(m.tokens_correct),
-        Cell(f"{100 * unfinished:.1f}"),
+        _Cell(f"{100 * unfinished:.1f}"),
     ]
 
 
-def _share(interval: Interval | None) -> Cell:
+def _share(interval: Interval | None) -> _Cell:
     if interval is None or interval.value != interval.value:
-        return Cell("–")
+        return _Cell("–")
     value, low, high = (f"{100 * x:.1f}" for x in interval)
-    return Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")
+    return _Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")
 
 
-def _length(interval: Interval | None) -> Cell:
+def _length(interval: Interval | None) -> _Cell:
     if interval is None or interval.value != interval.value:
-        return Cell("–")
+        return _Cell("–")
     value, low, high = (f"{x:,.0f}" if interval.value >= 100 else f"{x:,.1f}" for x in interval)
-    return Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")
+    return _Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")

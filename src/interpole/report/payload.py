@@ -21,7 +21,18 @@ from interpole.files import plain
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES, UNFINISHED
 
-__all__ = ["Parse", "Payload", "Prompt", "as_it_stands", "cell", "difficulty", "pack", "payload", "texts"]
+__all__ = [
+    "BUDGET_BYTES",
+    "MAX_CHARS",
+    "Parse",
+    "Payload",
+    "Prompt",
+    "as_it_stands",
+    "cell",
+    "difficulty",
+    "payload",
+    "texts",
+]
 
 MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no more
 BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that it can be sent around
@@ -84,7 +95,7 @@ def payload(
         "questions": questions,
         "private": sorted(private),
     }
-    return Payload(pack(index), chunks, sum(len(s.response) > keep for s in samples))
+    return Payload(_pack(index), chunks, sum(len(s.response) > keep for s in samples))
 
 
 def _most(lengths: Sequence[int], budget: int) -> int:
@@ -125,10 +136,10 @@ def _packed(
         if num_chars > CHUNK_CHARS:
             chunks.append([])
             num_chars = 0
-    return questions, tuple(pack(chunk) for chunk in chunks if chunk)
+    return questions, tuple(_pack(chunk) for chunk in chunks if chunk)
 
 
-def pack(data: Any) -> str:
+def _pack(data: Any) -> str:
     """JSON, gzip, base64; the same bytes for the same data."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)).decode()

@@ -11,7 +11,7 @@ from interpole.errors import OutputError
 from interpole.files import write_atomic
 from interpole.report.style import THEME
 
-__all__ = ["FORMATS", "check_format", "save", "svg"]
+__all__ = ["check_format", "save", "svg"]
 
 FORMATS = ("pdf", "png", "svg")
 PNG_PPI = 220

@@ -17,7 +17,7 @@ from interpole.report.verdicts import stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.runfile import RunFile
 
-__all__ = ["Group", "describe", "write_report"]
+__all__ = ["write_report"]
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading, and (name, value) under it
 HASH_CHARS = 16
@@ -59,7 +59,7 @@ def write_report(
         stages_of(samples),
         samples,
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
-        manifest=[group for run in read for group in describe(run.file, run.samples, run.suffix)],
+        manifest=[group for run in read for group in _describe(run.file, run.samples, run.suffix)],
         private=() if include_texts else private,
         parse=lambda sample: forms[sample.task, sample.point].parse(sample.response, sample.finish),
         prompt=_Prompts(forms),
@@ -103,7 +103,7 @@ def _name(label: str) -> str:
     return Path(label).name if Path(label).is_absolute() else label.rstrip("/")
 
 
-def describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list[Group]:
+def _describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list[Group]:
     """How a run was made, in titled groups: models, prompt and sampling, tasks, engine, what was spent."""
     spent = sum(sample.num_tokens for sample in samples)
     failed = sum(sample.outcome == "failed" for sample in samples)

@@ -10,7 +10,7 @@ from typing import Any
 
 from interpole.records import Outcome
 
-__all__ = ["COLOURS", "FONT", "OUTCOMES", "SERIES", "THEME", "UNFINISHED"]
+__all__ = ["COLOURS", "OUTCOMES", "SERIES", "THEME", "UNFINISHED"]
 
 COLOURS = {
     "ink": "#1b1b1f",

@@ -18,7 +18,7 @@ import zstandard
 from interpole.errors import RunError
 from interpole.files import open_regular, parse_json
 
-__all__ = ["members"]
+__all__ = ["MAX_VALUES", "members"]
 
 MAX_MEMBER_BYTES = 256 << 20  # summaries take some 3 kB a sample
 MAX_VALUES = 10_000_000  # that one member may hold: each takes about 100 bytes of memory

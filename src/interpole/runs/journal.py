@@ -18,7 +18,7 @@ from interpole.errors import EngineError, OutputError
 from interpole.records import Generation, Sampler
 from interpole.runs.runfile import Part
 
-__all__ = ["Journal", "OnAnswer", "journal_path", "num_answers"]
+__all__ = ["Journal", "journal_path", "num_answers"]
 
 OnAnswer = Callable[[Generation, bool], None]
 """Takes an answer, and whether it is new."""

@@ -23,7 +23,7 @@ from interpole.errors import OutputError, RunError, printable
 from interpole.files import no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
 
-__all__ = ["NAME", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]
+__all__ = ["NAME", "Count", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]
 
 NAME = "run.json"
 """The file that makes a folder a run."""

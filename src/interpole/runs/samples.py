@@ -20,7 +20,7 @@ from interpole.runs.archive import members
 from interpole.runs.runfile import Count, Entry, Part, RunFile
 from interpole.schema import Foreign, validated
 
-__all__ = ["SCORE", "Logged", "ScoreMetadata", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
+__all__ = ["Logged", "ScoreMetadata", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
 
 SCORE = "grade"
 """The score in Inspect's logs that `tasks.inspect` keeps."""

@@ -29,7 +29,7 @@ from interpole.sweep.plan import Plan, Point
 from interpole.sweep.run import OnProgress, engine_of
 from interpole.tasks import Benchmark
 
-__all__ = ["REPORT", "LivePair", "run", "to_json"]
+__all__ = ["LivePair", "run", "to_json"]
 
 REPORT = "adaptive.json"
 """The file in the run folder that says what was asked, in which order, and what it cost."""

@@ -166,7 +166,7 @@ class Plan:
             "sampler": self.config.sampler,
             "engine": {name: release(version) for name, version in engine.items()},
         }
-        problems = problems_hash(benchmark)
+        problems = _problems_hash(benchmark)
         own = {"weights": point.fingerprint, "sampler": sampler, "task": benchmark.name, "problems": problems}
         own |= {"asking": point.asking} if point.asking else {}
         unique = content_hash({key: value for key, value in shared.items() if key not in ("sources", "sampler")} | own)
@@ -195,7 +195,7 @@ class Plan:
             | ({"limit": limit} if (limit := self._limit(task)) else {}),
             num_problems=len(benchmark.problems),
             samples=benchmark.k,
-            problems_hash=problems_hash(benchmark),
+            problems_hash=_problems_hash(benchmark),
             private=benchmark.private,
         )
 
@@ -287,7 +287,7 @@ def _dumped(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def problems_hash(benchmark: Benchmark) -> str:
+def _problems_hash(benchmark: Benchmark) -> str:
     """Hash of the problems as they are asked: ids, prompts and reference answers."""
     return content_hash([[problem.id, benchmark.prompt(problem), problem.answer] for problem in benchmark.problems])
 

@@ -30,7 +30,7 @@ from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan, Point, missing_parts
 from interpole.tasks import Benchmark
 
-__all__ = ["Changed", "Planned", "Summary", "SweepProgress", "engine_of", "plan", "run"]
+__all__ = ["Changed", "OnProgress", "Planned", "Summary", "SweepProgress", "engine_of", "plan", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def run(
     with exclusive(out), ExitStack() as stack:
         existing = _existing(out)
         planned = Plan(config)
-        tell = ProgressReporter(on_progress)
+        tell = _ProgressReporter(on_progress)
         for benchmark in planned.benchmarks.values():
             tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
         assumed = assumed_engine(config, existing)
@@ -255,7 +255,9 @@ def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) ->
 class _Sweep:
     """A sweep under way: the run file as it is now, and how far the jobs are."""
 
-    def __init__(self, planned: Plan, out: Path, existing: RunFile | None, work: _Work, tell: ProgressReporter) -> None:
+    def __init__(
+        self, planned: Plan, out: Path, existing: RunFile | None, work: _Work, tell: _ProgressReporter
+    ) -> None:
         self._plan, self._out, self._tell = planned, out, tell
         self._work = work.jobs
         self._file = _run_file(planned, existing, work)
@@ -372,7 +374,7 @@ def _rare_collection() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-class ProgressReporter:
+class _ProgressReporter:
     """Counts answers and tells whoever wants to know."""
 
     def __init__(self, on_progress: OnProgress) -> None:

@@ -12,13 +12,13 @@ from interpole.records import Problem, Sampler
 from interpole.tasks.benchmark import Benchmark, Grade, Request, final_text
 from interpole.tasks.chains import problems as draw
 
-__all__ = ["SAMPLER", "exact_number", "load"]
+__all__ = ["load"]
 
 SAMPLER = Sampler(temperature=0.6, top_p=0.95, top_k=0, max_tokens=256)
 _NUM_PROBLEMS = 204
 
 
-def exact_number(problem: Problem, parsed: ParsedResponse) -> Grade:
+def _exact_number(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Score 1 when the answer is the number and nothing else; a number with text around it is no answer."""
     found = re.fullmatch(r"\s*(-?\d+)\s*", final_text(parsed))
     answer = found[1] if found else None
@@ -32,5 +32,5 @@ def load(request: Request) -> Benchmark:
     if problems is None:
         problems = tuple(draw(request.split or "test", request.limit or _NUM_PROBLEMS, request.seed))
     return Benchmark(
-        "arithmetic", problems, lambda problem: problem.question, {"exact": exact_number}, k=8, sampler=SAMPLER
+        "arithmetic", problems, lambda problem: problem.question, {"exact": _exact_number}, k=8, sampler=SAMPLER
     )

@@ -24,7 +24,6 @@ __all__ = [
     "Step",
     "direct",
     "draw",
-    "make_problem",
     "problems",
     "solve",
     "split_of",
@@ -50,7 +49,7 @@ class Step(NamedTuple):
     value: int
 
 
-def apply(value: int, operator: str, operand: int) -> int:
+def _apply(value: int, operator: str, operand: int) -> int:
     """`value operator operand` for the three operators of chains: `+`, `-` and `*`."""
     return {"+": value + operand, "-": value - operand, "*": value * operand}[operator]
 
@@ -67,7 +66,7 @@ def solve(question: str) -> tuple[int, list[Step]]:
     start = value = int(match[1])
     steps = []
     for text in _STEP.findall(match[2]):
-        value = apply(value, text[1], int(text[2:]))
+        value = _apply(value, text[1], int(text[2:]))
         steps.append(Step(text, value))
     return start, steps
 
@@ -104,7 +103,7 @@ def split_of(question: str) -> str:
 def _moves(value: int) -> dict[str, list[int]]:
     """The operands that keep `value` in range, per operator that has any."""
     moves = {
-        operator: [n for n in range(1 + (operator == "*"), 10) if LOWEST <= apply(value, operator, n) <= HIGHEST]
+        operator: [n for n in range(1 + (operator == "*"), 10) if LOWEST <= _apply(value, operator, n) <= HIGHEST]
         for operator in "+-*"
     }
     return {operator: operands for operator, operands in moves.items() if operands}
@@ -118,12 +117,12 @@ def draw(rng: np.random.Generator, num_steps: int) -> str:
         moves = list(_moves(value).items())
         operator, operands = moves[rng.integers(len(moves))]
         operand = operands[rng.integers(len(operands))]
-        value = apply(value, operator, operand)
+        value = _apply(value, operator, operand)
         parts.append(f"{label}{operator}{operand}")
     return " ".join(parts) + " = ?"
 
 
-def make_problem(question: str) -> Problem:
+def _make_problem(question: str) -> Problem:
     """The record of a chain; its id comes from the question's text, so it is the same in every draw."""
     steps = solve(question)[1]
     name = hashlib.sha256(question.encode()).hexdigest()[:12]
@@ -157,4 +156,4 @@ def problems(split: str, count: int, seed: int = 0, difficulties: Sequence[int] 
                 remedy="ask for fewer, or leave the lowest difficulties out",
             )
         found[new] = None
-    return [make_problem(question) for question in found]
+    return [_make_problem(question) for question in found]

@@ -19,7 +19,7 @@ from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, Grade, Request, as_the_paper_reads, final_text
 from interpole.tasks.data import Text, distinct, fetch, read_jsonl
 
-__all__ = ["SAMPLER", "load", "strict_paper", "strict_robust"]
+__all__ = ["SAMPLER", "load"]
 
 SAMPLER = Sampler(temperature=0.6, top_p=0.95, top_k=20, max_tokens=65_536)
 _CHECKERS = Guarded("interpole.tasks.ifeval_worker", limit_seconds=30.0)
@@ -40,18 +40,18 @@ def load(request: Request) -> Benchmark:
         "ifeval",
         problems[: request.limit],
         lambda problem: problem.question,
-        {"paper": strict_paper, "robust": strict_robust},
+        {"paper": _strict_paper, "robust": _strict_robust},
         k=8,
         sampler=SAMPLER,
     )
 
 
-def strict_paper(problem: Problem, parsed: ParsedResponse) -> Grade:
+def _strict_paper(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Check what follows `</think>`, or the whole response: an unclosed monologue is graded as the answer."""
     return _strict(problem, as_the_paper_reads(parsed))
 
 
-def strict_robust(problem: Problem, parsed: ParsedResponse) -> Grade:
+def _strict_robust(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Check the final text; a thought that was cut off has none, and fails."""
     return _strict(problem, final_text(parsed))
 

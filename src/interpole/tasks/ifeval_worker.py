@@ -19,10 +19,10 @@ from typing import Any
 from interpole.errors import TaskError
 from interpole.guarded import serve
 
-__all__ = ["check"]
+__all__ = []
 
 
-def check(question: dict[str, Any]) -> dict[str, Any]:
+def _check(question: dict[str, Any]) -> dict[str, Any]:
     """Say whether a response follows all instructions of its prompt, read strictly."""
     checkers = _checkers()
     if "ready" in question:
@@ -60,4 +60,4 @@ def _checkers() -> Any:
 
 
 if __name__ == "__main__":
-    serve(check)
+    serve(_check)

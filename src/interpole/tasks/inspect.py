@@ -49,7 +49,7 @@ def to_inspect(
     """
 
     def read(output: ModelOutput) -> ParsedResponse:
-        return form.parse(response_text(output, form.markers), finish_of(output))
+        return form.parse(response_text(output, form.markers), _finish_of(output))
 
     if benchmark.foreign is not None:
         theirs = benchmark.foreign()
@@ -80,7 +80,7 @@ def response_text(output: ModelOutput, markers: Markers) -> str:
     return markers.rejoin(thinking, text)
 
 
-def finish_of(output: ModelOutput) -> str:
+def _finish_of(output: ModelOutput) -> str:
     """Finish reason in our words: "stop", "length" or "error"."""
     return "error" if output.error or not output.choices else _FINISH.get(output.stop_reason, "stop")
 
@@ -188,7 +188,7 @@ def _scorer(
                 metadata={
                     "epoch": first_sample + state.epoch - 1,
                     "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
-                    "finish": finish_of(state.output),
+                    "finish": _finish_of(state.output),
                     "budget_forced": bool((state.output.metadata or {}).get("budget_forced")),
                     **score_metadata(seen, grades),
                     "difficulty": state.metadata.get("difficulty", ""),

@@ -16,7 +16,7 @@ from sympy import Equality, Float
 from interpole.guarded import serve
 from interpole.tasks.expressions import asked_for, stated, tidy
 
-__all__ = ["grade"]
+__all__ = []
 
 # OpenCompass' MATHVerifyEvaluator: anchored LaTeX only, boxes first, all boxes that stand together
 _PAPER = [
@@ -32,7 +32,7 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,400}")
 _WHOLE = [LatexExtractionConfig(), ExprExtractionConfig()]
 
 
-def grade(question: dict[str, Any]) -> dict[str, Any]:
+def _grade(question: dict[str, Any]) -> dict[str, Any]:
     """Score one text against the gold answer; `answer` is what was read, as sympy writes it."""
     gold, text = question["gold"], question["text"]
     if question["reader"] == "paper":
@@ -77,4 +77,4 @@ def _read_as_the_paper(text: str) -> list[Any]:
 
 
 if __name__ == "__main__":
-    serve(grade)
+    serve(_grade)

@@ -11,10 +11,10 @@ from typing import Any
 
 from interpole.guarded import serve
 
-__all__ = ["search"]
+__all__ = []
 
 
-def search(question: dict[str, Any]) -> dict[str, Any]:
+def _search(question: dict[str, Any]) -> dict[str, Any]:
     """Search a text for a pattern; its first group, if it has one, is the answer."""
     try:
         with warnings.catch_warnings():
@@ -28,4 +28,4 @@ def search(question: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(search)
+    serve(_search)

@@ -22,7 +22,7 @@ from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, CorruptError, RecipeError
 from interpole.schema import Foreign, validated
 
-__all__ = ["KEY", "Blocks", "Dequantised", "Quantised", "announced", "dequantise", "quantise"]
+__all__ = ["KEY", "Blocks", "Dequantised", "Quantised", "announced", "quantise"]
 
 KEY = "quantization_config"
 """Where a config says how its model is quantised."""
@@ -58,7 +58,7 @@ class Blocks:
             return self.checked(read(scale_name, 0, 1), scale_name)
         columns, per_row = shape[-1], -(-shape[-1] // self.block[1])
         first, last = start // columns, -(-stop // columns)
-        lines = block_lines(shape, self.block[0], first, last)  # row → row of scales
+        lines = _block_lines(shape, self.block[0], first, last)  # row → row of scales
         scales = read(scale_name, int(lines[0]) * per_row, (int(lines[-1]) + 1) * per_row)
         wide = self.checked(scales, scale_name).reshape(-1, per_row)
         wide = np.repeat(wide, min(self.block[1], columns), axis=1)[:, :columns]  # (rows of scales, columns)
@@ -71,7 +71,7 @@ class Blocks:
         Raises:
             CorruptError: one of them is NaN or infinite.
         """
-        floats = to_floats(scales)
+        floats = _to_floats(scales)
         if not np.isfinite(floats).all():
             raise CorruptError(
                 f"{name} holds a scale that is {floats[~np.isfinite(floats)][0]}: every weight of its block would be no number",
@@ -92,7 +92,7 @@ class Blocks:
         *_, rows, columns = self.codes[weight].shape
         per_row, per_matrix = -(-columns // block[1]), -(-rows // block[0])  # scales in a row, rows of scales
         if name == weight:
-            lines = block_lines(self.codes[weight].shape, block[0], start // columns, -(-stop // columns)).tolist()
+            lines = _block_lines(self.codes[weight].shape, block[0], start // columns, -(-stop // columns)).tolist()
         else:
             lines = [start // per_row, -(-stop // per_row) - 1]
         encoded, begin = [], lines[0] * per_row if part else _first_row(lines[0], rows, block[0]) * columns
@@ -156,7 +156,7 @@ class Dequantised(Checkpoint):
         Raises:
             CheckpointError: codes without scales, or scales of a shape that does not fit.
         """
-        self.raw, self.blocks = raw, find_blocks(raw)
+        self.raw, self.blocks = raw, _find_blocks(raw)
         self.label, self.assets = raw.label, raw.assets
         self.config = _without(raw.config)
         scales = {name + SUFFIX for name in self.blocks.codes}
@@ -175,7 +175,7 @@ class Dequantised(Checkpoint):
         codes = self.raw.read(name, start, stop)
         if start == stop:
             return codes.astype(DTYPES["BF16"])
-        return dequantise(codes, self.blocks.expand(name, start, stop, self.raw.read)).astype(DTYPES["BF16"])
+        return _dequantise(codes, self.blocks.expand(name, start, stop, self.raw.read)).astype(DTYPES["BF16"])
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies, if it is not quantised."""
@@ -299,7 +299,7 @@ def _without(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_blocks(raw: Checkpoint) -> Blocks:
+def _find_blocks(raw: Checkpoint) -> Blocks:
     """How `raw` is quantised, from its config and its tensors.
 
     Raises:
@@ -320,7 +320,7 @@ def find_blocks(raw: Checkpoint) -> Blocks:
             raise CorruptError(
                 f"FP8 tensor {name} {spec} cannot be cut into blocks of {block}", raw.label, "fetch it again"
             )
-        wanted = () if block is None else scale_shape(spec.shape, block)
+        wanted = () if block is None else _scale_shape(spec.shape, block)
         if not scales.is_float or (scales.shape != wanted and scales.num_elements != prod(wanted)):
             raise CheckpointError(
                 f"{name + SUFFIX} is {scales}; for {name} {spec} in blocks of {block} it must be {list(wanted)}",
@@ -331,13 +331,13 @@ def find_blocks(raw: Checkpoint) -> Blocks:
     return Blocks(codes, scales_of, block, said.scale_fmt == "ue8m0")
 
 
-def scale_shape(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
+def _scale_shape(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the scales of a tensor (…, rows, columns)."""
     *experts, rows, columns = shape
     return (*experts, -(-rows // block[0]), -(-columns // block[1]))
 
 
-def block_lines(shape: tuple[int, ...], block_rows: int, first: int, last: int) -> NDArray[np.int64]:
+def _block_lines(shape: tuple[int, ...], block_rows: int, first: int, last: int) -> NDArray[np.int64]:
     """Row of scales of the rows [first, last), counted through all leading dimensions; every matrix begins a new one."""
     rows = np.arange(first, last)
     return rows // shape[-2] * -(-shape[-2] // block_rows) + rows % shape[-2] // block_rows
@@ -349,7 +349,7 @@ def _first_row(line: int, rows: int, block_rows: int) -> int:
     return line // per_matrix * rows + line % per_matrix * block_rows
 
 
-def to_floats(array: NDArray[Any]) -> Floats:
+def _to_floats(array: NDArray[Any]) -> Floats:
     """The array in float32."""
     return np.asarray(array, np.float32)
 
@@ -361,7 +361,7 @@ _VALUES = {
 """Value of every code; a look-up is several times faster than a cast."""
 
 
-def dequantise(codes: NDArray[Any], scales: Floats) -> Floats:
+def _dequantise(codes: NDArray[Any], scales: Floats) -> Floats:
     """Code · scale in float32; shapes must broadcast."""
     values: Floats = _VALUES[codes.dtype][codes.view(np.uint8)]
     values *= scales

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import has_token_rows, role_of
 
-__all__ = ["Tied", "Untied", "embeddings_of", "is_tied", "same_heads", "settled"]
+__all__ = ["Untied", "is_tied", "same_heads", "settled"]
 
 KEY = "tie_word_embeddings"
 PIECE = 1 << 20
 
 
 @final
-class Tied(Checkpoint):
+class _Tied(Checkpoint):
     """A checkpoint without its lm_head, which equals the embeddings.
 
     Attributes:
@@ -68,7 +68,7 @@ class Untied(Checkpoint):
         self.label, self.assets = source.label, source.assets
         self.config = _untied(source.config)
         self.specs, self.layout, self._names = dict(source.specs), dict(source.layout), {name: name for name in source}
-        if head_of(source) is None and (embeddings := embeddings_of(source)) is not None:
+        if _head_of(source) is None and (embeddings := _embeddings_of(source)) is not None:
             head = "language_model." * embeddings.startswith("language_model.") + "lm_head.weight"
             self._names[head] = embeddings
             self.specs[head], self.layout[head] = source.specs[embeddings], source.layout[embeddings]
@@ -90,12 +90,12 @@ class Untied(Checkpoint):
         return hashlib.sha256(f"untied {self.source.fingerprint(quick=quick)}".encode()).hexdigest()
 
 
-def embeddings_of(checkpoint: Checkpoint) -> str | None:
+def _embeddings_of(checkpoint: Checkpoint) -> str | None:
     """The name of the input embeddings."""
     return _of_kind(checkpoint, "embedding")
 
 
-def head_of(checkpoint: Checkpoint) -> str | None:
+def _head_of(checkpoint: Checkpoint) -> str | None:
     """The name of the weights of lm_head, where there are some."""
     return _of_kind(checkpoint, "lm_head")
 
@@ -105,7 +105,7 @@ def is_tied(checkpoint: Checkpoint) -> bool:
     text = checkpoint.config.get("text_config")
     parts = [checkpoint.config, text if isinstance(text, Mapping) else {}]
     said = next((part[KEY] for part in parts if part.get(KEY) is not None), None)
-    return bool(said) if said is not None else head_of(checkpoint) is None
+    return bool(said) if said is not None else _head_of(checkpoint) is None
 
 
 def settled(checkpoint: Checkpoint, *, reading: bool = True) -> Checkpoint:
@@ -115,17 +115,17 @@ def settled(checkpoint: Checkpoint, *, reading: bool = True) -> Checkpoint:
         checkpoint: as it was opened.
         reading: compare a head with the embeddings; otherwise it is taken for the same.
     """
-    head, embeddings = head_of(checkpoint), embeddings_of(checkpoint)
+    head, embeddings = _head_of(checkpoint), _embeddings_of(checkpoint)
     if head is None or embeddings is None or not is_tied(checkpoint):
         return checkpoint
     same = not reading or _same(checkpoint, head, embeddings)
-    return Tied(checkpoint, head) if same else Untied(checkpoint)
+    return _Tied(checkpoint, head) if same else Untied(checkpoint)
 
 
 def same_heads(sources: Mapping[str, Checkpoint]) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
     """The sources all tied or all with a head of their own, the very same ones where they are so; and what was done in words."""
-    untied = [name for name, source in sources.items() if not is_tied(source) and head_of(source)]
-    tied = [name for name, source in sources.items() if is_tied(source) and embeddings_of(source)]
+    untied = [name for name, source in sources.items() if not is_tied(source) and _head_of(source)]
+    tied = [name for name, source in sources.items() if is_tied(source) and _embeddings_of(source)]
     if not untied or not tied:
         return dict(sources), ()
     notes = tuple(

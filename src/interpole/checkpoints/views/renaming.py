@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import stem
 
-__all__ = ["Renamed", "same_names"]
+__all__ = ["same_names"]
 
 
 @final
-class Renamed(Checkpoint):
+class _Renamed(Checkpoint):
     """A checkpoint under other names.
 
     Attributes:
@@ -66,7 +66,7 @@ def same_names(sources: Mapping[str, Checkpoint], target: str) -> tuple[dict[str
         unlike = theirs.keys() != wanted.keys() or not len(theirs) == len(source) == len(wanted)
         if source.keys() == sources[target].keys() or unlike:
             continue
-        result[source_name] = Renamed(source, {wanted[key]: theirs[key] for key in theirs})
+        result[source_name] = _Renamed(source, {wanted[key]: theirs[key] for key in theirs})
         first = next(key for key in theirs if wanted[key] != theirs[key])
         notes.append(f"tensors of {source_name} go by the names of {target}: {theirs[first]} is {wanted[first]} there")
     return result, tuple(notes)

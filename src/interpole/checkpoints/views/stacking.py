@@ -18,7 +18,7 @@ from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import depth_key, in_layer, num_layers, role_of
 from interpole.errors import RecipeError
 
-__all__ = ["Stacked"]
+__all__ = ["Stacked", "restacked"]
 
 
 @final

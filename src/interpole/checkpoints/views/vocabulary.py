@@ -24,7 +24,7 @@ from interpole.checkpoints.names import has_token_rows
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import MismatchError
 
-__all__ = ["POLICIES", "Aligned", "same_tokenizer", "same_vocabulary", "vocabulary"]
+__all__ = ["POLICIES", "Aligned", "same_tokenizer", "same_vocabulary", "vocabulary", "vocabulary_tensors"]
 
 POLICIES = {
     "refuse": "go on only if every id that both tokenizers have means the same token",
@@ -159,11 +159,11 @@ _LETTERS = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
 
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
     """Names of the tensors with one row per token."""
-    rows = num_rows(checkpoint)
+    rows = _num_rows(checkpoint)
     return {name for name, spec in checkpoint.specs.items() if spec.shape[:1] == (rows,) and has_token_rows(name)}
 
 
-def num_rows(checkpoint: Checkpoint) -> int:
+def _num_rows(checkpoint: Checkpoint) -> int:
     """Rows of the embeddings; 0 where there are none."""
     names = [name for name in checkpoint.specs if has_token_rows(name) and checkpoint.specs[name].shape]
     return max((checkpoint.specs[name].shape[0] for name in names), default=0)
@@ -171,7 +171,7 @@ def num_rows(checkpoint: Checkpoint) -> int:
 
 def _match(source: Checkpoint, target: Checkpoint, policy: str) -> Rows | None:
     """Row of `source` for every row of `target`, -1 where it has none; None where they are the same."""
-    have, want = num_rows(source), num_rows(target)
+    have, want = _num_rows(source), _num_rows(target)
     if not (have and want) or isinstance(source, Aligned) or not _same_model(source, target):
         return None  # nothing to do, or for `matching` to say
     if have == want and (policy == "ids" or same_tokenizer(source, target)):
@@ -222,7 +222,7 @@ def _check_ids(ours: Mapping[str, int], theirs: Mapping[str, int], source: Check
         raise MismatchError(
             f"different vocabulary: id {first} is {mine[first]!r} in {source.label} and {other[first]!r} in {target.label}; "
             f"{len(differing)} ids differ",
-            remedy=choices("refuse"),
+            remedy=_choices("refuse"),
         )
 
 
@@ -234,14 +234,14 @@ def _unknown(source: Checkpoint, target: Checkpoint, have: int, want: int, lacki
     )
 
 
-def choices(policy: str) -> str:
+def _choices(policy: str) -> str:
     """The other policies, as a remedy."""
     return "choose: " + "; ".join(f"--vocabulary {name}: {what}" for name, what in POLICIES.items() if name != policy)
 
 
 def _note(name: str, source: Checkpoint, target: str, rows: Rows) -> str:
     own, moved = int((rows < 0).sum()), int((rows[rows >= 0] != np.flatnonzero(rows >= 0)).sum())
-    left = num_rows(source) - len(np.unique(rows[rows >= 0]))
+    left = _num_rows(source) - len(np.unique(rows[rows >= 0]))
     return (
         f"vocabulary of {target} ({len(rows):,} rows): {own:,} rows that {name} lacks are {target}'s, {moved:,} rows of {name} "
         f"moved to their token's place, {left:,} rows of {name} left out"

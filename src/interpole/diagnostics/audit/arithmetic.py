@@ -16,17 +16,17 @@ __all__ = ["ARITHMETICS", "Arithmetic"]
 Array = NDArray[np.float32]
 
 
-def weighted(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _weighted(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Computes (1 − λ)·a + λ·b in float32 and one rounding."""
     return (a * np.float32(1.0 - lam) + b * np.float32(lam)).astype(dtype)
 
 
-def difference(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _difference(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Computes a + λ·(b − a) in float32 and one rounding."""
     return (a + np.float32(lam) * (b - a)).astype(dtype)
 
 
-def nearer_end(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _nearer_end(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """From the end that is nearer, with a fused multiply-add: what `torch.lerp` computes; one rounding from float32.
 
     The fused operation is done in float64, which holds the product of two float32 exactly.
@@ -35,7 +35,7 @@ def nearer_end(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[
     return (start + np.float64(weight) * (b - a)).astype(np.float32).astype(dtype)
 
 
-def weighted_narrow(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _weighted_narrow(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Weights and products rounded to the dtype before the sum is: at λ = 0.8 in bfloat16 they are 0.2002 and 0.8008."""
     first, second = (
         (side * np.float32(np.asarray(weight, np.float32).astype(dtype))).astype(dtype).astype(np.float32)
@@ -44,7 +44,7 @@ def weighted_narrow(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDA
     return (first + second).astype(dtype)
 
 
-def difference_narrow(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _difference_narrow(a: Array, b: Array, lam: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Computes a + λ·(b − a) with difference and product rounded to the dtype before the sum is."""
     step = (b - a).astype(dtype).astype(np.float32)
     return (a + (np.float32(lam) * step).astype(dtype).astype(np.float32)).astype(dtype)
@@ -54,17 +54,17 @@ Arithmetic = Callable[[Array, Array, float, np.dtype[Any]], NDArray[Any]]
 
 ARITHMETICS: Mapping[str, tuple[Arithmetic, str]] = {
     "weighted": (
-        weighted,
+        _weighted,
         "(1−λ)·Instruct + λ·Thinking in float32, one rounding: Interpole, mergekit with dtype float32",
     ),
-    "difference": (difference, "Instruct + λ·(Thinking − Instruct) in float32, one rounding"),
-    "nearer end": (nearer_end, "fused from the nearer end, one rounding: torch.lerp"),
+    "difference": (_difference, "Instruct + λ·(Thinking − Instruct) in float32, one rounding"),
+    "nearer end": (_nearer_end, "fused from the nearer end, one rounding: torch.lerp"),
     "weighted, narrow": (
-        weighted_narrow,
+        _weighted_narrow,
         "weights and products rounded to the dtype: mergekit ≤ 0.1.4 with dtype bfloat16",
     ),
     "difference, narrow": (
-        difference_narrow,
+        _difference_narrow,
         "difference and product rounded to the dtype: the script of arXiv 2510.10977",
     ),
 }

@@ -20,7 +20,7 @@ from interpole.checkpoints.reduce import add_up, dot, float32_parts, sum_tensors
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 
-__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "sample", "simplest"]
+__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "simplest"]
 
 SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
 BIAS = 0.004
@@ -124,7 +124,7 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     pairs = list(combinations_with_replacement(range(num_vectors), 2))
     gram = dict(zip(pairs, sums, strict=False))
     size = max(1, sides.merged.specs[name].num_elements)
-    merged, a, b = sample(sides, name)
+    merged, a, b = _sample(sides, name)
     rounding = math.sqrt(float(np.mean(_ulp(merged) ** 2)) / 12 if merged.size else 0.0) or 1.0
 
     def fit(*vectors: int) -> tuple[list[float], float]:
@@ -163,7 +163,7 @@ def _least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]
     return [u / scale for u, scale in zip(unit, scales, strict=True)], max(0.0, whole - explained)
 
 
-def sample(sides: Sides, name: str) -> tuple[Array, Array, Array]:
+def _sample(sides: Sides, name: str) -> tuple[Array, Array, Array]:
     """The same windows of Merged, Instruct and Thinking, spread evenly over the tensor."""
     merged, a, b = (
         np.concatenate([*_windows(side, name)] or [np.empty(0, np.float32)])
@@ -215,7 +215,7 @@ def simplest(low: float, high: float) -> float:
 def exact_shares(name: str, sides: Sides, lam: float) -> dict[str, float]:
     """Arithmetic → the share of sampled elements that it gives exactly with this λ."""
     dtype = DTYPES[sides.merged.specs[name].dtype]
-    merged, a, b = sample(sides, name)
+    merged, a, b = _sample(sides, name)
     if not merged.size:
         return dict.fromkeys(ARITHMETICS, 1.0)
     wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)

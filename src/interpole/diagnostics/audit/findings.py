@@ -14,7 +14,7 @@ from interpole.diagnostics.audit.stated import Stated
 from interpole.files import plain
 from interpole.merging.recipe import Recipe
 
-__all__ = ["ON_LINE", "STATES", "VERDICTS", "Audit", "TensorAudit"]
+__all__ = ["ON_LINE", "STATES", "Audit", "TensorAudit"]
 
 STATES = {
     "linear": "on the line between Instruct and Thinking",

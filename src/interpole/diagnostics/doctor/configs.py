@@ -45,7 +45,7 @@ SLIDING = "sliding_attention"
 CARRIES = "the result carries one config, that of the template source (by default Thinking)"
 
 
-def check_architecture(a: Side, b: Side) -> Iterator[Finding]:
+def _check_architecture(a: Side, b: Side) -> Iterator[Finding]:
     """One architecture on both sides."""
     values = a.checkpoint.config, b.checkpoint.config
     named = ["architectures"] if all(value.get("architectures") for value in values) else []
@@ -59,7 +59,7 @@ def check_architecture(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def check_settings(a: Side, b: Side) -> Iterator[Finding]:
+def _check_settings(a: Side, b: Side) -> Iterator[Finding]:
     """Settings that decide what the tensors do."""
     values = _build(a.checkpoint.config), _build(b.checkpoint.config)
     if seen := differences(a, b, values, SHAPING):
@@ -80,7 +80,7 @@ def check_settings(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def check_rope(a: Side, b: Side) -> Iterator[Finding]:
+def _check_rope(a: Side, b: Side) -> Iterator[Finding]:
     """Position encoding: base frequency and scaling."""
     values = rope(a.checkpoint.config), rope(b.checkpoint.config)
     if seen := differences(a, b, values):
@@ -94,7 +94,7 @@ def check_rope(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def check_window(a: Side, b: Side) -> Iterator[Finding]:
+def _check_window(a: Side, b: Side) -> Iterator[Finding]:
     """Sliding-window attention: how wide, and in which layers."""
     values = _windows(a.checkpoint.config), _windows(b.checkpoint.config)
     if seen := differences(a, b, values):
@@ -121,7 +121,7 @@ def _build(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {"layer_types": ["full_attention" if kind == SLIDING else kind for kind in types]}
 
 
-def check_other_settings(a: Side, b: Side) -> Iterator[Finding]:
+def _check_other_settings(a: Side, b: Side) -> Iterator[Finding]:
     """Whatever else differs in the configs, so that nothing passes unseen."""
     values = understood(a.checkpoint.config), understood(b.checkpoint.config)
     known = {*SHAPING, *BENDING, *ELSEWHERE}
@@ -136,4 +136,4 @@ def check_other_settings(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-CHECKS: tuple[Check, ...] = (check_architecture, check_settings, check_rope, check_window, check_other_settings)
+CHECKS: tuple[Check, ...] = (_check_architecture, _check_settings, _check_rope, _check_window, _check_other_settings)

@@ -16,7 +16,7 @@ ANSWERS = re.compile(r"instruct|chat|(?<![a-z])it(?![a-z])|no-?think|non-?think"
 """What makers call the two."""
 
 
-def check_order(a: Side, b: Side) -> Iterator[Finding]:
+def _check_order(a: Side, b: Side) -> Iterator[Finding]:
     """Signs that the sides are swapped; the generation prompt is another one (`check_templates`)."""
     signs = []
     if _is_called(a, THINKS, ANSWERS) and _is_called(b, ANSWERS, THINKS):
@@ -38,4 +38,4 @@ def _is_called(side: Side, words: re.Pattern[str], others: re.Pattern[str]) -> b
     return bool(words.search(name)) and not others.search(name)
 
 
-CHECKS: tuple[Check, ...] = (check_order,)
+CHECKS: tuple[Check, ...] = (_check_order,)

@@ -30,7 +30,7 @@ FAR, UNRELATED = 0.25, 0.7
 SAMPLE_TENSORS, SAMPLE_WINDOWS, WINDOW_ELEMENTS = 48, 4, 1 << 14
 
 
-def check_tensors(a: Side, b: Side) -> Iterator[Finding]:
+def _check_tensors(a: Side, b: Side) -> Iterator[Finding]:
     """Names, shapes and tied embeddings; clashes of one sort are told once."""
     sorts: dict[str, list[str]] = {}
     for clash in clashes(a.checkpoint, b.checkpoint, dtypes=False):
@@ -45,7 +45,7 @@ def check_tensors(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def check_dtypes(a: Side, b: Side) -> Iterator[Finding]:
+def _check_dtypes(a: Side, b: Side) -> Iterator[Finding]:
     """Precision of the weights on both sides."""
     both = [name for name, spec in a.checkpoint.specs.items() if spec.is_float and name in b.checkpoint]
     pairs = Counter((a.checkpoint.specs[name].dtype, b.checkpoint.specs[name].dtype) for name in both)
@@ -61,7 +61,7 @@ def check_dtypes(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
+def _check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
     """Weights stored in codes of few bits, which cannot be averaged as they are."""
     for side in (a, b):
         decoded = side.checkpoint if isinstance(side.checkpoint, Dequantised) else None
@@ -90,8 +90,8 @@ def check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
             )
 
 
-def check_names(a: Side, _: Side) -> Iterator[Finding]:
-    """Tensors whose layer and kind are not known; both sides have the same names, or `check_tensors` says so."""
+def _check_names(a: Side, _: Side) -> Iterator[Finding]:
+    """Tensors whose layer and kind are not known; both sides have the same names, or `_check_tensors` says so."""
     unknown = [name for name in a.checkpoint if role_of(name) is None]
     if unknown:
         yield Finding(
@@ -103,7 +103,7 @@ def check_names(a: Side, _: Side) -> Iterator[Finding]:
         )
 
 
-def check_depth(a: Side, b: Side) -> Iterator[Finding]:
+def _check_depth(a: Side, b: Side) -> Iterator[Finding]:
     """Layers on disk against layers in the config."""
     for side in (a, b):
         config = language_config(side.checkpoint.config)
@@ -192,4 +192,4 @@ def _sample(name: str, a: Checkpoint, b: Checkpoint) -> AbsoluteSums:
         return AbsoluteSums(*add_up([absolute_sums(a.read(name, *span), b.read(name, *span)) for span in spans]))
 
 
-CHECKS: tuple[Check, ...] = (check_tensors, check_dtypes, check_quantisation, check_names, check_depth)
+CHECKS: tuple[Check, ...] = (_check_tensors, _check_dtypes, _check_quantisation, _check_names, _check_depth)

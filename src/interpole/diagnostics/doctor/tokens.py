@@ -12,7 +12,7 @@ from interpole.checkpoints.views.vocabulary import same_tokenizer, vocabulary
 from interpole.diagnostics.doctor.findings import Check, Finding, Side, differences
 from interpole.errors import TaskError
 
-__all__ = ["CHECKS", "VOCABULARY_CHECKS", "markers_of", "vocabulary"]
+__all__ = ["CHECKS", "VOCABULARY_CHECKS", "check_ends", "markers_of", "vocabulary"]
 
 SAMPLING = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
@@ -22,7 +22,7 @@ DIFFERENT = 0.01
 """Share of reused ids from which on two tokenizers are simply different ones."""
 
 
-def check_vocabulary(a: Side, b: Side) -> Iterator[Finding]:
+def _check_vocabulary(a: Side, b: Side) -> Iterator[Finding]:
     """Does every id mean the same token on both sides?"""
     if same_tokenizer(a.checkpoint, b.checkpoint):
         return
@@ -74,7 +74,7 @@ def _list_tokens(ids: list[int], tokens: Mapping[int, str]) -> str:
     return ", ".join(f"{tokens[i]!r} ({i})" for i in ids[:6]) + (" …" if len(ids) > 6 else "")
 
 
-def check_rows(a: Side, b: Side) -> Iterator[Finding]:
+def _check_rows(a: Side, b: Side) -> Iterator[Finding]:
     """Every id has a row in the embeddings."""
     for side in (a, b):
         tokens, rows = vocabulary(side.checkpoint), language_config(side.checkpoint.config).get("vocab_size")
@@ -97,7 +97,7 @@ def markers_of(side: Side) -> Markers | None:
         return None
 
 
-def check_markers(a: Side, b: Side) -> Iterator[Finding]:
+def _check_markers(a: Side, b: Side) -> Iterator[Finding]:
     """Which markers open and close a thought, and what their ids mean on both sides."""
     markers = markers_of(b)
     if markers is None:
@@ -169,7 +169,7 @@ def _ends(checkpoint: Checkpoint) -> frozenset[int]:
     return frozenset(said if isinstance(said, list) else () if said is None else (said,))
 
 
-def check_templates(a: Side, b: Side) -> Iterator[Finding]:
+def _check_templates(a: Side, b: Side) -> Iterator[Finding]:
     """Chat templates, and whether the prompt itself opens a thought."""
     templates = a.checkpoint.chat_template, b.checkpoint.chat_template
     for side, template in zip((a, b), templates, strict=True):
@@ -224,7 +224,7 @@ def _template_findings(a: Side, b: Side, opens: list[bool], same: bool) -> Itera
         )
 
 
-def check_sampling(a: Side, b: Side) -> Iterator[Finding]:
+def _check_sampling(a: Side, b: Side) -> Iterator[Finding]:
     """Recommended sampler settings."""
     values = a.checkpoint.generation_config, b.checkpoint.generation_config
     if seen := differences(a, b, _sampling(*values)):
@@ -242,5 +242,5 @@ def _sampling(*configs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     return first, second
 
 
-VOCABULARY_CHECKS: tuple[Check, ...] = (check_vocabulary, check_rows)
-CHECKS: tuple[Check, ...] = (*VOCABULARY_CHECKS, check_markers, check_ends, check_templates, check_sampling)
+VOCABULARY_CHECKS: tuple[Check, ...] = (_check_vocabulary, _check_rows)
+CHECKS: tuple[Check, ...] = (*VOCABULARY_CHECKS, _check_markers, check_ends, _check_templates, _check_sampling)

@@ -45,9 +45,9 @@ def translate(text: str, where: object) -> dict[str, Any]:
         )
     if ("models" in data) == ("slices" in data):
         document.fail((), "give either `models` or `slices`")
-    models = list_models(document)
-    names, base = name_sources(document, method, models)
-    recipe: dict[str, Any] = {"method": method, "sources": {name: source(model) for model, name in names.items()}}
+    models = _list_models(document)
+    names, base = _name_sources(document, method, models)
+    recipe: dict[str, Any] = {"method": method, "sources": {name: _source(model) for model, name in names.items()}}
     segments = list(read_segments(document, names))
     for segment in segments:
         check_keys(document, method, segment)
@@ -58,7 +58,7 @@ def translate(text: str, where: object) -> dict[str, Any]:
         recipe["dtype"] = str(dtype)
     if "slices" in data:
         recipe["stack"] = ",".join(f"{s.source[0]}-{s.source[-1]}" for s in segments if s.source)
-    return recipe | tokenizer(document, names, base) | template(document)
+    return recipe | _tokenizer(document, names, base) | _template(document)
 
 
 def lines_of_rules(text: str, where: object, rules: Sequence[Mapping[str, Any]]) -> list[int | None]:
@@ -68,7 +68,7 @@ def lines_of_rules(text: str, where: object, rules: Sequence[Mapping[str, Any]])
     return [line_of_filter(document, word) if word else None for word in words]
 
 
-def list_models(document: Document) -> list[str]:
+def _list_models(document: Document) -> list[str]:
     """All models that `models` or `slices` name, in order."""
     models = []
     for key, inner in (("models", None), ("slices", "sources")):
@@ -86,7 +86,7 @@ def list_models(document: Document) -> list[str]:
     return list(dict.fromkeys(models))
 
 
-def name_sources(document: Document, method: str, models: list[str]) -> tuple[dict[str, str], str | None]:
+def _name_sources(document: Document, method: str, models: list[str]) -> tuple[dict[str, str], str | None]:
     """Model → the name of its source, and the base model; where the method takes a base, its name is `base`."""
     base = reference(document, ("base_model",)) if "base_model" in document.data else None
     takes_base = get_method(method).base != "no"
@@ -107,7 +107,7 @@ def name_sources(document: Document, method: str, models: list[str]) -> tuple[di
     return names, base
 
 
-def source(model: str) -> dict[str, str]:
+def _source(model: str) -> dict[str, str]:
     """A recipe's source for a mergekit reference."""
     model, _, adapter = model.partition("+")
     path, _, revision = model.partition("@")
@@ -115,7 +115,7 @@ def source(model: str) -> dict[str, str]:
     return {key: value for key, value in fields.items() if value}
 
 
-def tokenizer(document: Document, names: Mapping[str, str], base: str | None) -> dict[str, Any]:
+def _tokenizer(document: Document, names: Mapping[str, str], base: str | None) -> dict[str, Any]:
     """`template_from`, the base model's unless the file says otherwise, and whether rows are matched by its tokens."""
     default = names[base] if base else next(iter(names.values()))
     path: Path = ("tokenizer_source",)
@@ -135,7 +135,7 @@ def tokenizer(document: Document, names: Mapping[str, str], base: str | None) ->
     return {"template_from": names[model], "vocabulary": "align"}
 
 
-def template(document: Document) -> dict[str, str]:
+def _template(document: Document) -> dict[str, str]:
     """`chat_template`: Jinja text as it is; `auto` leaves that of the tokenizer's source."""
     text = document.data.get("chat_template")
     if text in (None, "auto"):

@@ -61,14 +61,14 @@ def parse(text: str, where: object) -> Document:
 
 def items(document: Document, path: Path) -> Iterator[tuple[Path, Any]]:
     """The items of the list at `path` with their paths."""
-    value = at(document, path)
+    value = _at(document, path)
     if not isinstance(value, list) or not value:
         document.fail(path, f"{path[-1]}: expected a list with at least one item")
     for i, item in enumerate(value):
         yield (*path, i), item
 
 
-def at(document: Document, path: Path) -> Any:
+def _at(document: Document, path: Path) -> Any:
     """The value at `path`."""
     value: Any = document.data
     for key in path:
@@ -78,7 +78,7 @@ def at(document: Document, path: Path) -> Any:
 
 def reference(document: Document, path: Path) -> str:
     """A model reference as `path`, `path@revision` or either with `+adapter`."""
-    value = at(document, path)
+    value = _at(document, path)
     if isinstance(value, Mapping):
         fields = document.known(path, value, {"model", "path", "revision", "lora"})
         adapter = f"+{reference(document, (*path, 'lora'))}" if fields.get("lora") else ""
@@ -94,7 +94,7 @@ def reference(document: Document, path: Path) -> str:
 
 def layer_range(document: Document, path: Path) -> range:
     """The `layer_range` of a source."""
-    match at(document, path).get("layer_range"):
+    match _at(document, path).get("layer_range"):
         case [int(start), int(stop)] if 0 <= start <= stop:
             return range(start, stop)
         case other:
@@ -113,7 +113,7 @@ def chain(document: Document, key: str, paths: Sequence[Path]) -> Setting:
         for item_path, item in items(document, here) if conditional else [(here, {"value": value})]:
             document.known(item_path, item, {"filter", "value"})
             word = item.get("filter")
-            found.append((None if word in (None, "*") else str(word), checked(document, item_path, item.get("value"))))
+            found.append((None if word in (None, "*") else str(word), _checked(document, item_path, item.get("value"))))
             if found[-1][0] is None:
                 return found
     return found
@@ -129,7 +129,7 @@ def lookup(document: Document, path: Path) -> Any:
     return value
 
 
-def checked(document: Document, path: Path, value: Any) -> Any:
+def _checked(document: Document, path: Path, value: Any) -> Any:
     """A number, a boolean or a gradient of numbers; integers as floats."""
     if isinstance(value, list) and value and all(isinstance(n, int | float) for n in value):
         return [float(n) for n in value]

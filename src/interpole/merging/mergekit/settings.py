@@ -41,7 +41,7 @@ class Segment:
 
 
 @dataclass(slots=True)
-class Rules:
+class _Rules:
     """Rules in the making: the values of every key, in an order that keeps that of each setting."""
 
     entries: list[tuple[Key, dict[str, Any]]] = field(default_factory=list)
@@ -81,7 +81,7 @@ def read_segments(document: Document, names: Mapping[str, str]) -> Iterator[Segm
     """The parts of the model that have settings of their own."""
     top: list[Path] = [("parameters",)]
     if "models" in document.data:
-        own = parameters_of(document, [path for path, _ in items(document, ("models",))], names)
+        own = _parameters_of(document, [path for path, _ in items(document, ("models",))], names)
         added = {name: ("base_model", "parameters") for name in names.values() if name not in own and name != "base"}
         yield Segment(("models",), None, range(0), (), own | added, top)
         return
@@ -97,13 +97,13 @@ def read_segments(document: Document, names: Mapping[str, str]) -> Iterator[Segm
                     "of different layers is not supported",
                     "give all sources of a slice the same layer_range",
                 )
-        own = parameters_of(document, sources, names)
+        own = _parameters_of(document, sources, names)
         outer = ("embedding",) * (number == 0) + ("norm", "lm_head") * (number == len(slices) - 1)
         yield Segment(path, range(start, start + len(layers[0])), layers[0], outer, own, [(*path, "parameters"), *top])
         start += len(layers[0])
 
 
-def parameters_of(document: Document, paths: Sequence[Path], names: Mapping[str, str]) -> dict[str, Path]:
+def _parameters_of(document: Document, paths: Sequence[Path], names: Mapping[str, str]) -> dict[str, Path]:
     """The name of every source in a list and the path of its parameters."""
     found: dict[str, Path] = {}
     for path in paths:
@@ -116,31 +116,31 @@ def parameters_of(document: Document, paths: Sequence[Path], names: Mapping[str,
 
 def rules_of(segments: Sequence[Segment], found: Sequence[Mapping[Path, Setting]]) -> dict[str, Any]:
     """The settings of all segments as `weights`, `parameters` and `rules`; what is the same everywhere is said once."""
-    rules = Rules()
+    rules = _Rules()
     whole = Segment((), None, range(0), (), {}, ())
     for segment, own in zip(segments, found, strict=True):
         for put, setting in own.items():
             graded = any(isinstance(value, list) for _, value in setting)
             same = all(other.get(put) == setting for other in found) and not (graded and segment.layers)
             if not same:
-                rules.add(*placed(segment, setting), put)
+                rules.add(*_placed(segment, setting), put)
             elif segment is segments[0]:
-                rules.add(*placed(whole, setting), put)
+                rules.add(*_placed(whole, setting), put)
     return rules.content()
 
 
-def keys_of(method: str) -> set[str]:
+def _keys_of(method: str) -> set[str]:
     """What mergekit calls the parameters of a method."""
     known = {"slerp": {"t"}, "passthrough": {"scale"}, "nuslerp": {"weight", "nuslerp_flatten", "nuslerp_row_wise"}}
     if method in known:
         return known[method] | WITHOUT_EFFECT
     ours = set(get_method(method).parameters) - {"seed"}
-    theirs = {next((old for old, new in renamed(method) if new == key), key) for key in ours}
+    theirs = {next((old for old, new in _renamed(method) if new == key), key) for key in ours}
     weighted = get_method(method).uses_weights and method != "karcher"
     return theirs | WITHOUT_EFFECT | ({"weight"} if weighted else set())
 
 
-def renamed(method: str) -> list[tuple[str, str]]:
+def _renamed(method: str) -> list[tuple[str, str]]:
     """Parameters that mergekit calls otherwise: (its name, ours)."""
     return [("normalize_weights", "normalize")] if method == "multislerp" else [("lambda", "scale")]
 
@@ -148,7 +148,7 @@ def renamed(method: str) -> list[tuple[str, str]]:
 def check_keys(document: Document, method: str, segment: Segment) -> None:
     """Refuse parameters that the method does not have, or that stand where mergekit does not look."""
     for path in [*segment.common, *segment.own.values()]:
-        own, known = path not in segment.common, keys_of(method)
+        own, known = path not in segment.common, _keys_of(method)
         for key in document.known(path, lookup(document, path) or {}, known):
             if own and key not in PER_MODEL | WITHOUT_EFFECT:
                 document.fail((*path, key), f"{key} holds for all models", "move it to `parameters` at the top")
@@ -165,27 +165,27 @@ def settings(
         if name == "base":
             continue
         if weighted:
-            yield ("weights", name), weight(document, method, segment, name, base)
+            yield ("weights", name), _weight(document, method, segment, name, base)
         elif name not in segment.own:
             document.fail(segment.path, f"{method} needs all models in every slice; {name} is missing here")
         for key, parameter in get_method(method).parameters.items():
             paths = [segment.own[name], *segment.common] if name in segment.own else []
             if parameter.per_source and (found := chain(document, key, paths)):
                 yield ("parameters", key, name), found
-    yield from common_settings(document, method, segment)
+    yield from _common_settings(document, method, segment)
 
 
-def common_settings(document: Document, method: str, segment: Segment) -> Iterator[tuple[Path, Setting]]:
+def _common_settings(document: Document, method: str, segment: Segment) -> Iterator[tuple[Path, Setting]]:
     """The settings that hold for all sources, with mergekit's defaults where they are not ours."""
     if method == "nuslerp":
-        flatten = scalar(document, segment, "nuslerp_flatten", True)
-        row_wise = scalar(document, segment, "nuslerp_row_wise", False)
+        flatten = _scalar(document, segment, "nuslerp_flatten", True)
+        row_wise = _scalar(document, segment, "nuslerp_row_wise", False)
         yield ("parameters", "along"), [(None, "tensor" if flatten else "columns" if row_wise else "rows")]
         return
     for key, parameter in get_method(method).parameters.items():
         if parameter.per_source:
             continue
-        old = next((old for old, new in renamed(method) if new == key), key)
+        old = next((old for old, new in _renamed(method) if new == key), key)
         found = chain(document, old, segment.common)
         if (method, key) == ("linear", "normalize") and not (found and found[-1][0] is None):
             found.append((None, True))
@@ -195,7 +195,7 @@ def common_settings(document: Document, method: str, segment: Segment) -> Iterat
             yield ("parameters", key), found
 
 
-def scalar(document: Document, segment: Segment, key: str, default: bool) -> Any:
+def _scalar(document: Document, segment: Segment, key: str, default: bool) -> Any:
     """A setting that can only be one value."""
     found = chain(document, key, segment.common) or [(None, default)]
     if len(found) > 1 or found[0][0] is not None:
@@ -203,7 +203,7 @@ def scalar(document: Document, segment: Segment, key: str, default: bool) -> Any
     return found[0][1]
 
 
-def weight(document: Document, method: str, segment: Segment, name: str, base: str | None) -> Setting:
+def _weight(document: Document, method: str, segment: Segment, name: str, base: str | None) -> Setting:
     """The weights of one source in a segment."""
     if name not in segment.own:
         return [(None, 0.0)]
@@ -213,7 +213,7 @@ def weight(document: Document, method: str, segment: Segment, name: str, base: s
         if len(segment.own) != 2 or base not in segment.own:
             document.fail(segment.path, "slerp merges two models, of which one is the base_model")
         found = chain(document, "t", segment.common)
-        found = [(word, complement(value) if name == base else value) for word, value in found]
+        found = [(word, _complement(value) if name == base else value) for word, value in found]
     elif method == "passthrough":
         if len(segment.own) != 1:
             document.fail(segment.path, "passthrough takes one model, or one per slice")
@@ -228,7 +228,7 @@ def weight(document: Document, method: str, segment: Segment, name: str, base: s
     return found
 
 
-def complement(value: Any) -> Any:
+def _complement(value: Any) -> Any:
     """One minus a number or a gradient."""
     return [1 - number for number in value] if isinstance(value, list) else 1 - value
 
@@ -237,13 +237,13 @@ OUTER = {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight", 
 """The tensors outside of the layers, by the names that mergekit's filters are compared with."""
 
 
-def placed(segment: Segment, setting: Setting) -> tuple[list[Key], list[Any]]:
+def _placed(segment: Segment, setting: Setting) -> tuple[list[Key], list[Any]]:
     """A setting as rules: their keys and values, in order."""
     if segment.layers is None:
         return [(None, None, word and f"*{escape(word)}*") for word, _ in setting], [value for _, value in setting]
     rules: list[tuple[Key, Any]] = []
     by_kind = {
-        kind: [at_share(v, 0.0) for word, v in setting if word is None or word in OUTER[kind]][:1]
+        kind: [_at_share(v, 0.0) for word, v in setting if word is None or word in OUTER[kind]][:1]
         for kind in segment.outer
     }
     for found in by_kind.values():
@@ -257,13 +257,13 @@ def placed(segment: Segment, setting: Setting) -> tuple[list[Key], list[Any]]:
         if isinstance(value, list):  # in slices a gradient runs over the layers of its slice
             last = len(layers) - 1
             shares = [(layer, (layer - layers.start) / last if last else 1.0) for layer in layers]
-            rules += [((str(layer), None, name), at_share(value, share)) for layer, share in shares]
+            rules += [((str(layer), None, name), _at_share(value, share)) for layer, share in shares]
         elif layers:
             rules.append(((f"{layers.start}-{layers.stop - 1}", None, name), value))
     return [key for key, _ in rules], [value for _, value in rules]
 
 
-def at_share(value: Any, share: float) -> Any:
+def _at_share(value: Any, share: float) -> Any:
     """A gradient's value at a share of the way through; other values as they are."""
     if not isinstance(value, list):
         return value

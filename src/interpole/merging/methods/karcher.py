@@ -42,11 +42,11 @@ def karcher(tensors: Sequence[Array], weights: Sequence[float], *, max_iter: int
         return linear(tensors, shares.tolist())
     inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     cosines = np.clip(products * np.outer(inverse, inverse), -1, 1)
-    mean = mean_direction(cosines, shares * (lengths > 0), max_iter, tol)
+    mean = _mean_direction(cosines, shares * (lengths > 0), max_iter, tol)
     return linear(tensors, [float(weight) for weight in mean * inverse * (shares @ lengths)])
 
 
-def mean_direction(cosines: Numbers, weights: Numbers, max_iter: int, tol: float) -> Numbers:
+def _mean_direction(cosines: Numbers, weights: Numbers, max_iter: int, tol: float) -> Numbers:
     """Coefficients of the Karcher mean of unit vectors, by gradient steps from their weighted mean.
 
     Args:

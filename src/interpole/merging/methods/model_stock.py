@@ -35,7 +35,7 @@ def model_stock(tensors: Sequence[Array], weights: Sequence[float], *, base: Arr
     """
     shape = base.shape if filter_wise else (-1,)
     deltas = [(tensor - base).reshape(shape) for tensor in tensors]
-    cosine = np.mean([cosines(a, b) for a, b in combinations(deltas, 2)], axis=0)
+    cosine = np.mean([_cosines(a, b) for a, b in combinations(deltas, 2)], axis=0)
     denominator = 1 + (len(tensors) - 1) * cosine
     t = np.divide(len(tensors) * cosine, denominator, out=np.zeros_like(cosine), where=np.abs(denominator) > 1e-8)
     mean = summed(tensors).reshape(shape)
@@ -44,7 +44,7 @@ def model_stock(tensors: Sequence[Array], weights: Sequence[float], *, base: Arr
     return merged
 
 
-def cosines(a: Array, b: Array) -> NDArray[np.float64]:
+def _cosines(a: Array, b: Array) -> NDArray[np.float64]:
     """Cosine of the angle between `a` and `b` over the last axis, shape (..., 1); 0 where one of them is 0."""
     lengths = np.sqrt(dot(a, a) * dot(b, b))
     return np.divide(dot(a, b), lengths, out=np.zeros_like(lengths), where=lengths > 0).clip(-1, 1)
