@@ -267,11 +267,12 @@ def _incoherent(rows: Sequence[CurveRow], sigma: float | None) -> Iterator[Signa
     if any(mean >= ends / 2 for _, mean in between):
         return
     best = max(mean for _, mean in between)
-    remedy = {
-        sigma is None: "measure σ of the two models: above 0.08 they are too far apart to interpolate",
-        sigma is not None and sigma >= HIGH_SIGMA: "the models are too far apart: take two from one closer lineage",
-        sigma is not None and sigma < HIGH_SIGMA: "σ is small, so suspect the merge: tokenizer, template, lost tensors",
-    }[True]
+    if sigma is None:
+        remedy = "measure σ of the two models: above 0.08 they are too far apart to interpolate"
+    elif sigma >= HIGH_SIGMA:
+        remedy = "the models are too far apart: take two from one closer lineage"
+    else:
+        remedy = "σ is small, so suspect the merge: tokenizer, template, lost tensors"
     numbers = f"Mean@k at most {best:.1%} between the ends, {ends:.1%} or more at them"
     numbers += "" if sigma is None else f"; σ={sigma:.3f}"
     yield Signature("incoherent between the ends", tuple(lam for lam, _ in between), numbers, remedy)

@@ -159,8 +159,20 @@ class LivePair:
         path = journal_path(entry.within(self._out), Part(first_sample=1, num_samples=1))
         return [
             Sample(
-                bench.name, point.name, point.lam, problem.id, epoch, problem.question, problem.answer, answer.text,
-                answer.num_tokens, answer.finish, seen.outcome, seen.closed, None, {},
+                task=bench.name,
+                point=point.name,
+                lam=point.lam,
+                problem_id=problem.id,
+                number=number,
+                question=problem.question,
+                target=problem.answer,
+                response=answer.text,
+                num_tokens=answer.num_tokens,
+                finish=answer.finish,
+                outcome=seen.outcome,
+                closed=seen.closed,
+                answer=None,
+                grades={},
             )
-            for problem, epoch, answer, seen in ask(self._plan, self._engine, point, bench, path)
-        ]  # fmt: skip
+            for problem, number, answer, seen in ask(self._plan, self._engine, point, bench, path)
+        ]

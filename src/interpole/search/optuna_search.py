@@ -108,7 +108,7 @@ def run(
     parts = file.space.rules(num_layers(planned.points[0].weights.specs))  # type: ignore[union-attr]
     for method in file.space.methods:  # what does not fit is said before the first trial
         space = file.space.model_copy(update={"methods": {method: file.space.methods[method]}})
-        planned.point(point_of("first", space, parts, lambda _, vary: _first(vary))).fingerprint  # noqa: B018
+        planned.point(point_of("first", space, parts, lambda _, vary: _first(vary)))
     for name in ("answers", "recipes", HELD_OUT):
         if (out / name).is_symlink():
             raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
@@ -126,13 +126,16 @@ def run(
             found = trials.try_one(study)
             num_tried = _num_tried(study)
             tell(f"trial {num_tried} of {file.trials}: {found}")
-        result = _finals(file, out, planned, engine, study, kept, parts, on_progress)
-    result = replace(
-        result,
-        num_tokens=trials.num_tokens,
-        num_search_questions=sum(len(bench.problems) for bench in seen),
-        num_held_out_questions=sum(map(len, kept.values())),
-    )
+        finalists = _finals(file, out, planned, engine, study, kept, parts, on_progress)
+        result = Result(
+            finalists=finalists,
+            importance=_importance(study),
+            num_trials=_num_tried(study),
+            num_failed=sum(trial.state.name == "FAIL" for trial in study.trials),
+            num_tokens=trials.num_tokens,
+            num_search_questions=sum(len(bench.problems) for bench in seen),
+            num_held_out_questions=sum(map(len, kept.values())),
+        )
     write_atomic(out / RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
     return result
 
@@ -281,7 +284,7 @@ def _finals(
     kept: Mapping[str, tuple[str, ...]],
     parts: Mapping[str, Mapping[str, Any]],
     on_progress: OnProgress,
-) -> Result:
+) -> tuple[Finalist, ...]:
     """Measure the best trials and the dial on the questions held out, and write their recipes."""
     front = sorted(study.best_trials, key=lambda trial: trial.values[1])
     picked = np.unique(np.linspace(0, len(front) - 1, min(file.finalists, len(front))).round().astype(int))
@@ -306,15 +309,7 @@ def _finals(
         seen = trial.values if trial else (None, None)
         sampler = point.sampler if point else {}
         finalists.append(Finalist(name, path, sampler, seen[0], seen[1], tuple(measured[name]), False))
-    return Result(
-        finalists=tuple(sorted(_marked(finalists), key=lambda one: one.tokens)),
-        importance=_importance(study),
-        num_trials=_num_tried(study),
-        num_failed=sum(trial.state.name == "FAIL" for trial in study.trials),
-        num_tokens=0,
-        num_search_questions=0,
-        num_held_out_questions=0,
-    )
+    return tuple(sorted(_marked(finalists), key=lambda one: one.tokens))
 
 
 def _marked(finalists: Sequence[Finalist]) -> list[Finalist]:
