@@ -29,7 +29,7 @@ from interpole.files import plain
 from interpole.records import Outcome, Sample
 
 Indices = NDArray[np.intp]
-__all__ = ["Choice", "Recommendation", "recommend", "to_json"]
+__all__ = ["BALANCED", "Choice", "Recommendation", "average", "recommend", "to_json"]
 
 BALANCED = 0.95  # of the best accuracy
 MIN_GAIN = 0.01  # accuracy an interpolated λ must promise beyond the best measured one to be preferred

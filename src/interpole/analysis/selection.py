@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from interpole.analysis.intervals import Array, weights
 
-__all__ = ["chosen", "critical", "noise", "optimism", "shrunk"]
+__all__ = ["chosen", "critical", "noise", "optimism"]
 
 
 def chosen(accuracy: Array, tokens: Array, least: Array | float, most: float, *, cheapest: bool) -> NDArray[np.intp]:
@@ -35,7 +35,7 @@ def noise(each: Array, resamples: int, seed: int) -> Array:
     return np.asarray(drawn - each.mean(axis=0))
 
 
-def shrunk(values: Array, errors: Array) -> Array:
+def _shrunk(values: Array, errors: Array) -> Array:
     """(L,) values drawn towards their mean as far as their differences are what noise (R, L) alone would make of them.
 
     James and Stein's, by the variance of the noise about its mean over λ: where all λ are equal it leaves little of what seems
@@ -56,7 +56,7 @@ def optimism(values: Array, errors: Array, pick: Callable[[Array], NDArray[np.in
         errors: (R, L) noise.
         pick: from curves (R, L) to the index picked on each (R,).
     """
-    at = pick(shrunk(values, errors) + errors)
+    at = pick(_shrunk(values, errors) + errors)
     return float(np.mean(errors[np.arange(len(errors)), at]))
 
 

@@ -22,7 +22,7 @@ from interpole.errors import AnalysisError
 from interpole.files import plain
 from interpole.records import Outcome, Sample
 
-__all__ = ["POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "step", "to_json"]
+__all__ = ["MARGIN", "POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "step", "to_json"]
 
 POOLED = "pooled"
 VERBOSE = 2.0  # times the tokens of the smallest λ

@@ -18,7 +18,7 @@ from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.records import Sample
 from interpole.report.figures import Band
 
-__all__ = ["Verdict", "bands", "percent", "stages_of", "verdicts"]
+__all__ = ["Verdict", "bands", "stages_of", "verdicts"]
 
 
 RESAMPLES = 1000
@@ -99,14 +99,14 @@ def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], 
     top = next((m for m in at.values() if m.lam == best.lam), None)
     if top is None or top.lam is None:
         return []
-    what = f"Mean@{top.k} {percent(top.mean)} for {tokens(top.tokens)} tokens a response."
+    what = f"Mean@{top.k} {_percent(top.mean)} for {_tokens(top.tokens)} tokens a response."
     if best.optimism and best.optimism >= 0.0005:
         what += f" Of it, {100 * best.optimism:.1f} points are likely owed to having been chosen as the best."
     cheaper = [at[lam] for lam in best.tied if at[lam].tokens.value < top.tokens.value]
     if cheaper:
         m = min(cheaper, key=lambda one: one.tokens.value)
         saving = 1 - m.tokens.value / top.tokens.value
-        what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {percent(m.mean)}."
+        what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {_percent(m.mean)}."
     if best.tied and best.detectable == best.detectable:
         what += f" Differences below {100 * best.detectable:.1f} points would go unseen."
     return [Verdict("use", task, best.headline, what)]
@@ -129,17 +129,17 @@ def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]
     return [Verdict("cost", stages.task, f"Beyond λ = {start:g} it over-thinks", _sentence(found.words))]
 
 
-def percent(interval: Interval) -> str:
+def _percent(interval: Interval) -> str:
     """`62.5 % [55.0, 70.1]`; without ends where they are not known."""
     return interval_text(interval, 100, unit=" %")
 
 
-def points(interval: Interval) -> str:
+def _points(interval: Interval) -> str:
     """`−0.3 points [−2.0, 1.4]`: a difference of shares."""
     return interval_text(interval, 100, sign="+", unit=" points").replace("-", "−")
 
 
-def tokens(interval: Interval) -> str:
+def _tokens(interval: Interval) -> str:
     """`1,234 [1,100, 1,380]`; one decimal below 100."""
     return interval_text(interval, digits=0 if abs(interval.value) >= 100 else 1)
 
