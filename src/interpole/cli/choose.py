@@ -97,9 +97,10 @@ def show_found(found: Found) -> None:
 
 def _change(change: Difference, scale: float) -> Text:
     """A difference with its interval: `-4.2 [-8, -1]`."""
-    value, low, high = (scale * end for end in change.value)
-    ends = f" [{low:+,.0f}, {high:+,.0f}]" if low == low else ""
-    return Text.assemble(f"{value:+,.1f}", (ends, "dim"))
+    from interpole.analysis.intervals import ends_text
+
+    ends = ends_text(change.value, scale, digits=0, sign="+")
+    return Text.assemble(f"{scale * change.value.value:+,.1f}", (f" {ends}" if ends else "", "dim"))
 
 
 def search(
@@ -131,13 +132,13 @@ def search(
 
 def _show_result(found: Result, out: Path) -> None:
     """The finalists on the questions held out, what mattered, and where the recipes are."""
-    from interpole.cli.show import command_line, console, table
+    from interpole.cli.show import command_line, console, share, table
 
     def seen(one: Finalist) -> str:
         return "–" if one.seen_accuracy is None else f"{100 * one.seen_accuracy:.1f} % at {one.seen_tokens:,.0f}"
 
     rows = [
-        [one.name, f"{100 * one.accuracy:.1f}", f"{one.tokens:,.1f}", "best" if one.is_best else "", seen(one)]
+        [one.name, share(one.interval), f"{one.tokens:,.1f}", "best" if one.is_best else "", seen(one)]
         for one in found.finalists
     ]
     held = f"{found.num_held_out_questions} questions held out, {found.num_search_questions} searched on"

@@ -116,10 +116,10 @@ def share(interval: Interval | None, ends: bool = True) -> Text:
     """A share as percent with its interval: `61.3 [58.0, 64.4]`."""
     if interval is None:
         return Text("–")
-    value = Text(f"{100 * interval.value:.1f}")
-    if ends and interval.low == interval.low:
-        value.append(f" [{100 * interval.low:.0f}, {100 * interval.high:.0f}]", "dim")
-    return value
+    from interpole.analysis.intervals import ends_text
+
+    known = ends_text(interval, 100, digits=0) if ends else ""
+    return Text.assemble(f"{100 * interval.value:.1f}", (f" {known}" if known else "", "dim"))
 
 
 def _bounds(m: PointMetrics) -> str:

@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from interpole import __version__
-from interpole.analysis.intervals import Interval
+from interpole.analysis.intervals import Interval, ends_text
 from interpole.analysis.metrics import measure
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
@@ -242,12 +242,11 @@ def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool, broken: bool) 
 def _share(interval: Interval | None) -> _Cell:
     if interval is None or interval.value != interval.value:
         return _Cell("–")
-    value, low, high = (f"{100 * x:.1f}" for x in interval)
-    return _Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")
+    return _Cell(f"{100 * interval.value:.1f}", ends_text(interval, 100))
 
 
 def _length(interval: Interval | None) -> _Cell:
     if interval is None or interval.value != interval.value:
         return _Cell("–")
-    value, low, high = (f"{x:,.0f}" if interval.value >= 100 else f"{x:,.1f}" for x in interval)
-    return _Cell(value, f"[{low}, {high}]" if interval.low == interval.low else "")
+    digits = 0 if interval.value >= 100 else 1
+    return _Cell(f"{interval.value:,.{digits}f}", ends_text(interval, digits=digits))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interpole.analysis.intervals import Interval
+from interpole.analysis.recommend import average
 from interpole.analysis.scoring import score
 from interpole.analysis.tables import PointMetrics
 from interpole.checkpoints.names import num_layers
@@ -59,6 +61,11 @@ class Finalist:
     def accuracy(self) -> float:
         """Mean@k on the questions held out, each task weighing the same."""
         return float(np.mean([m.mean.value for m in self.held_out]))
+
+    @property
+    def interval(self) -> Interval:
+        """The same with its interval; it does not know that the best were chosen on these questions."""
+        return average([m.mean for m in self.held_out])
 
     @property
     def tokens(self) -> float:
@@ -145,7 +152,12 @@ def to_json(result: Result) -> dict[str, Any]:
     fields = asdict(replace(result, finalists=()))
     fields["finalists"] = [
         plain(asdict(replace(one, held_out=())) | {"recipe": one.recipe and str(one.recipe)})
-        | {"accuracy": one.accuracy, "tokens": one.tokens, "tasks": [m.task for m in one.held_out]}
+        | {
+            "accuracy": one.accuracy,
+            "interval": plain(one.interval),
+            "tokens": one.tokens,
+            "tasks": [m.task for m in one.held_out],
+        }
         for one in result.finalists
     ]
     return fields
