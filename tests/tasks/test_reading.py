@@ -80,7 +80,7 @@ def verdicts(task, choice, mathematics):
         if task == "math":
             yield row, mathematics(Problem("1", row["question"], row["answer"]), seen)
         else:
-            yield row, choice(Problem("1", "q", "C", ("w", "x", "y", "z")), seen)
+            yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
 def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does():
@@ -117,6 +117,24 @@ def test_the_papers_gradings_say_what_they_always_said():
 )
 def test_choices_are_read_in_other_languages(text, letter):
     assert reading.read_choice(text, 4) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is the Nile.", "B"),
+        (r"So \boxed{\text{Nile}}", "B"),
+        ("The longest river is **White Nile**", "C"),
+        ("Amazon? No: it is the Nile.", "B"),
+        ("It is not the Nile", None),
+        ("Nile\nAmazon\nWhite Nile", None),
+        ("The Nile, which rises in the south", "B"),
+        ("The answer is Nilesat", None),
+        ("The answer is D: not the Nile.", "D"),
+    ],
+)
+def test_an_option_may_be_named_in_its_own_words_where_no_letter_is(text, letter):
+    assert reading.read_choice(text, 4, ("Amazon", "Nile", "White Nile", "Volga")) == letter
 
 
 @pytest.mark.parametrize(
@@ -173,6 +191,14 @@ def test_other_answers_are_not_the_same(text, reference):
         ("12", "答案：١٢"),
         ("12", "Ответ: 12."),
         ("12", "Die Lösung ist 12"),
+        ("12", "Therefore the maximum is $12$, reached at $t = 3$."),
+        ("12", "The answer is 13. Actually, I counted one twice, so it is 12."),
+        ("12", "That makes twelve."),
+        ("3:2", "The ratio is 3:2."),
+        ("12", "Thus $N \\equiv 12 \\pmod{100}$."),
+        ("12", "It comes\n\\[\n12.\n\\]"),
+        ("12", "You need **12 metres** of it.\n\n(The 3 doors are left out.)"),
+        ("-3, 3", "Therefore $r = 3$ or $r = -3$."),
         ("12.5", "12.5 cm"),
         ("\\{1, 2\\}", "\\boxed{\\{1, 2\\}}"),
     ],
@@ -208,7 +234,8 @@ def test_the_readers_never_fail_and_read_the_same_from_what_they_folded(text):
     folded = statements.fold(text)
     assert statements.fold(folded) == folded
     assert reading.read_choice(text, 4) in (None, *"ABCD")
-    assert reading.read_choice(folded, 4) == reading.read_choice(text, 4)
+    for options in ((), ("70", "x", "answer", "b = 70")):
+        assert reading.read_choice(folded, 4, options) == reading.read_choice(text, 4, options)
     assert reading.read_short(folded) == reading.read_short(text)
     assert expressions.stated(folded) == expressions.stated(text)
     short = reading.read_short(text)
@@ -299,6 +326,11 @@ def test_every_quantifier_of_the_readers_is_bounded():
 
 @pytest.mark.parametrize("piece", REPEATED)
 def test_twice_the_text_is_at_most_twice_the_work(piece, monkeypatch):
-    for read in (lambda text: reading.read_choice(text, 4), reading.read_short, expressions.stated):
+    for read in (
+        lambda text: reading.read_choice(text, 4),
+        lambda text: reading.read_choice(text, 4, ("the answer", "b", "70", "pi")),
+        reading.read_short,
+        expressions.stated,
+    ):
         once, twice = (work(monkeypatch, piece * count, read) for count in (200, 400))
         assert twice <= 2.1 * once + 2100, (piece, once, twice)

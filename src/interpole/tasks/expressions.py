@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from interpole.tasks.statements import ANNOUNCED, asked_back, boxes, fold, last_line
+from interpole.tasks.statements import ANNOUNCED, Box, asked_back, boxes, fold, last_line
 
 __all__ = ["Asked", "asked_for", "stated", "tidy"]
 
@@ -18,12 +18,22 @@ MAX_LENGTH = 2000  # characters of an expression; what is longer is no answer
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_GROUP = r"(?:\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
+_GROUP = r"(?:\\hspace\{[^{}]{1,12}\}|\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
 _GROUPED = re.compile(rf"(?<![\d.,])(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
 _DOTTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,20}(?![\d.])")
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?)(?:\\?[$€£¥])?"
     r"(?P<digits>\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})(?P<fraction>\.\d{1,400})?"
+)
+_RATIO = re.compile(r"\d{1,20}\s?:\s?\d{1,20}(?::\d{1,20})?(?![\d:]|\.\d)")
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_IN_WORDS = re.compile(
+    rf"(?:(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<more>{'|'.join(_ONES[1:10])}))?|(?P<ones>{'|'.join(_ONES)}))(?=[\s*_]{{0,4}}(?:[.,;!)]|\n|\*|$))",
+    re.IGNORECASE,
 )
 _MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\d)")
 _VULGAR = re.compile(r"(\d{0,9})([¼-¾⅐-⅞])")
@@ -39,7 +49,7 @@ _ANNOUNCED = re.compile(
 )
 _UNSURE_BEFORE = re.compile(
     r"(?:\bif|\bdoubt|\bunlikely|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst|\bnaive|\btempting|\binitial|\bprevious"
-    r"|\bearlier|\boriginal|\bobvious|\bintuitive)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$",
+    r"|\bearlier|\boriginal|\bobvious|\bintuitive|\b(?:thought|believed|assumed|expected|guessed)(?:\sthat)?)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$",
     re.IGNORECASE,
 )
 _NOT_BEFORE = re.compile(r"\bnot\s{1,2}(?:\$|\\\(|\*){0,3}$", re.IGNORECASE)
@@ -70,7 +80,7 @@ _UNIT = re.compile(
     r"(?:\s{1,2}(?:hundred|thousand|million|billion|trillion)\b|\s{0,2}\\?%|\s{0,2}°|\s{0,2}percent\b|\s{0,2}degrees?\b)",
     re.IGNORECASE,
 )
-_COMPARED = re.compile(r"[<>≤≥≠≈≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|approx|sim|in|leqslant|geqslant)(?![a-z])")
+_COMPARED = re.compile(r"[<>≤≥≠≈≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|approx|sim|leqslant|geqslant)(?![a-z])")
 _END = re.compile(
     r"\s{0,2}(?:≈|\\approx(?![a-z]))|\.(?=\s|$|[*_`\"”])|[;。；!？?]|\n|,\s(?=[A-Za-z]{3})|\s[-–—(](?=\s?[A-Za-z]{3})"
 )
@@ -89,7 +99,7 @@ def stated(text: str) -> str | None:
     only bounds it.
     """
     text = _VULGAR.sub(_fraction, _MINUS.sub("-", fold(text)))
-    found = [(box.begin, text[box.start : box.stop]) for box in boxes(text) if _stands(text, box.begin, box.end)]
+    found = [(box.begin, _boxed(text, box)) for box in boxes(text) if _stands(text, box.begin, box.end)]
     for match in _ANNOUNCED.finditer(text):
         if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
             continue
@@ -97,9 +107,20 @@ def stated(text: str) -> str | None:
         if value and _stands(text, match.end(), value.end) and not boxes(value.expression):
             found.append((match.end(), value.expression))
     if found:
-        expression = max(found, key=lambda one: one[0])[1]
+        begin, expression = max(found, key=lambda one: one[0])
+        back = [match.start() for match in _TAKEN_BACK.finditer(text, begin)][-1:]
+        if back and (corrected := _concluded(text[back[0] :])):
+            return corrected
         return None if len(expression) > MAX_LENGTH or _BOUNDED.search(expression) else expression
     return _concluded(text)
+
+
+def _boxed(text: str, box: Box) -> str:
+    r"""What a box says: what lies in it, or after `\boxed{b}=70` what its variable equals."""
+    inner = text[box.start : box.stop]
+    equals = _EQUALS.match(text, box.end) if _ONE_LETTER.fullmatch(inner.strip()) else None
+    value = _value_at(text, equals.end()) if equals else None
+    return value.expression if value else inner
 
 
 def _fraction(found: re.Match[str]) -> str:
@@ -120,7 +141,7 @@ def _value_at(text: str, position: int) -> _Value | None:
     start = skip.end() if skip else position
     value = _delimited_at(text, start)
     if value is None:
-        return _number_at(text, start) or _math_at(text, start)
+        return _number_at(text, start) or _ratio_at(text, start) or _words_at(text, start) or _math_at(text, start)
     more = _MORE_NUMBERS.match(text, value.end)
     other = _delimited_at(text, more.end()) or _number_at(text, more.end()) if more else None
     return _Value(f"{value.expression}, {other.expression}", other.end) if other else value
@@ -157,6 +178,22 @@ def _number_at(text: str, start: int) -> _Value | None:
     return None
 
 
+def _ratio_at(text: str, start: int) -> _Value | None:
+    """A ratio or a time: `3:2`, `5:30`."""
+    ratio = _RATIO.match(text, start)
+    return _Value(ratio[0], ratio.end()) if ratio else None
+
+
+def _words_at(text: str, start: int) -> _Value | None:
+    """A number below a hundred in English words, with nothing behind it: "seventy", "twenty-one"."""
+    words = _IN_WORDS.match(text, start)
+    if not words:
+        return None
+    tens = 10 * (_TENS.index(words["tens"].lower()) + 2) if words["tens"] else 0
+    ones = words["more"] or words["ones"]
+    return _Value(str(tens + (_ONES.index(ones.lower()) if ones else 0)), words.end())
+
+
 def _math_at(text: str, start: int) -> _Value | None:
     r"""A bare expression up to the end of its clause, such as `x + 1`, `3/4` or `\frac{1}{2}`."""
     run = _PLAIN_MATH.match(text, start, start + MAX_LENGTH)
@@ -176,11 +213,31 @@ def _math_at(text: str, start: int) -> _Value | None:
 # ── the last sentence ────────────────────────────────────────────────────────────────────────────────────────────
 
 _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
+_DISPLAY = re.compile(r"^[ \t]{0,20}\\[\[\]][ \t]{0,20}$", re.MULTILINE)
 _ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
 _DENIED_BEFORE = re.compile(r"\bnot\s[^,;]{1,40}?(?:[,;—]\s{0,2}|\s)(?:but\s|(?=it's\s|it\sis\s))", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})[^()]{1,80}\)$"
-    r"|,\s(?:as|which|and\swe|so\swe|since|because|for|completing)\b[^\d]{0,80}$",
+    r"|,\s(?:as|which|and\swe|so\swe|since|because|for|completing)\b[^\d]{0,80}$"
+    r"|,\s(?:though|although|even\sthough)\b.{0,120}$"
+    r"|,\s(?:which\s(?:is|are|was)\s)?(?:attained|achieved|reached|taken|occurring|obtained|realised|realized)\b.{0,120}$"
+    r"|,\s(?:which|as)\s(?:\w{1,8}\s){0,3}(?:checked|verified|confirmed|checks|check|verify|confirm|verifies|confirms)\b.{0,200}$",
+    re.IGNORECASE,
+)
+_PREMISE = re.compile(r"^(?!if\b|suppose|assum)[^;?]{1,400},\s(?:so|hence|thus|therefore)\b\s{0,2}", re.IGNORECASE)
+_ROUNDED = re.compile(r"(?<=[}π])\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…)?")
+_SERIES = re.compile(r"(?:\$[^$\n]{1,200}\$(?:,\s(?:and\s|or\s)?|\s(?:and|or)\s)){1,12}\$[^$\n]{1,200}\$$")
+_VARIABLE = re.compile(r"\$\s{0,2}([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,2}=")
+_ONLY = re.compile(r"\bonly\s{1,2}", re.IGNORECASE)
+_IS_LEFT = re.compile(
+    r"\s{1,2}(?:works?|remains?|fits?|survives?|qualifies|satisf\w{1,4}|is\s(?:valid|possible|left|admissible))\b",
+    re.IGNORECASE,
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
+_TAGS = re.compile(r"</?(?:b|strong|em|i)>", re.IGNORECASE)
+_REMARK = re.compile(r"\n[\s*_]{0,8}\((?=[^()\n]{0,20}[A-Za-z]{3})[^()\n]{1,200}\)[\s*_.]{0,8}$")
+_TAKEN_BACK = re.compile(
+    r"\b(?:actually,|correction:|wait,\sno\b|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot|missed|overlooked|miscounted)\b)",
     re.IGNORECASE,
 )
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
@@ -194,9 +251,9 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
-    r"(?:=|:|\b(?:equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
+    r"(?:=|(?<!\d):|:(?!\d)|\b(?:equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
     r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
-    r"(?:\s{1,2}(?:exactly|simply|just|only|therefore|thus|then|indeed|now)\b)?[\s*_`]{0,6}",
+    r"(?:\s{1,2}(?:exactly|simply|just|only|therefore|thus|then|indeed|now|about|approximately|roughly|around)\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
 _UNITS_AFTER = re.compile(
@@ -206,7 +263,8 @@ _UNITS_AFTER = re.compile(
 
 def _concluded(text: str) -> str | None:
     """What the last sentence comes to, or a first line that is a value and nothing else."""
-    text = _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")
+    text = _TAGS.sub("**", _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")).rstrip()
+    text = _DISPLAY.sub("", _REMARK.sub("", text))
     last = _sentence(last_line(text))
     if last and (bare := _bare(last)):
         return bare
@@ -224,6 +282,7 @@ def _sentence(line: str) -> str | None:
     if not sentences:
         return None
     sentence = sentences[-1].strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
+    sentence = _PREMISE.sub("", _ROUNDED.sub("", sentence))
     sentence = _DENIED_BEFORE.sub("", _ASIDE.sub("", _DENIED_AFTER.sub("", sentence)))
     return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
 
@@ -246,7 +305,10 @@ def _solved(expression: str) -> bool:
 
 
 def _conclusion(sentence: str | None) -> str | None:
-    """The value behind the last verb or equality sign of a sentence."""
+    """The value behind the last verb or equality sign of a sentence, a series of solutions, or else the one that is bold."""
+    series = _SERIES.search(sentence or "")
+    if series and len(set(_VARIABLE.findall(series[0]))) == 1:
+        return ", ".join(part.strip() for part in series[0].split("$")[1::2])
     for verb in reversed(list(_COMES_TO.finditer(sentence or ""))):
         assert sentence is not None
         value = _value_at(sentence, verb.end())
@@ -255,7 +317,13 @@ def _conclusion(sentence: str | None) -> str | None:
         ends = value and (_UNITS_AFTER.match(sentence, value.end) or _NAMED_AFTER.match(sentence, value.end))
         if value and ends and _solved(value.expression):
             return value.expression
-    return None
+    for only in _ONLY.finditer(sentence or ""):
+        value = _value_at(sentence or "", only.end())
+        if value and _IS_LEFT.match(sentence or "", value.end):
+            return value.expression
+    bold = _BOLD.findall(sentence or "")
+    value = _value_at(bold[0], 0) if len(bold) == 1 else None
+    return value.expression if value and _UNITS_AFTER.match(bold[0], value.end) else None
 
 
 # ── as math-verify reads it ──────────────────────────────────────────────────────────────────────────────────────
@@ -295,6 +363,12 @@ _OR = re.compile(
     r"\s{0,4}(?:\\(?:quad|qquad|;|,)\s{0,2})?(?:\\(?:text|mathrm|textrm)\s{0,2}\{\s{0,3}(?:or|and)\s{0,3}\}"
     r"|(?<=\s)(?:or|and)(?=\s))(?:\s{0,2}\\(?:quad|qquad|;|,))?\s{0,4}"
 )
+_EQUALS = re.compile(r"\s{0,2}=\s{0,2}")
+_ONE_LETTER = re.compile(r"[A-Za-z]")
+_ENDED = re.compile(
+    r"(?:\s{0,4}(?:\\(?:quad|qquad|blacksquare|square|qed|checkmark|Box)(?![a-z])|[✓✔∎□■])){1,4}\s{0,4}$"
+)
+_REMAINDER = re.compile(r"[^=<>,]{1,200}\\equiv\s{0,2}(-?\d{1,400})\s{0,4}(?:\\p?mod|\\bmod|\().{0,80}")
 _WRITTEN = (
     (re.compile(r"√\s?(?:\(([^()]{1,60})\)|(\d{1,40}|[a-z]))"), r"\\sqrt{\1\2}"),
     (re.compile(r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,60})\)"), r"\\sqrt{\1}"),
@@ -324,8 +398,9 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     """
     text = _DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`")
     text = text.strip("$").rstrip(".,;:。").strip()
+    text = _REMAINDER.sub(r"\1", _ENDED.sub("", text))
     text = _STYLE.sub(r"\1", _MONEY.sub(r"\1", text))
-    text = _GROUPED.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    text = _GROUPED.sub(lambda number: re.sub(r"\\hspace\{[^{}]{1,12}\}|\D", "", number[0]), text)
     text = _DOTTED.sub(lambda number: number[0].replace(".", ""), text)
     text = re.sub(r"\\(?:[,;:!]|displaystyle(?![a-z]))|~", " ", text).strip()
     text = _ARROW.sub(" ", text).strip() if _ARROW.match(text) else text

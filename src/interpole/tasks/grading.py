@@ -70,7 +70,7 @@ def choice_paper(problem: Problem, parsed: ParsedResponse) -> Grade:
 
 def choice_robust(problem: Problem, parsed: ParsedResponse) -> Grade:
     """Grade the last stated letter in the final text (`reading.read_choice`)."""
-    answer = read_choice(final_text(parsed), len(problem.choices))
+    answer = read_choice(final_text(parsed), len(problem.choices), problem.choices)
     return Grade(float(answer == problem.answer), answer)
 
 

@@ -7,7 +7,7 @@ A letter counts where it stands as one: "Answer: A." and "(a)", but not "Answer:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from interpole.tasks.statements import ANNOUNCED, asked_back, boxes, fold, last_line
 
@@ -20,7 +20,7 @@ _NAMES = (
     r"|[ao](?=\s(?:letra|opção|alternativa))|la|le|el|die|der|das|the|только|not\s(?:[A-Z]\b|option\s[A-Z]\b)[,\s]{1,3}but(?:\srather)?)\s{0,3}){0,3}"
 )
 _JUDGED = (
-    r"(?:correct[ae]?|right|best|true|proper|appropriate|likely|final|chosen|richtig\w{0,2}|korrekt\w{0,2}|bonne|juste|certa|correta|corretta|верн\w{1,3}"
+    r"(?:correct[ae]?|right|best|better|true|proper|appropriate|likely|final|chosen|richtig\w{0,2}|korrekt\w{0,2}|bonne|juste|certa|correta|corretta|верн\w{1,3}"
     r"|правильн\w{1,3})"
 )
 _ANSWER = (
@@ -48,12 +48,13 @@ _VERDICT = re.compile(
     rf"(?P<only>\bonly\s)?(?P<named>\b{_ANSWER}\s{{1,2}})?(?<![\w'’\-])(?P<open>[(\[*_`\"'“]{{0,4}})(?P<letter>[A-Za-z])"
     r"(?P<close>[)\]*_`\"'”.]{0,4})\s{1,2}(?P<said>it\sis(?=[.!]|$)|is|was|must\sbe|would\sbe|has\sto\sbe|(?:seems|appears)(?:\sto\sbe)?"
     r"|ist|est|es|é|è|это|the(?=\s(?:correct|right|best))|satisf\w{1,4}|works|fits|remains|holds|match\w{0,2})\b"
-    rf"(?P<rest>\s(?:(?:the|indeed|clearly|therefore|thus|only|definitely|la|le|el|die|der|das|a)\s){{0,3}}(?:{_JUDGED}|answer)\b)?",
+    rf"(?P<rest>\s(?:(?:the|indeed|clearly|therefore|thus|only|definitely|la|le|el|die|der|das|a)\s){{0,3}}(?:{_JUDGED}|answer)\b|\sthe\sonly\s(?:one|option|choice|statement|answer)\s(?:that|which)\s"
+    r"(?:follows|works|fits|satisf\w{1,4}|match\w{0,2}|explains|remains|(?:is|was)\s(?:true|correct|right|consistent|valid)))?",
     re.IGNORECASE,
 )
 _VERDICT_AFTER = re.compile(r"([A-Z])\s?(?:が|是|は|项|項){0,2}(?:正しい|正解|正确|正確|对的|對的)")
 _CONCLUDED = re.compile(
-    r"(?:(?:(?:^|\b)(?:therefore|thus|hence|so|finally|conclusion|it\sis|it's|that\sis|that's|this\sis|i\ssay|leaving|leaves)\b"
+    r"(?:(?:(?:^|\b)(?:therefore|thus|hence|so|(?<!and\s)finally|conclusion|it\sis|it's|that\sis|that's|this\sis|which\sis|i\ssay|leaving|leaves)\b"
     rf"|→|⇒|∴|[=-]>)[\s,:*_]{{0,4}}){{1,3}}{_NAMES}|^[\s*_>#]{{0,8}}(?=(?:option|choice|opción|opção|opzione|вариант)\s){_NAMES}",
     re.IGNORECASE,
 )
@@ -76,36 +77,56 @@ _REASON = re.compile(
 _DOUBTED = re.compile(
     r"(?:\bif|\bwhether|\bunless|\bnot|\bn't|\bwrong|\bincorrect)\s{1,2}(?:the\s|that\s){0,2}[(*]{0,3}$", re.IGNORECASE
 )
+_OTHERS = re.compile(
+    r"\b(?:students|people|others|many|most|some|one|they|candidates|readers)\s{1,2}(?:\w{2,12}\s{1,2}){0,2}$",
+    re.IGNORECASE,
+)
+_WERE_IT_SO = re.compile(r"[\s)*]{1,4}if\s[^.;\n]{1,60}?\b(?:were|had|did|was)\b", re.IGNORECASE)
+_MARKED_ITEM = re.compile(r"[\s*_>\-•✅✓✔☑❌✗✘✖]{0,8}[(\[]?([A-Za-z])(?![A-Za-z])")
+_MAX_WORDS = 20_000
+_TICKED = re.compile(r"[✅✓✔☑]")
+_DECORATION = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf|textbf)(?=\{)|[{}]")
+_SUBJECT = re.compile(r"[)\]*]{0,4},[^.,;\n]{1,40},\s(?:is|was|would|are|gives|says|describes|refers)\b", re.IGNORECASE)
+_NAMES_IT = re.compile(
+    rf"(?:{ANNOUNCED}|^\s{{0,4}}|\n\s{{0,4}}(?:[-•>]\s)?|\b(?:is|are|be|choose|pick|select|therefore|thus|so|hence)[,:]?\s{{1,2}})"
+    r"(?:the\s|an?\s)?[\s\"'“(]{0,3}",
+    re.IGNORECASE,
+)
+_NAMED_ENDS = re.compile(
+    r"[\s\"'”)\]]{0,4}(?:$|\n|\.(?!\d)|[!;:]|,\s(?:not|as|because|since|which|for|so|and\snot|whereas|while)\b|\s[-–—(]|\s(?:because|since|as)\b)"
+)
 _ONE_OF = re.compile(r"\b(?:or|nor|neither|either)\s{1,2}$", re.IGNORECASE)
 _NAMED = re.compile(rf"{_NAMES}", re.IGNORECASE)
 _ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[*_]{0,3}[)\].:][\s*_]")
 _DONE = re.compile(r"[.!*_`'\")\]}$」。 ]{0,10}(?:$|[,;:]\s|(?:since|because|as|for)\b)")
 
 
-def read_choice(text: str, num_choices: int) -> str | None:
+def read_choice(text: str, num_choices: int, options: Sequence[str] = ()) -> str | None:
     r"""Read the letter of a multiple-choice answer.
 
     The last of "ANSWER: B", "the answer is (B)", "the correct option is B", "I choose B" and `\boxed{B}`, with the usual
     decorations (`**`, `$`, `\text{}`) and in other languages; else the last of "option B is correct", "it must be B"; else a
-    last, or first, line that is a lone letter or begins with one and a bracket ("B) 5 eV") and is no list of the options.
+    last, or first, line that is a lone letter or begins with one and a bracket ("B) 5 eV") and is no list of the options; else
+    what is announced, boxed or said last in an option's own words ("the capital is Paris").
 
     Args:
         text: the final text of a response.
         num_choices: how many options there are, 26 at most.
+        options: what they say, where that is known.
     """
     text, letters = fold(text), _LETTERS[:num_choices]
     for statements in (_statements, _verdicts):
         found = [letter for _, letter in sorted(statements(text, letters))]
         if found:
             return found[-1] or None
-    return _lone(text, letters)
+    return _lone(text, letters) or _in_words(text, letters, options)
 
 
 def _statements(text: str, letters: str) -> Iterator[tuple[int, str]]:
     """Where an answer is announced or boxed, and its letter; an empty one where two letters are given."""
     for match in _STATED.finditer(text):
         letter = _letter_at(text, match.end(), letters)
-        if letter is not None and not _doubted(text, match.start()):
+        if letter is not None and not _doubted(text, match.start()) and not _set_aside(text, match):
             yield match.start(), letter
     for box in boxes(text):
         opening = _OPENING.match(text, box.start)
@@ -180,12 +201,57 @@ def _doubted(text: str, position: int) -> bool:
     return bool(_DOUBTED.search(text[max(0, position - 24) : position]))
 
 
+def _set_aside(text: str, match: re.Match[str]) -> bool:
+    """Whether others would choose it, its condition does not hold, or the sentence only goes on to speak of it."""
+    opening = _OPENING.match(text, match.end())
+    after = opening.end() + 1 if opening else match.end()
+    return bool(
+        _OTHERS.search(text[max(0, match.start() - 40) : match.start()])
+        or _WERE_IT_SO.match(text, after)
+        or _SUBJECT.match(text, after)
+    )
+
+
+def _ticked(lines: Sequence[str], letters: str) -> str | None:
+    """The letter of the one line that is ticked where options are listed, each ticked or crossed."""
+    items = [(item[1].upper(), line) for line in lines if (item := _MARKED_ITEM.match(line))]
+    ticked = [letter for letter, line in items if letter in letters and _TICKED.search(line)]
+    return ticked[0] if len(ticked) == 1 and len(items) > 1 else None
+
+
+def _in_words(text: str, letters: str, options: Sequence[str]) -> str | None:
+    """The letter of the option that is named in its own words last, announced or at the end of a sentence; None where two are."""
+    worded = [_plain(option).strip(" .") for option in options[: len(letters)]]
+    if not worded or len(set(worded)) < len(worded) or "" in worded:
+        return None
+    by_length = sorted(range(len(worded)), key=lambda place: -len(worded[place]))
+    named: list[tuple[str, bool]] = []  # and whether it begins a line and is not led to
+    for part in (_plain(text[-_MAX_WORDS:]), *(_plain(text[box.start : box.stop]) for box in boxes(text)[-1:])):
+        for match in _NAMES_IT.finditer(part):
+            place = next((one for one in by_length if part.startswith(worded[one], match.end())), None)
+            if place is None or _doubted(part, match.start()):
+                continue
+            end = match.end() + len(worded[place])
+            if _NAMED_ENDS.match(part, end) and not asked_back(part, end):
+                named.append((letters[place], not re.search(r"\w", match[0])))
+    listed = len({letter for letter, begins in named if begins}) > 1
+    said = [letter for letter, begins in named if not (begins and listed)]
+    return said[-1] if said else None
+
+
+def _plain(text: str) -> str:
+    """A text without emphasis and LaTeX's dress, in small letters."""
+    return _DECORATION.sub("", fold(text)).strip().casefold()
+
+
 def _lone(text: str, letters: str) -> str | None:
     """The letter that the last line, or else the first, consists of or begins with."""
     lines = [line for line in text.splitlines() if line.strip(" \t*_`~$-=#")]
     if not lines:
         return None
     last = last_line(text)
+    if ticked := _ticked(lines, letters):
+        return ticked
     for concluded in reversed(list(_CONCLUDED.finditer(last))):
         letter = _letter_at(last, concluded.end(), letters)
         opening = _OPENING.match(last, concluded.end())

@@ -46,7 +46,13 @@ def _grade(question: dict[str, Any]) -> dict[str, Any]:
     if all(len(one) == 1 and _WHOLE_NUMBER.fullmatch(one[0]) for one in (said, meant)):  # nothing for sympy to find out
         return {"score": float(int(said[0]) == int(meant[0])), "answer": str(int(said[0]))}
     readings, wanted = [_parsed(one) for one in said], [_parsed(one) for one in meant]
-    correct = any(bool(found) and verify(reference, found) for reference in wanted for found in readings)
+    whole = bool(_WHOLE_NUMBER.fullmatch(meant[0]))
+    correct = any(
+        bool(found) and verify(reference, found)
+        for reference in wanted
+        for one, found in zip(said, readings, strict=True)
+        if not (whole and ":" in one)  # 70:1 is not 70
+    )
     return _reply(readings[0], correct)
 
 
