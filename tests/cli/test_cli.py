@@ -397,3 +397,15 @@ def test_json_of_what_is_made(pair, run, tmp_path):
     assert json.loads(call("lab", "path", "--json")) == {
         name: str(getattr(shipped(), name)) for name in ("base", "instruct", "thinking")
     }
+
+
+def test_pipes_get_whole_lines_without_blanks_at_their_ends(pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = call("doctor", *pair, "--weights", code=2)
+    assert all(
+        one["what"] in shown for one in json.loads(call("doctor", *pair, "--weights", "--json", code=2))["findings"]
+    )
+    assert not any(line.endswith(" ") for line in shown.splitlines())
+    curve = "task,lam,questions,samples,mean,tokens,think\nalong,0,50,2,.3,10,0\nalong,.5,50,2,.5,50,.5\nalong,1,50,2,.6,90,1\n"
+    (tmp_path / "curves.csv").write_text(curve.replace("along", "a" * 60))
+    assert "stage 2" in call("stages", tmp_path / "curves.csv").splitlines()[1]

@@ -1,9 +1,14 @@
 """What a sweep's configuration makes of what is said: profiles, points on the dial, what the engine needs."""
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 import tiny
+from interpole import tasks
 from interpole.checkpoints.open import open_source
+from interpole.cli import app
 from interpole.errors import RunError
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.estimate import memory
@@ -41,3 +46,51 @@ def test_memory_follows_the_dtype_that_the_engine_is_told(tmp_path):
     assert (kept.weights_bytes, kept.rows) == (sum(spec.num_bytes for spec in specs), 128)
     assert (wide.weights_bytes, wide.rows) == (4 * num_elements, 3)
     assert memory(SweepConfig.of(content | {"engine": "scripted"}), 0) is None
+
+
+# ── code that a file names ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("command", ["sweep", "search"])
+@pytest.mark.parametrize("kind", ["grader", "task", "engine"])
+def test_code_that_a_file_names_is_run_on_the_users_word_only(tmp_path, monkeypatch, command, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("open('ran', 'w')\ndef grade(response, answer):\n    return 1\n")
+    (tmp_path / "q.jsonl").write_text('{"question": "1 + 1 = ?", "answer": "2"}\n')
+    content = {"sources": {"instruct": "a", "thinking": "b"}, "lambdas": [0.0, 1.0], "tasks": ["q.jsonl"]}
+    file = str(tmp_path / "theirs.py")
+    if kind == "grader":
+        content["tasks"] = [{"task": "q.jsonl", "grader": "python:theirs.grade"}]
+        named = f"task q.jsonl: python:theirs.grade ({file})"
+    elif kind == "task":
+        content["tasks"] = ["theirs.py@some"]
+        named = f"task theirs.py@some: theirs.py@some ({file})"
+    else:
+        content |= {"engine": "vllm", "engine_options": {"dtype": "float32", "worker_cls": "theirs.Worker"}}
+        named = "engine vllm: worker_cls: theirs.Worker"
+    assert SweepConfig.of(content).code == (named,)
+    if command == "search":
+        content["space"] = {"lambda": [0, 1]}
+    (tmp_path / "file.yml").write_text(json.dumps(content))
+    refused = CliRunner().invoke(app, [command, "file.yml", "--out", "run"])
+    assert isinstance(refused.exception, RunError)
+    assert not (tmp_path / "ran").exists()
+    assert named in str(refused.exception)
+    assert "--trust" in refused.exception.remedy
+    trusted = CliRunner().invoke(app, [command, "--trust", "file.yml", "--out", "run"])
+    assert f"runs {named}" in trusted.stderr  # and then fails: there are no such models
+
+
+def test_a_grader_of_the_command_line_and_what_names_no_code_need_no_word_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks/more").mkdir(parents=True)
+    (tmp_path / "tasks/one.py").touch()
+    for spec, grader in (("arithmetic", None), ("q.jsonl", "exact"), ("a/b.jsonl", None), ("inspect_evals/x", None)):
+        assert not tasks.code_of(spec, grader)
+    assert "tasks" in tasks.code_of("tasks/one.py@a")
+    assert tasks.code_of("tasks/more")  # a folder: Inspect would look for tasks in all of its files
+    assert not tasks.code_of("x" * 5000)
+    options = {"dtype": "bfloat16", "max_rows": 4, "enforce_eager": True, "trust_remote_code": False}
+    content = {"sources": {"instruct": "a", "thinking": "b"}, "lambdas": "0", "tasks": "arithmetic", "engine": "vllm"}
+    assert not SweepConfig.of(content | {"engine_options": options}).code
+    assert SweepConfig.of(content | {"engine_options": {"trust_remote_code": True}}).code

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from interpole.cli.options import EstimandOption, Grading, Json, Run
+from interpole.cli.options import EstimandOption, Grading, Json, Run, Trust, say_what_is_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +110,7 @@ def search(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: made, or continued.")],
     trials: Annotated[int | None, typer.Option(help="Recipes to try, in all. [default: the file's, or 50]")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Search λ maps, methods and sampler settings for more accuracy with fewer tokens; needs `pip install 'interpole[search]'`.
@@ -120,7 +121,8 @@ def search(
     from interpole.search import optuna_search
     from interpole.search.space import SpaceFile
 
-    file = SpaceFile.load(space)
+    file = SpaceFile.load(space, trust=trust)
+    say_what_is_run(file.sweep.code)
     file = file if trials is None else file.model_copy(update={"trials": trials})
     with sweep_bar() as on_progress:
         found = optuna_search.run(file, out, on_progress=on_progress)

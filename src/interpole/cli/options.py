@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from interpole.errors import printable
 
 __all__ = [
     "Base",
@@ -22,6 +25,8 @@ __all__ = [
     "Skip",
     "TemplateFrom",
     "Thinking",
+    "Trust",
+    "say_what_is_run",
 ]
 
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
@@ -36,6 +41,7 @@ EstimandOption = Annotated[
     str,
     typer.Option("--estimand", help="What intervals are about: like-these (questions like these) or these questions."),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code that the file names: python: graders, tasks in files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Layers = Annotated[
     str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")
@@ -53,3 +59,9 @@ TemplateFrom = Annotated[
     str | None,
     typer.Option(help="Source of config, tokenizer, template. [default: thinking; a merge at λ = 0: instruct]"),
 ]
+
+
+def say_what_is_run(code: Iterable[str]) -> None:
+    """Name, on stderr, the code of others that is about to be run."""
+    for one in code:
+        typer.echo(printable(f"runs {one}"), err=True)

@@ -66,8 +66,9 @@ class Terminal(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, without cutting lines where nobody reads them on a screen."""
-        if not self.is_terminal and all(isinstance(one, str | Text) for one in objects):
-            options["soft_wrap"] = True
+        if not self.is_terminal:
+            options["crop"] = False
+            options["soft_wrap"] = all(isinstance(one, str | Text) for one in objects)
         super().print(*objects, **options)
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
@@ -248,7 +249,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     for severity, code, what, why, remedy in diagnosis.rows():
         console.print(Text.assemble("\n", (severity, marks[severity]), " ", (code, "bold")))
         for line in (what, why, *([] if remedy == "nothing" else [f"→ {remedy}"])):
-            console.print(Padding(Text(line), (0, 0, 0, 5)))
+            console.print(Padding(Text(line), (0, 0, 0, 5)) if console.is_terminal else f"     {line}")
 
 
 def show_similarity(found: Similarity, by: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Embeddings, Extrapolate, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.cli.options import Embeddings, Extrapolate, Layers, NoDoctor, Skip, TemplateFrom, Trust, say_what_is_run
 from interpole.engines.registry import BUILT_IN, default_engine
 from interpole.errors import RunError, printable
 from interpole.files import parse_yaml, read_json
@@ -133,7 +133,7 @@ def sweep(
     top_p: TopP = None,
     top_k: TopK = None,
     max_tokens: MaxTokens = None,
-    prefix: Annotated[str | None, typer.Option(help="Text put after every prompt, e.g. '<think>\\n'.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Text put after every prompt, e.g. `<think>\\n`.")] = None,
     template_variable: TemplateVariables = None,
     seed: Annotated[int | None, typer.Option(help="Of problems and responses.")] = None,
     engine: EngineName = None,
@@ -147,6 +147,7 @@ def sweep(
     show_prompt: ShowPrompt = False,
     guess_tokens: GuessTokens = None,
     tokens_per_second: TokensPerSecond = None,
+    trust: Trust = False,
     adaptive: Adaptive = False,
     goal: GoalText = "balanced",
     rounds: Rounds = 8,
@@ -180,7 +181,7 @@ def sweep(
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
-    config = _config(instruct, thinking, given, served=bool(served))
+    config = _config(instruct, thinking, given, served=bool(served), trust=trust)
     changed = _changed(also=also, fresh=fresh, adaptive=adaptive)
     if show_prompt:
         _show_prompt(config)
@@ -201,7 +202,9 @@ def _said(**settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool) -> SweepConfig:
+def _config(
+    instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool, trust: bool
+) -> SweepConfig:
     """The sweep that the arguments and the settings given on the command line say."""
     from interpole.sweep.config import SweepConfig
 
@@ -211,7 +214,7 @@ def _config(instruct: str | None, thinking: str | None, given: dict[str, Any], *
     if instruct is not None and thinking is None:
         if profile:
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
-        given = _over_file(Path(instruct), given)
+        given = _over_file(Path(instruct), given, trust=trust)
     else:
         pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
         defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})
@@ -226,12 +229,14 @@ def _recipe(layers: str | None, skip: Sequence[str], embeddings: str | None, *, 
     return ({"rules": rules} if rules else {}) | ({"extrapolate": True} if extrapolate else {})
 
 
-def _over_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Settings given on the command line over those of a SWEEP.yml."""
+def _over_file(path: Path, given: dict[str, Any], *, trust: bool) -> dict[str, Any]:
+    """Settings given on the command line over those of a SWEEP.yml; what code the file names is run on the user's word only."""
     from interpole.sweep.config import KEY, SweepConfig
 
     said = given.get("engine_options", {})
-    written = SweepConfig.load(path, said.get("api_key_env", KEY)).model_dump(exclude_unset=True, by_alias=True)
+    config = SweepConfig.load(path, said.get("api_key_env", KEY), trust=trust)
+    say_what_is_run(config.code)
+    written = config.model_dump(exclude_unset=True, by_alias=True)
     both = {name: written.get(name, {}) | given.get(name, {}) for name in MERGED}
     return written | given | both
 

@@ -68,7 +68,7 @@ def merge(
     ] = None,
     allow_non_finite: Annotated[
         bool,
-        typer.Option(help="Write NaN and infinity too, with a warning, as --no-doctor does. [default: refuse them]"),
+        typer.Option("--allow-non-finite", help="Write NaN and infinity too, with a warning, as --no-doctor does."),
     ] = False,
     extrapolate: Extrapolate = False,
     no_doctor: NoDoctor = False,

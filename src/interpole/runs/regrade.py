@@ -24,7 +24,7 @@ from interpole.records import Problem
 from interpole.runs import samples
 from interpole.runs.runfile import RunFile, exclusive
 from interpole.schema import Foreign, validated
-from interpole.tasks import Benchmark, grading
+from interpole.tasks import Benchmark
 from interpole.tasks.benchmark import problem_of, score_metadata
 
 __all__ = ["Regraded", "code_of", "regrade"]
@@ -57,17 +57,14 @@ class _Asked(Foreign):
 
 
 def code_of(run: Path) -> tuple[str, ...]:
-    """What grading a run again would run of what its run.json names: each `python:` grader, and the file it is in.
+    """What grading a run again would run of what its run.json names (`tasks.code_of`).
 
     Raises:
         RunError: no run.
     """
-    found = []
-    for task, spec in _specs(RunFile.load(run)).items():
-        if spec.grader and spec.grader.startswith("python:"):
-            file = grading.located(spec.grader.removeprefix("python:"), [Path(spec.task).parent, Path.cwd()])
-            found.append(f"task {task}: {spec.grader} ({file})")
-    return tuple(found)
+    specs = {task: spec for task, spec in _specs(RunFile.load(run)).items() if _is_ours(spec.task)}
+    named = {task: tasks.code_of(spec.task, spec.grader) for task, spec in specs.items()}
+    return tuple(f"task {task}: {code}" for task, code in named.items() if code)
 
 
 def regrade(run: Path, *, trust: bool = False) -> Regraded:

@@ -114,8 +114,8 @@ class SpaceFile(Strict):
         return self
 
     @classmethod
-    def load(cls, path: Path) -> SpaceFile:
-        """Read a file; keys that are not the search's own are those of a sweep.
+    def load(cls, path: Path, *, trust: bool = False) -> SpaceFile:
+        """Read a file; keys that are not the search's own are those of a sweep. `trust`: see `SweepConfig.written`.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
@@ -123,7 +123,9 @@ class SpaceFile(Strict):
         content = read_yaml(path, RunError, "the search")
         own = {name: content.pop(name) for name in list(content) if name in cls.model_fields and name != "sweep"}
         content.setdefault("lambdas", "0:1:0.25")
-        return validated(cls, {"sweep": SweepConfig.of(content, path)} | own, path, RunError, "see docs/search.md")
+        return validated(
+            cls, {"sweep": SweepConfig.written(content, path, trust=trust)} | own, path, RunError, "see docs/search.md"
+        )
 
 
 def layer_groups(num_layers: int, num_groups: int) -> list[str]:

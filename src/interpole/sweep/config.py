@@ -16,6 +16,7 @@ from interpole.files import read_yaml
 from interpole.merging.methods import get_method
 from interpole.merging.recipe import Source, Sources, parse_lambdas
 from interpole.schema import Strict, validated
+from interpole.tasks import code_of
 from interpole.tasks.profiles import profile
 
 __all__ = ["KEY", "PointConfig", "SweepConfig", "TaskConfig", "dial_name"]
@@ -38,6 +39,13 @@ def _known(settings: dict[str, float]) -> dict[str, float]:
         if not math.isfinite(value) or (name in ("top_k", "max_tokens") and value != int(value)):
             raise ValueError(f"{name} is {value:g}: give a {'whole ' if name in ('top_k', 'max_tokens') else ''}number")
     return settings
+
+
+def _may_run(name: str, value: Any) -> bool:
+    """Whether an engine's option may name code that it would run."""
+    if isinstance(value, str):
+        return name not in ("dtype", "kv_cache_dtype", "quantization")
+    return isinstance(value, list | tuple | dict) or (name == "trust_remote_code" and bool(value))
 
 
 SamplerSettings = Annotated[dict[str, float], AfterValidator(_known)]
@@ -289,6 +297,18 @@ class SweepConfig(Strict):
         """The environment variable whose key is sent to `base_urls`."""
         return str(self.engine_options.get("api_key_env", KEY)) if self.served else ""
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What a run would run of code that the settings name: graders, tasks in files, an engine's own options.
+
+        Where nobody lists an engine's options, texts, lists and mappings may name code too.
+        """
+        named = [(f"task {one.task}", code_of(one.task, one.grader)) for one in self.tasks]
+        if self.kind.options is None:
+            options = self.engine_options.items()
+            named += [(f"engine {self.engine}", f"{name}: {value}") for name, value in options if _may_run(name, value)]
+        return tuple(f"{what}: {code}" for what, code in named if code)
+
     @classmethod
     def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> SweepConfig:
         """Check `content`, which the caller vouches for.
@@ -299,18 +319,23 @@ class SweepConfig(Strict):
         return validated(cls, content, where, RunError, "see docs/sweep.md")
 
     @classmethod
-    def written(cls, content: Mapping[str, Any], path: Path, key_variable: str = KEY) -> SweepConfig:
-        """Check what a file says, which may be a stranger's: it cannot choose which of the user's secrets is sent to whom.
+    def written(
+        cls, content: Mapping[str, Any], path: Path, key_variable: str = KEY, *, trust: bool = False
+    ) -> SweepConfig:
+        """Check what a file says, which may be a stranger's: it chooses neither what is run nor which secret is sent to whom.
 
         Args:
             content: of the file.
             path: the file.
             key_variable: the environment variable whose key may be sent.
+            trust: run the code that it names (`code`).
 
         Raises:
-            RunError: as `of`; or it asks for the value of another variable.
+            RunError: as `of`; or it names code, without trust; or it asks for the value of another variable.
         """
         config = cls.of(content, path)
+        if config.code and not trust:
+            raise RunError(f"the file names code to run: {'; '.join(config.code)}", path, "if you trust it: --trust")
         if config.key_variable not in ("", KEY, key_variable):
             raise RunError(
                 f"the file asks for the value of {config.key_variable} to be sent to {', '.join(config.base_urls)}",
@@ -320,13 +345,13 @@ class SweepConfig(Strict):
         return config
 
     @classmethod
-    def load(cls, path: Path, key_variable: str = KEY) -> SweepConfig:
-        """Read `sweep.yml`; `key_variable`: see `written`.
+    def load(cls, path: Path, key_variable: str = KEY, *, trust: bool = False) -> SweepConfig:
+        """Read `sweep.yml`; `key_variable`, `trust`: see `written`.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
-        return cls.written(read_yaml(path, RunError, "the sweep"), path, key_variable)
+        return cls.written(read_yaml(path, RunError, "the sweep"), path, key_variable, trust=trust)
 
 
 def _over_profile(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from interpole.errors import TaskError
 from interpole.records import Problem
-from interpole.tasks import aime25, arithmetic, custom, gpqa_diamond, ifeval
+from interpole.tasks import aime25, arithmetic, custom, gpqa_diamond, grading, ifeval
 from interpole.tasks.benchmark import Benchmark, Grade, Grader, Request, as_the_paper_reads, final_text
 from interpole.tasks.profiles import PROFILES, Profile, profile
 
@@ -23,6 +23,7 @@ __all__ = [
     "Profile",
     "Request",
     "as_the_paper_reads",
+    "code_of",
     "final_text",
     "load",
     "profile",
@@ -34,6 +35,26 @@ BENCHMARKS: Mapping[str, Callable[[Request], Benchmark]] = {
     "ifeval": ifeval.load,
     "gpqa_diamond": gpqa_diamond.load,
 }
+
+
+def code_of(spec: str, grader: str | None = None) -> str:
+    """What `load` would run of code that spec and grader name, and the file it is in; empty: nothing. Nothing is run to tell.
+
+    A task of an installed package, `package/name`, is named to Inspect, which runs nothing else by that name.
+    """
+    if grader and grader.startswith("python:"):
+        return f"{grader} ({grading.located(grader.removeprefix('python:'), [Path(spec).parent, Path.cwd()])})"
+    file = Path(spec.partition("@")[0]).absolute()
+    in_file = spec.endswith(".py") or ".py@" in spec or ("/" in spec and _is_there(file))
+    return f"{spec} ({file})" if in_file and not spec.endswith(".jsonl") else ""
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something is called so, or may be: of names that no file system takes, nothing is."""
+    try:
+        return path.exists() or any(sign in path.name for sign in "*?[")
+    except (OSError, ValueError):
+        return False
 
 
 def load(
