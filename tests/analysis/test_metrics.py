@@ -503,7 +503,7 @@ def test_curves_from_elsewhere_need_only_task_lam_and_think(tmp_path):
         ('task,lam,think\n"a,0,0\n', "cannot read the curves"),
         ("task,lam,think\na,1_0,0\n", "lam is not a number: '1_0'"),
         ("task,lam,think,samples\na,0,0,1e300\n", "samples is a whole number from 1 up, not 1e300"),
-        ("task,lam,think\n" + "".join(f"a,{i},0\n" for i in range(5001)), "more than 5,000 rows"),
+        ("task,lam,think\n" + "".join(f"a,{i},0\n" for i in range(200_001)), "more than 200,000 rows"),
     ],
 )
 def test_files_that_cannot_be_meant_are_refused_with_their_line(tmp_path, text, message):

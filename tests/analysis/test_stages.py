@@ -458,3 +458,16 @@ def test_boundaries_stay_within_the_swept_lambdas():
     found = find_stages(rows)[0]
     assert 0 <= found.lambda_on.value <= found.lambda_mid.value <= 1
     assert found.lambda_off is None
+
+
+def test_many_lambdas_are_fitted_together_with_their_neighbours():
+    def rows(count):
+        lams = np.linspace(0, 1, count)
+        shares = expit(20 * (lams - 0.47))
+        return [CurveRow("math", float(lam), float(share), 30, 4) for lam, share in zip(lams, shares, strict=True)]
+
+    few, many = (from_rows(rows(count), resamples=50) for count in (400, 12_000))
+    assert len(few.lams) == len(many.lams) == 400
+    assert many.trials.sum() == 12_000 * 30 * 4
+    assert many.lams[[0, -1]] == pytest.approx([0, 1], abs=0.002)
+    assert find_transition(many).mid.value == pytest.approx(0.47, abs=0.002)

@@ -41,7 +41,7 @@ NEEDED = ("task", "lam", "think")
 SHARES = frozenset({"mean", "mean_low", "mean_high", "pass", "vote", "think"})
 COUNTS = frozenset({"questions", "samples"})
 MAX_COUNT = 10**9
-MAX_ROWS = 5000  # statistics resample every row a thousand times
+MAX_ROWS = 200_000
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes a cell by that begins so
 
 

@@ -31,6 +31,7 @@ SIGNIFICANCE = 0.01  # of the goodness-of-fit test
 STRAYS = 0.5  # pseudo-strays of either kind (Jeffreys)
 ROUGH = 1e-3  # precision of refits, far below how they vary
 LIGHT = 0.01  # a link that weighs less is not mentioned
+MOST_LAMBDAS = 400  # more are taken together, neighbour by neighbour
 PRINTED_TRIALS = 1000  # what a share printed to a tenth of a percent is taken to be worth where no counts are known
 
 
@@ -104,14 +105,26 @@ def from_rows(rows: Sequence[CurveRow], *, resamples: int = 2000, seed: int = 0)
     rows = sorted(rows, key=lambda row: row.lam)
     lams, shares = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("lam", "think"))
     counts = [row.questions * row.samples for row in rows if row.questions and row.samples]
-    if len(counts) < len(rows):
-        trials = np.full(len(rows), float(PRINTED_TRIALS))
+    known = len(counts) == len(rows)
+    numbers = np.array(counts if known else [PRINTED_TRIALS] * len(rows), dtype=np.float64)
+    lams, shares, numbers = _binned(lams, shares, numbers)
+    if not known:
+        trials = np.full(len(lams), float(PRINTED_TRIALS))
         return Evidence(
             lams, shares, trials, None, PRINTED_TRIALS, seed, "no intervals: questions or samples not given"
         )
-    draws = np.random.default_rng(seed).binomial(counts, shares, size=(resamples, len(rows))) / counts
+    draws = np.random.default_rng(seed).binomial(numbers.astype(int), shares, size=(resamples, len(lams))) / numbers
     caveat = "intervals take all responses as independent; those of one question are alike, so they are too narrow"
-    return Evidence(lams, shares, np.array(counts, dtype=np.float64), draws, min(counts), seed, caveat)
+    return Evidence(lams, shares, numbers, draws, int(numbers.min()), seed, caveat)
+
+
+def _binned(lams: Array, shares: Array, counts: Array) -> tuple[Array, Array, Array]:
+    """Neighbouring λ together where there are more than `MOST_LAMBDAS`, so that time does not grow with the file."""
+    if len(lams) <= MOST_LAMBDAS:
+        return lams, shares, counts
+    starts = np.arange(MOST_LAMBDAS) * len(lams) // MOST_LAMBDAS
+    total = np.add.reduceat(counts, starts)
+    return np.add.reduceat(lams * counts, starts) / total, np.add.reduceat(shares * counts, starts) / total, total
 
 
 def pool(found: Sequence[Transition]) -> Transition:
