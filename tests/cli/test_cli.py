@@ -114,6 +114,31 @@ def test_without_lambda_merge_says_what_is_missing(pair, tmp_path):
     assert "--lambda 0.6" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["merge", "-l", "0.5"], ["sweep"]])
+@pytest.mark.parametrize("model", ["HERE", "Qwen/Qwen3-4B-Thinking-2507"])
+def test_a_second_model_forgotten_is_wrong_usage_that_says_so(pair, tmp_path, monkeypatch, command, model):
+    monkeypatch.setenv("COLUMNS", "300")
+    model = str(pair[0]) if model == "HERE" else model
+    result = CliRunner().invoke(app, [*command, model, "-o", str(tmp_path / "m")])
+    assert result.exit_code == 2
+    assert f"the second model is missing: {model} is a" in result.stderr
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [(["doctor", "A"], "THINKING"), (["similarity", "A"], "B"), (["audit", "M", "A"], "THINKING")]
+)
+def test_a_checkpoint_forgotten_is_named(given, missing):
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert f"Missing argument '{missing}'" in result.stderr
+
+
+def test_a_recipe_that_is_not_there_is_no_model_forgotten(tmp_path):
+    with pytest.raises(RecipeError, match="No such file"):
+        call("merge", "recipes/mine.yml", "-o", tmp_path / "m")
+
+
 def test_an_error_is_one_message_on_stderr_and_exit_code_1(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         sys, "argv", ["interpole", "merge", "no/where", "no/how", "-l", "0.5", "-o", str(tmp_path / "m")]
@@ -367,8 +392,19 @@ def test_a_terminal_that_cannot_show_lambda_shows_its_number(run):
     assert b"\\u03bb" in told.stdout
 
 
-def test_dash_h_is_help():
-    assert call("merge", "-h") == call("merge", "--help")
+def test_dash_h_is_help_everywhere():
+    from typer.main import get_command
+
+    from interpole.cli.reference import commands
+
+    for name in ["interpole", "interpole runs", *(name for name, _ in commands(get_command(app), "interpole"))]:
+        words = name.split()[1:]
+        assert call(*words, "-h") == call(*words, "--help")
+
+
+def test_the_think_marker_in_a_help_text_is_shown_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert r"e.g. <think>\n." in call("sweep", "-h")
 
 
 def test_every_command_speaks_json():

@@ -206,6 +206,18 @@ def test_the_pareto_figure_from_table_2_has_the_baselines_as_diamonds() -> None:
         assert shown[label] == (float(row["aime25_mean64"]), float(row["aime25_tokens"]), lam is not None)
 
 
+def test_ends_of_intervals_that_are_not_known_are_null_in_the_figures(measured: list[PointMetrics]) -> None:
+    points = [
+        replace(mark, statistics={name: Interval(i.value, np.nan, np.nan) for name, i in mark.statistics.items()})
+        for mark in marks(measured)
+    ]
+    for drawn in (f.curves(points), pareto(points, "arithmetic")):
+        written = json.loads(json.dumps(drawn.to_dict(), allow_nan=False))
+        with_ends = [v for v in values(written) if "low" in v]
+        assert with_ends
+        assert all(v["low"] is None and v["high"] is None for v in with_ends)
+
+
 def test_figure_4_shows_every_decoding_setting() -> None:
     shown = {
         (v["temperature"], v["top_p"], v["text"]) for v in values(chart(PAPER / "figure4_decoding.csv", "4").to_dict())

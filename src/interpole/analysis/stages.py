@@ -304,8 +304,8 @@ def _falling(rows: Sequence[CurveRow], samples: ByLam, resamples: int, seed: int
         best = max((r for r in saturated if r.lam <= before.lam), key=lambda r: r.pass_ or 0)
         change = difference(samples[best.lam], samples[after.lam], metric="pass", resamples=resamples, seed=seed).value
         if change.high < 0:
-            span = f"{100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-            hit[after.lam] = f"λ={best.lam:g} to λ={after.lam:g}: Pass@k {span}"
+            shown = interval_text(change, 100, sign="+", unit=" points")
+            hit[after.lam] = f"λ={best.lam:g} to λ={after.lam:g}: Pass@k {shown}"
     if hit:
         remedy = "prefer the smaller λ where several samples are drawn: more thinking narrows what is tried"
         yield Signature("thinking saturated, Pass@k falling", tuple(hit), "; ".join(hit.values()), remedy)

@@ -76,16 +76,16 @@ def _show(found: Sequence[Comparison]) -> None:
 
 def show_found(found: Found) -> None:
     """What an adaptive sweep found of the transition, what it spent, and what it saved against the grid."""
+    from interpole.analysis.intervals import Interval, ends_text, interval_text
     from interpole.cli.show import console
 
     middle = found.transition.mid
-    low, high = found.bracket
     if middle is None:
         console.print(f"\n{found.transition.refusal or '; '.join(found.transition.notes)}")
     else:
         console.print(
-            f"\nHalf of the responses think at λ={middle.value:.3f} (95 %: {middle.low:.3f} to {middle.high:.3f}); "
-            f"bisection alone: {low:.3f} to {high:.3f}.",
+            f"\nHalf of the responses think at λ={interval_text(middle, digits=3)}, a 95 % interval; "
+            f"bisection alone: {ends_text(Interval(middle.value, *found.bracket), digits=3)}.",
         )
     share = found.num_tokens / found.grid_tokens
     console.print(

@@ -26,6 +26,7 @@ __all__ = [
     "TemplateFrom",
     "Thinking",
     "Trust",
+    "file_not_model",
     "say_what_is_run",
 ]
 
@@ -59,6 +60,24 @@ TemplateFrom = Annotated[
     str | None,
     typer.Option(help="Source of config, tokenizer, template. [default: thinking; a merge at λ = 0: instruct]"),
 ]
+
+
+def file_not_model(text: str, what: str) -> Path:
+    """The file of an only argument. A model there means that the second was forgotten: wrong usage, which says so.
+
+    Args:
+        text: the argument.
+        what: what the file is, `a recipe`.
+    """
+    from interpole.checkpoints.hub import is_hub_id
+
+    path = Path(text)
+    is_model = path.is_dir() or (is_hub_id(text) and not path.exists() and path.suffix not in (".yml", ".yaml"))
+    if is_model:
+        kind = "a folder" if path.is_dir() else "a hub id"
+        words = f"the second model is missing: {text} is {kind}; give INSTRUCT THINKING, or {what} as a .yml file"
+        raise typer.BadParameter(printable(words))
+    return path
 
 
 def say_what_is_run(code: Iterable[str]) -> None:

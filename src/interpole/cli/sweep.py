@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Embeddings, Extrapolate, Layers, NoDoctor, Skip, TemplateFrom, Trust, say_what_is_run
+from interpole.cli.options import (
+    Embeddings,
+    Extrapolate,
+    Layers,
+    NoDoctor,
+    Skip,
+    TemplateFrom,
+    Trust,
+    file_not_model,
+    say_what_is_run,
+)
 from interpole.engines.registry import BUILT_IN, default_engine
 from interpole.errors import RunError, printable
 from interpole.files import parse_yaml, read_json
@@ -214,7 +224,7 @@ def _config(
     if instruct is not None and thinking is None:
         if profile:
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
-        given = _over_file(Path(instruct), given, trust=trust)
+        given = _over_file(file_not_model(instruct, "a sweep"), given, trust=trust)
     else:
         pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
         defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Base, Embeddings, Extrapolate, Json, Layers, NoDoctor, Skip, TemplateFrom
+from interpole.cli.options import (
+    Base,
+    Embeddings,
+    Extrapolate,
+    Json,
+    Layers,
+    NoDoctor,
+    Skip,
+    TemplateFrom,
+    file_not_model,
+)
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
@@ -93,11 +103,12 @@ def merge(
     if source and thinking is not None:
         raise typer.BadParameter("--source goes with a recipe, not with INSTRUCT THINKING")
     if thinking is None:
+        file = file_not_model(instruct, "a recipe")
         if any([*ablations.values(), preset, base, marker_rows]):
             raise typer.BadParameter(
                 "ablations, --preset, --base and --marker-rows go with INSTRUCT THINKING, not with a recipe"
             )
-        recipe = _load(Path(instruct), settings, source or ())
+        recipe = _load(file, settings, source or ())
     elif preset is not None:
         recipe = _preset(preset, instruct, thinking, base, settings)
     elif lam is None:

@@ -7,7 +7,6 @@ do, 95 % intervals as thin bars. `render.py` writes them to files; `pareto.py` a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,10 +109,11 @@ def _panel(
 
 def _value(mark: Mark, name: str) -> dict[str, Any]:
     """One point of a curve, with its interval and its words for screen readers."""
-    value, low, high = (None if math.isnan(x) else x for x in mark.statistics[name])
+    interval = plain(mark.statistics[name])
+    value = interval["value"]
     shown = f"{value:,.0f}" if name == "tokens" else f"{100 * (value or 0):.1f} %"
     text = f"{mark.label}: {mark.called(name)} {shown}"
-    return {"lam": mark.lam, "series": name, "value": value, "low": low, "high": high, "text": text}
+    return {"lam": mark.lam, "series": name, **interval, "text": text}
 
 
 def _end_labels(values: list[dict[str, Any]], last: Mark, top: float) -> alt.Chart:

@@ -11,6 +11,7 @@ from typing import Any
 
 import altair as alt
 
+from interpole.files import plain
 from interpole.report.marks import Mark
 from interpole.report.style import COLOURS
 
@@ -65,11 +66,11 @@ def _values(points: Iterable[Mark]) -> list[dict[str, Any]]:
     values = []
     for (mark, mean, tokens), best in zip(both, on_front, strict=True):
         label = mark.label if mark.lam in (None, 0, 1) else f"{mark.lam:g}"
-        low, high = (None if math.isnan(end) else end for end in mean[1:])
+        interval = plain(mean)
         text = f"{mark.label}: {100 * mean.value:.1f} % at {tokens:,.0f} tokens"
         values.append(
             {"lam": mark.lam, "label": label, "dial": mark.lam is not None, "front": best, "tokens": tokens}
-            | {"mean": mean.value, "low": low, "high": high, "text": text}
+            | {"mean": mean.value, "low": interval["low"], "high": interval["high"], "text": text}
         )
     return values
 
