@@ -26,6 +26,8 @@ _NUMBER = re.compile(
     r"(?P<digits>\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})(?P<fraction>\.\d{1,400})?"
 )
 _RATIO = re.compile(r"\d{1,20}\s?:\s?\d{1,20}(?::\d{1,20})?(?![\d:]|\.\d)")
+_CHANCE = re.compile(r"(\d{1,3})\sin\s(\d{1,3})(?=[\s*_]{0,4}(?:[.,;]|\n|$))")
+_SUM_OR = re.compile(r"[\d\s.]{1,60}(?:[-+*/×·][\d\s.]{1,60}){1,12},?\sor\s(-?[\d.]{1,60})")
 _ONES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -141,7 +143,13 @@ def _value_at(text: str, position: int) -> _Value | None:
     start = skip.end() if skip else position
     value = _delimited_at(text, start)
     if value is None:
-        return _number_at(text, start) or _ratio_at(text, start) or _words_at(text, start) or _math_at(text, start)
+        return (
+            _chance_at(text, start)
+            or _number_at(text, start)
+            or _ratio_at(text, start)
+            or _words_at(text, start)
+            or _math_at(text, start)
+        )
     more = _MORE_NUMBERS.match(text, value.end)
     other = _delimited_at(text, more.end()) or _number_at(text, more.end()) if more else None
     return _Value(f"{value.expression}, {other.expression}", other.end) if other else value
@@ -157,6 +165,7 @@ def _delimited_at(text: str, start: int) -> _Value | None:
 def _number_at(text: str, start: int) -> _Value | None:
     """A number, with its percent or degree; several where "or" or a comma joins them; None where it goes on as mathematics."""
     numbers: list[str] = []
+    marks: set[str] = set()
     while len(numbers) < 20:
         number = _NUMBER.match(text, start)
         if not number or (_GOES_ON.match(text, number.end()) and not _UNIT.match(text, number.end())):
@@ -171,7 +180,10 @@ def _number_at(text: str, start: int) -> _Value | None:
             + (number["fraction"] or "")
             + (unit[0] if unit else "")
         )
+        marks.add("%" if unit and "%" in unit[0] else "$" if re.search(r"[$€£¥]", number[0]) else "")
         more = _MORE_NUMBERS.match(text, end)
+        if not more and marks == {"$", "%"}:  # one amount said twice: "$30, or 15%"
+            return _Value(numbers[-1], end)
         if not more:
             return _Value(", ".join(numbers), end)
         start = more.end()
@@ -182,6 +194,12 @@ def _ratio_at(text: str, start: int) -> _Value | None:
     """A ratio or a time: `3:2`, `5:30`."""
     ratio = _RATIO.match(text, start)
     return _Value(ratio[0], ratio.end()) if ratio else None
+
+
+def _chance_at(text: str, start: int) -> _Value | None:
+    """A chance: "7 in 12"."""
+    chance = _CHANCE.match(text, start)
+    return _Value(f"{chance[1]}/{chance[2]}", chance.end()) if chance else None
 
 
 def _words_at(text: str, start: int) -> _Value | None:
@@ -207,7 +225,9 @@ def _math_at(text: str, start: int) -> _Value | None:
     ends = cut or end == len(text) or text[end] in '`"”'
     if not ends or not re.search(r"\d|\\[a-z]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|π|∞", inner):
         return None
-    return _Value(re.sub(r"\s(?:or|and)\s", ", ", inner), start + len(clause.rstrip()))
+    said_again = _SUM_OR.fullmatch(inner)  # "21 + 49, or 70"
+    value = said_again[1] if said_again else re.sub(r"\s(?:or|and)\s", ", ", inner)
+    return _Value(value, start + len(clause.rstrip()))
 
 
 # ── the last sentence ────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,10 +244,21 @@ _ASIDE = re.compile(
     r"|,\s(?:which|as)\s(?:\w{1,8}\s){0,3}(?:checked|verified|confirmed|checks|check|verify|confirm|verifies|confirms)\b.{0,200}$",
     re.IGNORECASE,
 )
-_PREMISE = re.compile(r"^(?!if\b|suppose|assum)[^;?]{1,400},\s(?:so|hence|thus|therefore)\b\s{0,2}", re.IGNORECASE)
-_ROUNDED = re.compile(r"(?<=[}π])\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…)?")
+_PREMISE = re.compile(
+    r"^(?!if\b|suppose|assum)[^;?]{1,400},\s(?:(?:so|hence|thus|therefore)\b\s{0,2}|and\s(?=the\s(?:true|correct|actual|right|real)\b))"
+    r"|^(?:since|because|as)\b[^;?]{1,300}?,\s(?=(?:the|we|it|there|this|our)\b)",
+    re.IGNORECASE,
+)
+_ROUNDED = re.compile(
+    r"(?:(?<=[}π])|(?<=\d/\d)|(?<=\d/\d\d)|(?<=ln\s\d))\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…|\s?\\?%)?"
+)
 _SERIES = re.compile(r"(?:\$[^$\n]{1,200}\$(?:,\s(?:and\s|or\s)?|\s(?:and|or)\s)){1,12}\$[^$\n]{1,200}\$$")
 _VARIABLE = re.compile(r"\$\s{0,2}([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,2}=")
+_IN_SHORT = re.compile(
+    r"^(?:tl;dr|in\sshort|short\sanswer|quick\sanswer|result)[\s*_]{0,4}[:—-][\s*_]{0,4}", re.IGNORECASE
+)
+_PICTURES = re.compile(r"[\s☀-➿\U0001F300-\U0001FAFF\uFE0F]{1,12}$")
+_ARTICLE = re.compile(r"^an?\s(?=\$?\d)", re.IGNORECASE)
 _ONLY = re.compile(r"\bonly\s{1,2}", re.IGNORECASE)
 _IS_LEFT = re.compile(
     r"\s{1,2}(?:works?|remains?|fits?|survives?|qualifies|satisf\w{1,4}|is\s(?:valid|possible|left|admissible))\b",
@@ -241,17 +272,21 @@ _TAKEN_BACK = re.compile(
     re.IGNORECASE,
 )
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
-_SENTENCES = re.compile(r"(?<=[.!;?])\s{1,8}|[。；;]\s{0,4}")
-_DENIED_AFTER = re.compile(r"[,;]?\s{1,3}(?:and\s|but\s)?not\s\S{1,40}$|\s{0,2}\(not\s[^()]{1,40}\)$", re.IGNORECASE)
+_SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
+_DENIED_AFTER = re.compile(
+    r",?\s(?:rather\sthan|instead\sof|as\sopposed\sto)\s.{1,120}$|[,;]?\s{1,3}(?:and\s|but\s)?not\s\S{1,40}$|\s{0,2}\(not\s[^()]{1,40}\)$",
+    re.IGNORECASE,
+)
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE)
 _DOUBT = re.compile(
     r"\b(?:if|were|whether|maybe|perhaps|guess\w{0,3}|probably|possibly|might|may|could|cannot|unless|suppose|assum\w{1,3}|try|not|never|no|neither"
-    r"|between|wrong|incorrect|fails?|unsure|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan"
+    r"|between|wrong|incorrect|fails?|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan"
     r"|doubt|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b|\bне\b|\bnicht\b|\bkeine?\b|\bn['’]est|\bno\ses\b|\bnon\b|不是|不等|ではない",
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
-    r"(?:=|(?<!\d):|:(?!\d)|\b(?:equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
+    r"(?:=|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith"
+    r"|left\swith|arrives?\sat|equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
     r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
     r"(?:\s{1,2}(?:exactly|simply|just|only|therefore|thus|then|indeed|now|about|approximately|roughly|around)\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
@@ -268,7 +303,7 @@ def _concluded(text: str) -> str | None:
     last = _sentence(last_line(text))
     if last and (bare := _bare(last)):
         return bare
-    first = text.strip().split("\n", 1)[0].strip(" \t*_`>#").rstrip(".。")
+    first = _IN_SHORT.sub("", text.strip().split("\n", 1)[0].strip(" \t*_`>#")).strip(" \t*_`").rstrip(".。")
     if number := _number_at(first, 0):
         return number.expression if number.end == len(first) else _conclusion(last)
     return _conclusion(last)
@@ -281,7 +316,7 @@ def _sentence(line: str) -> str | None:
         sentences.pop()
     if not sentences:
         return None
-    sentence = sentences[-1].strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
+    sentence = _ARTICLE.sub("", _PICTURES.sub("", sentences[-1])).strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
     sentence = _PREMISE.sub("", _ROUNDED.sub("", sentence))
     sentence = _DENIED_BEFORE.sub("", _ASIDE.sub("", _DENIED_AFTER.sub("", sentence)))
     return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
@@ -338,7 +373,7 @@ class Asked(NamedTuple):
 
 _PERCENT = re.compile(r"\\?%|percent|per cent|prozent|pourcent|porcent|процент|百分|パーセント|퍼센트", re.IGNORECASE)
 _STYLE = re.compile(
-    r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm)\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
+    r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm|underline|color\{[a-z]{1,12}\})\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
 )
 _TEXT_UNIT = re.compile(
     r"(?<=[\d}])(?:\s|~|\\[,; ]){0,4}\\(?:text|mathrm|textrm|mbox|operatorname)\s{0,2}\{"

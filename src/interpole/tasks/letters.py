@@ -82,7 +82,16 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 _WERE_IT_SO = re.compile(r"[\s)*]{1,4}if\s[^.;\n]{1,60}?\b(?:were|had|did|was)\b", re.IGNORECASE)
-_MARKED_ITEM = re.compile(r"[\s*_>\-•✅✓✔☑❌✗✘✖]{0,8}[(\[]?([A-Za-z])(?![A-Za-z])")
+_MARKED_ITEM = re.compile(r"[\s*_>|\-•✅✓✔☑❌✗✘✖]{0,8}[(\[]?([A-Za-z])(?![A-Za-z])")
+_CALLED_RIGHT = re.compile(
+    r"[\s*_>|\-•]{0,8}[(\[]?[A-Za-z][)\].:\s*_|–—-]{1,8}(?:right|correct|true)[\s*_.!|]{0,8}", re.IGNORECASE
+)
+_ENDS_WITH = re.compile(r"[.!?]\s{1,3}[*_]{0,3}\(?([A-Z])\)?[*_]{0,3}\.?$")
+_EMPHASISED = re.compile(r"\*\*([^*\n]{1,200})\*\*")
+_DENIES = re.compile(
+    r"\b(?:not|never|no|nor|neither|unlike|rather|except|if|wrong|incorrect|false|could|might|may)\b|n['’]t\b|\?",
+    re.IGNORECASE,
+)
 _MAX_WORDS = 20_000
 _TICKED = re.compile(r"[✅✓✔☑]")
 _DECORATION = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf|textbf)(?=\{)|[{}]")
@@ -97,7 +106,7 @@ _NAMED_ENDS = re.compile(
 )
 _ONE_OF = re.compile(r"\b(?:or|nor|neither|either)\s{1,2}$", re.IGNORECASE)
 _NAMED = re.compile(rf"{_NAMES}", re.IGNORECASE)
-_ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[*_]{0,3}[)\].:][\s*_]")
+_ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[*_]{0,3}(?:[)\].:][\s*_]|\s[–—-]\s)")
 _DONE = re.compile(r"[.!*_`'\")\]}$」。 ]{0,10}(?:$|[,;:]\s|(?:since|because|as|for)\b)")
 
 
@@ -215,7 +224,11 @@ def _set_aside(text: str, match: re.Match[str]) -> bool:
 def _ticked(lines: Sequence[str], letters: str) -> str | None:
     """The letter of the one line that is ticked where options are listed, each ticked or crossed."""
     items = [(item[1].upper(), line) for line in lines if (item := _MARKED_ITEM.match(line))]
-    ticked = [letter for letter, line in items if letter in letters and _TICKED.search(line)]
+    ticked = [
+        letter
+        for letter, line in items
+        if letter in letters and (_TICKED.search(line) or _CALLED_RIGHT.fullmatch(line))
+    ]
     return ticked[0] if len(ticked) == 1 and len(items) > 1 else None
 
 
@@ -236,7 +249,24 @@ def _in_words(text: str, letters: str, options: Sequence[str]) -> str | None:
                 named.append((letters[place], not re.search(r"\w", match[0])))
     listed = len({letter for letter, begins in named if begins}) > 1
     said = [letter for letter, begins in named if not (begins and listed)]
-    return said[-1] if said else None
+    if not said:
+        emphasised = {_plain(one).strip(" .") for one in _EMPHASISED.findall(text[-_MAX_WORDS:])} & set(worded)
+        said = [letters[worded.index(one)] for one in emphasised] if len(emphasised) == 1 else []
+    if said or listed:
+        return said[-1] if said else None
+    return _ending(_plain(last_line(text)[-_MAX_WORDS:]).rstrip(" .!"), letters, worded)
+
+
+def _ending(line: str, letters: str, worded: Sequence[str]) -> str | None:
+    """The letter of the longest option that a line ends with, where it denies, doubts and asks nothing."""
+    ended = [
+        place
+        for place, option in enumerate(worded)
+        if line.endswith(option) and not line[: -len(option)][-1:].isalnum()
+    ]
+    if not ended or _DENIES.search(line[: len(line) - max(len(worded[place]) for place in ended)]):
+        return None
+    return letters[max(ended, key=lambda place: len(worded[place]))]
 
 
 def _plain(text: str) -> str:
@@ -257,6 +287,9 @@ def _lone(text: str, letters: str) -> str | None:
         opening = _OPENING.match(last, concluded.end())
         if letter is not None and opening and _DONE.match(last, opening.end() + 1):
             return letter or None
+    ending = _ENDS_WITH.search(last[-16:])
+    if ending and ending[1] in letters:
+        return ending[1]
     lists_options = sum(1 for line in lines if (item := _ITEM.match(line)) and item[1].upper() in letters) > 1
     for line in (last, lines[0]):
         item = None if lists_options else _ITEM.match(line + " ")

@@ -19,7 +19,7 @@ _SPACES = dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], 
 _INVISIBLE = dict.fromkeys(
     [0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
 )
-_FOLDS = _FULL_WIDTH | _SPACES | _INVISIBLE | {0x2212: "-", 0xFE63: "-"}
+_FOLDS = _FULL_WIDTH | _SPACES | _INVISIBLE | {0x2212: "-", 0xFE63: "-", 0x2044: "/", 0x2215: "/"}
 _STYLED = re.compile(r"[Ⓐ-ⓩ𝐀-𝟿]")  # letters in circles, mathematical letters and digits
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 
