@@ -445,3 +445,9 @@ def test_pipes_get_whole_lines_without_blanks_at_their_ends(pair, tmp_path, monk
     curve = "task,lam,questions,samples,mean,tokens,think\nalong,0,50,2,.3,10,0\nalong,.5,50,2,.5,50,.5\nalong,1,50,2,.6,90,1\n"
     (tmp_path / "curves.csv").write_text(curve.replace("along", "a" * 60))
     assert "stage 2" in call("stages", tmp_path / "curves.csv").splitlines()[1]
+
+
+def test_a_second_model_forgotten_is_said_to_be_missing(pair, tmp_path):
+    with pytest.raises(RecipeError, match="a folder is no recipe") as refused:
+        call("merge", pair[0], "-l", "0.5", "--out", tmp_path / "out")
+    assert "INSTRUCT THINKING" in refused.value.remedy

@@ -291,6 +291,10 @@ class Recipe(Strict):
         """
         try:
             text = path.read_text(encoding="utf-8")
+        except IsADirectoryError:
+            raise RecipeError(
+                "a folder is no recipe", path, "to merge checkpoints name both: INSTRUCT THINKING"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe: {error}", path) from None
         content, lines = parse_yaml_lines(text, path, RecipeError)
