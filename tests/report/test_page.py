@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from interpole.analysis.metrics import measure
+from interpole.analysis.recommend import recommend
 from interpole.analysis.stages import find_stages
+from interpole.analysis.tables import write_curves
 from interpole.records import Outcome, Sample
 from interpole.report import write_report
 from interpole.report.page import html
@@ -388,6 +391,37 @@ def test_points_off_the_dial_can_be_opened(made: list[Sample], tmp_path: Path, o
     assert page.evaluate(
         "[...document.querySelectorAll('.two:not([hidden]) path.here')].map(p => p.getAttribute('aria-label').split(':')[0])"
     ) == ["TIES"]
+
+
+def test_commands_are_copied_as_the_shell_needs_them(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:
+    run = write_run(tmp_path / "it's $(a) run", [s for s in made if s.task == "arithmetic"])
+    page = open_page(write_report(run, tmp_path / "report.html"))
+    copied = []
+    for button in page.query_selector_all("[data-copy]"):
+        button.click()
+        assert button.inner_text() == "Copied"
+        page.evaluate("document.body.append(Object.assign(document.createElement('textarea'), {id: 'pasted'}))")
+        page.focus("#pasted")
+        page.keyboard.press("Control+V")
+        copied.append(shlex.split(page.input_value("#pasted")))
+        page.evaluate("document.getElementById('pasted').remove()")
+    merge, sweep, ask = copied
+    assert merge[:4] == ["interpole", "merge", "models/Tiny-Instruct", "models/Tiny-Thinking"]
+    assert merge[4:6] == ["--lambda", f"{recommend([s for s in made if s.task == 'arithmetic'], resamples=1000).lam:g}"]
+    assert sweep[-2:] == ["--out", "it's $(a) run"]
+    assert ask == ["interpole", "recommend", "it's $(a) run", "--balanced"]
+
+
+def test_the_table_is_downloaded_as_curves_csv(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:
+    own = [replace(s, task="=HYPERLINK(1)") for s in made if s.task == "arithmetic"]
+    page = open_page(write(tmp_path / "report.html", own))
+    with page.expect_download() as download:
+        page.click("#csv")
+    assert download.value.suggested_filename == "curves.csv"
+    write_curves(measure(own, resamples=100), tmp_path / "curves.csv")
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert text == (tmp_path / "curves.csv").read_text(encoding="utf-8")
+    assert text.splitlines()[1].startswith("'=HYPERLINK(1),0.0,")
 
 
 def test_a_run_without_a_dial_shows_its_points(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "CurveRow",
     "PointMetrics",
     "curve",
+    "curves_text",
     "read_curves",
     "read_metrics",
     "write_curves",
@@ -119,13 +120,18 @@ def curve(metrics: Iterable[PointMetrics]) -> list[CurveRow]:
     return sorted(rows.values(), key=lambda row: (place[row.task], row.lam))
 
 
-def write_curves(metrics: Iterable[PointMetrics], path: Path) -> None:
-    """Write the dial points of `metrics` as curves.csv: columns `COLUMNS`, shares in 0..1, one row per point and task."""
+def curves_text(metrics: Iterable[PointMetrics]) -> str:
+    """The dial points of `metrics` as the text of curves.csv: `COLUMNS`, shares in 0..1, one row per point and task."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([_cell(getattr(row, _field(name))) for name in COLUMNS] for row in curve(metrics))
-    write_atomic(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_curves(metrics: Iterable[PointMetrics], path: Path) -> None:
+    """Write `curves_text` of `metrics`."""
+    write_atomic(path, curves_text(metrics))
 
 
 def read_curves(path: Path) -> list[CurveRow]:

@@ -458,6 +458,17 @@
     state.sample = Math.max(0, (parseInt(values.get("sample"), 10) || 1) - 1);
   }
 
+  // ── to take along ──
+  function copy(button) {
+    getSelection().selectAllChildren(button.parentElement.querySelector("pre"));
+    button.textContent = document.execCommand("copy") ? "Copied" : "Selected"; // unlike the clipboard, without permission
+  }
+  function download() {
+    const url = URL.createObjectURL(new Blob([DATA.csv], { type: "text/csv" }));
+    make("a", { href: url, download: "curves.csv" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  }
+
   function listen() {
     const slider = $("slider");
     slider.addEventListener("input", () => {
@@ -484,6 +495,8 @@
       }
     });
     $("play").addEventListener("click", play);
+    for (const button of all("[data-copy]")) button.addEventListener("click", () => copy(button));
+    $("csv")?.addEventListener("click", download);
     for (const tab of all("[data-choose]")) tab.addEventListener("click", () => setTask(tab.dataset.choose));
     for (const figure of all(".chart[data-width]")) {
       figure.addEventListener("pointerdown", (event) => {

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -24,6 +25,7 @@ from interpole.analysis.intervals import Interval, ends_text
 from interpole.analysis.metrics import measure
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
+from interpole.errors import printable
 from interpole.records import Sample
 from interpole.report import figures
 from interpole.report.marks import dial_span, marks
@@ -33,7 +35,7 @@ from interpole.report.render import svg
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.verdicts import bands, verdicts
 
-__all__ = ["html"]
+__all__ = ["Command", "html"]
 
 MAX_DIFFICULTIES = 12
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
@@ -49,6 +51,14 @@ class _Chart:
     height: int
     natural: int
     axis: tuple[float, float] | None
+
+
+class Command(NamedTuple):
+    """A command to copy: what it gives, itself, and what it does not say."""
+
+    what: str
+    text: str
+    note: str = ""
 
 
 class _Cell(NamedTuple):
@@ -68,6 +78,9 @@ def html(
     private: Collection[str] = (),
     parse: Parse = as_it_stands,
     prompt: Prompt = lambda _: "",
+    sources: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    commands: Sequence[Command] = (),
+    recipes: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page as text; the same text for the same arguments.
 
@@ -80,12 +93,18 @@ def html(
         private: tasks whose texts must not be shown.
         parse: how a sample's response is read apart.
         prompt: what the model saw of a sample's question; empty where that is not known.
+        sources: Instruct and Thinking of each task whose dial is their plain merge, for the command that makes the model.
+        commands: more to copy.
+        recipes: (name, YAML) of what no λ says.
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
     script = _asset("page.js")
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
     data = payload(metrics, samples, private, parse, prompt)
+    said = verdicts(metrics, stages, samples, sources=sources)
+    of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
+    merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
     page = _template().render(
         version=__version__,
         title=title,
@@ -98,7 +117,9 @@ def html(
         axis=dial_span(points),
         has_dial=any(mark.lam is not None for mark in points),
         bands={band.task: (band.low, band.high) for band in shaded},
-        verdicts=verdicts(metrics, stages, samples),
+        verdicts=said,
+        commands=[*merges, *commands],
+        recipes=recipes,
         overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],
         charts={task: _charts(metrics, samples, task, shaded) for task in tasks},
         tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},

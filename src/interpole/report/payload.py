@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interpole.analysis.tables import PointMetrics
+from interpole.analysis.tables import PointMetrics, curves_text
 from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
 from interpole.files import plain
 from interpole.records import Sample
@@ -94,6 +94,7 @@ def payload(
         "metrics": [_measured(m) for m in metrics],
         "questions": questions,
         "private": sorted(private),
+        "csv": curves_text(metrics),
     }
     return Payload(_pack(index), chunks, sum(len(s.response) > keep for s in samples))
 

@@ -12,7 +12,8 @@ from interpole.chat import ThinkFormat
 from interpole.errors import OutputError, RunError, TaskError
 from interpole.files import write_atomic
 from interpole.records import Sample
-from interpole.report.page import html
+from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
+from interpole.report.page import Command, html
 from interpole.report.verdicts import stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.runfile import RunFile
@@ -63,6 +64,9 @@ def write_report(
         private=() if include_texts else private,
         parse=lambda sample: forms[sample.task, sample.point].parse(sample.response, sample.finish),
         prompt=_Prompts(forms),
+        sources={task: ends for run in read if (ends := pair(run.file)) for task in {s.task for s in run.samples}},
+        commands=[command for run in read for command in _commands(run)],
+        recipes=[(f"{name}{run.suffix}", text) for run in read for name, text in recipes(run.file)],
     )
     return _write(page, Path(out))
 
@@ -95,12 +99,20 @@ def _read(folder: Path, several: bool, grading: str | None) -> _Run:
 def _title(file: RunFile) -> str:
     """`Instruct ↔ Thinking` by the names of the checkpoints."""
     ends = [file.sources[name] for name in ("instruct", "thinking") if name in file.sources]
-    return " ↔ ".join(_name(source.label).rsplit("/", 1)[-1] for source in ends or file.sources.values())
+    return " ↔ ".join(short_name(source.label).rsplit("/", 1)[-1] for source in ends or file.sources.values())
 
 
-def _name(label: str) -> str:
-    """A hub id or relative path as it is; of an absolute path its end only, for it says where its user works."""
-    return Path(label).name if Path(label).is_absolute() else label.rstrip("/")
+def _commands(run: _Run) -> list[Command]:
+    """What made the run, and what asks it for a λ."""
+    folder = short_name(str(run.folder))
+    sweep, unsaid = sweep_command(run.file, folder)
+    note = f"Not in the command, for it takes a sweep.yml: {', '.join(unsaid)}." if unsaid else ""
+    asked = command_line("recommend", folder, "--balanced")
+    on_dial = any(sample.lam is not None for sample in run.samples)
+    return [
+        Command(f"The sweep{run.suffix}", sweep, note),
+        *([Command(f"The λ for a budget{run.suffix}", asked)] if on_dial else []),
+    ]
 
 
 def _describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> list[Group]:
@@ -109,7 +121,7 @@ def _describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> lis
     failed = sum(sample.outcome == "failed" for sample in samples)
     samplers = {tuple(sorted(entry.sampler.items())): entry.sampler for entry in file.current}
     models = [
-        (name, f"{_name(s.label)}{f' @ {s.revision}' if s.revision else ''} · {s.fingerprint[:HASH_CHARS]}")
+        (name, f"{short_name(s.label)}{f' @ {s.revision}' if s.revision else ''} · {s.fingerprint[:HASH_CHARS]}")
         for name, s in file.sources.items()
     ]
     prompt = [

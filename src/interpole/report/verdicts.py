@@ -6,9 +6,10 @@ Every sentence carries its numbers with their 95 % intervals; the tests behind t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Literal
 
 from interpole.analysis.intervals import Interval, interval_text
@@ -26,12 +27,13 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One finding: a headline, the sentence that holds it up, and how it is meant."""
+    """One finding: a headline, the sentence that holds it up, how it is meant, and the command that acts on it."""
 
     kind: Literal["stages", "use", "cost", "warning"]
     task: str
     headline: str
     text: str
+    command: str = ""
 
 
 def stages_of(data: Sequence[Sample] | Sequence[CurveRow]) -> list[Stages]:
@@ -51,15 +53,27 @@ def bands(stages: Sequence[Stages]) -> list[Band]:
 
 
 def verdicts(
-    metrics: Sequence[PointMetrics], stages: Sequence[Stages], samples: Sequence[Sample], seed: int = 0
+    metrics: Sequence[PointMetrics],
+    stages: Sequence[Stages],
+    samples: Sequence[Sample],
+    seed: int = 0,
+    sources: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> list[Verdict]:
-    """All that can be said of a run, per task; pooled stages only where there are several tasks."""
+    """All that can be said of a run, per task; pooled stages only where there are several tasks.
+
+    Args:
+        metrics: all measured points.
+        stages: of the same tasks, and pooled.
+        samples: of the same points.
+        seed: of the resampling.
+        sources: Instruct and Thinking of each task whose dial is their plain merge, for the command that makes it.
+    """
     tasks = list(dict.fromkeys(m.task for m in metrics))
     found = []
     for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
         own = next((s for s in stages if s.task == task), None)
         found += [_stages(own)] if own else []
-        found += _use(task, metrics, samples, seed)
+        found += _use(task, metrics, samples, seed, sources.get(task))
         found += _cost(own, samples, seed) if own else []
         found += (
             [
@@ -89,13 +103,19 @@ def _stages(stages: Stages) -> Verdict:
     return Verdict("stages", stages.task, f"Thinking switches on between λ = {on.value:.2f} and {off.value:.2f}", text)
 
 
-def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], seed: int) -> list[Verdict]:
+def _use(
+    task: str,
+    metrics: Sequence[PointMetrics],
+    samples: Sequence[Sample],
+    seed: int,
+    sources: tuple[str, str] | None,
+) -> list[Verdict]:
     """The most accurate λ, or the cheapest that cannot be told from it."""
     at = {m.lam: m for m in metrics if m.task == task and m.lam is not None and m.num_questions}
     own = [s for s in samples if s.task == task and s.lam is not None]
     if len(at) < 2 or not own:
         return []
-    best = recommend(own, resamples=RESAMPLES, seed=seed)
+    best = recommend(own, resamples=RESAMPLES, seed=seed, sources=sources or ("INSTRUCT", "THINKING"))
     top = next((m for m in at.values() if m.lam == best.lam), None)
     if top is None or top.lam is None:
         return []
@@ -109,7 +129,7 @@ def _use(task: str, metrics: Sequence[PointMetrics], samples: Sequence[Sample], 
         what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {_percent(m.mean)}."
     if best.tied and best.detectable == best.detectable:
         what += f" Differences below {100 * best.detectable:.1f} points would go unseen."
-    return [Verdict("use", task, best.headline, what)]
+    return [Verdict("use", task, best.headline, what, best.command if sources else "")]
 
 
 def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]:

@@ -1,0 +1,142 @@
+"""What made a run, to copy: its sweep as a command, as far as run.json knows it, and recipes that no flag can say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from interpole.errors import printable
+from interpole.runs.runfile import Entry, RunFile
+
+__all__ = ["command_line", "pair", "recipes", "short_name", "sweep_command"]
+
+PLAIN = {
+    "method": "linear",
+    "template_from": "thinking",
+    "vocabulary": "refuse",
+}  # of a dial without settings of its own
+OF_A_TASK = ("limit", "data", "grader", "prompt")
+SAMPLER = ("temperature", "top_p", "top_k", "max_tokens")
+OUTSIDE = 0.5  # λ beyond 0 and 1 by more are asked for with --extrapolate
+Flags = list[str]
+
+
+def short_name(label: str) -> str:
+    """A hub id or relative path as it is; of an absolute path its end only, for it says where its user works."""
+    return Path(label).name if Path(label).is_absolute() else label.rstrip("/")
+
+
+def command_line(*words: str) -> str:
+    """A command of ours as it can be pasted into a shell; control characters in it are shown, not obeyed."""
+    return printable(shlex.join(["interpole", *words]))
+
+
+def pair(file: RunFile) -> tuple[str, str] | None:
+    """Instruct and Thinking as `interpole merge` takes them; `None` where the dial is not their plain merge."""
+    if not {"instruct", "thinking"} <= set(file.sources) or not all(map(_is_plain, _dial(file))):
+        return None
+    return short_name(file.sources["instruct"].label), short_name(file.sources["thinking"].label)
+
+
+def sweep_command(file: RunFile, out: str) -> tuple[str, list[str]]:
+    """The command that asks the same again, and what it does not say because no flag can."""
+    dial, unsaid = _dial(file), list[str]()
+    served = file.engine_options.get("base_url")
+    ends = [short_name(file.sources[name].label) for name in ("instruct", "thinking") if name in file.sources]
+    words = ["sweep", *ends, *(word for task in file.tasks.values() for word in ("--task", _task(task.spec)))]
+    if dial:
+        lams = sorted({entry.lam for entry in dial if entry.lam is not None})
+        words += ["--lambda", ",".join(f"{lam:g}" for lam in lams)]
+        words += ["--extrapolate"] if lams[0] < -OUTSIDE or lams[-1] > 1 + OUTSIDE else []
+    words += _shared("samples", (task.samples for task in file.tasks.values()), unsaid)
+    for name in OF_A_TASK:
+        words += _shared(name, (task.spec.get(name) for task in file.tasks.values()), unsaid)
+    for name in SAMPLER:
+        words += _shared(name, (entry.sampler.get(name) for entry in dial or file.current), unsaid)
+    words += [] if served or file.template_from in ("", "thinking") else ["--template-from", file.template_from]
+    words += ["--prefix", file.prefix] if file.prefix else []
+    words += _named("--template-variable", file.template_variables)
+    words += ["--seed", str(file.seed)] if file.seed else []
+    words += ["--engine", file.engine["engine"]] if file.engine.get("engine", "transformers") != "transformers" else []
+    words += ["--base-url", str(served)] if served else []
+    off = [entry for entry in file.current if entry.lam is None]
+    asked = [entry for entry in off if served and not entry.asking and entry.recipe.get("base_url", served) == served]
+    models = [file.engine_options.get("model"), *(entry.recipe.get("model") for entry in asked)] if served else []
+    words += [word for model in dict.fromkeys(filter(None, models)) for word in ("--model", str(model))]
+    words += _named("--engine-option", {k: v for k, v in file.engine_options.items() if k not in ("base_url", "model")})
+    unsaid += ["the recipe of the dial"] if not served and not all(map(_is_plain, dial)) else []
+    unsaid += [entry.point for entry in off if entry not in asked]
+    unsaid += [f"revision {source.revision} of {name}" for name, source in file.sources.items() if source.revision]
+    return command_line(*words, "--out", out), list(dict.fromkeys(unsaid))
+
+
+def recipes(file: RunFile) -> list[tuple[str, str]]:
+    """(name, YAML) of every point off the dial, and of a dial that is no plain merge."""
+    shown = {entry.point: entry for entry in file.current if entry.lam is None}
+    dial = next((entry for entry in _dial(file) if not _is_plain(entry) and "model" not in entry.recipe), None)
+    named = {**({f"the dial, at {dial.point}": dial} if dial else {}), **shown}
+    return [(name, _yaml(entry)) for name, entry in named.items() if entry.recipe or entry.asking]
+
+
+def _dial(file: RunFile) -> list[Entry]:
+    return [entry for entry in file.current if entry.lam is not None]
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether λ says all of a point's recipe."""
+    said = {key: value for key, value in entry.recipe.items() if value and key not in ("sources", "lambda")}
+    return said.items() <= PLAIN.items()
+
+
+def _task(spec: Mapping[str, Any]) -> str:
+    return short_name(str(spec.get("task", "")))
+
+
+def _shared(name: str, values: Iterable[Any], unsaid: list[str]) -> Flags:
+    """The flag of a setting that everything shares; what differs is left to be said in words."""
+    different = list(dict.fromkeys(values))
+    if len(different) > 1:
+        unsaid.append(name)
+    if len(different) != 1 or different[0] is None:
+        return []
+    value = short_name(different[0]) if name == "data" else different[0]
+    return [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+def _named(flag: str, values: Mapping[str, Any]) -> Flags:
+    """`NAME=VALUE` pairs whose values are read as YAML."""
+    return [word for name, value in values.items() for word in (flag, f"{name}={_value(value)}")]
+
+
+def _value(value: Any) -> str:
+    bare = (
+        isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and value not in ("true", "false", "null")
+    )
+    return value if bare else json.dumps(value, ensure_ascii=False)
+
+
+def _yaml(entry: Entry) -> str:
+    """A point's recipe without what is empty, and below it what else is special in how it was asked."""
+    recipe = {key: value for key, value in entry.recipe.items() if value not in ({}, [], None, "")}
+    if isinstance(sources := recipe.get("sources"), Mapping):
+        recipe["sources"] = {name: _source(source) for name, source in sources.items()}
+    asked = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entry.asking.items()]
+    return "\n".join([*([_dump(recipe).strip()] if recipe else []), *(["# asked with", *asked] if asked else [])])
+
+
+def _source(source: Any) -> Any:
+    """A source with short names; its folder or hub id alone where that is all."""
+    if not isinstance(source, Mapping):
+        return source
+    said = {k: short_name(v) if k in ("model", "adapter") and isinstance(v, str) else v for k, v in source.items() if v}
+    return said["model"] if set(said) == {"model"} else said
+
+
+def _dump(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
