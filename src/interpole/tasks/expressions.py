@@ -110,7 +110,8 @@ def stated(text: str) -> str | None:
             found.append((match.end(), value.expression))
     if found:
         begin, expression = max(found, key=lambda one: one[0])
-        back = [match.start() for match in _TAKEN_BACK.finditer(text, begin)][-1:]
+        boxed = any(box.begin == begin for box in boxes(text))  # who corrects a box writes another
+        back = [] if boxed else [match.start() for match in _TAKEN_BACK.finditer(text, begin)][-1:]
         if back and (corrected := _concluded(text[back[0] :])):
             return corrected
         return None if len(expression) > MAX_LENGTH or _BOUNDED.search(expression) else expression
@@ -267,8 +268,8 @@ _IS_LEFT = re.compile(
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
 _TAGS = re.compile(r"</?(?:b|strong|em|i)>", re.IGNORECASE)
 _REMARK = re.compile(r"\n[\s*_]{0,8}\((?=[^()\n]{0,20}[A-Za-z]{3})[^()\n]{1,200}\)[\s*_.]{0,8}$")
-_TAKEN_BACK = re.compile(
-    r"\b(?:actually,|correction:|wait,\sno\b|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot|missed|overlooked|miscounted)\b)",
+_TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
+    r"\b(?:actually,(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))|correction:|wait,\sno\b|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|miscounted)\b)",
     re.IGNORECASE,
 )
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")

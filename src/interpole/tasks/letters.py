@@ -87,9 +87,10 @@ _CALLED_RIGHT = re.compile(
     r"[\s*_>|\-•]{0,8}[(\[]?[A-Za-z][)\].:\s*_|–—-]{1,8}(?:right|correct|true)[\s*_.!|]{0,8}", re.IGNORECASE
 )
 _ENDS_WITH = re.compile(r"[.!?]\s{1,3}[*_]{0,3}\(?([A-Z])\)?[*_]{0,3}\.?$")
+_SAYS_MORE = re.compile(r"[.!?]\s{1,8}(?=\w)|\?|\n\s{0,8}\w")
 _EMPHASISED = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _DENIES = re.compile(
-    r"\b(?:not|never|no|nor|neither|unlike|rather|except|if|wrong|incorrect|false|could|might|may)\b|n['’]t\b|\?",
+    r"\b(?:not|never|no|nor|neither|unlike|rather|except|between|or|if|wrong|incorrect|false|could|might|may)\b|n['’]t\b|\?",
     re.IGNORECASE,
 )
 _MAX_WORDS = 20_000
@@ -97,7 +98,7 @@ _TICKED = re.compile(r"[✅✓✔☑]")
 _DECORATION = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf|textbf)(?=\{)|[{}]")
 _SUBJECT = re.compile(r"[)\]*]{0,4},[^.,;\n]{1,40},\s(?:is|was|would|are|gives|says|describes|refers)\b", re.IGNORECASE)
 _NAMES_IT = re.compile(
-    rf"(?:{ANNOUNCED}|^\s{{0,4}}|\n\s{{0,4}}(?:[-•>]\s)?|\b(?:is|are|be|choose|pick|select|therefore|thus|so|hence)[,:]?\s{{1,2}})"
+    rf"(?:{ANNOUNCED}|^\s{{0,4}}|\n\s{{0,4}}(?:[-•>]\s)?|(?P<verb>\b(?:is|are|be|choose|pick|select|therefore|thus|so|hence)[,:]?\s{{1,2}}))"
     r"(?:the\s|an?\s)?[\s\"'“(]{0,3}",
     re.IGNORECASE,
 )
@@ -245,6 +246,8 @@ def _in_words(text: str, letters: str, options: Sequence[str]) -> str | None:
             if place is None or _doubted(part, match.start()):
                 continue
             end = match.end() + len(worded[place])
+            if match["verb"] and _SAYS_MORE.search(part, end, end + 1000):
+                continue
             if _NAMED_ENDS.match(part, end) and not asked_back(part, end):
                 named.append((letters[place], not re.search(r"\w", match[0])))
     listed = len({letter for letter, begins in named if begins}) > 1
