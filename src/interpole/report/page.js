@@ -461,7 +461,7 @@
   // ── to take along ──
   function copy(button) {
     getSelection().selectAllChildren(button.parentElement.querySelector("pre"));
-    button.textContent = document.execCommand("copy") ? "Copied" : "Selected"; // unlike the clipboard, without permission
+    button.textContent = document.execCommand("copy") ? "Copied" : "Selected"; // asks for no permission
   }
   function download() {
     const url = URL.createObjectURL(new Blob([DATA.csv], { type: "text/csv" }));
