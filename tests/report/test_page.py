@@ -368,6 +368,17 @@ def test_paper_shows_all_tasks_in_the_light(report: Path, open_page: Opened) -> 
     assert page.evaluate("document.getElementById('dial').offsetHeight") == 0
 
 
+def test_no_section_is_kept_whole_on_paper_so_that_pages_fill(report: Path, open_page: Opened) -> None:
+    page = open_page(report)
+    page.emulate_media(media="print")
+    kept = "[...document.querySelectorAll('%s')].map(e => getComputedStyle(e).breakInside)"
+    assert set(page.evaluate(kept % "section, .row, table, .verdicts, .manifest")) == {"auto"}
+    assert set(page.evaluate(kept % "figure, tr, .verdict")) == {"avoid"}
+    assert set(page.evaluate("[...document.querySelectorAll('h2')].map(e => getComputedStyle(e).breakAfter)")) == {
+        "avoid"
+    }
+
+
 def test_a_page_without_samples_still_has_its_curves(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:
     path = tmp_path / "bare.html"
     path.write_text(html(measure(made, resamples=10), find_stages(made, resamples=10)), encoding="utf-8")
