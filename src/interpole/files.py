@@ -25,6 +25,7 @@ from interpole.errors import CorruptError, InterpoleError, InterpoleWarning, Out
 
 __all__ = [
     "LFS_POINTER",
+    "StrPath",
     "content_hash",
     "exclusive",
     "no_follow",
@@ -41,6 +42,8 @@ __all__ = [
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that Git leaves in place of a large file that was not fetched."""
+StrPath = str | os.PathLike[str]
+"""A path as callers give it."""
 MAX_SEED = 2**31 - 1
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

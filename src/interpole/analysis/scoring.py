@@ -11,14 +11,14 @@ from interpole.analysis.metrics import Estimand, answer_of, measure, score_of
 from interpole.analysis.stages import find_stages, to_json
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves, write_curves, write_metrics
 from interpole.errors import AnalysisError, RunError
-from interpole.files import write_atomic
+from interpole.files import StrPath, write_atomic
 from interpole.records import Outcome, Sample
 from interpole.runs import samples
 
 __all__ = ["load", "measured", "score", "under"]
 
 
-def score(run: Path, *, grading: str | None = None, estimand: Estimand = "like-these") -> list[PointMetrics]:
+def score(run: StrPath, *, grading: str | None = None, estimand: Estimand = "like-these") -> list[PointMetrics]:
     """Measure every point of a run and write `curves.csv`, `metrics.json` and `stages.json` into its folder.
 
     Args:
@@ -31,6 +31,7 @@ def score(run: Path, *, grading: str | None = None, estimand: Estimand = "like-t
         RunError: no run, or no samples in it yet.
         AnalysisError: no task has such a grading.
     """
+    run = Path(run)
     metrics, found = measured(_samples(run), grading, run, estimand)
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
@@ -39,7 +40,7 @@ def score(run: Path, *, grading: str | None = None, estimand: Estimand = "like-t
     return metrics
 
 
-def load(source: Path, *, grading: str | None = None) -> list[Sample] | list[CurveRow]:
+def load(source: StrPath, *, grading: str | None = None) -> list[Sample] | list[CurveRow]:
     """What the analyses take: the samples of a run folder, or the rows of a curves.csv.
 
     Args:
@@ -50,6 +51,7 @@ def load(source: Path, *, grading: str | None = None) -> list[Sample] | list[Cur
         RunError: neither is there.
         AnalysisError: the table cannot be meant as it stands, or there is no such grading.
     """
+    source = Path(source)
     try:
         is_run, is_file = source.is_dir(), source.is_file()
     except OSError as error:

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from interpole.analysis.intervals import Interval
 from interpole.errors import AnalysisError, InterpoleWarning, printable
-from interpole.files import open_regular, plain, read_json, write_atomic
+from interpole.files import StrPath, open_regular, plain, read_json, write_atomic
 from interpole.records import Outcome
 
 __all__ = [
@@ -129,12 +129,12 @@ def curves_text(metrics: Iterable[PointMetrics]) -> str:
     return text.getvalue()
 
 
-def write_curves(metrics: Iterable[PointMetrics], path: Path) -> None:
+def write_curves(metrics: Iterable[PointMetrics], path: StrPath) -> None:
     """Write `curves_text` of `metrics`."""
-    write_atomic(path, curves_text(metrics))
+    write_atomic(Path(path), curves_text(metrics))
 
 
-def read_curves(path: Path) -> list[CurveRow]:
+def read_curves(path: StrPath) -> list[CurveRow]:
     """Read a curves.csv, ours or one from elsewhere; only `task`, `lam` and `think` must be there.
 
     Other columns of `COLUMNS` may be absent or hold empty cells; columns by other names are not used, with a warning.
@@ -143,6 +143,7 @@ def read_curves(path: Path) -> list[CurveRow]:
         AnalysisError: the file is missing, empty, lacks a column or has more than `MAX_ROWS` rows; or a line has too few or many
             cells, something that is not a number, a share outside [0, 1] (percentages), or a task and λ that were there before.
     """
+    path = Path(path)
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -168,20 +169,21 @@ def read_curves(path: Path) -> list[CurveRow]:
     return rows
 
 
-def write_metrics(metrics: Sequence[PointMetrics], path: Path) -> None:
+def write_metrics(metrics: Sequence[PointMetrics], path: StrPath) -> None:
     """Write everything in `metrics` as JSON; what is not known is null."""
     points = [plain(asdict(m) | {"outcomes": {o.value: n for o, n in m.outcomes.items()}}) for m in metrics]
     write_atomic(
-        path, json.dumps({"format": 1, "points": points}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        Path(path), json.dumps({"format": 1, "points": points}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
 
 
-def read_metrics(path: Path) -> list[PointMetrics]:
+def read_metrics(path: StrPath) -> list[PointMetrics]:
     """Read what `write_metrics` wrote.
 
     Raises:
         AnalysisError: the file is missing or is not such a file.
     """
+    path = Path(path)
     try:
         points = read_json(path, AnalysisError, "recompute it from the samples: `interpole score RUN`")["points"]
         return [_point(dict(fields)) for fields in points]

@@ -27,7 +27,7 @@ from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import NO_ASSETS, fetch_headers, locate
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, refuse_pointer
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
-from interpole.files import read_json
+from interpole.files import StrPath, read_json
 
 __all__ = [
     "DTYPES",
@@ -305,7 +305,7 @@ class Headers(Checkpoint):
         return hashlib.sha256(repr(sorted(self.specs.items())).encode()).hexdigest()
 
 
-def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Folder:
+def open_checkpoint(source: StrPath, revision: str | None = None) -> Folder:
     """Open a local folder, or a Hugging Face hub id through the `hf` cache, as it lies on disk.
 
     Args:
@@ -319,7 +319,7 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | None = None)
     return Folder(locate(source, revision), str(source))
 
 
-def open_headers(source: str | os.PathLike[str], folder: Path) -> Folder | Headers:
+def open_headers(source: StrPath, folder: Path) -> Folder | Headers:
     """The model in `folder`; if that is a hub's, and its weights were not downloaded, only what their headers say.
 
     Args:

@@ -5,7 +5,6 @@ Who uploads is asked to be logged in before the work, so that no hours of it end
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from textwrap import shorten
 
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, OutputError
+from interpole.files import StrPath
 
 __all__ = ["NO_ASSETS", "check_login", "fetch_headers", "is_hub_id", "locate", "push"]
 
@@ -53,7 +53,7 @@ NO_ASSETS = (
 LOGIN_REMEDY = "log in with `hf auth login`, or set HF_TOKEN to a token that may write; check the name and your network"
 
 
-def locate(source: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True) -> Path:
+def locate(source: StrPath, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a source; a hub id is downloaded into the `hf` cache, if it is not there, with or without its weights.
 
     Raises:
@@ -77,7 +77,7 @@ def locate(source: str | os.PathLike[str], revision: str | None = None, *, weigh
     return _download(str(source), revision, weights=weights)
 
 
-def is_hub_id(source: str | os.PathLike[str]) -> bool:
+def is_hub_id(source: StrPath) -> bool:
     """Whether `source` is `owner/name`, and no path: neither `./name` nor below a folder that is here."""
     named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", str(source))
     return named is not None and not Path(source).parent.is_dir()
@@ -154,7 +154,7 @@ def check_login(repo: str) -> None:
         raise OutputError(f"cannot upload: {_first_line(error)}", repo, LOGIN_REMEDY) from error
 
 
-def push(folder: Path, repo: str) -> str:
+def push(folder: StrPath, repo: str) -> str:
     """Upload `folder`, model card included, to the repository `repo`, which is made where it does not exist.
 
     Returns:
@@ -168,7 +168,7 @@ def push(folder: Path, repo: str) -> str:
     api = HfApi()
     try:
         api.create_repo(repo, exist_ok=True)
-        done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Merge made with Interpole")
+        done = api.upload_folder(repo_id=repo, folder_path=Path(folder), commit_message="Merge made with Interpole")
     except Exception as error:
         raise OutputError(f"cannot upload {folder}: {_first_line(error)}", repo, LOGIN_REMEDY) from error
     return str(done)

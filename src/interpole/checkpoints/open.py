@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from interpole.checkpoints.checkpoint import Checkpoint, Folder, open_headers
@@ -17,15 +16,15 @@ from interpole.checkpoints.views.heads import same_heads, settled
 from interpole.checkpoints.views.renaming import same_names
 from interpole.checkpoints.views.vocabulary import same_vocabulary
 from interpole.errors import CheckpointError
-from interpole.files import read_json
+from interpole.files import StrPath, read_json
 
 __all__ = ["coded", "fit", "open_source", "readable"]
 
 
 def open_source(
-    model: str | os.PathLike[str],
+    model: StrPath,
     revision: str | None = None,
-    adapter: str | os.PathLike[str] | None = None,
+    adapter: StrPath | None = None,
     *,
     weights: bool = True,
 ) -> Checkpoint:

@@ -31,7 +31,7 @@ from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
-from interpole.files import content_hash, exclusive
+from interpole.files import StrPath, content_hash, exclusive
 
 __all__ = ["CHUNK_ELEMENTS", "Target", "save", "save_all"]
 
@@ -82,7 +82,7 @@ class _Output:
 
 def save(
     checkpoint: Checkpoint,
-    out: str | os.PathLike[str],
+    out: StrPath,
     *,
     extra: Mapping[str, str] | None = None,
     shard_bytes: int | None = None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interpole.errors import CheckpointError
+from interpole.files import StrPath
 
 __all__ = ["Pair", "pair_in", "shipped"]
 
@@ -23,12 +24,13 @@ class Pair:
     thinking: Path
 
 
-def pair_in(folder: Path) -> Pair:
+def pair_in(folder: StrPath) -> Pair:
     """The pair in `folder`, which `interpole lab train` wrote.
 
     Raises:
         CheckpointError: one of the three checkpoints is not there.
     """
+    folder = Path(folder)
     pair = Pair(folder / "base", folder / "instruct", folder / "thinking")
     for part in (pair.base, pair.instruct, pair.thinking):
         if not (part / "model.safetensors").is_file():

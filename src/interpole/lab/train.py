@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from interpole.errors import OutputError, TaskError
+from interpole.files import StrPath
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, build_tokenizer, prompt
 from interpole.tasks import chains
 
@@ -230,7 +231,7 @@ def _train_into(folder: Path, arch: str, seed: int, schedule: Schedule, progress
 
 
 def train(
-    arch: str, seed: int, out: Path, *, progress: OnStep = lambda *_: None, schedule: Schedule = SCHEDULE
+    arch: str, seed: int, out: StrPath, *, progress: OnStep = lambda *_: None, schedule: Schedule = SCHEDULE
 ) -> None:
     """Train base, Instruct and Thinking and write them to `out/base`, `out/instruct` and `out/thinking`.
 
@@ -248,6 +249,7 @@ def train(
         OutputError: `out` exists already.
         TaskError: an unknown architecture.
     """
+    out = Path(out)
     if out.exists():
         raise OutputError("the output folder exists already", where=out, remedy="give another --out, or remove it")
     torch.set_num_threads(1)

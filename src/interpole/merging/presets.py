@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from interpole.checkpoints.names import KINDS
 from interpole.errors import RecipeError
+from interpole.files import StrPath
 from interpole.merging.recipe import Recipe, build
 from interpole.merging.rules import ablation
 
@@ -38,9 +38,7 @@ PRESETS: Mapping[str, str] = {
 DEFAULT_LAMBDA = 0.8
 
 
-def preset(
-    name: str, *, instruct: str | Path, thinking: str | Path, base: str | Path | None = None, **settings: Any
-) -> Recipe:
+def preset(name: str, *, instruct: StrPath, thinking: StrPath, base: StrPath | None = None, **settings: Any) -> Recipe:
     """The recipe of a preset.
 
     Args:

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
-from interpole.files import parse_yaml_lines
+from interpole.files import StrPath, parse_yaml_lines
 from interpole.merging.mergekit import lines_of_rules, translate
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (
@@ -273,7 +273,7 @@ class Recipe(Strict):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     @classmethod
-    def between(cls, instruct: str | Path, thinking: str | Path, lam: float, **settings: Any) -> Recipe:
+    def between(cls, instruct: StrPath, thinking: StrPath, lam: float, **settings: Any) -> Recipe:
         """The plain interpolation of a pair at λ; `settings` are further fields, e.g. `rules`.
 
         Raises:
@@ -283,12 +283,13 @@ class Recipe(Strict):
         return build({"sources": sources, "lambda": lam} | settings, "the recipe")
 
     @classmethod
-    def load(cls, path: Path) -> Recipe:
+    def load(cls, path: StrPath) -> Recipe:
         """Read a recipe from YAML, ours or mergekit's.
 
         Raises:
             RecipeError: no such file, not YAML, or a key or value that makes no sense; with the key.
         """
+        path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
         except IsADirectoryError:

@@ -13,6 +13,7 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError, OutputError
+from interpole.files import StrPath
 from interpole.report import figures
 from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
@@ -37,7 +38,7 @@ FIGURES: Mapping[str, str] = {
 CURVES = ("2", "3", "pareto")
 
 
-def plot(source: Path, figure: str, out: Path, *, task: str | None = None) -> Path:
+def plot(source: StrPath, figure: str, out: StrPath, *, task: str | None = None) -> Path:
     """Draw one of `FIGURES` into a .pdf, .png or .svg.
 
     Args:
@@ -50,12 +51,13 @@ def plot(source: Path, figure: str, out: Path, *, task: str | None = None) -> Pa
         AnalysisError: no such figure, or the source does not hold what it shows.
         OutputError: the file cannot be written.
     """
-    check_format(Path(out))
-    return save(chart(Path(source), figure, task), Path(out))
+    check_format(out)
+    return save(chart(source, figure, task), out)
 
 
-def chart(source: Path, figure: str, task: str | None = None) -> Any:
+def chart(source: StrPath, figure: str, task: str | None = None) -> Any:
     """The Altair chart of one of `FIGURES`; see `plot`."""
+    source = Path(source)
     if figure not in FIGURES:
         raise AnalysisError(f"no figure {figure!r}", remedy=f"figures are: {', '.join(FIGURES)}")
     if figure == "similarity":
@@ -81,12 +83,13 @@ def chart(source: Path, figure: str, task: str | None = None) -> Any:
     return drawn.get(figure, lambda: ablation(points))()
 
 
-def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], folder: Path) -> list[Path]:
+def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], folder: StrPath) -> list[Path]:
     """Write every figure of a run into `folder`, as PNG and SVG.
 
     Raises:
         OutputError: a file cannot be written.
     """
+    folder = Path(folder)
     if folder.is_symlink():
         raise OutputError("the folder for figures is a link", folder, "remove it, or choose another folder")
     points, shaded = marks(metrics), bands(stages)

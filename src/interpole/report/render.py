@@ -8,7 +8,7 @@ from typing import Any
 import vl_convert
 
 from interpole.errors import OutputError
-from interpole.files import write_atomic
+from interpole.files import StrPath, write_atomic
 from interpole.report.style import THEME
 
 __all__ = ["check_format", "save", "svg"]
@@ -22,24 +22,25 @@ def svg(chart: Any) -> str:
     return str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False), config=THEME))
 
 
-def check_format(path: Path) -> None:
+def check_format(path: StrPath) -> None:
     """Refuse a file whose ending names no format; to be asked before the work that a figure needs.
 
     Raises:
         OutputError: it ends otherwise than in `.pdf`, `.png` or `.svg`.
     """
-    ending = path.suffix.lower()
+    ending = Path(path).suffix.lower()
     if ending.removeprefix(".") not in FORMATS:
         known = ", ".join(f".{name}" for name in FORMATS)
         raise OutputError(f"figures are written as {known}, not {ending or 'without an ending'!r}", path, "rename it")
 
 
-def save(chart: Any, path: Path) -> Path:
+def save(chart: Any, path: StrPath) -> Path:
     """Write a chart in the format that the file's name ends in.
 
     Raises:
         OutputError: an ending other than `.pdf`, `.png` or `.svg`, or a file that cannot be written.
     """
+    path = Path(path)
     check_format(path)
     spec = chart.to_dict(validate=False)
     match path.suffix.lower():

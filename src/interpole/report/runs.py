@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from interpole.analysis.scoring import measured, under
 from interpole.chat import ThinkFormat
 from interpole.errors import OutputError, RunError, TaskError
-from interpole.files import write_atomic
+from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
@@ -35,7 +36,7 @@ class _Run:
 
 
 def write_report(
-    runs: Path | Sequence[Path], out: Path, *, grading: str | None = None, include_texts: bool = False
+    runs: StrPath | Sequence[StrPath], out: StrPath, *, grading: str | None = None, include_texts: bool = False
 ) -> Path:
     """Write the page of one or more runs.
 
@@ -50,7 +51,7 @@ def write_report(
         AnalysisError: no task of one of the runs has such a grading.
         OutputError: the page cannot be written.
     """
-    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
     read = [_read(folder, len(folders) > 1, grading) for folder in folders]
     metrics, samples = measured([sample for run in read for sample in run.samples], grading)
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}

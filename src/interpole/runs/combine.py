@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interpole.errors import OutputError, RunError
+from interpole.files import StrPath
 from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, release
 from interpole.runs.samples import regraded_path
 
@@ -39,7 +40,7 @@ class _Piece(NamedTuple):
     part: Part
 
 
-def combine(runs: Sequence[Path], out: Path) -> Combined:
+def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
     """Make one run of several.
 
     Where runs share a task at a point, equal seeds mean equal responses: the same sample number is kept once. Responses
@@ -53,9 +54,10 @@ def combine(runs: Sequence[Path], out: Path) -> Combined:
         RunError: a folder is no run, or two runs differ in what all samples of a run must share.
         OutputError: `out` is there already, or cannot be written.
     """
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("the folder for the combined run exists already", out, "choose another --out")
-    files = {run: RunFile.load(run) for run in runs}
+    files = {Path(run): RunFile.load(run) for run in runs}
     _check(files)
     groups: dict[tuple[str, str], dict[str, list[_Piece]]] = {}  # by task and point, then by identity
     for run, file in files.items():

@@ -19,7 +19,7 @@ from typing import Any
 from interpole import tasks
 from interpole.chat import ThinkFormat
 from interpole.errors import RunError, TaskError
-from interpole.files import write_atomic
+from interpole.files import StrPath, write_atomic
 from interpole.records import Problem
 from interpole.runs import samples
 from interpole.runs.runfile import RunFile, exclusive
@@ -56,7 +56,7 @@ class _Asked(Foreign):
     extra: dict[str, Any]
 
 
-def code_of(run: Path) -> tuple[str, ...]:
+def code_of(run: StrPath) -> tuple[str, ...]:
     """What grading a run again would run of what its run.json names (`tasks.code_of`).
 
     Raises:
@@ -67,7 +67,7 @@ def code_of(run: Path) -> tuple[str, ...]:
     return tuple(f"task {task}: {code}" for task, code in named.items() if code)
 
 
-def regrade(run: Path, *, trust: bool = False) -> Regraded:
+def regrade(run: StrPath, *, trust: bool = False) -> Regraded:
     """Read and grade every finished response of a run again.
 
     Args:
@@ -80,6 +80,7 @@ def regrade(run: Path, *, trust: bool = False) -> Regraded:
         TaskError: a grader cannot be had, e.g. its package is not installed.
         OutputError: the grades cannot be written.
     """
+    run = Path(run)
     file = RunFile.load(run)
     specs = _specs(file)
     left_out = tuple(task for task, spec in specs.items() if not _is_ours(spec.task))

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_val
 
 from interpole.chat import Markers, ThinkFormat
 from interpole.errors import OutputError, RunError, printable
-from interpole.files import no_follow, open_regular, parse_json, write_atomic
+from interpole.files import StrPath, no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
 
 __all__ = ["NAME", "Count", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]
@@ -177,13 +177,13 @@ class RunFile(Strict):
         )
 
     @classmethod
-    def load(cls, run: Path) -> RunFile:
+    def load(cls, run: StrPath) -> RunFile:
         """Read `run.json` of the folder `run`.
 
         Raises:
             RunError: there is none, or it is not one of ours.
         """
-        path = run / NAME
+        path = Path(run) / NAME
         try:
             with open_regular(path) as file:
                 content = file.read(MAX_BYTES + 1)
@@ -194,23 +194,24 @@ class RunFile(Strict):
             raise RunError(f"larger than {MAX_BYTES >> 20} MiB", path, other)
         return validated(cls, parse_json(content, path, RunError, other), path, RunError, other)
 
-    def save(self, run: Path) -> None:
+    def save(self, run: StrPath) -> None:
         """Write `run.json` into the folder `run`: beside, then renamed.
 
         Raises:
             OutputError: it cannot be written.
         """
-        write_atomic(run / NAME, self.model_dump_json(indent=1), durable=True)
+        write_atomic(Path(run) / NAME, self.model_dump_json(indent=1), durable=True)
 
 
 @contextmanager
-def exclusive(run: Path) -> Iterator[None]:
+def exclusive(run: StrPath) -> Iterator[None]:
     """Make the folder `run`, and keep others from writing to it inside a `with` block.
 
     Raises:
         OutputError: it cannot be made.
         RunError: another process is writing to it.
     """
+    run = Path(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = open(run / ".lock", "ab", opener=no_follow)  # noqa: SIM115 (closed below)
@@ -231,10 +232,10 @@ def exclusive(run: Path) -> Iterator[None]:
         yield
 
 
-def is_written(run: Path) -> bool:
+def is_written(run: StrPath) -> bool:
     """Whether a process is writing to the run (`exclusive`) now; also where that cannot be found out."""
     try:
-        lock = os.open(run / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        lock = os.open(Path(run) / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, FiniteFloat, RootModel
 
 from interpole.errors import RunError
-from interpole.files import open_regular, parse_json
+from interpole.files import StrPath, open_regular, parse_json
 from interpole.records import Outcome, Sample
 from interpole.runs.archive import members
 from interpole.runs.runfile import Count, Entry, Part, RunFile
@@ -99,7 +99,7 @@ class _Differences(RootModel[list[tuple[str, int, dict[str, Any]]]]):
     """The content of a file of new grades: problem, epoch within the log, and what is another now."""
 
 
-def read(run: Path, *, texts: bool = True) -> list[Sample]:
+def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
     """All samples of a run, one per task, point, problem and epoch, in the order of `run.json` and of the problems.
 
     Args:
@@ -110,6 +110,7 @@ def read(run: Path, *, texts: bool = True) -> list[Sample]:
     Raises:
         RunError: no run, or one of its logs is missing or damaged.
     """
+    run = Path(run)
     found: dict[tuple[str, str, str, int], Sample] = {}
     for entry in RunFile.load(run).current:
         for part in entry.parts:

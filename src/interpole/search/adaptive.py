@@ -15,7 +15,7 @@ from typing import Any
 
 from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
-from interpole.files import plain, write_atomic
+from interpole.files import StrPath, plain, write_atomic
 from interpole.records import Sample
 from interpole.runs.journal import journal_path
 from interpole.runs.runfile import NAME, Part, exclusive
@@ -37,7 +37,7 @@ REPORT = "adaptive.json"
 
 def run(
     config: SweepConfig,
-    out: Path,
+    out: StrPath,
     goal: Goal = Goal(),  # noqa: B008 (frozen)
     *,
     rounds: int = 8,
@@ -59,6 +59,7 @@ def run(
     Raises:
         InterpoleError: as `sweep.run`; or the sweep has points off the dial, or a task that brings its own solver.
     """
+    out = Path(out)
     if config.points or len(config.lambdas) < 2:
         what = "points off the dial" if config.points else "fewer than two λ"
         raise RunError(f"an adaptive sweep with {what}", remedy="sweep those without --adaptive, into the same run")

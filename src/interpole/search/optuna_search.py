@@ -22,7 +22,7 @@ from interpole.analysis.tables import PointMetrics
 from interpole.checkpoints.names import num_layers
 from interpole.engines.process import EngineProcess
 from interpole.errors import InterpoleError, RunError
-from interpole.files import content_hash, plain, write_atomic
+from interpole.files import StrPath, content_hash, plain, write_atomic
 from interpole.merging.recipe import build
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
 from interpole.search.study import open_study
@@ -88,7 +88,7 @@ class Result:
 
 def run(
     file: SpaceFile,
-    out: Path,
+    out: StrPath,
     *,
     on_progress: OnProgress = lambda _: None,
 ) -> Result:
@@ -102,6 +102,7 @@ def run(
     Raises:
         InterpoleError: Optuna is not installed, the file does not fit the models, or the folder holds another search.
     """
+    out = Path(out)
     planned = Plan(file.sweep)
     num_tried = 0
 

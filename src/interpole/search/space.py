@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from interpole.errors import RunError
-from interpole.files import read_yaml
+from interpole.files import StrPath, read_yaml
 from interpole.schema import Strict, validated
 from interpole.sweep.config import PointConfig, SweepConfig
 
@@ -114,12 +114,13 @@ class SpaceFile(Strict):
         return self
 
     @classmethod
-    def load(cls, path: Path, *, trust: bool = False) -> SpaceFile:
+    def load(cls, path: StrPath, *, trust: bool = False) -> SpaceFile:
         """Read a file; keys that are not the search's own are those of a sweep. `trust`: see `SweepConfig.written`.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
+        path = Path(path)
         content = read_yaml(path, RunError, "the search")
         own = {name: content.pop(name) for name in list(content) if name in cls.model_fields and name != "sweep"}
         content.setdefault("lambdas", "0:1:0.25")

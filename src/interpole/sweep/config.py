@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from interpole.engines.registry import EngineKind, engine_kind
 from interpole.errors import EngineError, RunError, TaskError
-from interpole.files import read_yaml
+from interpole.files import StrPath, read_yaml
 from interpole.merging.methods import get_method
 from interpole.merging.recipe import Source, Sources, parse_lambdas
 from interpole.schema import Strict, validated
@@ -345,12 +345,13 @@ class SweepConfig(Strict):
         return config
 
     @classmethod
-    def load(cls, path: Path, key_variable: str = KEY, *, trust: bool = False) -> SweepConfig:
+    def load(cls, path: StrPath, key_variable: str = KEY, *, trust: bool = False) -> SweepConfig:
         """Read `sweep.yml`; `key_variable`, `trust`: see `written`.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
+        path = Path(path)
         return cls.written(read_yaml(path, RunError, "the sweep"), path, key_variable, trust=trust)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from interpole.checkpoints.open import open_source
 from interpole.errors import RunError
+from interpole.files import StrPath
 from interpole.records import Outcome, Sample
 from interpole.runs import samples
 from interpole.runs.archive import members
@@ -57,7 +58,7 @@ class Estimate:
 
 def estimate(
     config: SweepConfig,
-    out: Path,
+    out: StrPath,
     planned: Sequence[Planned],
     *,
     guess_tokens: float | None = None,
@@ -78,6 +79,7 @@ def estimate(
     Raises:
         InterpoleError: the run or a source cannot be read.
     """
+    out = Path(out)
     found = samples.read(out, texts=False) if (out / NAME).exists() else []
     measured = _lengths(found)
     bases: defaultdict[str, int] = defaultdict(int)

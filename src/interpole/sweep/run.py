@@ -21,6 +21,7 @@ from interpole import __version__
 from interpole.engines.process import EngineProcess
 from interpole.engines.registry import require
 from interpole.errors import InterpoleError, OutputError, RunError
+from interpole.files import StrPath
 from interpole.records import Generation
 from interpole.runs.journal import Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, exclusive
@@ -80,7 +81,7 @@ Changed = Literal["refuse", "also", "fresh"]
 """Where a run was made with other settings: refuse; also go on with these, its responses left aside; or begin afresh."""
 
 
-def plan(config: SweepConfig, out: Path, *, changed: Changed = "refuse") -> list[Planned]:
+def plan(config: SweepConfig, out: StrPath, *, changed: Changed = "refuse") -> list[Planned]:
     """What a sweep would do, without starting an engine; refused is what `run` refuses.
 
     Args:
@@ -91,6 +92,7 @@ def plan(config: SweepConfig, out: Path, *, changed: Changed = "refuse") -> list
     Raises:
         InterpoleError: as `run`.
     """
+    out = Path(out)
     _require(config)
     existing = None if changed == "fresh" else _existing(out)
     planned = Plan(config)
@@ -121,7 +123,7 @@ def engine_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> 
 
 def run(
     config: SweepConfig,
-    out: Path,
+    out: StrPath,
     on_progress: OnProgress = lambda _: None,
     *,
     engine: EngineProcess | None = None,
@@ -140,6 +142,7 @@ def run(
         InterpoleError: a source or task does not fit, the run was made with other settings, the engine cannot be opened, or `out`
             cannot be written. What fails at one point is recorded there (`Summary.failed`) and the sweep goes on.
     """
+    out = Path(out)
     _require(config)
     if changed == "fresh":
         _move_aside(out)

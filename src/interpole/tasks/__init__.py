@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from interpole.errors import TaskError
+from interpole.files import StrPath
 from interpole.records import Problem
 from interpole.tasks import aime25, arithmetic, custom, gpqa_diamond, grading, ifeval
 from interpole.tasks.benchmark import Benchmark, Grade, Grader, Request, as_the_paper_reads, final_text
@@ -60,7 +61,7 @@ def _is_there(path: Path) -> bool:
 def load(
     spec: str,
     *,
-    data: Path | None = None,
+    data: StrPath | None = None,
     limit: int | None = None,
     seed: int = 0,
     split: str | None = None,
@@ -84,7 +85,7 @@ def load(
         TaskError: unknown name, unusable data, or an option the task has no use for.
     """
     known = None if problems is None else tuple(problems)
-    request = Request(data, limit, seed, split, known, grader, prompt)
+    request = Request(None if data is None else Path(data), limit, seed, split, known, grader, prompt)
     if spec in BENCHMARKS:
         return BENCHMARKS[spec](request)
     if spec.endswith(".jsonl"):
