@@ -63,7 +63,7 @@ def preset(name: str, *, instruct: StrPath, thinking: StrPath, base: StrPath | N
         kind = "Qwen/Qwen3-4B-Base" if "base" in name else "Qwen/Qwen3-4B, the hybrid model"
         raise RecipeError(f"preset {name} needs the base of both models", remedy=f"name it; in the paper it is {kind}")
     sources = dict(zip(("instruct", "thinking", "base"), (given[key] for key in wanted), strict=False))
-    return build({"sources": {k: str(v) for k, v in sources.items()}} | content | settings, f"preset {name}")
+    return build({"sources": sources} | content | settings, f"preset {name}")
 
 
 def marker_rows(which: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +50,7 @@ class Source(Strict):
 
 def _plain_sources(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: {"model": str(v)} if isinstance(v, str | Path) else v for k, v in value.items()}
+        return {k: {"model": os.fspath(v)} if isinstance(v, str | os.PathLike) else v for k, v in value.items()}
     return value
 
 
