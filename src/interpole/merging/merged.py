@@ -23,7 +23,7 @@ from interpole.checkpoints.kernels import weighted_sum
 from interpole.checkpoints.open import fit, open_source
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.checkpoints.views.fp8 import KEY, Dequantised, Quantised
-from interpole.checkpoints.views.stacking import Stacked
+from interpole.checkpoints.views.stacking import stacked
 from interpole.checkpoints.views.vocabulary import vocabulary
 from interpole.errors import MismatchError, RecipeError
 from interpole.merging.card import texts
@@ -249,7 +249,7 @@ class Fitting:
                 raise clash
             _check_integers(first, other)
         if recipe.stack is not None:
-            sources = {name: Stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
+            sources = {name: stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
         return sources, notes
 
 

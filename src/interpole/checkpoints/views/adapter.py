@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from interpole.checkpoints.checkpoint import Checkpoint, Origin, Tensors, template_of
 from interpole.checkpoints.names import role_of
 from interpole.checkpoints.safetensors import DTYPES
-from interpole.checkpoints.views.heads import Untied, is_tied
+from interpole.checkpoints.views.heads import is_tied, untied
 from interpole.errors import CheckpointError, CorruptError, MismatchError
 from interpole.files import read_json
 from interpole.schema import Foreign, validated
@@ -230,7 +230,7 @@ def _unshared(base: Checkpoint, weights: Tensors, said: _Settings, folder: Path)
             folder,
             "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder",
         )
-    return Untied(base)
+    return untied(base)
 
 
 class _Module(NamedTuple):

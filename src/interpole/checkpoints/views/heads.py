@@ -6,88 +6,27 @@ that equals them is what trainers leave there.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from interpole.checkpoints.checkpoint import Checkpoint, Origin
+from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.names import has_token_rows, role_of
+from interpole.checkpoints.views.renaming import Renamed
 
-__all__ = ["Untied", "is_tied", "same_heads", "settled"]
+__all__ = ["is_tied", "same_heads", "settled", "untied"]
 
 KEY = "tie_word_embeddings"
 PIECE = 1 << 20
 
 
-@final
-class _Tied(Checkpoint):
-    """A checkpoint without its lm_head, which equals the embeddings.
-
-    Attributes:
-        source: the checkpoint as it is.
-    """
-
-    def __init__(self, source: Checkpoint, head: str) -> None:
-        """Plan the view; reads no tensor."""
-        self.source = source
-        self.label, self.config, self.assets = source.label, source.config, source.assets
-        self.specs = {name: spec for name, spec in source.specs.items() if name != head}
-        self.layout = {name: source.layout[name] for name in self.specs}
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """As the source."""
-        return self.source.read(name, start, stop)
-
-    def origin(self, name: str) -> Origin | None:
-        """As the source."""
-        return self.source.origin(name)
-
-    def chunk_elements(self, name: str) -> int | None:
-        """As the source."""
-        return self.source.chunk_elements(name)
-
-    def fingerprint(self, *, quick: bool = False) -> str:
-        """That of the source, marked."""
-        return hashlib.sha256(f"tied {self.source.fingerprint(quick=quick)}".encode()).hexdigest()
-
-
-@final
-class Untied(Checkpoint):
-    """A checkpoint with an lm_head of its own and a config that says so: the file's, or a copy of the embeddings.
-
-    Attributes:
-        source: the checkpoint as it is.
-    """
-
-    def __init__(self, source: Checkpoint) -> None:
-        """Plan the view; reads no tensor."""
-        self.source = source
-        self.label, self.assets = source.label, source.assets
-        self.config = _untied(source.config)
-        self.specs, self.layout, self._names = dict(source.specs), dict(source.layout), {name: name for name in source}
-        if _head_of(source) is None and (embeddings := _embeddings_of(source)) is not None:
-            head = "language_model." * embeddings.startswith("language_model.") + "lm_head.weight"
-            self._names[head] = embeddings
-            self.specs[head], self.layout[head] = source.specs[embeddings], source.layout[embeddings]
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """As the source; the head may be read from the embeddings."""
-        return self.source.read(self._names[name], start, stop)
-
-    def origin(self, name: str) -> Origin | None:
-        """As the source."""
-        return self.source.origin(self._names[name])
-
-    def chunk_elements(self, name: str) -> int | None:
-        """As the source."""
-        return self.source.chunk_elements(self._names[name])
-
-    def fingerprint(self, *, quick: bool = False) -> str:
-        """That of the source, marked."""
-        return hashlib.sha256(f"untied {self.source.fingerprint(quick=quick)}".encode()).hexdigest()
+def untied(source: Checkpoint) -> Checkpoint:
+    """The checkpoint with an lm_head of its own, the file's or a copy of the embeddings, and a config that says so."""
+    names = {name: name for name in source}
+    if _head_of(source) is None and (embeddings := _embeddings_of(source)) is not None:
+        names["language_model." * embeddings.startswith("language_model.") + "lm_head.weight"] = embeddings
+    return Renamed(source, names, _untied(source.config))
 
 
 def _embeddings_of(checkpoint: Checkpoint) -> str | None:
@@ -119,20 +58,20 @@ def settled(checkpoint: Checkpoint, *, reading: bool = True) -> Checkpoint:
     if head is None or embeddings is None or not is_tied(checkpoint):
         return checkpoint
     same = not reading or _same(checkpoint, head, embeddings)
-    return _Tied(checkpoint, head) if same else Untied(checkpoint)
+    return Renamed(checkpoint, {name: name for name in checkpoint if name != head}) if same else untied(checkpoint)
 
 
 def same_heads(sources: Mapping[str, Checkpoint]) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
     """The sources all tied or all with a head of their own, the very same ones where they are so; and what was done in words."""
-    untied = [name for name, source in sources.items() if not is_tied(source) and _head_of(source)]
+    apart = [name for name, source in sources.items() if not is_tied(source) and _head_of(source)]
     tied = [name for name, source in sources.items() if is_tied(source) and _embeddings_of(source)]
-    if not untied or not tied:
+    if not apart or not tied:
         return dict(sources), ()
     notes = tuple(
-        f"lm_head of {name} is tied to its embeddings: they stand for it, as that of {untied[0]} has weights of its own"
+        f"lm_head of {name} is tied to its embeddings: they stand for it, as that of {apart[0]} has weights of its own"
         for name in tied
     )
-    return {name: Untied(source) if name in tied else source for name, source in sources.items()}, notes
+    return {name: untied(source) if name in tied else source for name, source in sources.items()}, notes
 
 
 def _of_kind(checkpoint: Checkpoint, kind: str) -> str | None:

@@ -1,8 +1,7 @@
-"""Checkpoints of one build whose tensor names begin otherwise (`model.`, `model.language_model.`), under one set of names."""
+"""A checkpoint under other names, and checkpoints whose names begin otherwise (`model.`, `language_model.`) under one set."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -10,27 +9,30 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import stem
+from interpole.files import content_hash
 
-__all__ = ["same_names"]
+__all__ = ["Renamed", "same_names"]
 
 
 @final
-class _Renamed(Checkpoint):
-    """A checkpoint under other names.
+class Renamed(Checkpoint):
+    """Tensors of a checkpoint under other names: fewer, or one under several.
 
     Attributes:
         source: the checkpoint as it is.
     """
 
-    def __init__(self, source: Checkpoint, names: Mapping[str, str]) -> None:
+    def __init__(self, source: Checkpoint, names: Mapping[str, str], config: Mapping[str, Any] | None = None) -> None:
         """Plan the view; reads no tensor.
 
         Args:
             source: the checkpoint as it is.
             names: every name of the view → that of the source.
+            config: the view's, where it is not the source's.
         """
         self.source, self._names = source, dict(names)
-        self.label, self.config, self.assets = source.label, source.config, source.assets
+        self.label, self.assets = source.label, source.assets
+        self.config = source.config if config is None else config
         self.specs = {name: source.specs[old] for name, old in names.items()}
         self.layout = {name: source.layout[old] for name, old in names.items()}
 
@@ -47,8 +49,9 @@ class _Renamed(Checkpoint):
         return self.source.chunk_elements(self._names[name])
 
     def fingerprint(self, *, quick: bool = False) -> str:
-        """Hash of the source's fingerprint and the names."""
-        return hashlib.sha256(f"renamed {self.source.fingerprint(quick=quick)} {self._names}".encode()).hexdigest()
+        """Hash of the source's fingerprint, the names, and the config where it is another."""
+        changed = {} if self.config is self.source.config else dict(self.config)
+        return content_hash(["renamed", self.source.fingerprint(quick=quick), self._names, changed])
 
 
 def same_names(sources: Mapping[str, Checkpoint], target: str) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
@@ -66,7 +69,7 @@ def same_names(sources: Mapping[str, Checkpoint], target: str) -> tuple[dict[str
         unlike = theirs.keys() != wanted.keys() or not len(theirs) == len(source) == len(wanted)
         if source.keys() == sources[target].keys() or unlike:
             continue
-        result[source_name] = _Renamed(source, {wanted[key]: theirs[key] for key in theirs})
+        result[source_name] = Renamed(source, {wanted[key]: theirs[key] for key in theirs})
         first = next(key for key in theirs if wanted[key] != theirs[key])
         notes.append(f"tensors of {source_name} go by the names of {target}: {theirs[first]} is {wanted[first]} there")
     return result, tuple(notes)

@@ -6,70 +6,41 @@ source, and a recipe that chooses for each layer of the result.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
-
-from numpy.typing import NDArray
+from typing import Any
 
 from interpole.checkpoints.architectures import PARTS, language_type, table, understood
-from interpole.checkpoints.checkpoint import Checkpoint, Origin
+from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.names import depth_key, in_layer, num_layers, role_of
+from interpole.checkpoints.views.renaming import Renamed
 from interpole.errors import RecipeError
 
-__all__ = ["Stacked", "restacked"]
+__all__ = ["restacked", "stacked"]
 
 
-@final
-class Stacked(Checkpoint):
-    """A checkpoint with its layers in another order.
+def stacked(source: Checkpoint, order: Sequence[int]) -> Checkpoint:
+    """The checkpoint with its layers in another order; reads no tensor.
 
-    Attributes:
+    Args:
         source: the checkpoint as it is.
         order: for each layer of the view the layer of the source.
+
+    Raises:
+        RecipeError: `order` names a layer that the source does not have, or a setting per layer cannot follow it.
     """
-
-    def __init__(self, source: Checkpoint, order: Sequence[int]) -> None:
-        """Plan the view; reads no tensor.
-
-        Raises:
-            RecipeError: `order` names a layer that the source does not have.
-        """
-        depth = num_layers(source)
-        if beyond := [layer for layer in order if layer >= depth]:
-            raise RecipeError(
-                f"stack: there is no layer {beyond[0]}", source.label, f"the model has layers 0-{depth - 1}"
-            )
-        self.source, self.order = source, tuple(order)
-        self.label, self.assets = source.label, source.assets
-        self.config = restacked(source.config, order)
-        self._names: dict[str, str] = {}
-        for name in source:
-            found = role_of(name)
-            if found is None or found.layer is None:
-                self._names[name] = name
-                continue
-            for layer in (new for new, old in enumerate(order) if old == found.layer):
-                self._names[in_layer(name, layer)] = name
-        self.specs = {name: source.specs[old] for name, old in self._names.items()}
-        self.layout = {name: source.layout[old] for name, old in self._names.items()}
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Elements [start, stop) of the tensor in the source."""
-        return self.source.read(self._names[name], start, stop)
-
-    def origin(self, name: str) -> Origin | None:
-        """Where the tensor lies in the source."""
-        return self.source.origin(self._names[name])
-
-    def chunk_elements(self, name: str) -> int | None:
-        """As in the source."""
-        return self.source.chunk_elements(self._names[name])
-
-    def fingerprint(self, *, quick: bool = False) -> str:
-        """Hash of the source's fingerprint and the order."""
-        return hashlib.sha256(f"stacked {self.source.fingerprint(quick=quick)} {self.order}".encode()).hexdigest()
+    depth = num_layers(source)
+    if beyond := [layer for layer in order if layer >= depth]:
+        raise RecipeError(f"stack: there is no layer {beyond[0]}", source.label, f"the model has layers 0-{depth - 1}")
+    names: dict[str, str] = {}
+    for name in source:
+        found = role_of(name)
+        if found is None or found.layer is None:
+            names[name] = name
+            continue
+        for layer in (new for new, old in enumerate(order) if old == found.layer):
+            names[in_layer(name, layer)] = name
+    return Renamed(source, names, restacked(source.config, order))
 
 
 INDICES = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "full_attn_idxs")
