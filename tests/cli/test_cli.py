@@ -447,7 +447,7 @@ def test_pipes_get_whole_lines_without_blanks_at_their_ends(pair, tmp_path, monk
     assert "stage 2" in call("stages", tmp_path / "curves.csv").splitlines()[1]
 
 
-def test_a_second_model_forgotten_is_said_to_be_missing(pair, tmp_path):
+def test_a_folder_loaded_as_a_recipe_is_said_to_be_none(pair):
     with pytest.raises(RecipeError, match="a folder is no recipe") as refused:
-        call("merge", pair[0], "-l", "0.5", "--out", tmp_path / "out")
+        Recipe.load(pair[0])
     assert "INSTRUCT THINKING" in refused.value.remedy
