@@ -451,3 +451,12 @@ def test_a_folder_loaded_as_a_recipe_is_said_to_be_none(pair):
     with pytest.raises(RecipeError, match="a folder is no recipe") as refused:
         Recipe.load(pair[0])
     assert "INSTRUCT THINKING" in refused.value.remedy
+
+
+def test_the_flags_of_large_commands_stand_in_panels():
+    for command, panels in (
+        ("sweep", ("What to ask", "Where on the dial", "How to sample", "The engine", "The run")),
+        ("merge", ("Where on the dial", "The result")),
+    ):
+        shown = call(command, "--help")
+        assert all(f"─ {panel} ─" in shown for panel in panels)

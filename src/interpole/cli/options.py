@@ -33,7 +33,9 @@ __all__ = [
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
 Base = Annotated[str | None, typer.Option(help="What both were made from: a folder or a hub id.")]
-Extrapolate = Annotated[bool, typer.Option("--extrapolate", help="Allow λ beyond [-0.5, 1.5].")]
+Extrapolate = Annotated[
+    bool, typer.Option("--extrapolate", help="Allow λ beyond [-0.5, 1.5].", rich_help_panel="Where on the dial")
+]
 NoDoctor = Annotated[bool, typer.Option("--no-doctor", help="Do not examine the pair first.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `interpole sweep` writes it.")]
 RunOrCurves = Annotated[Path, typer.Argument(metavar="RUN|CURVES.csv", help="A run folder, or a curves.csv.")]
@@ -45,15 +47,24 @@ EstimandOption = Annotated[
 Trust = Annotated[bool, typer.Option("--trust", help="Run code that the file names: python: graders, tasks in files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Layers = Annotated[
-    str | None, typer.Option(help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.")
+    str | None,
+    typer.Option(
+        help="Interpolate these layers only, e.g. 12-35; the others keep Instruct's.",
+        rich_help_panel="Where on the dial",
+    ),
 ]
 Skip = Annotated[
-    list[str] | None, typer.Option(help="Sublayers that keep Instruct's weights: attention or ffn. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        help="Sublayers that keep Instruct's weights: attention or ffn. Repeatable.",
+        rich_help_panel="Where on the dial",
+    ),
 ]
 Embeddings = Annotated[
     str | None,
     typer.Option(
-        help="Embeddings, final norm, lm_head: instruct, thinking or interpolate. [default: interpolate; with --layers: instruct]"
+        help="Embeddings, final norm, lm_head: instruct, thinking or interpolate. [default: interpolate; --layers: instruct]",
+        rich_help_panel="Where on the dial",
     ),
 ]
 TemplateFrom = Annotated[

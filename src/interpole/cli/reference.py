@@ -28,8 +28,8 @@ def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _section(name: str, command: Any) -> str:
-    """Heading, explanation and a table of parameters."""
-    rows = []
+    """Heading, explanation and a table of parameters for each panel of the help."""
+    panels: dict[str, list[str]] = {}
     for parameter in command.params:
         if parameter.name == "help":
             continue
@@ -41,9 +41,13 @@ def _section(name: str, command: Any) -> str:
         )
         default = parameter.default
         shown = "" if default in (None, False, (), []) or parameter.required else f" [default: {default}]"
+        rows = panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", [])
         rows.append(f"| {names} | {(getattr(parameter, 'help', '') or '').replace('|', '/')}{shown} |")
-    table = "\n| | |\n| --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
-    return f"## `{name}`\n\n{(command.help or '').strip()}\n{table}"
+    tables = [
+        f"\n|{f' {panel} ' if panel else ' '}| |\n| --- | --- |\n" + "\n".join(rows) + "\n"
+        for panel, rows in panels.items()
+    ]
+    return f"## `{name}`\n\n{(command.help or '').strip()}\n{''.join(tables)}"
 
 
 if __name__ == "__main__":

@@ -39,15 +39,24 @@ MERGED = (
     "recipe",
 )  # settings given are put over the file's one by one
 
-Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]")]
-TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]")]
-TopK = Annotated[int | None, typer.Option(help="Only the k likeliest tokens; 0: off. [default: the task's]")]
-MaxTokens = Annotated[int | None, typer.Option(help="Cap on generated tokens. [default: the task's]")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]", rich_help_panel="How to sample"),
+]
+TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]", rich_help_panel="How to sample")]
+TopK = Annotated[
+    int | None,
+    typer.Option(help="Only the k likeliest tokens; 0: off. [default: the task's]", rich_help_panel="How to sample"),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Cap on generated tokens. [default: the task's]", rich_help_panel="How to sample")
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         help="With --base-url: a model as the endpoint calls it; 'name@{lambda}' is a dial. Repeatable.",
+        rich_help_panel="Models that are served",
     ),
 ]
 KeyVariable = Annotated[
@@ -56,68 +65,168 @@ KeyVariable = Annotated[
         "--api-key-env",
         metavar="NAME",
         help="With --base-url: the environment variable whose API key is sent there. [default: OPENAI_API_KEY]",
+        rich_help_panel="Models that are served",
     ),
 ]
 EngineOptions = Annotated[
     list[str] | None,
-    typer.Option("--engine-option", metavar="NAME=VALUE", help="Of the engine, e.g. dtype=float32. Repeatable."),
+    typer.Option(
+        "--engine-option",
+        metavar="NAME=VALUE",
+        help="Of the engine, e.g. dtype=float32. Repeatable.",
+        rich_help_panel="The engine",
+    ),
 ]
 
 TemplateVariables = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="For the chat template, e.g. enable_thinking=false. Repeatable."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="For the chat template, e.g. enable_thinking=false. Repeatable.",
+        rich_help_panel="What to ask",
+    ),
 ]
 ShowPrompt = Annotated[
-    bool, typer.Option("--show-prompt", help="Print the first question's prompt of every task, as the model sees it.")
+    bool,
+    typer.Option(
+        "--show-prompt",
+        help="Print the first question's prompt of every task, as the model sees it.",
+        rich_help_panel="The run",
+    ),
 ]
 Lambdas = Annotated[
     str | None,
-    typer.Option("--lambda", "-l", help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]"),
+    typer.Option(
+        "--lambda",
+        "-l",
+        help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]",
+        rich_help_panel="Where on the dial",
+    ),
 ]
-Samples = Annotated[int | None, typer.Option("--samples", "-k", help="Responses per question. [default: the task's]")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples", "-k", help="Responses per question. [default: the task's]", rich_help_panel="How to sample"
+    ),
+]
 GuessTokens = Annotated[
-    float | None, typer.Option(help="With --dry-run: tokens of a response, where the run has none to go by.")
+    float | None,
+    typer.Option(
+        help="With --dry-run: tokens of a response, where the run has none to go by.", rich_help_panel="The run"
+    ),
 ]
 TokensPerSecond = Annotated[
-    float | None, typer.Option(help="With --dry-run: of the engine. [default: as measured in the run]")
+    float | None,
+    typer.Option(help="With --dry-run: of the engine. [default: as measured in the run]", rich_help_panel="The run"),
 ]
 Grader = Annotated[
-    str | None, typer.Option(help="Of a FILE.jsonl: math, choice, exact, regex or python:module.function.")
+    str | None,
+    typer.Option(
+        help="Of a FILE.jsonl: math, choice, exact, regex or python:module.function.", rich_help_panel="What to ask"
+    ),
 ]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option(help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable."),
+    typer.Option(
+        help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable.",
+        rich_help_panel="What to ask",
+    ),
 ]
-Prompt = Annotated[str | None, typer.Option(help="The user message, with {question} in it. [default: the task's]")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="The user message, with {question} in it. [default: the task's]", rich_help_panel="What to ask"),
+]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, what is there already, and what the rest costs.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be done, what is there already, and what the rest costs.",
+        rich_help_panel="The run",
+    ),
 ]
 Also = Annotated[
-    bool, typer.Option("--also", help="Go on in a run made with other settings; tables leave its responses out.")
+    bool,
+    typer.Option(
+        "--also",
+        help="Go on in a run made with other settings; tables leave its responses out.",
+        rich_help_panel="The run",
+    ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew; a run that is there is moved beside (OUT.1).")]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Begin anew; a run that is there is moved beside (OUT.1).", rich_help_panel="The run"),
+]
 BaseUrl = Annotated[
-    str | None, typer.Option(help="The endpoint of models that somebody serves, e.g. http://localhost:8000/v1.")
+    str | None,
+    typer.Option(
+        help="The endpoint of models that somebody serves, e.g. http://localhost:8000/v1.",
+        rich_help_panel="Models that are served",
+    ),
 ]
 EngineName = Annotated[
     str | None,
     typer.Option(
         help=f"{', '.join(BUILT_IN)}, or a package's. [default: {default_engine(remote=False)}; with --base-url: "
-        f"{default_engine(remote=True)}]"
+        f"{default_engine(remote=True)}]",
+        rich_help_panel="The engine",
     ),
 ]
 
 Adaptive = Annotated[
-    bool, typer.Option("--adaptive", help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).")
+    bool,
+    typer.Option(
+        "--adaptive",
+        help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).",
+        rich_help_panel="Fewer tokens (--adaptive)",
+    ),
 ]
 GoalText = Annotated[
-    str, typer.Option("--goal", help="With --adaptive: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.")
+    str,
+    typer.Option(
+        "--goal",
+        help="With --adaptive: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.",
+        rich_help_panel="Fewer tokens (--adaptive)",
+    ),
 ]
-Rounds = Annotated[int, typer.Option(help="With --adaptive: at most so many rounds after the bisection.")]
+Rounds = Annotated[
+    int,
+    typer.Option(
+        help="With --adaptive: at most so many rounds after the bisection.", rich_help_panel="Fewer tokens (--adaptive)"
+    ),
+]
 BudgetTokens = Annotated[
-    float | None, typer.Option(help="With --adaptive: tokens to spend. [default: 35 % of the grid's]")
+    float | None,
+    typer.Option(
+        help="With --adaptive: tokens to spend. [default: 35 % of the grid's]",
+        rich_help_panel="Fewer tokens (--adaptive)",
+    ),
 ]
-BudgetSamples = Annotated[int | None, typer.Option(help="With --adaptive: responses to spend.")]
+BudgetSamples = Annotated[
+    int | None, typer.Option(help="With --adaptive: responses to spend.", rich_help_panel="Fewer tokens (--adaptive)")
+]
+
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.", rich_help_panel="The run")
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(help="A published experiment's settings: paper-4b, paper-30b.", rich_help_panel="What to ask"),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.", rich_help_panel="What to ask")]
+Data = Annotated[
+    Path | None, typer.Option(help="A local file with the task's problems.", rich_help_panel="What to ask")
+]
+Prefix = Annotated[
+    str | None, typer.Option(help="Text put after every prompt, e.g. `<think>\\n`.", rich_help_panel="What to ask")
+]
+Seed = Annotated[int | None, typer.Option(help="Of problems and responses.", rich_help_panel="How to sample")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print JSON, for machines; with --dry-run what would be done.", rich_help_panel="The run"
+    ),
+]
 
 
 def sweep(
@@ -126,13 +235,13 @@ def sweep(
     ] = None,
     thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.")],
+    out: Out,
     task: Tasks = None,
-    profile: Annotated[str | None, typer.Option(help="A published experiment's settings: paper-4b, paper-30b.")] = None,
+    profile: ProfileName = None,
     lam: Lambdas = None,
     samples: Samples = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A local file with the task's problems.")] = None,
+    limit: Limit = None,
+    data: Data = None,
     grader: Grader = None,
     prompt: Prompt = None,
     layers: Layers = None,
@@ -143,9 +252,9 @@ def sweep(
     top_p: TopP = None,
     top_k: TopK = None,
     max_tokens: MaxTokens = None,
-    prefix: Annotated[str | None, typer.Option(help="Text put after every prompt, e.g. `<think>\\n`.")] = None,
+    prefix: Prefix = None,
     template_variable: TemplateVariables = None,
-    seed: Annotated[int | None, typer.Option(help="Of problems and responses.")] = None,
+    seed: Seed = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
     base_url: BaseUrl = None,
@@ -165,9 +274,7 @@ def sweep(
     budget_samples: BudgetSamples = None,
     extrapolate: Extrapolate = False,
     no_doctor: NoDoctor = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, for machines; with --dry-run what would be done.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
 

@@ -28,11 +28,17 @@ __all__ = ["convert", "merge", "presets", "register"]
 
 
 Dtype = Annotated[
-    str | None, typer.Option(help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.")
+    str | None,
+    typer.Option(
+        help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.", rich_help_panel="The result"
+    ),
 ]
 Vocabulary = Annotated[
     str | None,
-    typer.Option(help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]"),
+    typer.Option(
+        help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]",
+        rich_help_panel="The result",
+    ),
 ]
 recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 
@@ -43,43 +49,91 @@ def register(app: typer.Typer) -> None:
     app.add_typer(recipes_app, name="recipe", rich_help_panel="Weights")
 
 
+InstructGiven = Annotated[str, typer.Argument(metavar="INSTRUCT|RECIPE.yml", help="Instruct checkpoint, or a recipe.")]
+ThinkingGiven = Annotated[
+    str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint: a folder or a hub id.")
+]
+Lam = Annotated[
+    str | None,
+    typer.Option(
+        "--lambda",
+        "-l",
+        help="λ: 0 is Instruct, 1 is Thinking. Several: 0.2,0.4 or 0:1:0.1.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder to write; must not exist. With several λ: OUT-0.2, …",
+        rich_help_panel="The result",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="A merge by name: ta, ties, skip-ffn-0.8, … (`interpole recipe presets`).",
+        rich_help_panel="Where on the dial",
+    ),
+]
+MarkerRows = Annotated[
+    str | None,
+    typer.Option(
+        help="Rows of the think markers from instruct or thinking, whatever λ is elsewhere.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PLACE",
+        help="Where a recipe's source lies now: a folder or a hub id. Repeat it.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(help="Cut the weights into files of this size, e.g. 5GB.", rich_help_panel="The result"),
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPO",
+        help="Upload the result to this hub repository; several: REPO-0.2, …",
+        rich_help_panel="The result",
+    ),
+]
+AllowNonFinite = Annotated[
+    bool,
+    typer.Option(
+        "--allow-non-finite",
+        help="Write NaN and infinity too, with a warning, as --no-doctor does.",
+        rich_help_panel="The result",
+    ),
+]
+
+
 def merge(
-    instruct: Annotated[str, typer.Argument(metavar="INSTRUCT|RECIPE.yml", help="Instruct checkpoint, or a recipe.")],
-    thinking: Annotated[
-        str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint: a folder or a hub id.")
-    ] = None,
+    instruct: InstructGiven,
+    thinking: ThinkingGiven = None,
     *,
-    lam: Annotated[
-        str | None, typer.Option("--lambda", "-l", help="λ: 0 is Instruct, 1 is Thinking. Several: 0.2,0.4 or 0:1:0.1.")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to write; must not exist. With several λ: OUT-0.2, …")
-    ],
+    lam: Lam = None,
+    out: Out,
     layers: Layers = None,
     skip: Skip = None,
     embeddings: Embeddings = None,
-    preset: Annotated[
-        str | None, typer.Option(help="A merge by name: ta, ties, skip-ffn-0.8, … (`interpole recipe presets`).")
-    ] = None,
+    preset: Preset = None,
     base: Base = None,
-    marker_rows: Annotated[
-        str | None, typer.Option(help="Rows of the think markers from instruct or thinking, whatever λ is elsewhere.")
-    ] = None,
+    marker_rows: MarkerRows = None,
     template_from: TemplateFrom = None,
     dtype: Dtype = None,
     vocabulary: Vocabulary = None,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PLACE", help="Where a recipe's source lies now: a folder or a hub id. Repeat it."),
-    ] = None,
-    shard_size: Annotated[str | None, typer.Option(help="Cut the weights into files of this size, e.g. 5GB.")] = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option(metavar="REPO", help="Upload the result to this hub repository; several: REPO-0.2, …")
-    ] = None,
-    allow_non_finite: Annotated[
-        bool,
-        typer.Option("--allow-non-finite", help="Write NaN and infinity too, with a warning, as --no-doctor does."),
-    ] = False,
+    source: Source = None,
+    shard_size: ShardSize = None,
+    push_to_hub: PushToHub = None,
+    allow_non_finite: AllowNonFinite = False,
     extrapolate: Extrapolate = False,
     no_doctor: NoDoctor = False,
     as_json: Json = False,
