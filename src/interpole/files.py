@@ -35,6 +35,7 @@ __all__ = [
     "parse_yaml_lines",
     "plain",
     "read_json",
+    "read_text",
     "read_yaml",
     "seed_of",
     "write_atomic",
@@ -251,17 +252,26 @@ def _check_nodes(node: Any, sizes: dict[int, int], where: object, error: type[In
 _HALF = re.compile("[\ud800-\udfff]")
 
 
+def read_text(path: Path, error: type[InterpoleError], what: str) -> str:
+    """The text in a file that a user names; one that is no file is waited for only where the shell made it (`<(…)`).
+
+    Raises:
+        InterpoleError: of the kind `error`: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") if str(path).startswith("/dev/fd/") else open_regular(path) as file:
+            return file.read().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"cannot read {what}: {problem}", path) from None
+
+
 def read_yaml(path: Path, error: type[InterpoleError], what: str = "the file") -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
         InterpoleError: of the kind `error`: it cannot be read, is not YAML, or no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"cannot read {what}: {problem}", path) from None
-    content = parse_yaml(text, path, error)
+    content = parse_yaml(read_text(path, error, what), path, error)
     if not isinstance(content, dict):
         raise error(f"{what} is not a YAML mapping", path, "write `key: value` lines")
     return content

@@ -1,6 +1,7 @@
 """mergekit's YAML: what it means here, and what is refused with its line. (Whole merges by mergekit: test_golden.py.)"""
 
 import json
+import os
 from textwrap import dedent
 
 import ml_dtypes
@@ -360,3 +361,9 @@ def test_anchors_and_merge_keys_of_yaml_work(models):
     merged = interpole.merge(recipe_of(text, models))
     expected = (interpole.open("A")[NORM].astype(np.float32) + interpole.open("B")[NORM].astype(np.float32)) / 2
     assert merged[NORM].tobytes() == expected.astype(ml_dtypes.bfloat16).tobytes()
+
+
+def test_a_pipe_in_place_of_a_recipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "recipe.yml")
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        Recipe.load(tmp_path / "recipe.yml")

@@ -470,7 +470,7 @@ def _notes(
         share = "only some" if math.isnan(shown.think) else f"{shown.think:.0%} of"
         notes.append(f"λ={shown.lam:g} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): {share} responses think")
     if shown.tokens.low <= limits[0] < shown.tokens.high or shown.accuracy.low < limits[1] <= shown.accuracy.high:
-        notes.append("the budget lies within the interval: another set of questions may miss it")
+        notes.append("what was asked for lies within the interval: another set of questions may miss it")
     cheaper = [c for c in measured if c.lam in tied and c.tokens.value < shown.tokens.value]
     if tied_by == "unpaired":
         notes.append("ties are judged without pairing, so they are many; a run's samples pair by question and see more")

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
-from interpole.files import StrPath, parse_yaml_lines
+from interpole.files import StrPath, parse_yaml_lines, read_text
 from interpole.merging.mergekit import lines_of_rules, translate
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (
@@ -291,14 +291,9 @@ class Recipe(Strict):
             RecipeError: no such file, not YAML, or a key or value that makes no sense; with the key.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except IsADirectoryError:
-            raise RecipeError(
-                "a folder is no recipe", path, "to merge checkpoints name both: INSTRUCT THINKING"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read the recipe: {error}", path) from None
+        if path.is_dir():
+            raise RecipeError("a folder is no recipe", path, "to merge checkpoints name both: INSTRUCT THINKING")
+        text = read_text(path, RecipeError, "the recipe")
         content, lines = parse_yaml_lines(text, path, RecipeError)
         if not isinstance(content, dict):
             raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
