@@ -192,7 +192,6 @@ def parse_yaml_lines(text: str, where: object, error: type[InterpoleError]) -> t
     import yaml
 
     lines: dict[tuple[Any, ...], int] = {}
-    loader = _yaml_loader()(text)
 
     def plain(node: yaml.Node, path: tuple[Any, ...]) -> Any:
         lines.setdefault(path, node.start_mark.line + 1)
@@ -209,6 +208,7 @@ def parse_yaml_lines(text: str, where: object, error: type[InterpoleError]) -> t
         return loader.construct_object(node, deep=True)
 
     with _yaml_problems(where, error):
+        loader = _yaml_loader()(text)
         root = loader.get_single_node()
         if root is None:
             return None, lines

@@ -367,3 +367,10 @@ def test_a_pipe_in_place_of_a_recipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "recipe.yml")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         Recipe.load(tmp_path / "recipe.yml")
+
+
+@pytest.mark.parametrize("text", ["merge_method: lin\x15ear", "a: \x00", "\x1b[0m"])
+def test_control_characters_in_yaml_are_a_recipe_error(tmp_path, text):
+    (tmp_path / "x.yml").write_text(text)
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        Recipe.load(tmp_path / "x.yml")
