@@ -33,6 +33,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "cli",
     "__main__",
 )
+ORDER_WITHIN = {"chat": ("markers", "template", "response", "format", "template_worker")}
 HEAVY = {"torch", "transformers", "inspect_ai", "vllm"}
 MAY_BE_HEAVY = {"engines", "lab", "tasks", "sweep"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
@@ -73,6 +74,16 @@ def test_a_module_imports_only_from_its_own_layer_and_those_before_it(path):
         parts = module.split(".")
         if parts[0] == "interpole" and len(parts) > 1 and parts[1] in LAYERS:
             assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{path.name}:{line} imports {module}, a later layer"
+
+
+@pytest.mark.parametrize("package", ORDER_WITHIN)
+def test_within_a_package_with_an_order_modules_import_only_from_those_before(package):
+    order = ORDER_WITHIN[package]
+    assert {path.stem for path in (SOURCE / package).glob("*.py")} == {"__init__", *order}
+    for number, name in enumerate(order):
+        parts = [module.split(".") for module, _, _ in imports(SOURCE / package / f"{name}.py")]
+        inside = {rest[0] for first, *rest in (one[1:] for one in parts if one[0] == "interpole") if first == package}
+        assert inside <= set(order[:number]), f"{name}.py imports {inside - set(order[:number])}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))

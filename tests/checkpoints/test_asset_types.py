@@ -68,7 +68,7 @@ WRONG = {
     "a special token of Mistral's": (
         "tekken.json", {"special_tokens": [1]}, r"special_tokens", lambda c: added_tokens(c.assets)),
     "tokens beside the vocabulary": (
-        "tokenizer_config.json", {"added_tokens_decoder": {"1": 1}}, r"added_tokens_decoder: entry 0",
+        "tokenizer_config.json", {"added_tokens_decoder": {"1": 1}}, r"added_tokens_decoder\.1",
         lambda c: find_markers(c.assets, None)),
     "an end of turn": (
         "tokenizer_config.json", {"eos_token": {}}, r"eos_token", lambda c: special_variables(c.assets)),

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from interpole.errors import CorruptError
 from interpole.files import read_json
@@ -21,6 +21,7 @@ __all__ = [
     "AddedToken",
     "GenerationConfig",
     "NamedTemplate",
+    "SpecialTokens",
     "TekkenFile",
     "TokenizerConfig",
     "TokenizerFile",
@@ -36,6 +37,14 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Layers = Annotated[int, Field(ge=0, le=100_000)]
 Ids = int | list[int] | None
 Parameters = dict[str, Any]
+
+
+def _content(value: Any) -> Any:
+    return value.get("content") if isinstance(value, dict) else value
+
+
+TokenText = Annotated[str, BeforeValidator(_content)]
+"""A token's text, written as it is or as an object that has it in `content`."""
 
 
 class AddedToken(Foreign):
@@ -95,10 +104,23 @@ class NamedTemplate(Foreign):
     template: str
 
 
+class SpecialTokens(Foreign):
+    """`special_tokens_map.json`; `tokenizer_config.json` says the same and more."""
+
+    bos_token: TokenText | None = None
+    eos_token: TokenText | None = None
+    unk_token: TokenText | None = None
+    sep_token: TokenText | None = None
+    pad_token: TokenText | None = None
+    cls_token: TokenText | None = None
+    mask_token: TokenText | None = None
+
+
 class TokenizerConfig(Foreign):
     """`tokenizer_config.json`, or `chat_template.json`."""
 
     chat_template: str | list[NamedTemplate] | None = None
+    added_tokens_decoder: dict[str, TokenText] | None = None
 
 
 class GenerationConfig(Foreign):
