@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import expit, xlogy
+from scipy.special import expit, ndtr, xlogy
 from scipy.stats import t
 
 from interpole.analysis.intervals import Interval, change_interval, random_effects
@@ -146,6 +146,32 @@ def test_every_link_is_fitted_with_its_strays_from_exact_shares(link):
     assert fitted[0] == pytest.approx(true[0], rel=0.01)
     middle = crossings(true, np.array([0.5]), link)[0]
     assert curves(middle, true, link)[0] == pytest.approx(0.5)
+
+
+def test_sets_with_links_of_their_own_are_fitted_together_as_they_are_alone():
+    names, rng = list(LINKS), np.random.default_rng(4)
+    shares = rng.binomial(300, np.repeat(logistic(0.5, 0.3)[None], len(names), axis=0)) / 300
+    together = fit_curves(GRID, shares, np.full(11, 300.0), names, strays=0.5)
+    alone = [
+        fit_curves(GRID, one[None], np.full(11, 300.0), name, strays=0.5)[0]
+        for name, one in zip(names, shares, strict=True)
+    ]
+    assert together == pytest.approx(np.array(alone), rel=1e-9)
+    near = fit_curves(GRID, shares, np.full(11, 300.0), names, strays=0.5, start=together * 1.02, precision=1e-8)
+    assert near == pytest.approx(together, rel=0.02)  # where it begins does not matter
+
+
+def test_links_are_the_functions_that_they_are_called_after():
+    eta = np.linspace(-4, 4, 9)
+    known = {
+        "logistic": expit(eta),
+        "probit": ndtr(eta),
+        "cloglog": 1 - np.exp(-np.exp(eta)),
+        "loglog": np.exp(-np.exp(-eta)),
+    }
+    for name, share in known.items():
+        assert LINKS[name].chance(eta) == pytest.approx(share, abs=1e-9)
+        assert LINKS[name].inverse(share[1:-2]) == pytest.approx(eta[1:-2], abs=1e-6)
 
 
 def test_intervals_hold_the_truth_where_the_curve_is_not_symmetric():

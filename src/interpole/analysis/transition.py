@@ -179,7 +179,7 @@ def find_transition(evidence: Evidence) -> Transition:
     best = max(weight, key=lambda link: weight[link])
     miss = shares - curves(lams, fitted[best], best)[0]
     misfit = float(np.abs(miss).max())
-    if _bad_fit(evidence, best, miss):
+    if _bad_fit(evidence, fitted, best, miss):
         return _bracketed(evidence, reasons, misfit, [_misfit_note(shares, misfit), *notes])
     on, mid, off = (None if r else x for r, x in zip(reasons, _averaged(evidence, fitted, weight), strict=True))
     links = {link: round(w, 3) for link, w in sorted(weight.items(), key=lambda one: -one[1]) if w >= LIGHT}
@@ -201,33 +201,32 @@ def _slope(lams: Array, shares: Array) -> float:
 
 def _fits(evidence: Evidence) -> tuple[dict[str, Array], dict[str, float]]:
     """Each link's fit (1, 4), and its weight: exp(−deviance / 2), to a sum of 1."""
-    shares, trials = evidence.shares, evidence.trials
-    fitted, deviance = dict[str, Array](), dict[str, float]()
-    for link in LINKS:
-        fitted[link] = fit_curves(evidence.lams, shares[None], trials, link, strays=STRAYS)
-        p = np.clip(curves(evidence.lams, fitted[link], link)[0], 1e-9, 1 - 1e-9)
-        rises = fitted[link][0, 1] > 0
-        deviance[link] = -2 * float(trials @ (xlogy(shares, p) + xlogy(1 - shares, 1 - p))) if rises else math.inf
-    least = min(deviance.values())
-    weight = {link: math.exp(-(value - least) / 2) for link, value in deviance.items()}
-    return fitted, {link: one / sum(weight.values()) for link, one in weight.items()}
+    shares, trials, names = evidence.shares, evidence.trials, list(LINKS)
+    repeated = np.repeat(shares[None], len(names), axis=0)
+    found = fit_curves(evidence.lams, repeated, trials, names, strays=STRAYS)
+    p = np.clip(curves(evidence.lams, found, names), 1e-9, 1 - 1e-9)
+    deviance = np.where(found[:, 1] > 0, -2 * (xlogy(shares, p) + xlogy(1 - shares, 1 - p)) @ trials, math.inf)
+    weight = np.exp(-(deviance - deviance.min()) / 2)
+    weights = (weight / weight.sum()).tolist()
+    return dict(zip(names, found[:, None], strict=True)), dict(zip(names, weights, strict=True))
 
 
-def _refit(evidence: Evidence, link: str, rows: Array | slice = slice(None)) -> Array:
-    """(R, 4) fits of one link to some of the resampled shares, each with random weights on its penalties."""
+def _refit(evidence: Evidence, fitted: Mapping[str, Array], links: Sequence[str]) -> Array:
+    """(R, 4) fits of the resampled shares, each by the link named for it, with random weights on its penalties."""
     assert evidence.draws is not None
     size = (len(evidence.draws), 1)
     yes, no, strays = np.random.default_rng(evidence.seed).exponential(size=(3, *size))
-    some = evidence.draws[rows]
-    options = {"strays": STRAYS * strays[rows], "yes": yes[rows], "no": no[rows], "precision": ROUGH}
-    return fit_curves(evidence.lams, some, evidence.trials, link, **options)
+    start = np.concatenate([fitted[link] for link in links])
+    options = {"strays": STRAYS * strays, "yes": yes, "no": no, "start": start, "precision": ROUGH}
+    return fit_curves(evidence.lams, evidence.draws, evidence.trials, links, **options)
 
 
-def _bad_fit(evidence: Evidence, best: str, missed: Array) -> bool:
+def _bad_fit(evidence: Evidence, fitted: Mapping[str, Array], best: str, missed: Array) -> bool:
     """Whether the best curve misses by more than the tolerance, and by more than the resampled shares miss theirs."""
     if np.abs(missed).max() <= TOLERANCE or evidence.draws is None:
         return bool(np.abs(missed).max() > TOLERANCE)
-    chance = evidence.draws - curves(evidence.lams, _refit(evidence, best), best) - missed
+    refitted = _refit(evidence, fitted, [best] * len(evidence.draws))
+    chance = evidence.draws - curves(evidence.lams, refitted, best) - missed
     return bool(np.mean((chance**2).sum(axis=1) >= (missed**2).sum()) < SIGNIFICANCE)
 
 
@@ -240,12 +239,9 @@ def _averaged(evidence: Evidence, fitted: Mapping[str, Array], weight: Mapping[s
     if evidence.draws is None:
         return [Interval(float(value), math.nan, math.nan) for value in values]
     chosen = np.random.default_rng([evidence.seed, 1]).choice(
-        len(known), size=len(evidence.draws), p=[weight[link] for link in known]
+        known, size=len(evidence.draws), p=[weight[link] for link in known]
     )
-    draws = np.full((len(chosen), len(LEVELS)), np.nan)
-    for i, link in enumerate(known):
-        if (chosen == i).any():
-            draws[chosen == i] = crossings(_refit(evidence, link, chosen == i), levels, link)
+    draws = crossings(_refit(evidence, fitted, chosen.tolist()), levels, chosen.tolist())
     draws = np.clip(draws, lams[0], lams[-1])
     return [percentiles(float(v), column, evidence.num_questions) for v, column in zip(values, draws.T, strict=True)]
 
