@@ -28,6 +28,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "analysis",
     "sweep",
     "search",
+    "serve",
     "report",
     "lab",
     "cli",

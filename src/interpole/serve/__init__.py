@@ -1,0 +1,3 @@
+"""Serving: λ per request behind an OpenAI-compatible endpoint."""
+
+__all__: list[str] = []
