@@ -1,7 +1,7 @@
 """Graders and chat templates in a process of their own: whatever they are given, they cost bounded time and memory.
 
-The guard speaks JSON lines with a worker module (`python -m interpole.tasks.math_worker`). A worker that does not
-answer in time, dies or runs out of memory is replaced, and the question counts as not answered.
+The guard speaks JSON lines with a worker, a file that is run by itself: it starts with what it imports, not with its package.
+A worker that does not answer in time, dies or runs out of memory is replaced, and the question counts as not answered.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from interpole.errors import TaskError
@@ -28,12 +29,13 @@ class Guarded:
     """A worker process, started at the first question and replaced whenever it fails.
 
     Args:
-        module: the worker's module; it calls `serve`.
+        worker: the worker's file; it calls `serve`.
         limit_seconds: the most one answer may cost; starting the worker is not counted.
+        memory_bytes: the most memory the worker may have.
     """
 
-    def __init__(self, module: str, limit_seconds: float) -> None:
-        self.module, self.limit_seconds = module, limit_seconds
+    def __init__(self, worker: Path, limit_seconds: float, memory_bytes: int = _MEMORY_BYTES) -> None:
+        self.worker, self.limit_seconds, self.memory_bytes = worker, limit_seconds, memory_bytes
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         atexit.register(self.close)
@@ -52,7 +54,7 @@ class Guarded:
                 return None
         answer: dict[str, Any] = json.loads(line)
         if problem := answer.get("error"):
-            raise TaskError(problem, where=self.module, remedy=answer.get("remedy", ""))
+            raise TaskError(problem, where=self.worker, remedy=answer.get("remedy", ""))
         return answer
 
     def close(self) -> None:
@@ -62,7 +64,7 @@ class Guarded:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-P", "-m", self.module]
+            command = [sys.executable, "-P", str(self.worker), str(self.memory_bytes)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
@@ -102,13 +104,17 @@ class Guarded:
         self._process = None
 
 
-def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], memory_bytes: int = _MEMORY_BYTES) -> None:
-    """Answer questions until the input ends; run by the worker. An exception in `answer` counts as no result."""
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer questions until the input ends; run by the worker, under the limit of memory that it was started with.
+
+    An exception in `answer` counts as no result.
+    """
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     sys.stdout = sys.stderr  # libraries may print
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
+        memory_bytes = int(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for line in sys.stdin:
         question = json.loads(line)

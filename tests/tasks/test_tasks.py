@@ -308,10 +308,9 @@ serve(answer)
 """
 
 
-def test_the_guard_outlives_whatever_its_worker_does(tmp_path, monkeypatch):
+def test_the_guard_outlives_whatever_its_worker_does(tmp_path):
     (tmp_path / "the_worker.py").write_text(WORKER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    guard = Guarded("the_worker", limit_seconds=1.0)
+    guard = Guarded(tmp_path / "the_worker.py", limit_seconds=1.0)
     assert guard.ask(do="é\n") == {"echo": "é\n"}
     assert guard.ask(do="die") is None
     start = time.monotonic()
@@ -325,11 +324,10 @@ def test_the_guard_outlives_whatever_its_worker_does(tmp_path, monkeypatch):
     guard.close()
 
 
-def test_a_worker_that_cannot_start_is_an_error_with_its_command(tmp_path, monkeypatch):
+def test_a_worker_that_cannot_start_is_an_error_with_its_command(tmp_path):
     (tmp_path / "no_worker.py").write_text("raise SystemExit(1)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(TaskError, match=r"does not start[\s\S]*-m no_worker"):
-        Guarded("no_worker", limit_seconds=1.0).ask(do="x")
+    with pytest.raises(TaskError, match=r"does not start[\s\S]*no_worker\.py"):
+        Guarded(tmp_path / "no_worker.py", limit_seconds=1.0).ask(do="x")
 
 
 def test_a_failed_generation_is_not_graded():

@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from interpole.chat.markers import Markers, markers_in
 from interpole.errors import TaskError
 from interpole.guarded import Guarded
 
-__all__ = ["MEMORY_BYTES", "opens_thinking", "prompt_of", "render"]
+__all__ = ["opens_thinking", "prompt_of", "render"]
 
-MEMORY_BYTES = 2**29
-_LIMIT_SECONDS = 3.0
-_WORKER = Guarded("interpole.chat.template_worker", _LIMIT_SECONDS)
+_WORKER = Guarded(Path(__file__).with_name("template_worker.py"), limit_seconds=3.0, memory_bytes=2**29)
 _PROBE = "How much is 7 + 35?"
 
 
@@ -68,8 +67,11 @@ def _rendered(question: str) -> dict[str, Any]:
     """
     found = _WORKER.ask(**json.loads(question))
     if not found:
-        what = f"the chat template takes more than {_LIMIT_SECONDS:g} seconds or {MEMORY_BYTES / 2**20:,.0f} MiB"
-        raise TaskError(what, remedy="give another template (template_from, chat_template.jinja)")
+        limits = f"{_WORKER.limit_seconds:g} seconds or {_WORKER.memory_bytes / 2**20:,.0f} MiB"
+        raise TaskError(
+            f"the chat template takes more than {limits}",
+            remedy="give another template (template_from, chat_template.jinja)",
+        )
     return found
 
 

@@ -16,7 +16,6 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from interpole.chat.template import MEMORY_BYTES
 from interpole.guarded import serve
 
 __all__: list[str] = []
@@ -71,4 +70,4 @@ def _render_here(question: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(_render_here, MEMORY_BYTES)
+    serve(_render_here)

@@ -35,8 +35,8 @@ __all__ = [
     "regex",
 ]
 
-_MATH = Guarded("interpole.tasks.math_worker", limit_seconds=10.0)  # OpenCompass' own limit
-_REGEX = Guarded("interpole.tasks.regex_worker", limit_seconds=2.0)
+_MATH = Guarded(Path(__file__).with_name("math_worker.py"), limit_seconds=10.0)  # OpenCompass' own limit
+_REGEX = Guarded(Path(__file__).with_name("regex_worker.py"), limit_seconds=2.0)
 _ESCAPES = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", "\v": "v"}  # what JSON makes of \beta, \frac, \neq …
 _PAPER_CHOICE = re.compile(r"(?i)ANSWER\s*:\s*([A-D])")
 

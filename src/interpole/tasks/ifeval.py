@@ -22,7 +22,7 @@ from interpole.tasks.data import Text, distinct, fetch, read_jsonl
 __all__ = ["SAMPLER", "load"]
 
 SAMPLER = Sampler(temperature=0.6, top_p=0.95, top_k=20, max_tokens=65_536)
-_CHECKERS = Guarded("interpole.tasks.ifeval_worker", limit_seconds=30.0)
+_CHECKERS = Guarded(Path(__file__).with_name("ifeval_worker.py"), limit_seconds=30.0)
 _REMEDY = "give the published file: --data ifeval_input_data.jsonl"
 
 
