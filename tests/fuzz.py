@@ -1,5 +1,7 @@
 """Hostile files, many of them: every command on inputs with one thing wrong in one file, each in a process of its own.
 
+The processes are forked from one that has imported everything, so that an input costs what the command does and not its imports.
+
     python tests/fuzz.py --inputs 5000        # prints a table; exit 1 if anything was not held
     python tests/fuzz.py --seconds 120 --seed 7
 
@@ -10,9 +12,11 @@ written but what the command may write. An input is named by its seed; `--only S
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import random
 import resource
 import shutil
@@ -58,13 +62,19 @@ COMMANDS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [  # name, what i
     ("runs list", ("run",), ("runs", "list", ".")),
     ("runs merge", ("run",), ("runs", "merge", "run", "other", "-o", "out")),
     ("report", ("run",), ("report", "run", "-o", "out.html")),
+    ("recommend run", ("run",), ("recommend", "run", "--max-tokens", "500")),
+    ("watch", ("run",), ("watch", "run", "--json")),
+    ("plot run", ("run",), ("plot", "run", "--figure", "3", "-o", "out.svg")),
+    ("search", ("space.yml",), ("search", "space.yml", "--trials", "1", "-o", "out")),
+    ("search again", ("found",), ("search", "space.yml", "--trials", "1", "-o", "found")),
     ("plot csv", ("curves.csv",), ("plot", "curves.csv", "--figure", "3", "-o", "out.svg")),
     ("sweep plan", ("sweep.yml",), ("sweep", "sweep.yml", "--dry-run", "-o", "out")),
     ("sweep task", ("questions.jsonl",), ("sweep", *PAIR, *TASK, *SCRIPTED, "-o", "out")),
     ("sweep pair", ("instruct", "thinking"), ("sweep", *PAIR, *TASK, *SCRIPTED, "-o", "out")),
     ("sweep again", ("run",), ("sweep", "sweep.yml", "-o", "run")),
+    ("sweep stopped", ("stopped",), ("sweep", "sweep.yml", "-o", "stopped")),
 ]  # fmt: skip
-WRITES = {"run", "out", "out.html", "out.svg", ".interpole"}
+WRITES = {"run", "found", "stopped", "out", "out.html", "out.svg", ".interpole"}
 """Names at the top of the folder that a command may make or change."""
 
 STRANGE: list[Callable[[random.Random], object]] = [
@@ -242,9 +252,19 @@ def build(world: Path) -> None:
     from interpole.lab import shipped
 
     tokenizer = shipped().thinking
+    base, sizes = (
+        tiny.tensors(0, layers=2, vocab=292),
+        {
+            "vocab_size": 292,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "intermediate_size": 32,
+            "eos_token_id": 289,
+        },
+    )
     for number, side in enumerate((*PAIR, "fp8")):
-        weights = tiny.tensors(number, layers=2, vocab=292)
-        sizes = {"vocab_size": 292, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
+        change = tiny.tensors(number, layers=2, vocab=292)  # of one base, as the doctor wants a pair
+        weights = {name: (0.95 * base[name] + 0.05 * change[name]).astype(base[name].dtype) for name in base}
         tiny.write(world / side, weights, shards=2, config=sizes)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copyfile(tokenizer / name, world / side / name)
@@ -290,14 +310,33 @@ def build(world: Path) -> None:
         f"math,{lam},30,4,{mean},{tokens},{think}"
         for lam, mean, tokens, think in ((0, 0.3, 100, 0), (0.5, 0.6, 300, 0.6), (1, 0.7, 900, 1))
     )
+    (world / "space.yml").write_text(
+        f"{sources}tasks: [questions.jsonl]\nsamples: 1\nlambdas: [0, 1]\nspace: {{lambda: [0.3, 1], groups: 2}}\n"
+        "finalists: 1\nengine: scripted\nengine_options: {script: script.json}\n"
+    )
     (world / "curves.csv").write_text("\n".join(["task,lam,questions,samples,mean,tokens,think", *lines]) + "\n")
     before = Path.cwd()
     os.chdir(world)
     try:
         for out in ("run", "other"):
             app(["sweep", "sweep.yml", "-o", out, "--no-doctor"], standalone_mode=False)
+        app(["search", "space.yml", "--trials", "1", "-o", "found"], standalone_mode=False)
+        _stop(Path("stopped"))
     finally:
         os.chdir(before)
+
+
+def _stop(run: Path) -> None:
+    """Make `run`: a copy of the run folder `run` as a kill at its last point leaves it."""
+    shutil.copytree("run", run)
+    content = json.loads((run / "run.json").read_text())
+    last = content["entries"][-1]
+    (part,) = last["parts"]
+    (run / last["folder"] / part["log"]).unlink()
+    part |= {"status": "planned", "log": None}
+    (run / "run.json").write_text(json.dumps(content))
+    answers = [[f"{number:032x}", "<think>\nhm\n</think>\n\n2", 5, "stop", False] for number in range(2)]
+    (run / last["folder"] / "sample-1.answers.jsonl").write_text("".join(json.dumps(one) + "\n" for one in answers))
 
 
 def _made(world: Path) -> None:
@@ -378,7 +417,8 @@ def _run(folder: Path, words: tuple[str, ...]) -> tuple[str, str]:
     child = os.fork()
     if child == 0:
         _in_child(folder, words, said)
-    deadline = time.monotonic() + SECONDS
+    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # where others take the cores, a second lasts longer
+    deadline = time.monotonic() + SECONDS * crowd
     status = None
     while status is None and time.monotonic() < deadline:
         pid, code = os.waitpid(child, os.WNOHANG)
@@ -388,7 +428,7 @@ def _run(folder: Path, words: tuple[str, ...]) -> tuple[str, str]:
     if status is None:
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return f"hangs ({SECONDS} s)", said.read_text(errors="replace")
+        return f"hangs ({SECONDS * crowd:.0f} s)", said.read_text(errors="replace")
     told = said.read_text(errors="replace")
     if os.WIFSIGNALED(status):
         return f"killed by {signal.Signals(os.WTERMSIG(status)).name}", told
@@ -412,6 +452,7 @@ def _in_child(folder: Path, words: tuple[str, ...], said: Path) -> None:
     os.dup2(out, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     code = 70
     try:
         from interpole.cli import main
@@ -431,6 +472,15 @@ def _in_child(folder: Path, words: tuple[str, ...], said: Path) -> None:
         os._exit(code)
 
 
+def _import_all() -> None:
+    """Import what the commands would, once for all that are forked from here."""
+    import interpole
+
+    for module in pkgutil.walk_packages(interpole.__path__, "interpole."):
+        if not module.name.endswith(("__main__", "_worker", ".vllm")):
+            importlib.import_module(module.name)
+
+
 def fuzz(
     inputs: int, seconds: float, seed: int = 0, jobs: int = 1
 ) -> tuple[dict[str, Counter[str]], list[tuple[int, str, str, str]]]:
@@ -439,8 +489,7 @@ def fuzz(
     Returns:
         How the inputs of each command ended, and those that were not held.
     """
-    import interpole.cli.show  # noqa: F401  (what every child would import)
-
+    _import_all()
     table: dict[str, Counter[str]] = defaultdict(Counter)
     wrong = []
     start = time.monotonic()

@@ -1,5 +1,7 @@
 """RemoteModel models: a real HTTP server answers, refuses, breaks and hangs; and the tiny pair is served through one."""
 
+import asyncio
+import base64
 import gzip
 import json
 import threading
@@ -11,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from interpole.chat import Markers
+from interpole.engines.api_key import ApiKey
 from interpole.engines.base import Request
 from interpole.engines.openai import OpenAIEngine
+from interpole.engines.process import EngineProcess
 from interpole.errors import EngineError, RunError
 from interpole.lab import shipped
 from interpole.records import Generation, Outcome, Sampler
@@ -287,7 +291,31 @@ def test_requests_are_abandoned_and_the_model_may_change():
 SECRET = "sk-open/sesame+1"
 
 
-@pytest.mark.parametrize("spelt", [SECRET, "sk-open\\/sesame+1", "sk-open%2Fsesame%2B1"])
+SPELT = {
+    "as it is": SECRET,
+    "JSON": "sk-open\\/sesame+1",
+    "an address": "sk-open%2Fsesame%2B1",
+    "backwards": "1+emases/nepo-ks",
+    "capitals": "SK-OPEN/SESAME+1",
+    "hexadecimal": "736b2d6f70656e2f736573616d652b31",
+    "base64": base64.b64encode(f"{SECRET}".encode()).decode(),
+    "base64 of more": base64.b64encode(f"Bearer {SECRET}, and more".encode()).decode(),
+    "base64 of other": base64.urlsafe_b64encode(f"user:{SECRET}, and more".encode()).decode(),
+    "letter by letter": " ".join(SECRET),
+}
+
+
+def test_a_key_is_found_however_a_server_spells_it(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    key = ApiKey("OPENAI_API_KEY")
+    for kind, spelt in SPELT.items():
+        shown = key.redacted(f"you sent {spelt}!")
+        assert "[API key]" in shown, kind
+        assert len(shown) < len("you sent [API key]!") + (30 if "base64 of" in kind else 5), kind
+    assert key.redacted("open sesame; sk-open; c2stb3Bl") == "open sesame; sk-open; c2stb3Bl"
+
+
+@pytest.mark.parametrize("spelt", [SECRET, SPELT["JSON"], SPELT["backwards"], SPELT["base64"]])
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_key_that_a_server_quotes_is_cut_out(monkeypatch, spelt, status):
     monkeypatch.setenv("OPENAI_API_KEY", f"  {SECRET}\n")
@@ -322,6 +350,35 @@ def test_the_server_says_when_to_come_again():
         start = time.monotonic()
         assert ask(open_at(endpoint))[0].text == "7"
     assert 0.6 <= time.monotonic() - start < 5
+
+
+def test_a_wait_that_the_server_asks_for_is_told_once_however_many_wait():
+    told = []
+
+    async def until_told(engine):
+        waiting = [asyncio.ensure_future(engine.answer("[]", SAMPLER, seed)) for seed in range(3)]
+        while not told or len(endpoint.asked) < 3:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)  # two signs of life in which it could be told again
+        for one in waiting:
+            one.cancel()
+
+    spec = {"engine": "openai", "recipe": None, "options": {}}
+    with serving(lambda _: (429, "slow down", {"Retry-After": "300"})) as endpoint:
+        with EngineProcess(spec, report=told.append) as engine:
+            engine.load({"base_url": endpoint.url, "model": "m", "markers": MARKERS})
+            asyncio.run(until_told(engine))
+        assert told == [f"127.0.0.1:{endpoint.server_port}: HTTP 429: slow down: attempt 2 of 7 in 300 s"]
+
+
+def test_a_request_ends_with_all_its_waits_when_its_time_is_up(monkeypatch):
+    monkeypatch.setattr("interpole.engines.openai.LONGEST_WAIT_SECONDS", 0.4)
+    with serving(lambda _: (503, "later", {"Retry-After": "86400"})) as endpoint:
+        engine = open_at(endpoint, retries=1000, timeout_seconds=0.5)
+        engine.add(Request(0, "[]", SAMPLER, 0))
+        shown = str(drain(engine, 1)[0].error)
+    assert "attempts: HTTP 503: later" in shown
+    assert int(shown.split()[3]) <= 3
 
 
 def test_a_request_that_is_refused_is_not_repeated():

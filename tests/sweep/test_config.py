@@ -68,7 +68,7 @@ def test_code_that_a_file_names_is_run_on_the_users_word_only(tmp_path, monkeypa
     else:
         content |= {"engine": "vllm", "engine_options": {"dtype": "float32", "worker_cls": "theirs.Worker"}}
         named = "engine vllm: worker_cls: theirs.Worker"
-    assert SweepConfig.of(content).code == (named,)
+    assert SweepConfig.of(content).code() == (named,)
     if command == "search":
         content["space"] = {"lambda": [0, 1]}
     (tmp_path / "file.yml").write_text(json.dumps(content))
@@ -79,6 +79,34 @@ def test_code_that_a_file_names_is_run_on_the_users_word_only(tmp_path, monkeypa
     assert "--trust" in refused.exception.remedy
     trusted = CliRunner().invoke(app, [command, "--trust", "file.yml", "--out", "run"])
     assert f"runs {named}" in trusted.stderr  # and then fails: there are no such models
+
+
+def test_code_of_a_file_that_the_command_line_replaces_is_neither_run_nor_asked_about(tmp_path):
+    content = {"sources": {"instruct": "a", "thinking": "b"}, "lambdas": [0.0], "tasks": [{"task": "theirs.py@one"}]}
+    options = {"worker_cls": "theirs.Worker", "enforce_eager": True}
+    content |= {"engine": "vllm", "engine_options": options}
+    (tmp_path / "file.yml").write_text(json.dumps(content))
+    (tmp_path / "theirs.py").touch()
+    mine = {"tasks": [{"task": "q.jsonl", "grader": "python:mine.grade"}], "engine_options": {"worker_cls": "mine.W"}}
+    taken = SweepConfig.load(tmp_path / "file.yml", mine)
+    assert taken.tasks[0].grader == "python:mine.grade"
+    assert taken.engine_options == {"worker_cls": "mine.W", "enforce_eager": True}
+    assert taken.code(mine) == ()
+    assert len(taken.code()) == 2
+    for part, named in (("tasks", "worker_cls: theirs.Worker"), ("engine_options", "task theirs.py@one")):
+        with pytest.raises(RunError) as refused:
+            SweepConfig.load(tmp_path / "file.yml", {part: mine[part]})
+        assert named in str(refused.value)
+        assert "mine" not in str(refused.value)
+
+
+def test_options_of_a_file_are_judged_for_the_engine_that_the_command_line_names(tmp_path):
+    content = {"sources": {"instruct": "a", "thinking": "b"}, "lambdas": [0.0], "tasks": ["q.jsonl"]}
+    (tmp_path / "file.yml").write_text(json.dumps(content | {"engine_options": {"dtype": "float32"}}))
+    assert SweepConfig.load(tmp_path / "file.yml", {"engine": "vllm"}).engine == "vllm"
+    (tmp_path / "file.yml").write_text(json.dumps(content | {"engine_options": {"device": "theirs.Device"}}))
+    with pytest.raises(RunError, match=r"names code to run: engine vllm: device: theirs\.Device"):
+        SweepConfig.load(tmp_path / "file.yml", {"engine": "vllm"})
 
 
 def test_a_grader_of_the_command_line_and_what_names_no_code_need_no_word_more(tmp_path, monkeypatch):
@@ -92,5 +120,5 @@ def test_a_grader_of_the_command_line_and_what_names_no_code_need_no_word_more(t
     assert not tasks.code_of("x" * 5000)
     options = {"dtype": "bfloat16", "max_rows": 4, "enforce_eager": True, "trust_remote_code": False}
     content = {"sources": {"instruct": "a", "thinking": "b"}, "lambdas": "0", "tasks": "arithmetic", "engine": "vllm"}
-    assert not SweepConfig.of(content | {"engine_options": options}).code
-    assert SweepConfig.of(content | {"engine_options": {"trust_remote_code": True}}).code
+    assert not SweepConfig.of(content | {"engine_options": options}).code()
+    assert SweepConfig.of(content | {"engine_options": {"trust_remote_code": True}}).code()

@@ -122,7 +122,7 @@ def search(
     from interpole.search.space import SpaceFile
 
     file = SpaceFile.load(space, trust=trust)
-    say_what_is_run(file.sweep.code)
+    say_what_is_run(file.sweep.code())
     file = file if trials is None else file.model_copy(update={"trials": trials})
     with sweep_bar() as on_progress:
         found = optuna_search.run(file, out, on_progress=on_progress)

@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["start", "sweep"]
 
 LAMBDAS = "0:1:0.1"
-MERGED = (
-    "sampler",
-    "engine_options",
-    "template_variables",
-    "recipe",
-)  # settings given are put over the file's one by one
 
 Temperature = Annotated[
     float | None,
@@ -331,12 +325,12 @@ def _config(
     if instruct is not None and thinking is None:
         if profile:
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
-        given = _over_file(file_not_model(instruct, "a sweep"), given, trust=trust)
-    else:
-        pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
-        defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})
-        given = defaults | given | pair
-    return SweepConfig.of(given, instruct or "the sweep")
+        config = SweepConfig.load(file_not_model(instruct, "a sweep"), given, trust=trust)
+        say_what_is_run(config.code(given))
+        return config
+    pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
+    defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})
+    return SweepConfig.of(defaults | given | pair, instruct or "the sweep")
 
 
 def _recipe(layers: str | None, skip: Sequence[str], embeddings: str | None, *, extrapolate: bool) -> dict[str, Any]:
@@ -344,18 +338,6 @@ def _recipe(layers: str | None, skip: Sequence[str], embeddings: str | None, *, 
 
     rules = ablation(layers, skip, embeddings)
     return ({"rules": rules} if rules else {}) | ({"extrapolate": True} if extrapolate else {})
-
-
-def _over_file(path: Path, given: dict[str, Any], *, trust: bool) -> dict[str, Any]:
-    """Settings given on the command line over those of a SWEEP.yml; what code the file names is run on the user's word only."""
-    from interpole.sweep.config import KEY, SweepConfig
-
-    said = given.get("engine_options", {})
-    config = SweepConfig.load(path, said.get("api_key_env", KEY), trust=trust)
-    say_what_is_run(config.code)
-    written = config.model_dump(exclude_unset=True, by_alias=True)
-    both = {name: written.get(name, {}) | given.get(name, {}) for name in MERGED}
-    return written | given | both
 
 
 def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dict[str, Any]:

@@ -68,11 +68,13 @@ class Engine(ABC):
         where: what the weights are now, as `load` was told; None: nowhere yet.
         progress: grows whenever something moves (a step, a reply). Where it stands still for long, the engine hangs.
         patience_seconds: for how long it may wait for somebody else, in which nothing moves.
+        notice: what whoever waits for it should know, in words; the last thing that was.
     """
 
     where: Any = None
     progress: int = 0
     patience_seconds: float = 0.0
+    notice: str = ""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -48,10 +48,13 @@ class _Voice:
         self.say(key, type=type(error).__name__, error=[error.what, error.where, error.remedy])
 
     def beat(self) -> None:
-        """Say for ever that the child lives."""
+        """Say for ever that the child lives, and each notice of its engine once."""
+        said = ""
         while True:
+            notice = "" if self.engine is None else self.engine.notice
+            news, said = {"notice": notice} if notice != said else {}, notice
             with suppress(OSError, ValueError):  # the parent has gone: `_orders` ends the process
-                self.say(-1, progress=0 if self.engine is None else self.engine.progress)
+                self.say(-1, progress=0 if self.engine is None else self.engine.progress, **news)
             time.sleep(BEAT_SECONDS)
 
 

@@ -1,8 +1,8 @@
 """The engine over HTTP: any OpenAI-compatible endpoint, for points that somebody else serves.
 
 Requests go out side by side. What may pass (rate limits, server errors, broken connections, replies that make no sense) is tried
-again after growing waits, or when the server says; what does not pass fails one sample, whatever it is. Replies are bounded in
-time and size. An endpoint that cannot be reached at all fails the engine. The API key comes from the environment and is neither
+again after growing waits, or when the server says, which is told; what does not pass fails one sample, whatever it is. Replies are
+bounded in time and size, and so is one request with all its attempts and waits. An endpoint that cannot be reached at all fails the engine. The API key comes from the environment and is neither
 written down nor shown, also where a server quotes it.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import re
 import threading
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,11 +20,12 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import httpx
 
 from interpole.chat import Markers
+from interpole.engines.api_key import ApiKey
 from interpole.engines.base import Engine, Finished, RemoteModel, Request
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
@@ -36,8 +35,8 @@ __all__ = ["OpenAIEngine", "RequestRejected", "RetryableError", "open_openai"]
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT_SECONDS = 600.0
+NOTICED_SECONDS = 5.0  # shorter waits are not worth a line
 MOST_TOKENS = 10_000_000  # of one response; a server that counts more makes no sense
-SHORTEST_SECRET = 8  # characters; a shorter key ("EMPTY", "x") is none, and would be found in any text
 
 
 class RetryableError(Exception):
@@ -59,35 +58,6 @@ class RequestRejected(EngineError):  # noqa: N818 (the field's word)
         hint = "is the API key right?" if status in (401, 403) else "see what it says; extra_body changes requests"
         super().__init__(f"the endpoint refuses, HTTP {status}: {text}", url, hint)
         self.status = status
-
-
-class _Key:
-    """The API key: sent, never shown."""
-
-    def __init__(self, variable: str) -> None:
-        """Take it from the environment, without the line end it may have come with.
-
-        Raises:
-            EngineError: no name of a variable, or its value is no key.
-        """
-        if not re.fullmatch(r"[A-Za-z_]\w*", variable):  # it may be the key itself: not quoted
-            raise EngineError("api_key_env is no name of an environment variable", remedy="give the name, not the key")
-        self._key = os.environ.get(variable, "").strip()
-        if not re.fullmatch(r"[!-~]*", self._key):
-            raise EngineError(f"the value of {variable} is no API key", remedy="it has blanks or odd characters in it")
-        spellings = {self._key, quote(self._key, safe=""), self._key.replace("/", "\\/")}
-        self._spellings = spellings if len(self._key) >= SHORTEST_SECRET else set()
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What it makes of a request."""
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
-
-    def redacted(self, text: str) -> str:
-        """`text` without the key."""
-        for spelling in self._spellings:
-            text = text.replace(spelling, "[API key]")
-        return text
 
 
 class OpenAIEngine(Engine):
@@ -112,7 +82,8 @@ class OpenAIEngine(Engine):
             connections: most requests at the same time.
             retries: how often one request is tried again.
             backoff_seconds: the first wait; each further one is twice as long.
-            timeout_seconds: the longest that one attempt may take, from its first byte to the reply's last.
+            timeout_seconds: the longest that one attempt may take, from its first byte to the reply's last; with all
+                attempts and waits a request may take ten minutes more.
             max_reply_bytes: the longest reply that is read.
             api_key_env: the environment variable that holds the key; unset: none is sent.
             extra_body: put into every request; what is null is left out of it.
@@ -126,7 +97,7 @@ class OpenAIEngine(Engine):
         self._retries, self._backoff_seconds = retries, backoff_seconds
         self._timeout_seconds, self._max_reply_bytes = timeout_seconds, max_reply_bytes
         self.patience_seconds = max(timeout_seconds, LONGEST_WAIT_SECONDS) + 60
-        self._key = _Key(api_key_env)
+        self._key = ApiKey(api_key_env)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout_seconds, connect=30.0),
             limits=httpx.Limits(max_connections=connections),
@@ -138,6 +109,7 @@ class OpenAIEngine(Engine):
         self._done: SimpleQueue[Finished] = SimpleQueue()
         self._running: dict[int, Future[None]] = {}
         self._served: RemoteModel | None = None
+        self._waits_until = 0.0  # the end of the wait that was said last
 
     def versions(self) -> dict[str, str]:
         """The name, the kind of requests, and what was put into them; nothing is known of the server."""
@@ -231,6 +203,7 @@ class OpenAIEngine(Engine):
 
     async def _send(self, method: str, url: str, body: Any = None, read: Callable[[Any], Any] = lambda _: None) -> Any:
         """One exchange, tried again where that may help; `read` makes sense of the reply, or raises."""
+        deadline = self._loop.time() + self._timeout_seconds + LONGEST_WAIT_SECONDS
         for attempt in range(self._retries + 1):
             try:
                 return await self._try(method, url, body, read)
@@ -238,11 +211,21 @@ class OpenAIEngine(Engine):
                 last = error
             finally:
                 self.progress += 1
-            if attempt < self._retries:
-                wait = self._backoff_seconds * 2**attempt * self._jitter.uniform(0.75, 1.25)
-                await asyncio.sleep(min(max(wait, last.wait_seconds), LONGEST_WAIT_SECONDS))
+            wait = self._backoff_seconds * 2**attempt * self._jitter.uniform(0.75, 1.25)
+            wait = min(max(wait, last.wait_seconds), LONGEST_WAIT_SECONDS)
+            if attempt == self._retries or self._loop.time() + wait > deadline:
+                break
+            self._say_wait(wait, f"{last}: attempt {attempt + 2} of {self._retries + 1}", url)
+            await asyncio.sleep(wait)
         kind = _UnreachableError if last.unreachable else EngineError
-        raise kind(f"given up after {self._retries + 1} attempts: {last}", url, "run the same command again later")
+        raise kind(f"given up after {attempt + 1} attempts: {last}", url, "run the same command again later")
+
+    def _say_wait(self, seconds: float, what: str, url: str) -> None:
+        """Say a wait that somebody would notice, and once where many requests wait for the same."""
+        now = self._loop.time()
+        if seconds >= NOTICED_SECONDS and now + seconds > self._waits_until + seconds / 2:
+            self._waits_until = now + seconds
+            self.notice = f"{urlsplit(url).netloc}: {what} in {seconds:.0f} s"
 
     async def _try(self, method: str, url: str, body: Any, read: Callable[[Any], Any]) -> Any:
         """One attempt."""
@@ -278,7 +261,7 @@ class OpenAIEngine(Engine):
         Raises:
             RetryableError: it is longer, or cannot be decoded.
         """
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        encoding = self._key.redacted(response.headers.get("content-encoding", "identity").strip().lower())
         if encoding not in ("identity", "gzip", "x-gzip", "deflate", ""):
             raise RetryableError(f"the reply is encoded as {encoding[:40]!r}, which was not asked for")
         inflate = None if encoding in ("identity", "") else zlib.decompressobj(wbits=47)  # either header

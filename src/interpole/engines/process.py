@@ -30,6 +30,7 @@ __all__ = ["START_SECONDS", "EngineProcess"]
 
 Message = dict[str, Any]
 COMMAND = (sys.executable, "-P", "-m", "interpole.engines.child")
+MOST_NOTICE = 600  # characters
 START_SECONDS = 20.0
 """How much longer than `hang_seconds` a child may be silent that starts, opens or loads: imports hold up all its threads."""
 
@@ -64,7 +65,7 @@ class EngineProcess:
             command: the program to run; it speaks as `engines.child` does.
             max_failures: how many failures of one place are borne.
             hang_seconds: how long a child that should generate may stand still, though it lives.
-            report: told in a sentence of every failure.
+            report: told in a sentence of every failure, and of what the engine waits for where it says so.
         """
         self._command, self._max_failures, self._hang_seconds = command, max_failures, hang_seconds
         self._report = report
@@ -262,6 +263,8 @@ class EngineProcess:
         """Pass a reply on. Returns what is wrong where a new child did not reach the old one's weights."""
         if "generation" in reply:
             reply["generation"] = Generation(*reply["generation"])
+        if reply.get("notice"):
+            self._tell(str(reply["notice"])[:MOST_NOTICE])
         if "versions" in reply:
             self._patience_seconds = float(reply["patience_seconds"])
         with self._lock:

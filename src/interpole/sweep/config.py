@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -23,6 +24,9 @@ __all__ = ["KEY", "PointConfig", "SweepConfig", "TaskConfig", "dial_name"]
 
 KEY = "OPENAI_API_KEY"
 """The environment variable whose key an endpoint gets, unless the user says another."""
+MERGED = ("sampler", "engine_options", "recipe", "template_variables")
+"""Settings in which a name that is said goes before the same name below it; of the others the whole."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def dial_name(lam: float) -> str:
@@ -297,20 +301,34 @@ class SweepConfig(Strict):
         """The environment variable whose key is sent to `base_urls`."""
         return str(self.engine_options.get("api_key_env", KEY)) if self.served else ""
 
-    @property
-    def code(self) -> tuple[str, ...]:
+    def code(self, said: Mapping[str, Any] = NOTHING) -> tuple[str, ...]:
         """What a run would run of code that the settings name: graders, tasks in files, an engine's own options.
 
         Where nobody lists an engine's options, texts, lists and mappings may name code too.
+
+        Args:
+            said: settings that are left out, being the user's own word.
         """
-        named = [(f"task {one.task}", code_of(one.task, one.grader)) for one in self.tasks]
+        tasks = () if "tasks" in said else self.tasks
+        named = [(f"task {one.task}", code_of(one.task, one.grader)) for one in tasks]
         if self.kind.options is None:
-            options = self.engine_options.items()
+            own = said.get("engine_options", {})
+            options = [(name, value) for name, value in self.engine_options.items() if name not in own]
             named += [(f"engine {self.engine}", f"{name}: {value}") for name, value in options if _may_run(name, value)]
         return tuple(f"{what}: {code}" for what, code in named if code)
 
+    def under(self, said: Mapping[str, Any], where: object = "the sweep") -> Self:
+        """These settings below others, which are checked together.
+
+        Raises:
+            RunError: as `of`.
+        """
+        own = self.model_dump(exclude_unset=True, by_alias=True)
+        both = {name: own.get(name, {}) | said[name] for name in MERGED if name in said}
+        return self.of(own | said | both, where)
+
     @classmethod
-    def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> SweepConfig:
+    def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> Self:
         """Check `content`, which the caller vouches for.
 
         Raises:
@@ -320,23 +338,24 @@ class SweepConfig(Strict):
 
     @classmethod
     def written(
-        cls, content: Mapping[str, Any], path: Path, key_variable: str = KEY, *, trust: bool = False
-    ) -> SweepConfig:
-        """Check what a file says, which may be a stranger's: it chooses neither what is run nor which secret is sent to whom.
+        cls, content: Mapping[str, Any], path: Path, said: Mapping[str, Any] = NOTHING, *, trust: bool = False
+    ) -> Self:
+        """What a file says, which may be a stranger's: it chooses neither what is run nor which secret is sent to whom.
 
         Args:
             content: of the file.
             path: the file.
-            key_variable: the environment variable whose key may be sent.
-            trust: run the code that it names (`code`).
+            said: settings over the file's, which the caller vouches for.
+            trust: run the code that the file names (`code`), so far as nothing else was said.
 
         Raises:
             RunError: as `of`; or it names code, without trust; or it asks for the value of another variable.
         """
         config = cls.of(content, path)
-        if config.code and not trust:
-            raise RunError(f"the file names code to run: {'; '.join(config.code)}", path, "if you trust it: --trust")
-        if config.key_variable not in ("", KEY, key_variable):
+        config = config.under(said, path) if said else config
+        if not trust and (code := config.code(said)):
+            raise RunError(f"the file names code to run: {'; '.join(code)}", path, "if you trust it: --trust")
+        if config.key_variable not in ("", KEY, said.get("engine_options", {}).get("api_key_env")):
             raise RunError(
                 f"the file asks for the value of {config.key_variable} to be sent to {', '.join(config.base_urls)}",
                 path,
@@ -345,14 +364,14 @@ class SweepConfig(Strict):
         return config
 
     @classmethod
-    def load(cls, path: StrPath, key_variable: str = KEY, *, trust: bool = False) -> SweepConfig:
-        """Read `sweep.yml`; `key_variable`, `trust`: see `written`.
+    def load(cls, path: StrPath, said: Mapping[str, Any] = NOTHING, *, trust: bool = False) -> Self:
+        """Read `sweep.yml`; `said`, `trust`: see `written`.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
         """
         path = Path(path)
-        return cls.written(read_yaml(path, RunError, "the sweep"), path, key_variable, trust=trust)
+        return cls.written(read_yaml(path, RunError, "the sweep"), path, said, trust=trust)
 
 
 def _over_profile(given: Mapping[str, Any]) -> dict[str, Any]:
