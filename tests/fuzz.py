@@ -487,7 +487,7 @@ def fuzz(
     """Try inputs until there were so many, or the time is up.
 
     Returns:
-        How the inputs of each command ended, and those that were not held.
+        How the inputs of each command ended, and those that were not held, which are told on stderr as they come.
     """
     _import_all()
     table: dict[str, Counter[str]] = defaultdict(Counter)
@@ -502,6 +502,7 @@ def fuzz(
                 table[name][ended if ended in ("done", "held") else "not held"] += 1
                 if ended not in ("done", "held"):
                     wrong.append((number, name, ended, what))
+                    print(*wrong[-1], sep=" · ", file=sys.stderr, flush=True)
                 if time.monotonic() - start > seconds:
                     pool.terminate()
                     break

@@ -54,7 +54,9 @@ def _pattern(key: str) -> re.Pattern[str]:
         spellings |= {text, quote(text, safe=""), json.dumps(text)[1:-1], text.replace("/", r"\/"), html.escape(text)}
         spellings |= {data.hex(sep) for sep in (" ", ":", "-")} | {data.hex()}
         spellings |= {"".join(f"{before}{byte:02x}" for byte in data) for before in ("%", "\\x", "\\u00", "0x")}
-        spellings |= {", ".join(f"{before}{byte:{kind}}" for byte in data) for before, kind in (("0x", "02x"), ("", "d"))}
+        spellings |= {
+            ", ".join(f"{before}{byte:{kind}}" for byte in data) for before, kind in (("0x", "02x"), ("", "d"))
+        }
         spellings |= {"".join(f"&#{before}{byte:{kind}};" for byte in data) for before, kind in (("x", "x"), ("", "d"))}
         spellings |= {between.join(text) for between in (" ", "-", "\n", ", ", "\0")} | {repr(text)[1:-1]}
         for number in range(3):  # what stands before it decides where its base64 begins

@@ -1,9 +1,9 @@
 """The engine over HTTP: any OpenAI-compatible endpoint, for points that somebody else serves.
 
 Requests go out side by side. What may pass (rate limits, server errors, broken connections, replies that make no sense) is tried
-again after growing waits, or when the server says, which is told; what does not pass fails one sample, whatever it is. Replies are
-bounded in time and size, and so is one request with all its attempts and waits. An endpoint that cannot be reached at all fails the engine. The API key comes from the environment and is neither
-written down nor shown, also where a server quotes it.
+again after growing waits, or when the server says, which is told; what does not pass fails one sample, whatever it is. Replies
+are bounded in time and size, and so is a request with all its attempts and waits. An endpoint that cannot be reached at all fails
+the engine. The API key comes from the environment and is not written down or shown, also where a server quotes it (`api_key`).
 """
 
 from __future__ import annotations

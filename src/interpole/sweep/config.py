@@ -325,7 +325,7 @@ class SweepConfig(Strict):
         """
         own = self.model_dump(exclude_unset=True, by_alias=True)
         both = {name: own.get(name, {}) | said[name] for name in MERGED if name in said}
-        return self.of(own | said | both, where)
+        return self.of({**own, **said, **both}, where)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> Self:
