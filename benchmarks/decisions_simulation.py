@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from interpole.analysis.compare import holm
 from interpole.analysis.intervals import change_interval, share_interval
 from interpole.analysis.metrics import Difference
+from interpole.analysis.pareto import LIKELY, SURE, membership, on_front
 from interpole.analysis.selection import critical, noise, optimism
 from interpole.analysis.stages import MARGIN
 
@@ -87,6 +88,46 @@ def over_thinking(size: tuple[int, int], gain: float, repeats: int) -> str:
     return f"| {size[0]} × {size[1]} | {100 * gain:+g} points | {shares} |"
 
 
+def dial(rng: np.random.Generator, questions: int, k: int, effect: Array) -> tuple[Array, Array, Array]:
+    """(Q, L) shares of right answers, and lengths, which rise with λ; (L,) which λ are on the front of what is true."""
+    ease, long = rng.beta(1.5, 1.0, (20_000, 1)), np.exp(rng.normal(0, 0.4, (questions, 1)))
+    true = np.clip(ease + effect, 0.02, 0.98).mean(axis=0)
+    tokens = 100 * (1 + 9 * np.linspace(0, 1, len(effect)))
+    each = rng.binomial(k, np.clip(ease[:questions] + effect, 0.02, 0.98)) / k
+    lengths = tokens * long * np.exp(rng.normal(0, 0.2, each.shape))
+    return each, lengths, on_front(true[None], tokens[None])[0]
+
+
+def fronts(size: tuple[int, int], flat_from: float | None, repeats: int) -> str:
+    """Of points that are on the front with a probability in each of four ranges: how many are on that of what is true."""
+    rng, chances, truly, last = np.random.default_rng(9), [], [], []
+    for i in range(repeats):
+        rising = rng.normal(0.02, 0.04, 11).cumsum() - 0.2
+        effect = rising if flat_from is None else np.minimum(0, np.linspace(0, 1, 11) - flat_from)
+        each, lengths, front = dial(rng, *size, effect)
+        found = membership(each, lengths, resamples=300, seed=i)
+        measured = on_front(each.mean(axis=0)[None], lengths.mean(axis=0)[None])[0]
+        chances, truly = [*chances, *found], [*truly, *front]
+        if not front[-1]:
+            last.append((measured[-1], found[-1] >= LIKELY, found[-1] >= SURE))
+    at, on = np.digitize(chances, [1 - SURE, LIKELY, SURE]), np.array(truly)
+    shares = [f"{on[at == i].mean():.0%} of {np.sum(at == i)}" if (at == i).any() else "–" for i in range(4)]
+    drawn = [f"{share:.0%}" for share in np.mean(last, axis=0)] if last else ["–"] * 3
+    design = "random" if flat_from is None else f"flat from λ = {flat_from:g}"
+    return f"| {size[0]} × {size[1]}, {design} | {' | '.join([*shares, *drawn])} |"
+
+
+def of_fronts(repeats: int) -> Iterator[str]:
+    """The table of the Pareto front."""
+    yield "\nThe Pareto front of eleven λ, tokens rising: of the points whose probability of being on it lies in a range,"
+    yield "how many are; and how often λ = 1 is drawn on it where it is not: by what was measured, from 50% on, and as sure.\n"
+    yield "| design | below 5% | below 50% | below 95% | from 95% | λ = 1, measured | from 50% | from 95% |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for flat_from in (None, 0.5, 0.9):
+        for size in ((30, 8), (198, 8), (541, 8)):
+            yield fronts(size, flat_from, repeats)
+
+
 def tables(smoke: bool) -> Iterator[str]:
     """All tables, as Markdown lines."""
     repeats = 4 if smoke else 400
@@ -107,3 +148,4 @@ def tables(smoke: bool) -> Iterator[str]:
     for size in ((30, 8), (198, 8), (541, 8), (541, 64)):
         for gain in (-0.02, 0.0, 0.02, 0.04):
             yield over_thinking(size, gain, repeats)
+    yield from of_fronts(repeats)

@@ -25,7 +25,7 @@ from interpole.records import Outcome, Sample
 from interpole.report import FIGURES, hero, plot, write_figures, write_report
 from interpole.report import figures as f
 from interpole.report.marks import Mark, marks
-from interpole.report.pareto import front, pareto
+from interpole.report.pareto import pareto
 from interpole.report.payload import MAX_CHARS, cell, payload, texts
 from interpole.report.plots import chart
 from interpole.report.render import save, svg
@@ -117,17 +117,27 @@ def test_labels_at_line_ends_keep_apart_and_inside() -> None:
     assert min(b - a for a, b in pairwise(places)) == pytest.approx(f.LABEL_GAP)
 
 
-def test_the_front_holds_what_nothing_beats() -> None:
-    points = [(1, 0.2), (2, 0.5), (3, 0.5), (4, 0.4), (5, 0.9), (5, 0.9)]
-    assert front(points) == [True, True, False, False, True, True]
+def test_points_are_filled_by_their_probability_of_being_on_the_front(measured: list[PointMetrics]) -> None:
+    chances = dict(zip([m.point for m in measured], [1.0, 0.97, 0.94, 0.5, 0.49, 0.06, 0.04, 0, 0, 0, 0], strict=True))
+    shown = [replace(m, on_front=chances[m.point]) for m in measured]
+    drawn = {v["lam"]: v for v in values(pareto(marks(shown), "arithmetic").to_dict()) if "front" in v}
+    assert [drawn[m.lam]["fill"] for m in shown] == list(chances.values())
+    assert [drawn[m.lam]["front"] for m in shown] == [True] * 4 + [False] * 7
+    labels = ["λ=0", "0.1", "0.2 · 94 %", "0.3 · 50 %", "0.4 · 49 %", "0.5 · 6 %", "0.6", "0.7", "0.8", "0.9", "λ=1"]
+    assert [drawn[m.lam]["label"] for m in shown] == labels
+    assert drawn[0.3]["text"].endswith("on the front with a probability of 50 %")
+    assert "probability" in json.dumps(pareto(marks(shown), "arithmetic").to_dict()["title"])
 
 
-def test_the_front_agrees_with_a_pairwise_search() -> None:
-    import numpy as np
-
-    points = [tuple(p) for p in np.random.default_rng(0).integers(0, 6, (60, 2)).tolist()]
-    slow = [not any((b[0] < a[0] and b[1] >= a[1]) or (b[0] <= a[0] and b[1] > a[1]) for b in points) for a in points]
-    assert front(points) == slow
+def test_without_samples_the_front_is_that_of_the_measured_values(measured: list[PointMetrics], tmp_path: Path) -> None:
+    write_curves(measured, tmp_path / "curves.csv")
+    drawn = chart(tmp_path / "curves.csv", "pareto").to_dict()
+    rows = {v["lam"]: v for v in values(drawn) if "front" in v}
+    at = {m.lam: (m.mean.value, m.tokens.value) for m in measured}
+    for lam, (mean, tokens) in at.items():
+        beaten = any(a >= mean and t <= tokens and (a, t) != (mean, tokens) for a, t in at.values())
+        assert (rows[lam]["front"], rows[lam]["fill"], rows[lam]["chance"]) == (not beaten, float(not beaten), None)
+    assert "probability" not in json.dumps(drawn)
 
 
 def test_outcome_shares_sum_to_one_at_every_lambda(measured: list[PointMetrics]) -> None:

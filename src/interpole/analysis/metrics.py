@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from interpole.analysis.intervals import (
     ratio_intervals,
     share_interval,
 )
+from interpole.analysis.pareto import membership
 from interpole.analysis.tables import (
     CurveRow,
     PointMetrics,
@@ -132,8 +133,12 @@ def measure(
     for points in groups.values():
         num_asked = len({sample.problem_id for group in points.values() for sample in group})
         votes = _has_votes(points.values(), grading)
-        for group in sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point)):
-            measured.append(_point_metrics(group, num_asked, votes, grading, estimand, resamples, seed))
+        ordered = sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point))
+        tables = [_table(group, grading) for group in ordered]
+        chances = _membership(tables, resamples, seed)
+        for group, table, chance in zip(ordered, tables, chances, strict=True):
+            found = _point_metrics(group, table, num_asked, votes, grading, estimand, resamples, seed)
+            measured.append(replace(found, on_front=chance))
     return measured
 
 
@@ -314,6 +319,7 @@ def _has_votes(groups: Iterable[Sequence[Sample]], grading: str | None) -> bool:
 
 def _point_metrics(
     group: Sequence[Sample],
+    table: _Table,
     num_asked: int,
     votes: bool,
     grading: str | None,
@@ -322,7 +328,7 @@ def _point_metrics(
     seed: int,
 ) -> PointMetrics:
     """One point on one task."""
-    table, outcomes = _table(group, grading), Counter(sample.outcome for sample in group)
+    outcomes = Counter(sample.outcome for sample in group)
     n = table.counts
     k = int(n.min()) if len(n) else 0
     found = _measure(table, k, estimand, resamples, seed)
@@ -334,6 +340,17 @@ def _point_metrics(
         estimand=estimand,
         **found | {"vote": found["vote"] if votes else None},
     )  # fmt: skip
+
+
+def _membership(tables: Sequence[_Table], resamples: int, seed: int) -> list[float]:
+    """The probability of each point of a task to be on its Pareto front."""
+    rows = {key: i for i, key in enumerate(dict.fromkeys(key for table in tables for key in table.questions))}
+    means = np.full((2, len(rows), len(tables)), np.nan)  # accuracy and tokens of each question at each point
+    for i, table in enumerate(tables):
+        at = [rows[key] for key in table.questions]
+        for side, values in zip(means, (table.score, table.tokens), strict=True):
+            side[at, i] = table.sums(values) / table.counts
+    return membership(*means, resamples=resamples, seed=seed).tolist()
 
 
 def _measure(table: _Table, k: int, estimand: Estimand, resamples: int, seed: int) -> dict[str, Any]:

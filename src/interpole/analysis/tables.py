@@ -78,6 +78,9 @@ class PointMetrics:
     num_forced: int = 0  # responses whose thought a budget closed; they count for Think #R
     num_near_closes: int = 0  # responses that closed their thought with the marker misspelt; they do not
     estimand: str = "like-these"  # what intervals are about: questions like these, or these
+    on_front: float = (
+        math.nan
+    )  # probability of being on the Pareto front of accuracy and tokens; NaN: one question, or old
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +216,8 @@ def _point(fields: dict[str, Any]) -> PointMetrics:
     for name in INTERVALS:
         fields[name] = None if fields[name] is None else _interval(fields[name])
     fields["pass_at"] = tuple(map(_interval, fields["pass_at"]))
-    for name in ("tokens_median", "tokens_p95"):
-        fields[name] = _number(fields[name])
+    for name in ("tokens_median", "tokens_p95", "on_front"):
+        fields[name] = _number(fields.get(name))
     fields["outcomes"] = {Outcome(name): int(count) for name, count in fields["outcomes"].items()}
     if unknown := set(fields) - {field.name for field in dataclass_fields(PointMetrics)}:
         raise ValueError(f"unknown: {min(unknown)}")

@@ -35,6 +35,7 @@ class Mark:
     lam: float | None  # None: off the dial
     statistics: Mapping[str, Interval] = field(default_factory=dict)
     k: int | None = None  # samples per question
+    on_front: float = math.nan  # probability of being on the Pareto front; NaN: not known
 
     @property
     def label(self) -> str:
@@ -67,7 +68,7 @@ def _mark(row: PointMetrics | CurveRow) -> Mark:
     if isinstance(row, PointMetrics):
         found = {"mean": row.mean, "pass": row.pass_at[-1] if row.pass_at else None, "vote": row.vote}
         known = _known(found | {"think": row.think, "tokens": row.tokens})
-        return Mark(row.task, row.point, row.lam, known, row.k)
+        return Mark(row.task, row.point, row.lam, known, row.k, row.on_front)
     values = {"mean": row.mean, "pass": row.pass_, "vote": row.vote, "think": row.think, "tokens": row.tokens}
     bare = {name: None if value is None else UNKNOWN._replace(value=value) for name, value in values.items()}
     if row.mean is not None and row.mean_low is not None and row.mean_high is not None:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from math import isnan
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -176,7 +177,8 @@ def _charts(
         curves.append(_chart(figures.panel(points, task, key, shaded, **size), name, size, axis))
     return {
         "curves": [chart for chart in curves if chart],
-        "pareto": _chart(pareto(points, task, 360, 230), "", {}, None),
+        "pareto": _chart(pareto(points, task, 360, 230, explained=False), "", {}, None),
+        "chances": any(not isnan(mark.on_front) for mark in points if mark.task == task),
         "outcomes": _chart(
             figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
         ),
@@ -220,6 +222,7 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     k = max(m.k for m in metrics)
     passes, votes = any(m.pass_at for m in metrics), any(m.vote for m in metrics)
     broken = any(m.format_failures.value > 0 for m in metrics)
+    front = any(not isnan(m.on_front) for m in metrics)
     columns = [
         "",
         f"Mean@{k}",
@@ -231,9 +234,14 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     cut = any(m.num_forced for m in metrics)
     columns += ["Think #R", *(["of it forced"] if cut else [])]
     columns += ["Token #N", "median", "95th pct.", "if right", "unfinished"]
+    columns += ["on front"] if front else []
     names = [m.point if m.lam is None else f"λ={m.lam:g}" for m in metrics]
     rows = [
-        {"point": m.point, "label": name, "cells": _cells(m, passes, votes, cut, broken)}
+        {
+            "point": m.point,
+            "label": name,
+            "cells": [*_cells(m, passes, votes, cut, broken), *([_front(m)] if front else [])],
+        }
         for name, m in zip(names, metrics, strict=True)
     ]
     asked = max(m.num_questions for m in metrics)
@@ -258,6 +266,11 @@ def _cells(m: PointMetrics, passes: bool, votes: bool, cut: bool, broken: bool) 
         _length(m.tokens_correct),
         _Cell(f"{100 * unfinished:.1f}"),
     ]
+
+
+def _front(m: PointMetrics) -> _Cell:
+    """The probability of being on the Pareto front."""
+    return _Cell("–" if isnan(m.on_front) else f"{100 * m.on_front:.0f}")
 
 
 def _share(interval: Interval | None) -> _Cell:

@@ -1,4 +1,4 @@
-"""Accuracy against tokens: the dial as a path, what is off it as diamonds, and the Pareto front.
+"""Accuracy against tokens: the dial as a path, what is off it as diamonds, and the Pareto front with its probabilities.
 
 The axes are laid out here rather than by Vega, so that labels can be put where they touch no point and no other label.
 """
@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
+from interpole.analysis.pareto import LIKELY, SURE, on_front
 from interpole.files import plain
 from interpole.report.marks import Mark
 from interpole.report.style import COLOURS
 
-__all__ = ["front", "pareto"]
+__all__ = ["TITLE", "pareto"]
 
 PLACES = (  # of a label beside its point: align, dx, dy
     ("left", 7, -6), ("left", 8, 4), ("right", -7, -6), ("right", -7, 8), ("left", 6, 14), ("left", -6, -14),
@@ -23,20 +25,33 @@ PLACES = (  # of a label beside its point: align, dx, dy
 MARGIN = 0.06  # of an axis, kept free at both ends
 CHARACTER = (6.0, 10.0)  # width and height of one in a label, in pixels
 LOG_FROM = 10  # tokens that span more than this factor are shown on a log scale
+TITLE = "Accuracy (Mean@k, %) against tokens"
+SUBTITLE = "Fill and percentages: the probability of being on the Pareto front"
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For (cost, gain) pairs: which are on the Pareto front, that is, no other costs no more and gains no less."""
+def pareto(
+    points: Sequence[Mark],
+    task: str,
+    width: int = 420,
+    height: int = 260,
+    *,
+    title: str = TITLE,
+    explained: bool = True,
+) -> alt.LayerChart | None:
+    """Mean@k against Token #N of one task; None where a length or an accuracy is not known of any point.
 
-    def beaten(a: tuple[float, float]) -> bool:
-        return any(b != a and b[0] <= a[0] and b[1] >= a[1] for b in points)
+    Points are filled by their probability of being on the front, which is written beside those that are neither sure to be nor
+    sure not to be; the line joins those likelier to be than not. Where it is not known, the front is that of the measured values.
 
-    return [not beaten(point) for point in points]
-
-
-def pareto(points: Sequence[Mark], task: str, width: int = 420, height: int = 260) -> alt.LayerChart | None:
-    """Mean@k against Token #N of one task; None where a length or an accuracy is not known of any point."""
+    Args:
+        points: of any tasks.
+        task: which of them.
+        width: of the axes, in pixels.
+        height: likewise.
+        title: of the chart.
+        explained: say so below the title.
+    """
     values = _values(mark for mark in points if mark.task == task)
     if not values:
         return None
@@ -54,23 +69,30 @@ def pareto(points: Sequence[Mark], task: str, width: int = 420, height: int = 26
     share_axis = alt.Axis(labelExpr="format(100 * datum.value, '.0f')", tickCount=6)
     y = alt.Y("mean:Q", title=None, axis=share_axis, scale=alt.Scale(domain=list(along), nice=False))
     base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
-    layers = [*_lines(base), _points(base), *_labels(base)]
-    return alt.layer(*layers).properties(width=width, height=height, title="Accuracy (Mean@k, %) against tokens")
+    layers = [*_lines(base), *_points(base), *_labels(base)]
+    known = any(v["chance"] is not None for v in values)
+    below = {"subtitle": SUBTITLE} if explained and known else {}
+    return alt.layer(*layers).properties(width=width, height=height, title=alt.Title(title, **below))
 
 
 def _values(points: Iterable[Mark]) -> list[dict[str, Any]]:
     """One mark per point that has both an accuracy and a length."""
     known = [(mark, mark.statistics.get("mean"), mark.statistics.get("tokens")) for mark in points]
     both = [(mark, mean, tokens.value) for mark, mean, tokens in known if mean and tokens]
-    on_front = front([(tokens, mean.value) for _, mean, tokens in both])
+    measured = on_front(np.array([[mean.value for _, mean, _ in both]]), np.array([[t for _, _, t in both]]))[0]
     values = []
-    for (mark, mean, tokens), best in zip(both, on_front, strict=True):
+    for (mark, mean, tokens), best in zip(both, measured.tolist(), strict=True):
+        chance = plain(mark.on_front)
         label = mark.label if mark.lam in (None, 0, 1) else f"{mark.lam:g}"
-        interval = plain(mean)
         text = f"{mark.label}: {100 * mean.value:.1f} % at {tokens:,.0f} tokens"
+        if chance is not None:
+            label += f" · {100 * chance:.0f} %" if 1 - SURE < chance < SURE else ""
+            text += f", on the front with a probability of {100 * chance:.0f} %"
+        interval = plain(mean)
         values.append(
-            {"lam": mark.lam, "label": label, "dial": mark.lam is not None, "front": best, "tokens": tokens}
-            | {"mean": mean.value, "low": interval["low"], "high": interval["high"], "text": text}
+            {"lam": mark.lam, "label": label, "dial": mark.lam is not None, "tokens": tokens, "mean": mean.value}
+            | {"low": interval["low"], "high": interval["high"], "text": text, "chance": chance}
+            | {"front": best if chance is None else chance >= LIKELY, "fill": float(best) if chance is None else chance}
         )
     return values
 
@@ -88,16 +110,20 @@ def _lines(base: alt.Chart) -> list[alt.Chart]:
     ]
 
 
-def _points(base: alt.Chart) -> alt.Chart:
-    """Circles on the dial, diamonds off it; filled on the front."""
+def _points(base: alt.Chart) -> list[alt.Chart]:
+    """Circles on the dial, diamonds off it, as full as they are likely to be on the front; on paper, which hides the lines."""
     grey, blue = alt.value(COLOURS["grey"]), alt.value(COLOURS["blue"])
-    shapes = alt.Scale(domain=[True, False], range=["circle", "diamond"])
-    return base.mark_point(size=42, opacity=1, strokeWidth=1.4).encode(
-        shape=alt.Shape("dial:N", legend=None, scale=shapes),
-        fill=alt.condition("datum.front", blue, alt.value(COLOURS["paper"])),
-        stroke=alt.condition("datum.front", blue, grey),
-        description="text:N",
-    )
+    shape = alt.Shape("dial:N", legend=None, scale=alt.Scale(domain=[True, False], range=["circle", "diamond"]))
+    paper = base.mark_point(size=42, filled=True, opacity=1, color=COLOURS["paper"], aria=False).encode(shape=shape)
+    return [
+        paper,
+        base.mark_point(size=42, opacity=1, strokeWidth=1.4, fill=COLOURS["blue"]).encode(
+            shape=shape,
+            fillOpacity=alt.FillOpacity("fill:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0, 1])),
+            stroke=alt.condition("datum.front", blue, grey),
+            description="text:N",
+        ),
+    ]
 
 
 def _labels(base: alt.Chart) -> list[alt.Chart]:
@@ -131,7 +157,7 @@ def _pixels(domain: tuple[float, float], extent: int, log: bool) -> Callable[[fl
 
 
 def _place_labels(values: list[dict[str, Any]], x: Callable[[float], float], y: Callable[[float], float]) -> None:
-    """Choose for each label the first of `PLACES` where it touches no point and no label placed before it, else none.
+    """Choose for each label the first of `PLACES` where it touches no point, no label before it and not the axis, else none.
 
     Points on the front choose first.
     """
@@ -139,7 +165,9 @@ def _place_labels(values: list[dict[str, Any]], x: Callable[[float], float], y: 
     taken: list[Box] = [(left - 4, top - 4, left + 4, top + 4) for left, top in at]
     for v, point in sorted(zip(values, at, strict=True), key=lambda one: not one[0]["front"]):
         boxes = [_box(point, len(v["label"]), *place) for place in PLACES]
-        v["place"] = next((i for i, box in enumerate(boxes) if not any(_touch(box, other) for other in taken)), None)
+        v["place"] = next(
+            (i for i, box in enumerate(boxes) if box[0] >= 0 and not any(_touch(box, other) for other in taken)), None
+        )
         taken += [] if v["place"] is None else [boxes[v["place"]]]
 
 

@@ -207,6 +207,7 @@ def _measured(m: PointMetrics) -> dict[str, Any]:
         "vote": list(m.vote) if m.vote else None,
         "think": list(m.think),
         "tokens": list(m.tokens),
+        "front": m.on_front,
         "outcomes": [m.outcomes.get(kind, 0) for kind in KINDS],
         "forced": m.num_forced,
     }

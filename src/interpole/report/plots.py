@@ -17,7 +17,7 @@ from interpole.files import StrPath
 from interpole.report import figures
 from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
-from interpole.report.pareto import pareto
+from interpole.report.pareto import TITLE, pareto
 from interpole.report.render import check_format, save
 from interpole.report.verdicts import bands, stages_of
 from interpole.runs import samples as run_samples
@@ -113,12 +113,10 @@ def hero(metrics: Sequence[PointMetrics], stages: Sequence[Stages]) -> Any:
 
 
 def _paretos(points: Sequence[Mark]) -> list[Any]:
-    drawn = {task: pareto(points, task) for task in tasks(points)}
-    return [
-        chart if len(drawn) == 1 else chart.properties(title=f"{task}: accuracy against tokens")
-        for task, chart in drawn.items()
-        if chart
-    ]
+    names = tasks(points)
+    titles = {task: f"{task}: accuracy against tokens" for task in names} if len(names) > 1 else {}
+    drawn = [pareto(points, task, title=titles.get(task, TITLE)) for task in names]
+    return [chart for chart in drawn if chart]
 
 
 def _points(source: Path) -> tuple[list[Mark], list[figures.Band]]:

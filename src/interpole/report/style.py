@@ -65,7 +65,15 @@ THEME: dict[str, Any] = {
     },
     "axisX": {"grid": False, "titlePadding": 6},
     "axisY": {"domain": False, "ticks": False, "titleAngle": 0, "titleAlign": "left", "titleAnchor": "start"},
-    "title": {"color": COLOURS["ink"], "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 20},
+    "title": {
+        "color": COLOURS["ink"],
+        "fontSize": 12,
+        "fontWeight": 600,
+        "anchor": "start",
+        "offset": 20,
+        "subtitleColor": COLOURS["muted"],
+        "subtitlePadding": 6,
+    },
     "text": {"fontSize": 10, "color": COLOURS["ink"]},
     "legend": {"labelColor": COLOURS["ink"], "titleColor": COLOURS["muted"], "titleFontWeight": "normal"},
 }
