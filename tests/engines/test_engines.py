@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import live
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.engines.process import EngineProcess
-from interpole.engines.sampling import Settings, draw
+from interpole.engines.sampling import NO_TOKEN, Settings, draw
 from interpole.engines.scripted import ScriptedEngine
 from interpole.engines.transformers import TransformersEngine
 from interpole.errors import EngineError
@@ -86,12 +86,11 @@ def test_tokens_tied_with_the_last_of_top_k_are_all_kept():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0, 0.7])
-def test_logits_that_are_no_numbers_are_an_error_and_not_a_token(value, temperature):
+def test_logits_that_are_no_numbers_give_no_token_in_their_row_only(value, temperature):
     logits = torch.zeros(2, 100)
-    logits[1, 3] = value
+    logits[0, 7], logits[1, 3] = 90.0, value
     settings = Settings.of([Sampler(temperature=temperature)] * 2, 100, logits.device)
-    with pytest.raises(EngineError, match="not finite"):
-        draw(logits, settings, torch.zeros(2))
+    assert draw(logits, settings, torch.zeros(2)).tolist() == [7, NO_TOKEN]
 
 
 def test_rows_of_one_batch_keep_their_own_settings():

@@ -43,12 +43,20 @@ class RemoteModel(Strict):
 
 
 class Request(NamedTuple):
-    """One prompt to answer. `key` is the caller's, and comes back with the response."""
+    """One prompt to answer. `key` is the caller's, and comes back with the response.
+
+    What has a default is for some engines only (`Engine.takes`); another refuses a request that sets it.
+    """
 
     key: int
     prompt: str  # rendered, with its special tokens
     sampler: Sampler
     seed: int  # equal seeds give equal draws, whatever else is in the batch
+    lam: float | None = None  # a λ of its own
+    top_logprobs: int | None = (
+        None  # how many likely tokens to report beside each one drawn; None: no log-probabilities
+    )
+    min_p: float = 0.0  # tokens are drawn whose probability is at least this share of the likeliest one's
 
 
 class Finished(NamedTuple):
@@ -69,8 +77,10 @@ class Engine(ABC):
         progress: grows whenever something moves (a step, a reply). Where it stands still for long, the engine hangs.
         patience_seconds: for how long it may wait for somebody else, in which nothing moves.
         notice: what whoever waits for it should know, in words; the last thing that was.
+        takes: those fields of a `Request` with a default that it knows what to do with.
     """
 
+    takes: frozenset[str] = frozenset()
     where: Any = None
     progress: int = 0
     patience_seconds: float = 0.0
@@ -104,6 +114,19 @@ class Engine(ABC):
     @abstractmethod
     def _move(self, where: Any) -> str:
         """Go to other weights and return their fingerprint; nothing is in flight. None: back to nowhere."""
+
+    @final
+    def _check(self, request: Request) -> None:
+        """Refuse a request that asks for what this engine does not do.
+
+        Raises:
+            EngineError: it sets a field that is not among `takes`.
+        """
+        for name, default in Request._field_defaults.items():
+            if getattr(request, name) != default and name not in self.takes:
+                raise EngineError(
+                    f"this engine takes no {name} with a request", remedy="take another engine, or leave it out"
+                )
 
     @final
     def load(self, where: Any) -> str:

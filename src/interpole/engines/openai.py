@@ -148,8 +148,9 @@ class OpenAIEngine(Engine):
         """Send a request.
 
         Raises:
-            EngineError: no model was named yet.
+            EngineError: no model was named yet, or it asks for what is not done here.
         """
+        self._check(request)
         if self._served is None:
             raise EngineError("no model was named", remedy="call `load` first")
         answer = self._answer(request, self._served, self._done)

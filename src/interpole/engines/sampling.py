@@ -1,7 +1,8 @@
 """Draw one token per row from logits: temperature, top-k and top-p in one pass over a few candidates, and exact.
 
 The order is that of transformers and vLLM: logits / T, keep the k largest (ties with the k-th included), renormalise, keep the
-smallest set of the likeliest tokens whose mass reaches p. Where the candidates might not hold all that, the whole row is sorted.
+smallest set of the likeliest tokens whose mass reaches p; last, as in transformers, min-p. Where the candidates might not hold
+all that, the whole row is sorted.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 
-from interpole.errors import EngineError
 from interpole.records import Sampler
 
-__all__ = ["Settings", "draw"]
+__all__ = ["NO_TOKEN", "Settings", "draw"]
 
 NUM_CANDIDATES = 64
+NO_TOKEN = -1
+"""What is drawn where logits are no numbers, or infinite."""
 
 
 class Settings(NamedTuple):
@@ -26,17 +28,24 @@ class Settings(NamedTuple):
     greedy: torch.Tensor  # (B,) bool
     top_k: torch.Tensor  # (B, 1) int64; the vocabulary's size where off
     top_p: torch.Tensor  # (B, 1) float32
+    min_p: torch.Tensor | None = None  # (B, 1) float32; None where no row has one
 
     @classmethod
-    def of(cls, samplers: Sequence[Sampler], vocab_size: int, device: torch.device) -> Settings:
-        """Collect the settings of `samplers`."""
+    def of(
+        cls, samplers: Sequence[Sampler], vocab_size: int, device: torch.device, min_p: Sequence[float] = ()
+    ) -> Settings:
+        """Collect the settings of `samplers`, and the min-p of each."""
         table = torch.tensor(
             [[s.temperature or 1.0, s.temperature == 0, s.top_k or vocab_size, s.top_p] for s in samplers],
             dtype=torch.float64,
             device=device,
         )
         return cls(
-            table[:, :1].float(), table[:, 1].bool(), table[:, 2:3].long().clamp(max=vocab_size), table[:, 3:].float()
+            table[:, :1].float(),
+            table[:, 1].bool(),
+            table[:, 2:3].long().clamp(max=vocab_size),
+            table[:, 3:].float(),
+            torch.tensor(min_p, device=device)[:, None] if any(min_p) else None,
         )
 
 
@@ -52,15 +61,13 @@ def draw(
         num_candidates: how many of the largest logits to look at first.
 
     Returns:
-        (B,) token ids; the arg max in greedy rows.
-
-    Raises:
-        EngineError: logits that are no numbers, or infinite.
+        (B,) token ids; the arg max in greedy rows; `NO_TOKEN` where the logits are not finite.
     """
     logits = logits.float()
     largest, likeliest = logits.max(-1)
-    if not bool(largest.isfinite().all()):
-        raise EngineError("the model's logits are not finite", remedy="its weights are broken, or need a wider dtype")
+    finite = largest.isfinite()
+    if not bool(finite.all()):
+        return torch.where(finite, draw(logits.where(finite[:, None], 0), settings, uniforms, num_candidates), NO_TOKEN)
     if bool(settings.greedy.all()):
         return likeliest
     whole = num_candidates >= logits.shape[-1]
@@ -75,6 +82,8 @@ def draw(
     probabilities = (scaled - norm).exp() * in_k
     before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
     kept = in_k & ((before < settings.top_p) | (settings.top_p >= 1))
+    if settings.min_p is not None:
+        kept &= probabilities >= settings.min_p * probabilities[:, :1]
     doubtful = torch.where(off, kept, in_k)[:, -1] & ~settings.greedy  # tokens beyond the candidates may count, too
     if not whole and bool(doubtful.any()):
         return draw(logits, settings, uniforms, logits.shape[-1])

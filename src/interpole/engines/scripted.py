@@ -73,8 +73,9 @@ class ScriptedEngine(Engine):
         """Queue a request.
 
         Raises:
-            EngineError: the script has no answer, or answers `"fail": "refuse"`.
+            EngineError: the script has no answer, or answers `"fail": "refuse"`; or it asks for what is not done here.
         """
+        self._check(request)
         if self._response(request.prompt).get("fail") == "refuse":
             raise EngineError("the script refuses this prompt", request.prompt[-80:])
         self._queue.append(request)

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
 from interpole.engines.open import dial
-from interpole.engines.sampling import Settings, draw
+from interpole.engines.sampling import NO_TOKEN, Settings, draw
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
@@ -73,7 +73,10 @@ class TransformersEngine(Engine):
         model: the live torch model.
         tokenizer: its tokenizer.
         weights: the checkpoint that is loaded now.
+        context_tokens: most tokens of a prompt and its response together.
     """
+
+    takes = frozenset({"min_p"})
 
     def __init__(
         self,
@@ -114,10 +117,11 @@ class TransformersEngine(Engine):
             torch.set_num_threads(threads or 1)
         self.where = self.weights = checkpoint
         self._eos = eos_tokens(checkpoint, self.tokenizer)
-        self._context_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+        self.context_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
         self._vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self._max_rows = max_rows
         self._waiting: deque[_Row] = deque()
+        self._entering: list[_Row] = []  # rows that an error would cost just now, before they are in the batch
         self._batch: _Batch | None = None
         load_into(self.model, checkpoint)
 
@@ -139,7 +143,7 @@ class TransformersEngine(Engine):
     def abandon(self) -> None:
         """Empty queue and batch."""
         self._waiting.clear()
-        self._batch = None
+        self._entering, self._batch = [], None
 
     def _move(self, where: Any) -> str:
         """Replace the weights in place; `where` is what `resolve` takes, or a checkpoint.
@@ -156,13 +160,14 @@ class TransformersEngine(Engine):
         """Tokenise and queue a request.
 
         Raises:
-            EngineError: its prompt leaves no room in the model's context.
+            EngineError: its prompt leaves no room in the model's context, or it asks for what is not done here.
         """
+        self._check(request)
         prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
-        room = self._context_tokens - len(prompt)
+        room = self.context_tokens - len(prompt)
         if not prompt or room <= 0:
             raise EngineError(
-                f"a prompt of {len(prompt)} tokens does not fit a context of {self._context_tokens}",
+                f"a prompt of {len(prompt)} tokens does not fit a context of {self.context_tokens}",
                 remedy="shorten it; an empty prompt cannot be answered",
             )
         random = np.random.Generator(np.random.Philox(request.seed % 2**64))
@@ -185,6 +190,7 @@ class TransformersEngine(Engine):
 
     def _enter(self, rows: list[_Row]) -> list[Finished]:
         """Read the prompts of new rows, draw their first tokens, and join them to the batch."""
+        self._entering = rows
         longest = max(len(row.prompt) for row in rows)
         pads = [longest - len(row.prompt) for row in rows]
         tokens = torch.tensor(
@@ -194,11 +200,16 @@ class TransformersEngine(Engine):
         mask = columns >= torch.tensor(pads, device=self._device)[:, None]  # (B, T)
         batch = _Batch(rows, DynamicCache(), mask, self._settings(rows))
         finished = self._advance(batch, self._forward(tokens, batch))
-        self._batch = _join(self._batch, batch, self._settings) if self._batch else batch
+        joined, self._batch = self._batch, None
+        if joined is not None:
+            self._entering = rows + [row for row in joined.rows if not row.finish]
+            batch = _join(joined, batch, self._settings)
+        self._batch, self._entering = batch, []
         return finished
 
     def _forward(self, tokens: torch.Tensor, batch: _Batch) -> torch.Tensor:
         """Logits (B, V) after the last of `tokens` (B, S)."""
+        self._before_forward(batch.rows, tokens.shape[1])
         positions = (batch.mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         logits = self.model(
             input_ids=tokens,
@@ -213,15 +224,30 @@ class TransformersEngine(Engine):
     def _advance(self, batch: _Batch, logits: torch.Tensor) -> list[Finished]:
         """Draw a token per row; returns the rows that this finished."""
         uniforms = torch.tensor([row.next_uniform() for row in batch.rows], device=self._device)
+        drawn = draw(logits, batch.settings, uniforms).tolist()
+        self._after_draw(batch.rows, drawn, logits)
         finished = []
-        for row, token in zip(batch.rows, draw(logits, batch.settings, uniforms).tolist(), strict=True):
+        for row, token in zip(batch.rows, drawn, strict=True):
             if row.finish:
+                continue
+            if token == NO_TOKEN:
+                row.finish = "error"
+                error = EngineError(
+                    "the model's logits are not finite", remedy="its weights are broken, or need a wider dtype"
+                )
+                finished.append(Finished(row.request.key, Generation("", 0, "error"), error))
                 continue
             row.tokens.append(token)
             row.finish = "stop" if token in self._eos else "length" if len(row.tokens) >= row.cap_tokens else ""
             if row.finish:
                 finished.append(Finished(row.request.key, self._generation(row)))
         return finished
+
+    def _before_forward(self, rows: Sequence[_Row], num_tokens: int) -> None:
+        """For engines that extend this one: called before each forward pass, over `num_tokens` tokens of each row."""
+
+    def _after_draw(self, rows: Sequence[_Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
+        """For engines that extend this one: called when tokens are drawn from logits (B, V); finished rows are among them."""
 
     def _leave(self) -> None:
         """Drop finished rows once they are a quarter of the batch (each drop copies the cache), or others wait."""
@@ -234,7 +260,9 @@ class TransformersEngine(Engine):
             self._batch = _keep(self._batch, live, self._settings)
 
     def _settings(self, rows: Sequence[_Row]) -> Settings:
-        return Settings.of([row.request.sampler for row in rows], self._vocab_size, self._device)
+        requests = [row.request for row in rows]
+        samplers, min_p = [one.sampler for one in requests], [one.min_p for one in requests]
+        return Settings.of(samplers, self._vocab_size, self._device, min_p)
 
     def _generation(self, row: _Row) -> Generation:
         """The response without its final end-of-sequence token; everything else, special or not, stays."""

@@ -147,8 +147,9 @@ class VllmEngine(Engine):
         """Tokenise and queue a request.
 
         Raises:
-            EngineError: its prompt leaves no room in the model's context, or vLLM refuses it.
+            EngineError: its prompt leaves no room in the model's context, it asks for what is not done here, or vLLM refuses it.
         """
+        self._check(request)
         prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
         room = self._context_tokens - len(prompt)
         if not prompt or room <= 0:
