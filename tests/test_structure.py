@@ -34,7 +34,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "cli",
     "__main__",
 )
-ORDER_WITHIN = {"chat": ("markers", "template", "response", "format", "template_worker")}
+ORDER_WITHIN = {"chat": ("markers", "template", "response", "stream", "format", "template_worker")}
 HEAVY = {"torch", "transformers", "inspect_ai", "vllm"}
 MAY_BE_HEAVY = {"engines", "lab", "tasks", "sweep"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
