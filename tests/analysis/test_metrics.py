@@ -344,7 +344,7 @@ def test_a_difference_changes_sign_when_the_points_are_swapped():
     a, b = random_samples(rng, 30, 4, 0.0), random_samples(rng, 30, 4, 1.0)
     there, back = difference(a, b), difference(b, a)
     assert there.value.value == pytest.approx(-back.value.value)
-    assert there.detectable == pytest.approx(2.8016 * there.standard_error, rel=1e-4)
+    assert there.detectable == pytest.approx((2.04523 + 0.85419) * there.standard_error, rel=1e-4)  # t, 29 degrees
 
 
 def test_questions_of_one_side_only_are_left_out_and_counted():
@@ -373,6 +373,20 @@ def test_changes_of_many_questions_are_the_t_interval_nearly():
     change = np.random.default_rng(1).normal(0.02, 0.3, 400).clip(-1, 1)
     known = t.interval(0.95, 399, loc=change.mean(), scale=change.std(ddof=1) / 20)
     assert change_interval(change, 8).interval == pytest.approx((change.mean(), *known), abs=2e-4)
+
+
+def test_a_change_in_shares_lies_between_minus_one_and_one():
+    for values in ([1.0] * 4, [-1.0] * 4, [1.0, -1.0, 0.0, 1.0]):
+        found = change_interval(np.array(values), 2)
+        assert -1 <= found.interval.low <= found.interval.value <= found.interval.high <= 1
+        assert found.error > 0
+
+
+def test_what_is_not_significant_is_never_called_detectable():
+    for questions in (2, 3, 4, 9, 30):
+        d = difference(grid([[0, 1]] * questions), grid([[1, 1], *[[0, 1]] * (questions - 1)], lam=0.9))
+        assert d.detectable > t.ppf(0.975, questions - 1) * d.standard_error
+        assert d.detectable_as(5) > t.ppf(1 - 0.05 / 10, questions - 1) * d.standard_error > d.detectable * 0.7
 
 
 def test_rare_changes_are_covered():

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import norm, studentized_range
+from scipy.stats import norm, studentized_range, t
 
 from interpole.analysis import compare as comparison
 from interpole.analysis import recommend as module
@@ -346,14 +346,14 @@ def test_the_questions_needed_do_show_the_difference_in_four_of_five_studies():
     pilot = difference(*(run({0.6: 0.5}, RUN_TOKENS, questions=50, seed=s) for s in (1, 2)))
     pilot = replace(pilot, standard_error=spread / math.sqrt(50), num_questions=50)
     questions, _ = needed(pilot, effect)
-    assert questions == 126  # (2.80 · 0.4 / 0.1)²
+    assert questions == 128  # (2.82 · 0.4 / 0.1)²: 2.82 = 1.979 + 0.845, of t with 127 degrees of freedom
     assert np.mean([study(questions) for _ in range(2000)]) == pytest.approx(0.8, abs=0.03)
 
 
 def test_more_samples_are_offered_only_where_they_would_do():
     base = difference(*(run({0.6: 0.5}, RUN_TOKENS, seed=s) for s in (1, 2)))
-    noisy = replace(base, standard_error=0.02, sampling_variance=0.0004, num_questions=100)
-    assert needed(noisy, 0.02)[1] == pytest.approx(0.0004 / (0.02 / 2.8016) ** 2, rel=1e-3)
+    noisy = replace(base, standard_error=0.02, sampling_variance=0.0004, num_questions=100, freedom=99)
+    assert needed(noisy, 0.02)[1] == pytest.approx(0.0004 / (0.02 / (1.98422 + 0.84527)) ** 2, rel=1e-3)
     assert needed(replace(noisy, sampling_variance=0.0), 0.02)[1] == math.inf
     assert needed(replace(noisy, sampling_variance=math.nan), 0.02)[1] is None
 
@@ -361,6 +361,45 @@ def test_more_samples_are_offered_only_where_they_would_do():
 def test_one_sample_each_does_not_tell_whether_more_would_do():
     (c,) = compare(run({0.6: 0.7, 0.8: 0.72}, RUN_TOKENS, questions=30, k=1), ["0.6", "0.8"])
     assert "cannot be told from one sample each" in c.takes
+
+
+def few(better, questions, k=2):
+    """Samples at λ = 0 and 1; at λ = 1 so many of so many questions went from wrong to right."""
+    at = dict.fromkeys((0.0, 1.0), 1.0)
+    return [
+        replace(s, grades={"own": float(s.lam == 1 and int(s.problem_id[1:]) < better)})
+        for s in run(at, RUN_TOKENS, questions=questions, k=k)
+    ]
+
+
+def test_four_questions_say_nothing_that_cannot_be():
+    (c,) = compare(few(4, 4), ["0", "1"])
+    assert c.accuracy.value == pytest.approx((1, 0.7, 1), abs=0.02)
+    (c,) = compare(few(0, 4), ["0", "1"])
+    assert (c.accuracy.value.low, c.detectable > 1) == (-c.accuracy.value.high, True)
+    assert "4 questions are too few to count on seeing any difference" in c.takes
+    assert "points or more" not in c.takes
+
+
+def test_what_is_seen_though_smaller_than_what_is_seen_reliably_is_called_overstated():
+    (c,) = compare(few(6, 30), ["0", "1"])
+    assert c.accuracy.value.value == pytest.approx(0.2)
+    assert c.verdict.startswith("λ=1 is better than λ=0: +20.0 points [+")
+    assert 0.2 < c.detectable < 0.3
+    assert "what was seen is less, so it is likely overstated" in c.takes
+    (c,) = compare(few(25, 30), ["0", "1"])
+    assert "overstated" not in c.takes
+
+
+def test_what_could_be_seen_is_that_of_a_comparison_among_several():
+    made = run({0.0: 0.3, 0.6: 0.5, 1.0: 0.5}, RUN_TOKENS)
+    alone, among = compare(made, ["0", "1"])[0], compare(made, ["0", "0.6", "1"])[1]
+    assert alone.accuracy == among.accuracy
+    freedom = among.accuracy.freedom
+    assert alone.detectable == alone.accuracy.detectable
+    expected = (t.ppf(1 - 0.025 / 2, freedom) + t.ppf(0.8, freedom)) * among.accuracy.standard_error
+    assert among.detectable == pytest.approx(expected)
+    assert "in 4 of 5 cases, as one of 2 comparisons" in among.takes
 
 
 def test_many_comparisons_are_a_family():

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from interpole.analysis.intervals import Z95, interval_text
-from interpole.analysis.metrics import Z_POWER, Difference, Estimand, difference
+from interpole.analysis.intervals import interval_text
+from interpole.analysis.metrics import SIGNIFICANCE, Difference, Estimand, difference, power_reach
 from interpole.errors import AnalysisError
 from interpole.files import plain
 from interpole.records import Sample
 
 __all__ = ["Comparison", "compare", "holm", "needed", "to_json"]
 
-
-SIGNIFICANCE = 0.05
+MOST_SHOWN = 1.0  # points: no two shares differ by more
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,7 @@ class Comparison:
     tokens: Difference
     think: Difference
     p_adjusted: float  # of accuracy: two-sided, by Holm over all comparisons of this task; NaN: one question
+    detectable: float  # difference in accuracy that is seen in 4 of 5 cases, as one of the comparisons of this task; NaN likewise
     verdict: str  # whether they differ, in words
     takes: str  # what this comparison can show, and what a smaller difference would take
 
@@ -77,14 +77,14 @@ def compare(
                     )
                     for metric in ("mean", "tokens", "think")
                 )
-                takes, forced = _takes(accuracy, effect), "".join(map(_forced, sides))
-                found.append(Comparison(task, names[0], name, accuracy, tokens, think, math.nan, forced, takes))
+                forced = "".join(map(_forced, sides))
+                found.append(Comparison(task, names[0], name, accuracy, tokens, think, math.nan, math.nan, forced, ""))
     if not found:
         raise AnalysisError(f"no task has {names[0]!r} and another of the points", remedy="sweep them on one task")
     return [
         one
         for task in dict.fromkeys(one.task for one in found)
-        for one in _judged([x for x in found if x.task == task])
+        for one in _judged([x for x in found if x.task == task], effect)
     ]
 
 
@@ -101,17 +101,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _judged(family: Sequence[Comparison]) -> list[Comparison]:
+def _judged(family: Sequence[Comparison], effect: float) -> list[Comparison]:
     """The comparisons of one task with their verdicts, as a family."""
-    adjusted = holm([one.accuracy.p_value for one in family])
+    adjusted, num = holm([one.accuracy.p_value for one in family]), len(family)
     return [
-        replace(one, p_adjusted=p, verdict=_verdict(one.accuracy, p, len(family)) + one.verdict)
+        replace(
+            one,
+            p_adjusted=p,
+            detectable=one.accuracy.detectable_as(num),
+            verdict=_verdict(one.accuracy, p, num) + one.verdict,
+            takes=_takes(one.accuracy, effect, p, num),
+        )
         for one, p in zip(family, adjusted, strict=True)
     ]
 
 
-def needed(change: Difference, effect: float) -> tuple[int, float | None]:
-    """What would show a difference of `effect` with 80 % power at 5 %.
+def needed(change: Difference, effect: float, num: int = 1) -> tuple[int, float | None]:
+    """What would show a difference of `effect` with 80 % power at 5 %, as one of `num` comparisons.
 
     The variance of a paired mean difference over Q questions is (between questions + within them / samples) / Q
     (Miller, arXiv 2411.00640, §5): questions shrink both parts, samples the second only.
@@ -120,9 +126,11 @@ def needed(change: Difference, effect: float) -> tuple[int, float | None]:
         Questions like these with the samples each has; and by what factor the samples of these questions would have
         to grow instead: infinite where no number of them would do, `None` where not known (one sample each).
     """
-    wanted = (effect / (Z95 + Z_POWER)) ** 2
-    variance = change.standard_error**2
-    questions = math.ceil(change.num_questions * variance / wanted)
+    level, variance, questions = SIGNIFICANCE / num, change.standard_error**2, change.num_questions
+    for _ in range(8):  # t of as many questions as it takes; it settles at once
+        reach = power_reach(max(1, questions - 1), level)
+        questions = math.ceil(change.num_questions * variance * (reach / effect) ** 2)
+    wanted = (effect / power_reach(change.freedom, level)) ** 2
     if math.isnan(change.sampling_variance):
         return questions, None
     room = wanted - max(0.0, variance - change.sampling_variance)
@@ -174,18 +182,25 @@ def _verdict(change: Difference, p_adjusted: float, num: int) -> str:
     return f"{change.b} is {'better' if change.value.value > 0 else 'worse'} than {change.a}: {span}"
 
 
-def _takes(change: Difference, effect: float) -> str:
+def _takes(change: Difference, effect: float, p_adjusted: float, num: int) -> str:
     """The smallest difference that these questions show, and what would show `effect`."""
-    if math.isnan(change.detectable):
+    detectable = change.detectable_as(num)
+    if math.isnan(detectable):
         return "one question shows no difference; ask more"
-    asked = f"{change.num_questions} questions"
-    if change.detectable <= effect:
-        return f"{asked} show a difference of {_points(change.detectable)} or more"
-    questions, factor = needed(change, effect)
-    text = f"{asked} show a difference of {_points(change.detectable)} or more; they cannot show {_points(effect)}, "
-    text += f"which would take about {questions:,} such questions"
+    text = f"{change.num_questions} questions "
+    if detectable >= MOST_SHOWN:
+        text += "are too few to count on seeing any difference"
+    else:
+        text += f"show a difference of {_points(detectable)} or more in 4 of 5 cases"
+        text += f", as one of {num} comparisons" if num > 1 else ""
+    if p_adjusted < SIGNIFICANCE and abs(change.value.value) < detectable:
+        text += "; what was seen is less, so it is likely overstated"
+    if detectable <= effect:
+        return text
+    questions, factor = needed(change, effect, num)
+    text += f"; they cannot show {_points(effect)}, which would take about {questions:,} such questions"
     if factor is None:
         return f"{text} (whether more samples of these would do cannot be told from one sample each)"
     if math.isinf(factor):
         return f"{text}; more samples of these would not do"
-    return f"{text}, or {factor:.1f} × the samples of these"
+    return f"{text}, or {factor:,.{0 if factor >= 10 else 1}f} × the samples of these"

@@ -148,7 +148,7 @@ def change_interval(change: Array, num_samples: float, within: Array | None = No
         variance, alike = float(within.sum()) / num**2, 1 / num_samples**2
     reach = float(stats.t.ppf(0.975, num - 1))
     half = math.sqrt(reach**2 * variance + alike * unseen**2)
-    return Change(Interval(mean, mean - half, mean + half), half / reach, num - 1)
+    return Change(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)), half / reach, num - 1)
 
 
 def expanded_level(num_questions: int) -> float:

@@ -35,7 +35,8 @@ from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 
 __all__ = [
-    "Z_POWER",
+    "POWER",
+    "SIGNIFICANCE",
     "Difference",
     "Estimand",
     "answer_of",
@@ -43,6 +44,7 @@ __all__ = [
     "estimand_of",
     "measure",
     "pass_at",
+    "power_reach",
     "rows_and_samples",
     "score_of",
     "vote",
@@ -52,7 +54,8 @@ Estimand = Literal["like-these", "these"]
 """What an interval is about: questions like these, or these very questions, asked again."""
 Metric = Literal["mean", "pass", "vote", "well_formed", "think", "tokens"]
 FORMAT_FAILURES = frozenset({Outcome.UNCLOSED, Outcome.PSEUDO_CLOSED})
-Z_POWER = 0.8416212335729143  # the normal's 80 % point: a detectable difference is one seen with 80 % power
+SIGNIFICANCE = 0.05
+POWER = 0.8  # a detectable difference is one that is seen with this probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ class Difference:
     detectable: float  # minimum detectable effect: at 5 % significance, seen with 80 % power
     freedom: int  # degrees of freedom of its t
     sampling_variance: float  # part of standard_error² that more samples per question would remove; NaN: unknown
+
+    def detectable_as(self, num: int) -> float:
+        """The minimum detectable effect of one of `num` comparisons that are a family, by Bonferroni's level."""
+        return power_reach(self.freedom, SIGNIFICANCE / num) * self.standard_error
 
     def chance(self, at: float = 0.0) -> float:
         """P of the one-sided test that the difference is `at` or more, against that it is less; NaN: one question."""
@@ -88,6 +95,14 @@ class Difference:
     def significant(self) -> bool:
         """Whether the interval leaves zero out."""
         return not (math.isnan(self.value.low) or self.value.includes(0))
+
+
+def power_reach(freedom: int, level: float = SIGNIFICANCE) -> float:
+    """How many standard errors a difference measures that a two-sided t test at `level` sees with 80 % power; NaN: no freedom.
+
+    It exceeds the test's own reach, so what is not significant is never called detectable.
+    """
+    return float(stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom))
 
 
 def estimand_of(text: str) -> Estimand:
@@ -206,7 +221,7 @@ def difference(
     )
     return Difference(
         tables[0].point, tables[1].point, metric, found.interval, len(change), len(either) - len(change), found.error,
-        (Z95 + Z_POWER) * found.error, found.freedom, float(np.sum(noise)) / len(change) ** 2,
+        power_reach(found.freedom) * found.error, found.freedom, float(np.sum(noise)) / len(change) ** 2,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
 from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, proportion
-from interpole.analysis.metrics import Z_POWER, difference, measure, rows_and_samples
+from interpole.analysis.metrics import POWER, difference, measure, rows_and_samples
 from interpole.analysis.selection import chosen, critical, noise, optimism
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Transition, find_transition, from_rows, from_samples, pool
@@ -155,7 +155,8 @@ def recommend(
         nearest=None if choice else shown,
         share_of_accuracy=shown.accuracy.value / end.accuracy.value if end and end.accuracy.value else None,
         share_of_tokens=shown.tokens.value / end.tokens.value if end and end.tokens.value else None,
-        expected=None if off is None else Interval(*(end - off for end in shown.accuracy)), optimism=off, detectable=detectable,
+        expected=None if off is None else Interval(*(max(0.0, end - off) for end in shown.accuracy)),
+        optimism=off, detectable=detectable,
         cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
         tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
         notes=(*_warnings(shown, measured), *notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
@@ -402,13 +403,13 @@ def _tied(
         at: defaultdict[tuple[str, float | None], list[Sample]] = defaultdict(list)
         for sample in samples:
             at[sample.task, sample.lam].append(sample)
-        reach, tied, detectable = critical(errors[0]), [], 0.0
+        reach, seen, tied, detectable = critical(errors[0]), float(stats.norm.ppf(POWER)), [], 0.0
         for c in others:
             changes = [difference(at[task, shown.lam], at[task, c.lam], resamples=2) for task in tasks]
             error = math.hypot(*(change.standard_error for change in changes)) / len(tasks)
             if abs(float(np.mean([change.value.value for change in changes]))) <= reach * error:
                 tied.append(c.lam)
-                detectable = max(detectable, (Z95 + Z_POWER) * error)
+                detectable = max(detectable, (reach + seen) * error)
         return tuple(tied), "paired", detectable or math.nan
     if math.isnan(shown.accuracy.low):
         return (), "unknown", math.nan
