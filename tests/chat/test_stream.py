@@ -52,11 +52,3 @@ def test_what_was_streamed_is_what_the_whole_response_says(thought, answer, open
     thinking, said = streamed([response[i:j] for i, j in pairwise(edges)], opened=opened)
     whole = parse_response(response, "stop", MARKERS, prompt_opens_thinking=opened)
     assert (thinking, said.strip()) == (whole.thinking, whole.answer)
-
-
-def test_nothing_is_held_back_that_cannot_be_a_marker():
-    stream = ThoughtStream(MARKERS, opened=True)
-    assert stream.feed("a < ") == ("a < ", "")
-    assert stream.feed("b <") == ("b ", "")
-    assert stream.feed("/think>") == ("", "")  # a quotation mark may not follow: none is before it
-    assert stream.closed
