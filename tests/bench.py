@@ -32,7 +32,8 @@ class Bench:
         (self.folder / "script.json").write_text(json.dumps(script))
 
     def config(self, **changes):
-        options = {"script": str(self.folder / "script.json"), "journal": str(self.journal), "rows": 1}
+        files = {"script": self.folder / "script.json", "journal": self.journal, "failed": self.folder / "failed"}
+        options = {name: str(path) for name, path in files.items()} | {"rows": 1}
         content = {
             "sources": self.sources,
             "tasks": "arithmetic",

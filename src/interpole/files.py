@@ -30,6 +30,7 @@ __all__ = [
     "exclusive",
     "no_follow",
     "open_regular",
+    "open_to_append",
     "parse_json",
     "parse_yaml",
     "parse_yaml_lines",
@@ -38,6 +39,7 @@ __all__ = [
     "read_text",
     "read_yaml",
     "seed_of",
+    "unlink_others",
     "write_atomic",
 ]
 
@@ -46,7 +48,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 StrPath = str | os.PathLike[str]
 """A path as callers give it."""
 MAX_SEED = 2**31 - 1
+MOST_DIGITS = 300
+"""Of a whole number in a file; longer ones fit no float, and many functions fail at them in their own ways."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONG = re.compile(rf"[0-9]{{{MOST_DIGITS + 1}}}")
 
 
 def parse_json(
@@ -67,14 +72,23 @@ def parse_json(
         unique_keys: refuse an object in which a key stands twice; else its last value counts.
 
     Raises:
-        InterpoleError: of the kind `error`: not JSON, not UTF-8, or nested too deep.
+        InterpoleError: of the kind `error`: not JSON, not UTF-8, nested too deep, or with a number of hundreds of digits.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_unique if unique_keys else None)
-        return _paired(value) if _SURROGATE.search(data if isinstance(data, str) else data.decode("latin-1")) else value
+        text = data if isinstance(data, str) else data.decode("latin-1")
+        whole = _whole if _LONG.search(text) else None
+        value = json.loads(data, object_pairs_hook=_unique if unique_keys else None, parse_int=whole)
+        return _paired(value) if _SURROGATE.search(text) else value
     except (ValueError, RecursionError) as problem:
         what = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"not valid JSON: {what}", where, remedy) from None
+
+
+def _whole(digits: str) -> int:
+    """A whole number that is none too long."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,8 +148,34 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def no_follow(path: str, flags: int) -> int:
-    """What `open` takes as its `opener` to write to a file itself, never through a link to another one."""
+    """What `open` takes as its `opener` to write to a file itself, never through a symbolic link to another one."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file of ours, or make it, to append to it; what has another name (a hard link) becomes a file of its own first.
+
+    Raises:
+        OSError: it cannot be opened, or is a symbolic link.
+        OutputError: it cannot be copied.
+    """
+    unlink_others(path)
+    return open(path, "ab", opener=no_follow)
+
+
+def unlink_others(path: Path) -> None:
+    """Make a file with several names (hard links) one of its own at `path`, so that writing to it changes no other.
+
+    Where a file system does not count names, nothing is known of them, and nothing is done.
+
+    Raises:
+        OSError: it cannot be read.
+        OutputError: it cannot be copied.
+    """
+    if path.exists() and path.lstat().st_nlink > 1:
+        with open_regular(path) as file:
+            content = file.read()
+        write_atomic(path, content, durable=True)
 
 
 @cache
@@ -240,6 +280,8 @@ def _check_nodes(node: Any, sizes: dict[int, int], where: object, error: type[In
                 )
             seen[name] = place
         inner = [one for pair in node.value for one in pair]
+    elif isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
+        raise error(f"not valid YAML: a whole number of {len(node.value):,} digits", line)
     elif isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
         raise error("not valid YAML: half of a character (a lone surrogate)", line)
     size = 1 + sum(_check_nodes(one, sizes, where, error) for one in inner)
@@ -334,11 +376,13 @@ def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str) -> 
     import fcntl
 
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        handle = no_follow(str(path), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(handle).st_ino == path.lstat().st_ino:
                 with suppress(OSError):  # a full disk still keeps the lock
+                    if os.fstat(handle).st_nlink > 1:  # the file of another name would be written to
+                        return handle
                     os.truncate(handle, 0)
                     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return handle

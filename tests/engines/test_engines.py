@@ -199,8 +199,8 @@ def test_a_script_answers_by_prompt_and_lambda_in_turn():
 RECIPE = {"sources": {"instruct": "nowhere", "thinking": "nowhere"}, "lambda": 0.0}
 
 
-def scripted(script, reports=None, **options):
-    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": script}}
+def scripted(script, reports=None, failed=None, **options):
+    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": script, "failed": failed}}
     return EngineProcess(spec, report=(reports if reports is not None else []).append, **options)
 
 
@@ -224,10 +224,10 @@ def test_a_child_process_answers_like_the_engine_itself():
 
 @pytest.mark.parametrize("how", ["die", "hang"])
 def test_an_engine_that_fails_once_is_replaced_and_nothing_is_lost(tmp_path, how):
-    bad = {"text": "late", "fail": how, "once": str(tmp_path / "failed")}
+    bad = {"text": "late", "fail": how, "once": True}
     script = [{"contains": "bad", "responses": [bad]}, {"contains": "", "lambda": 0.5, "responses": ["good"]}]
     reports = []
-    with scripted(script, reports, hang_seconds=1.0) as engine:
+    with scripted(script, reports, hang_seconds=1.0, failed=str(tmp_path / "failed")) as engine:
         engine.load({"lambda": 0.5})
         texts = [one.text for one in answers(engine, *("bad" if i == 7 else "x" for i in range(40)))]
     assert texts == ["good"] * 7 + ["late"] + ["good"] * 32  # the new child is at λ = 0.5 again

@@ -399,6 +399,8 @@ HOSTILE = {
     "a tag that does not fit": ("lambda: !!bool maybe\n", "does not fit its tag"),
     "a moment that is none": ("lambda: !!timestamp abc\n", "does not fit its tag"),
     "a date that is none": ("lambda: 2001-13-45\n", "not valid YAML"),
+    "a number of hundreds of digits": (f"sources: {{instruct: i, thinking: t}}\nlambda: {'9' * 400}\n", "400 digits"),
+    "rules that are a number": ("sources: {instruct: i, thinking: t}\nlambda: 1\nrules: 1\n", r"rules.*valid tuple"),
     "half of a character": ('chat_template: "\\uD800"\n', "lone surrogate"),
     "more layers than memory": (
         "sources: {instruct: i, thinking: t}\nlambda: 1\nrules: [{layers: 0-9999999999, lambda: 1}]\n", "so many layers"),

@@ -13,7 +13,7 @@ import synthetic
 from interpole.analysis.scoring import score
 from interpole.cli import app
 from interpole.errors import OutputError, RunError, TaskError
-from interpole.files import parse_json
+from interpole.files import open_to_append, parse_json
 from interpole.runs import archive, samples
 from interpole.runs.combine import combine
 from interpole.runs.regrade import code_of, regrade
@@ -143,6 +143,21 @@ def test_no_link_in_a_run_is_written_through(run, tmp_path):
     with pytest.raises(OutputError, match=r"its \.lock is a link"), exclusive(run):
         pass
     assert precious.read_text() == "precious"
+
+
+def test_a_file_that_has_another_name_elsewhere_is_not_written_to(run, tmp_path):
+    precious = tmp_path / "precious"
+    for name in (".lock", ".run.json.new", "curves.csv", "metrics.json"):
+        precious.write_text("precious")
+        (run / name).unlink(missing_ok=True)
+        (run / name).hardlink_to(precious)
+    (run / "kept.jsonl").hardlink_to(precious)
+    with exclusive(run):
+        score(run)
+    with open_to_append(run / "kept.jsonl") as kept:
+        kept.write(b" and more")
+    assert precious.read_text() == "precious"
+    assert (run / "kept.jsonl").read_text() == "precious and more"
 
 
 # ── content ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,6 +301,7 @@ def test_a_small_log_of_gigabytes_is_refused_before_it_is_unpacked(run, monkeypa
         ("[]", "valid dictionary"),
         ('{"format": 3}', "format"),
         ("\0", "not valid JSON"),
+        ('{"format": %s}' % ("1" * 400), "whole number of 400 digits"),
     ],
 )
 def test_a_run_json_that_is_none_is_named(run, text, message):
@@ -293,6 +309,12 @@ def test_a_run_json_that_is_none_is_named(run, text, message):
     with pytest.raises(RunError, match=message) as refused:
         RunFile.load(run)
     assert refused.value.where == str(run / "run.json")
+
+
+def test_a_number_in_a_text_may_have_hundreds_of_digits():
+    digits = "3" * 400
+    for text in (f'{{"pi": "{digits}", "e": 2.{digits}}}', f'{{"pi": "{digits}", "n": -7}}'.encode()):
+        assert parse_json(text, "here") == json.loads(text)
 
 
 @pytest.mark.parametrize(

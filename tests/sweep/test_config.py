@@ -52,7 +52,7 @@ def test_memory_follows_the_dtype_that_the_engine_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["sweep", "search"])
-@pytest.mark.parametrize("kind", ["grader", "task", "engine"])
+@pytest.mark.parametrize("kind", ["grader", "task", "engine", "file"])
 def test_code_that_a_file_names_is_run_on_the_users_word_only(tmp_path, monkeypatch, command, kind):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs.py").write_text("open('ran', 'w')\ndef grade(response, answer):\n    return 1\n")
@@ -65,6 +65,9 @@ def test_code_that_a_file_names_is_run_on_the_users_word_only(tmp_path, monkeypa
     elif kind == "task":
         content["tasks"] = ["theirs.py@some"]
         named = f"task theirs.py@some: theirs.py@some ({file})"
+    elif kind == "file":
+        content |= {"engine": "scripted", "engine_options": {"script": "script.json", "journal": "/home/me/.profile"}}
+        named = "engine scripted: journal: /home/me/.profile"
     else:
         content |= {"engine": "vllm", "engine_options": {"dtype": "float32", "worker_cls": "theirs.Worker"}}
         named = "engine vllm: worker_cls: theirs.Worker"
@@ -105,7 +108,7 @@ def test_options_of_a_file_are_judged_for_the_engine_that_the_command_line_names
     (tmp_path / "file.yml").write_text(json.dumps(content | {"engine_options": {"dtype": "float32"}}))
     assert SweepConfig.load(tmp_path / "file.yml", {"engine": "vllm"}).engine == "vllm"
     (tmp_path / "file.yml").write_text(json.dumps(content | {"engine_options": {"device": "theirs.Device"}}))
-    with pytest.raises(RunError, match=r"names code to run: engine vllm: device: theirs\.Device"):
+    with pytest.raises(RunError, match=r"names code to run, .*: engine vllm: device: theirs\.Device"):
         SweepConfig.load(tmp_path / "file.yml", {"engine": "vllm"})
 
 

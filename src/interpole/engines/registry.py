@@ -26,6 +26,7 @@ class EngineKind:
         name: as `--engine` and `engine:` call it.
         opener: `module:function`; the function takes a recipe (None where there is none) and the options by name.
         options: the names of its options; None: they are somebody else's, and checked when it is opened.
+        writes: those of its options that name files it writes.
         matters: those of its options that responses depend on; None: all of them may.
         needs_recipe: it holds weights, which a recipe names.
         remote: its points are models that somebody else serves. Its options include `base_url`, `model` and `api`.
@@ -38,6 +39,7 @@ class EngineKind:
     name: str
     opener: str
     options: tuple[str, ...] | None = None
+    writes: tuple[str, ...] = ()
     matters: tuple[str, ...] | None = None
     needs_recipe: bool = True
     remote: bool = False
@@ -80,7 +82,8 @@ _BUILT_IN = (
     EngineKind(
         name="scripted",
         opener="interpole.engines.scripted:open_scripted",
-        options=("script", "rows", "step_seconds", "journal"),
+        options=("script", "rows", "step_seconds", "journal", "failed"),
+        writes=("journal", "failed"),
         matters=(),
         needs_recipe=False,
     ),

@@ -2,8 +2,8 @@
 
 A script is a list of entries; the first whose `contains` is in the prompt, and whose `lambda` (if it has one) is the current λ,
 answers with its `responses` in turn. A response is a text, or a mapping: `text`, `num_tokens`, `finish`, or `fail` for what can
-go wrong (`"refuse"`: this request; `"die"`: the process; `"memory"`: there is none left; `"hang"`: never an answer; with `once`,
-a file that is made, only once).
+go wrong (`"refuse"`: this request; `"die"`: the process; `"memory"`: there is none left; `"hang"`: never; with `once: true`
+only the first time, which the file `failed` tells a new process).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from interpole.engines.base import Engine, Finished, Request
 from interpole.errors import EngineError
+from interpole.files import parse_json, read_text
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation
 
@@ -34,6 +35,7 @@ class ScriptedEngine(Engine):
         rows: int = 16,
         step_seconds: float = 0.0,
         journal: str | Path | None = None,
+        failed: str | Path | None = None,
     ) -> None:
         """Take a script.
 
@@ -42,9 +44,14 @@ class ScriptedEngine(Engine):
             rows: how many requests one step answers.
             step_seconds: how long a step takes.
             journal: a file that gets one line for every answer given.
+            failed: a file that is made at the first failure of `once`.
+
+        Raises:
+            EngineError: the file is not one.
         """
-        self._script = json.loads(Path(script).read_text()) if isinstance(script, str | Path) else list(script)
+        self._script = _script_in(Path(script)) if isinstance(script, str | Path) else list(script)
         self._rows, self._step_seconds, self._journal = rows, step_seconds, journal and Path(journal)
+        self._failed = failed and Path(failed)
         self._queue: deque[Request] = deque()
         self._turns: Counter[int] = Counter()
         self._lam: float | None = None
@@ -102,10 +109,10 @@ class ScriptedEngine(Engine):
     def _answer(self, request: Request) -> Finished:
         response = self._response(request.prompt)
         self._turns[self._entry(request.prompt)] += 1
-        if (mark := response.get("once")) and not Path(mark).exists():
-            Path(mark).touch()
-        elif mark:
-            response.pop("fail", None)
+        if response.get("once") and self._failed:
+            if self._failed.exists():
+                response.pop("fail", None)
+            self._failed.touch()
         self._fail(response.get("fail", ""))
         if self._journal:
             with self._journal.open("a", encoding="utf-8") as file:
@@ -128,3 +135,15 @@ class ScriptedEngine(Engine):
 def open_scripted(_: Recipe | None, **options: Any) -> ScriptedEngine:
     """The engine that the registry calls `scripted`; it holds no weights."""
     return ScriptedEngine(**options)
+
+
+def _script_in(path: Path) -> list[Any]:
+    """The entries in a file.
+
+    Raises:
+        EngineError: it cannot be read, or is no JSON list.
+    """
+    script = parse_json(read_text(path, EngineError, "the script"), path, EngineError)
+    if not isinstance(script, list):
+        raise EngineError("the script is no list of entries", path)
+    return script

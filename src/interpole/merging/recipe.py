@@ -299,10 +299,10 @@ class Recipe(Strict):
             raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
         if "merge_method" in content:
             content = translate(text, path)
-            numbers = lines_of_rules(text, path, content.get("rules") or ())
+            recipe, numbers = build(content, path), lines_of_rules(text, path, content.get("rules") or ())
         else:
-            numbers = [lines.get(("rules", number)) for number in range(len(content.get("rules") or ()))]
-        recipe = build(content, path)
+            recipe = build(content, path)
+            numbers = [lines.get(("rules", number)) for number in range(len(recipe.rules))]
         recipe._places = _Places(tuple(f"{path}, line {number}" if number else str(path) for number in numbers))
         return recipe
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 
 from interpole.engines.base import Answer
-from interpole.errors import EngineError, OutputError
+from interpole.errors import EngineError, OutputError, RunError
+from interpole.files import open_regular, open_to_append
 from interpole.records import Generation, Sampler
 from interpole.runs.runfile import Part
 
@@ -34,10 +34,15 @@ class Journal:
     """
 
     def __init__(self, path: Path, answer: Answer, on_answer: OnAnswer) -> None:
-        """Read what is there; `on_answer` is told of every answer."""
+        """Read what is there; `on_answer` is told of every answer.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         self._path, self._answer, self._on_answer = path, answer, on_answer
-        self._known = _lines(path)
-        self._torn = not _is_whole(path)
+        content = _content(path)
+        self._known = _lines(content)
+        self._torn = bool(content) and not content.endswith(b"\n")
         self.num_generated = 0
 
     async def answer(self, prompt: str, sampler: Sampler, seed: int) -> Generation:
@@ -56,9 +61,8 @@ class Journal:
 
     def _append(self, key: str, generation: Generation) -> None:
         line = json.dumps([key, *astuple(generation)]) + "\n"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
-            with open(os.open(self._path, flags, 0o666), "ab") as file:  # noqa: PTH123 (a descriptor that follows no link)
+            with open_to_append(self._path) as file:
                 file.write((("\n" if self._torn else "") + line).encode())
         except OSError as error:
             self._torn = True  # part of the line may be there: the next one begins on its own
@@ -73,13 +77,32 @@ def journal_path(folder: Path, part: Part) -> Path:
 
 
 def num_answers(path: Path) -> int:
-    """How many answers the journal at `path` holds; none where there is no journal."""
-    return len(_lines(path))
+    """How many answers the journal at `path` holds; none where there is no journal.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    return len(_lines(_content(path)))
 
 
-def _lines(path: Path) -> dict[str, Generation]:
-    """Answers by key; none where there is no journal. What is torn, by a crash or a full disk, costs that answer alone."""
-    content = path.read_bytes() if path.exists() else b""
+def _content(path: Path) -> bytes:
+    """What a journal holds; nothing where there is none.
+
+    Raises:
+        RunError: something else is in its place.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        what = f"the answers kept so far cannot be read: {error.strerror}"
+        raise RunError(what, path, "remove it; what it held is asked for again") from None
+
+
+def _lines(content: bytes) -> dict[str, Generation]:
+    """Answers by key. What is torn, by a crash or a full disk, costs that answer alone."""
     return dict(answer for line in content.split(b"\n") if (answer := _answer_in(line)) is not None)
 
 
@@ -91,12 +114,3 @@ def _answer_in(line: bytes) -> tuple[str, Generation] | None:
         return key, Generation(*fields)
     except (IndexError, ValueError, TypeError, RecursionError, EngineError):
         return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a journal ends with a whole line, or is not there."""
-    if not path.exists() or not path.stat().st_size:
-        return True
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interpole.errors import RunError
-from interpole.files import open_regular, write_atomic
+from interpole.files import open_regular, unlink_others, write_atomic
 from interpole.runs.runfile import exclusive
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def _mend(path: Path) -> int:
     mended += b"\n" if mended else b""
     if mended != content:
         write_atomic(path, mended, durable=True)
+    unlink_others(path)
     return num_torn
 
 

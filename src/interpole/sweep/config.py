@@ -302,7 +302,7 @@ class SweepConfig(Strict):
         return str(self.engine_options.get("api_key_env", KEY)) if self.served else ""
 
     def code(self, said: Mapping[str, Any] = NOTHING) -> tuple[str, ...]:
-        """What a run would run of code that the settings name: graders, tasks in files, an engine's own options.
+        """What a run would run of code that the settings name (graders, tasks in files, an engine's own options), or write to.
 
         Where nobody lists an engine's options, texts, lists and mappings may name code too.
 
@@ -311,10 +311,10 @@ class SweepConfig(Strict):
         """
         tasks = () if "tasks" in said else self.tasks
         named = [(f"task {one.task}", code_of(one.task, one.grader)) for one in tasks]
-        if self.kind.options is None:
-            own = said.get("engine_options", {})
-            options = [(name, value) for name, value in self.engine_options.items() if name not in own]
-            named += [(f"engine {self.engine}", f"{name}: {value}") for name, value in options if _may_run(name, value)]
+        own, kind = said.get("engine_options", {}), self.kind
+        for name, value in self.engine_options.items():
+            if name not in own and (name in kind.writes or (kind.options is None and _may_run(name, value))):
+                named.append((f"engine {self.engine}", f"{name}: {value}"))
         return tuple(f"{what}: {code}" for what, code in named if code)
 
     def under(self, said: Mapping[str, Any], where: object = "the sweep") -> Self:
@@ -354,7 +354,8 @@ class SweepConfig(Strict):
         config = cls.of(content, path)
         config = config.under(said, path) if said else config
         if not trust and (code := config.code(said)):
-            raise RunError(f"the file names code to run: {'; '.join(code)}", path, "if you trust it: --trust")
+            what = "the file names code to run, or files to write"
+            raise RunError(f"{what}: {'; '.join(code)}", path, "if you trust it: --trust")
         if config.key_variable not in ("", KEY, said.get("engine_options", {}).get("api_key_env")):
             raise RunError(
                 f"the file asks for the value of {config.key_variable} to be sent to {', '.join(config.base_urls)}",
