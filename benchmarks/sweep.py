@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 
 from interpole.engines.open import open_engine
 from interpole.engines.process import EngineProcess
+from interpole.files import seed_of
 from interpole.lab import shipped
 from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
-from interpole.tasks.inspect import sample_seed
 from merge import Cost, measure
 
 BATCH, RESPONSE_TOKENS, TOKEN_SECONDS = 64, 250, 0.02
@@ -107,7 +107,7 @@ def time_bare(config: SweepConfig) -> float:
     (benchmark,) = planned.benchmarks.values()
     asked = [(problem, epoch) for epoch in range(1, benchmark.k + 1) for problem in benchmark.problems]
     prompts = [planned.render([{"role": "user", "content": benchmark.prompt(problem)}]) for problem, _ in asked]
-    seeds = [sample_seed(config.seed, problem.id, epoch) for problem, epoch in asked]
+    seeds = [seed_of(config.seed, problem.id, epoch) for problem, epoch in asked]
     engine: Any = open_engine(config.engine, planned.base_recipe, **config.engine_options)
     begin = time.perf_counter()
     for point in planned.points:

@@ -43,7 +43,7 @@ def engine(folder):
 # ── the sampler ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reference(logits, sampler):
+def reference(logits, sampler, min_p=0.0):
     """Probabilities by the plain definition, one row at a time, in float64."""
     scores = logits.astype(np.float64) / sampler.temperature
     if 0 < sampler.top_k < len(scores):
@@ -53,15 +53,16 @@ def reference(logits, sampler):
     kept = np.zeros(len(p), bool)
     for token in np.argsort(-p, kind="stable"):
         if sampler.top_p >= 1 or p[kept].sum() < sampler.top_p:
-            kept[token] = True
+            kept[token] = p[token] >= min_p * p.max()
     return np.where(kept, p, 0) / p[kept].sum()
 
 
-def drawn(logits, sampler, num_draws=20_001):
+def drawn(logits, sampler, num_draws=20_001, min_p=0.0):
     """Probabilities of `draw`, read off an even grid of uniforms: exact to one grid step per token."""
     uniforms = torch.linspace(0, 1 - 1e-7, num_draws)
     rows = torch.tensor(logits).expand(num_draws, -1)
-    tokens = draw(rows, Settings.of([sampler] * num_draws, len(logits), torch.device("cpu")), uniforms)
+    settings = Settings.of([sampler] * num_draws, len(logits), torch.device("cpu"), [min_p] * num_draws)
+    tokens = draw(rows, settings, uniforms)
     return np.bincount(tokens, minlength=len(logits)) / num_draws
 
 
@@ -72,6 +73,18 @@ def test_the_one_pass_sampler_has_the_probabilities_of_the_definition(top_k, top
     logits = np.random.default_rng(0).normal(scale=scale, size=150).astype(np.float32)
     sampler = Sampler(temperature=0.7, top_k=top_k, top_p=top_p)
     expected, seen = reference(logits, sampler), drawn(logits, sampler)
+    assert not seen[expected == 0].any()
+    assert np.abs(seen - expected).max() < 2e-4
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+@pytest.mark.parametrize("scale", [0.1, 3.0], ids=["flat", "peaked"])
+def test_min_p_leaves_what_is_nearly_as_likely_as_the_likeliest(top_k, top_p, scale):
+    logits = np.random.default_rng(2).normal(scale=scale, size=150).astype(np.float32)
+    sampler = Sampler(temperature=0.7, top_k=top_k, top_p=top_p)
+    expected = reference(logits, sampler, min_p=0.3)
+    seen = drawn(logits, sampler, min_p=0.3)
     assert not seen[expected == 0].any()
     assert np.abs(seen - expected).max() < 2e-4
 

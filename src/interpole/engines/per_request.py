@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -30,43 +31,22 @@ __all__ = ["PerRequestEngine", "Token", "open_per_request"]
 
 Forward = Callable[..., Any]
 
-_MODELS = "transformers.models"
-AFFINE = frozenset(
-    {f"torch.nn.modules.{name}" for name in ("linear.Linear", "sparse.Embedding", "normalization.LayerNorm")}
-    | {"transformers.pytorch_utils.Conv1D"}
-    | {
-        f"{_MODELS}.{family}.modeling_{family}.{name}"
-        for family, names in {
-            "gemma": ("GemmaRMSNorm", "GemmaTextScaledWordEmbedding"),
-            "gemma2": ("Gemma2RMSNorm", "Gemma2TextScaledWordEmbedding"),
-            "gemma3": ("Gemma3RMSNorm", "Gemma3TextScaledWordEmbedding"),
-            "llama": ("LlamaRMSNorm",),
-            "ministral3": ("Ministral3RMSNorm",),
-            "mistral": ("MistralRMSNorm",),
-            "mixtral": ("MixtralRMSNorm",),
-            "olmo2": ("Olmo2RMSNorm",),
-            "olmo3": ("Olmo3RMSNorm",),
-            "phi3": ("Phi3RMSNorm",),
-            "qwen2": ("Qwen2RMSNorm",),
-            "qwen2_moe": ("Qwen2MoeRMSNorm",),
-            "qwen3": ("Qwen3RMSNorm",),
-            "qwen3_moe": ("Qwen3MoeRMSNorm",),
-        }.items()
-        for name in names
-    }
-)
-"""Classes of modules whose output is affine in their weights taken together."""
-EXPERTS = frozenset(
-    f"{_MODELS}.{family}.modeling_{family}.{name}Experts"
-    for family, name in {"qwen3_moe": "Qwen3Moe", "qwen2_moe": "Qwen2Moe", "mixtral": "Mixtral"}.items()
-)
+AFFINE = {
+    "torch.nn.modules.linear.Linear", "torch.nn.modules.normalization.LayerNorm", "torch.nn.modules.sparse.Embedding",
+    "transformers.pytorch_utils.Conv1D",
+    "gemma.GemmaRMSNorm", "gemma.GemmaTextScaledWordEmbedding", "gemma2.Gemma2RMSNorm", "gemma2.Gemma2TextScaledWordEmbedding",
+    "gemma3.Gemma3RMSNorm", "gemma3.Gemma3TextScaledWordEmbedding", "glm4.Glm4RMSNorm", "granite.GraniteRMSNorm",
+    "llama.LlamaRMSNorm", "ministral3.Ministral3RMSNorm", "mistral.MistralRMSNorm", "olmo2.Olmo2RMSNorm", "olmo3.Olmo3RMSNorm",
+    "olmoe.OlmoeRMSNorm", "phi3.Phi3RMSNorm", "qwen2.Qwen2RMSNorm", "qwen2_moe.Qwen2MoeRMSNorm", "qwen3.Qwen3RMSNorm",
+    "qwen3_moe.Qwen3MoeRMSNorm", "smollm3.SmolLM3RMSNorm",
+}  # fmt: skip
+"""Classes of modules whose output is affine in all their weights together; `family.Class` for those of transformers' models."""
+EXPERTS = {"olmoe.OlmoeExperts", "qwen2_moe.Qwen2MoeExperts", "qwen3_moe.Qwen3MoeExperts"}
 """Classes of experts: a product, an activation, a product."""
-ROUTERS = frozenset(
-    f"{_MODELS}.{family}.modeling_{family}.{name}TopKRouter"
-    for family, name in {"qwen3_moe": "Qwen3Moe", "qwen2_moe": "Qwen2Moe", "mixtral": "Mixtral"}.items()
-)
+ROUTERS = {"olmoe.OlmoeTopKRouter", "qwen2_moe.Qwen2MoeTopKRouter", "qwen3_moe.Qwen3MoeTopKRouter"}
 """Classes of routers: a product with one weight, and then what has none."""
 PROBE_TOKENS = 8
+_MODELING = re.compile(r"transformers\.models\.(\w+)\.modeling_\1\.")
 
 
 class Token(NamedTuple):
@@ -193,6 +173,7 @@ class PerRequestEngine(TransformersEngine):
             raise EngineError(f"two requests with the key {request.key}", remedy="give each a key of its own")
         super().add(request._replace(lam=float(lam)))
 
+    @torch.inference_mode()
     def cancel(self, key: int) -> bool:
         """Forget a request, wherever it is. Returns whether it was there: it is never answered."""
         for row in self._rows():
@@ -200,6 +181,7 @@ class PerRequestEngine(TransformersEngine):
                 row.finish = "cancelled"
                 if row in self._waiting:
                     self._waiting.remove(row)
+                self._leave()
                 return True
         return False
 
@@ -217,7 +199,10 @@ class PerRequestEngine(TransformersEngine):
         """As `TransformersEngine.step`. Where the model fails, so does what was in it; what waits goes on."""
         self._events = []
         try:
-            return super().step()
+            finished = super().step()
+            if not self.busy:
+                self._batch = None  # and its cache, however long the next request is in coming
+            return finished
         except Exception as error:  # torch raises what it likes: out of memory, for one
             failed, self._entering = self._entering, []
             if not failed and self._batch:
@@ -323,7 +308,7 @@ def _wrap(module: torch.nn.Module, twin: torch.nn.Module, lams: _Lambdas, name: 
     Raises:
         EngineError: there is no form for its class.
     """
-    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    kind = _MODELING.sub(r"\1.", f"{type(module).__module__}.{type(module).__qualname__}")
     forms = ((AFFINE, _affine), (EXPERTS, _experts), (ROUTERS, _router))
     form = next((form for kinds, form in forms if kind in kinds), None)
     if form is None:
@@ -387,7 +372,12 @@ def _probe(model: Any) -> torch.Tensor:
     size = min(2 * PROBE_TOKENS, model.get_input_embeddings().weight.shape[0])
     tokens = (torch.arange(2 * PROBE_TOKENS, device=model.device) % size).view(2, -1)
     with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits
+        logits: torch.Tensor = model(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            position_ids=torch.arange(PROBE_TOKENS, device=model.device).expand(2, -1),
+            use_cache=False,
+        ).logits
     return logits
 
 
