@@ -39,6 +39,7 @@ __all__ = [
     "read_text",
     "read_yaml",
     "seed_of",
+    "size_text",
     "unlink_others",
     "write_atomic",
 ]
@@ -424,3 +425,14 @@ def seed_of(*parts: object) -> int:
     """A seed in [0, 2³¹) made of its parts: the same for the same, and far from its neighbours'."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") & MAX_SEED
+
+
+def size_text(num_bytes: float) -> str:
+    """A size as people read it, in three digits: `17.0 kB`, `1.41 MB`, `8.04 GB`; up to 999 bytes as it is."""
+    if num_bytes < 1000:
+        return f"{num_bytes:,.0f} byte{'' if num_bytes == 1 else 's'}"
+    for unit in ("kB", "MB", "GB", "TB"):
+        num_bytes /= 1000
+        if num_bytes < 999.5 or unit == "TB":
+            break
+    return f"{num_bytes:,.{2 if num_bytes < 9.995 else 1 if num_bytes < 99.95 else 0}f} {unit}"

@@ -14,10 +14,13 @@ import interpole
 import tiny
 from interpole.checkpoints.checkpoint import Folder
 from interpole.cli import app, main
+from interpole.cli.show import sweep_bar
 from interpole.errors import InterpoleError, RecipeError
+from interpole.files import size_text
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
 from interpole.sweep.config import SweepConfig
+from interpole.sweep.run import SweepProgress
 
 
 def call(*arguments, code=0):
@@ -322,6 +325,19 @@ def test_report_plot_and_watch_show_the_run(run, tmp_path):
     call("plot", run, "--figure", "3", "-o", tmp_path / "f.pdf")
     assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
     assert "λ=0.5" in call("watch", run)
+
+
+def test_before_anything_is_counted_no_count_is_shown(capfd):
+    with sweep_bar() as on_progress:
+        on_progress(SweepProgress(message="arithmetic is graded by exact"))
+        on_progress(SweepProgress("arithmetic", "λ=0", done=3, total=9, message="λ=0 is done"))
+    assert capfd.readouterr().err == "arithmetic is graded by exact\n[3/9] λ=0 is done\n"
+
+
+def test_sizes_are_read_in_three_digits():
+    shown = {0: "0 bytes", 1: "1 byte", 999: "999 bytes", 1000: "1.00 kB", 9995: "10.0 kB", 16_956: "17.0 kB"}
+    shown |= {99_950: "100 kB", 999_499: "999 kB", 999_500: "1.00 MB", 8_044_936_192: "8.04 GB", 2.5e15: "2,500 TB"}
+    assert {size: size_text(size) for size in shown} == shown
 
 
 def test_a_dry_run_tells_what_is_there(run):

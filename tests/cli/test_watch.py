@@ -59,6 +59,14 @@ def test_a_finished_run_shows_its_metrics(run: Path) -> None:
         assert f"{m.tokens.value:,.1f}" in line
 
 
+def test_what_is_shown_in_a_pipe_ends_its_last_line(run: Path) -> None:
+    console = Console(width=110, force_terminal=False)
+    with console.capture() as capture:
+        watch(run, console=console)
+    assert capture.get().endswith(" samples\n")
+    assert not capture.get().endswith("\n\n")
+
+
 def test_an_unfinished_point_counts_its_whole_answers_and_leaves_the_journal_alone(run: Path) -> None:
     unfinish(run, "λ=1", 5)
     journal = next(run.rglob("*.answers.jsonl"))

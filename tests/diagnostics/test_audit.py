@@ -443,6 +443,18 @@ def test_a_merge_is_verified_by_the_recipe_beside_it_or_in_its_card(family, tmp_
     assert told["stated"] == {"file": file, "byte_for_byte": True, "problem": "", "num_wrong": 0}
 
 
+def test_without_the_base_that_a_merge_needs_the_flag_that_gives_it_is_named(family, tmp_path):
+    folder = with_recipe(family, tmp_path, **TIES)
+    told = audit(open_checkpoint(folder), **pair(family)).summary()
+    (line,) = [line for line in told if "--base" in line]
+    assert line.startswith("the recipe in interpole_recipe.yml could not be tried: its source 'base' (")
+    for said in ("interpole_recipe.yml", "README.md"):
+        (folder / said).unlink()
+    told = audit(open_checkpoint(folder), **pair(family)).summary()
+    assert "no base was given: task arithmetic, TIES and DARE start from one; give it as --base" in told
+    assert "--base" not in " ".join(audit(open_checkpoint(folder), **family).summary())
+
+
 def test_a_recipe_that_does_not_make_the_merge_is_said_to_be_so_with_the_tensor(family, tmp_path):
     folder = with_recipe(family, tmp_path, **{"lambda": 0.4})
     weights, name = load_file(folder / "model.safetensors"), "model.layers.2.mlp.down_proj.weight"

@@ -31,7 +31,7 @@ from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
-from interpole.files import StrPath, content_hash, exclusive
+from interpole.files import StrPath, content_hash, exclusive, size_text
 
 __all__ = ["CHUNK_ELEMENTS", "Target", "save", "save_all"]
 
@@ -430,6 +430,6 @@ def _write_assets(output: _Output, shards: Shards) -> None:
 
 def _output_error(error: OSError, out: Path, num_bytes: int) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = f"free some space ({num_bytes / 1e9:.1f} GB in all), or choose another --out"
+        remedy = f"free some space ({size_text(num_bytes)} in all), or choose another --out"
         return OutputError(f"disk full: {error.strerror}", out, remedy)
     return OutputError(f"cannot write: {error}", out, "check the path and its permissions")

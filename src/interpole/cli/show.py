@@ -335,7 +335,7 @@ def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
     if not err.is_terminal:
         yield (
             lambda p: (
-                print(f"[{p.done}/{p.total}] {printable(p.message)}", file=sys.stderr, flush=True)
+                print(f"[{p.done}/{p.total}] " * (p.total > 0) + printable(p.message), file=sys.stderr, flush=True)
                 if p.message
                 else None
             )

@@ -22,7 +22,7 @@ from interpole.cli.options import (
 )
 from interpole.engines.registry import BUILT_IN, default_engine
 from interpole.errors import RunError, printable
-from interpole.files import parse_yaml, read_json
+from interpole.files import parse_yaml, read_json, size_text
 
 if TYPE_CHECKING:
     from interpole.sweep.config import SweepConfig
@@ -523,10 +523,10 @@ def _sentences(found: Estimate) -> list[str]:
         lines.append("hours: give --tokens-per-second, or run a pilot: the same command with --samples 1")
     if found.memory is not None:
         cache = found.memory.cache_bytes
-        kept = "an unknown size" if cache is None else f"{cache / 1e9:,.2f} GB"
-        weights = found.memory.weights_bytes / 1e9
+        kept = "an unknown size" if cache is None else size_text(cache)
+        weights = size_text(found.memory.weights_bytes)
         lines.append(
-            f"memory: {weights:,.2f} GB of weights (one model; the two ends stay on disk), and {kept} of cache for "
+            f"memory: {weights} of weights (one model; the two ends stay on disk), and {kept} of cache for "
             f"{found.memory.rows} responses at once; vllm takes what its gpu_memory_utilization allows"
         )
     return lines

@@ -151,6 +151,8 @@ def watch(
             made = sum(reading.done) - first
             seconds = (time.monotonic() - start) / made * reading.left if made > 0 else None
             live.update(view(reading, seconds, price_per_million), refresh=True)
+    if not console.is_terminal:
+        console.line()  # which Rich leaves out there
 
 
 def view(reading: Reading, seconds_left: float | None = None, price: float | None = None) -> Group:

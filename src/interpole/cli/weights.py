@@ -269,13 +269,12 @@ def _write(
     """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
     from time import perf_counter
 
-    from rich.filesize import decimal
-
     from interpole.checkpoints.hub import is_hub_id
     from interpole.checkpoints.open import fit, open_source
     from interpole.checkpoints.save import Target, save_all
     from interpole.cli.questions import examine_first
     from interpole.cli.show import bytes_bar, show_json
+    from interpole.files import size_text
     from interpole.merging.merged import merge_all
 
     first = next(iter(recipes.values()))
@@ -303,10 +302,10 @@ def _write(
         show_json({"merged": made, "seconds": round(seconds, 3)})
         return
     for out, checkpoint in merged.items():
-        typer.echo(f"{out}: {len(checkpoint)} tensors, {decimal(checkpoint.num_bytes)}")
+        typer.echo(f"{out}: {len(checkpoint)} tensors, {size_text(checkpoint.num_bytes)}")
         for note in checkpoint.notes:
             typer.echo(f"  {note}")
-    typer.echo(f"{decimal(num_bytes)} in {seconds:.1f} s ({decimal(round(num_bytes / seconds))}/s)")
+    typer.echo(f"{size_text(num_bytes)} in {seconds:.1f} s ({size_text(num_bytes / seconds)}/s)")
 
 
 def _parse_size(text: str) -> int:

@@ -109,6 +109,11 @@ class Audit:
         return sum(size * lam for size, lam in known) / whole if whole else math.nan
 
     @property
+    def _had_base(self) -> bool:
+        """Whether tensors were held against a base too."""
+        return any(tensor.estimate and len(tensor.estimate.differing) > 2 for tensor in self.tensors)
+
+    @property
     def byte_for_byte(self) -> bool:
         """Whether the recipe gives every tensor of the merge with all of its bits."""
         return self.recipe is not None and all(tensor.num_wrong == 0 for tensor in self.tensors)
@@ -137,6 +142,9 @@ class Audit:
                 lines.append(f"{len(names)} tensors: {STATES[state]}, e.g. {names[0]}")
         if self.verdict in ("not linear", "combination") and math.isfinite(self.mean_lambda):
             lines.append(f"the nearest point of the line, by least squares: λ = {self.mean_lambda:.3f}")
+        untried = self.stated is not None and self.stated.num_wrong is None  # then it says what is missing
+        if self.verdict in ("not linear", "combination") and not (self.recipe or self._had_base or untried):
+            lines.append("no base was given: task arithmetic, TIES and DARE start from one; give it as --base")
         if self.stated:
             lines.append(str(self.stated))
         if self.recipe and not (self.stated and self.stated.byte_for_byte):

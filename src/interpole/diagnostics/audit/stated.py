@@ -75,7 +75,8 @@ def verify(merged: Checkpoint, sources: Mapping[str, Checkpoint], threads: int |
         given = {name: _given(name, source.model, sources) for name, source in recipe.sources.items()}
         if missing := [name for name, source in given.items() if source is None]:
             model = recipe.sources[missing[0]].model
-            return Stated(file, recipe, None, f"its source {missing[0]!r} ({model}) is none of those given")
+            what = f"its source {missing[0]!r} ({model}) is none of those given"
+            return Stated(file, recipe, None, what + ("; give it as --base" if missing == ["base"] else ""))
         again = readable(merge(recipe, {name: source for name, source in given.items() if source is not None}))
     except InterpoleError as error:
         return Stated(str(file), None, None, error.what)
