@@ -2,7 +2,14 @@
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 SPECIALS = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
 MARKS = ["<think>", "</think>"]
@@ -34,16 +41,23 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def write(folder, seed, *, tied=True, moe=False, **sizes):
-    """A model folder with random weights."""
+CONFIGS = {"qwen3": Qwen3Config, "llama": LlamaConfig, "qwen2": Qwen2Config}
+
+
+def write(folder, seed, *, tied=True, moe=False, family="qwen3", norms=False, **sizes):
+    """A model folder with random weights; `norms`: norms and biases too, which begin as ones and zeros."""
     torch.manual_seed(seed)
     settings = SIZES | {"tie_word_embeddings": tied} | sizes
     if moe:
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
         config = Qwen3MoeConfig(**experts | settings)
     else:
-        config = Qwen3Config(**settings)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+        config = CONFIGS[family](**settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    for name, weight in model.named_parameters():
+        if norms and name.endswith((".bias", "norm.weight")):
+            torch.nn.init.normal_(weight.data, float(name.endswith("weight")), 0.3)
+    model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder

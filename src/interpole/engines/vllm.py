@@ -37,7 +37,7 @@ from interpole.errors import EngineError, MismatchError
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation, Sampler
 
-__all__ = ["VllmEngine", "open_vllm"]
+__all__ = ["VllmEngine", "cpu_defaults", "open_vllm", "write_assets"]
 
 WORKER = "interpole.engines.vllm_worker.DialWorker"
 SMALLER = "shorten it, or raise max_model_len; an empty prompt cannot be answered"
@@ -79,7 +79,7 @@ class VllmEngine(Engine):
         first: Checkpoint = self._resolve(where)
         self._specs = dict(first.specs)
         with TemporaryDirectory(prefix="interpole-vllm-") as folder:
-            _write_assets(first, Path(folder))
+            write_assets(first, Path(folder))
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._llm = _start(folder, max_rows, settings)
         config = self._llm.vllm_config
@@ -226,7 +226,7 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler lives in this process
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
-    options = (_cpu_defaults(settings) if current_platform.is_cpu() else {}) | settings
+    options = (cpu_defaults(settings) if current_platform.is_cpu() else {}) | settings
     try:
         arguments = EngineArgs(
             model=folder,
@@ -250,7 +250,7 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
         ) from error
 
 
-def _cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+def cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What suits a CPU: no compiling (minutes), one process if there is one worker, no pinning of several to NUMA nodes.
 
     Prompts are read whole: between two pieces of one vLLM 0.32 rewinds its request's generator, which a CPU's cannot do.
@@ -265,7 +265,7 @@ def _cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-def _write_assets(checkpoint: Checkpoint, folder: Path) -> None:
+def write_assets(checkpoint: Checkpoint, folder: Path) -> None:
     """Config, tokenizer and templates of a checkpoint, and nothing else, for vLLM to start from."""
     for name, path in checkpoint.assets.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

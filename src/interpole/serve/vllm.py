@@ -1,0 +1,229 @@
+"""vLLM's own OpenAI server with a λ in every request: its command line, what it is told, and the plugin it loads.
+
+`main` starts vLLM's server in this process with the loader of `engines.vllm_per_request`, the middleware of `vllm_middleware` and
+the reader of thoughts of `vllm_thoughts`. They find what is served in the environment (`Offer`), for vLLM starts processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from interpole.chat import ThinkFormat
+from interpole.checkpoints.checkpoint import template_of
+from interpole.engines.open import dial
+from interpole.engines.registry import require
+from interpole.errors import EngineError, TaskError
+from interpole.files import StrPath
+from interpole.merging.recipe import Recipe
+from interpole.serve.levels import Level, Levels
+
+__all__ = ["Offer", "arguments", "main", "register"]
+
+SERVER = "vllm.entrypoints.openai.api_server"
+PLUGIN, GROUP = "interpole", "vllm.general_plugins"
+_ENVIRONMENT = "INTERPOLE_SERVED"
+_OURS = {
+    "model": "it is INSTRUCT and THINKING",
+    "served-model-name": "say --name",
+    "host": "say it before --",
+    "port": "say it before --",
+    "api-key": "say it before --",
+    "load-format": "both checkpoints are loaded by Interpole",
+    "model-loader-extra-config": "both checkpoints are loaded by Interpole",
+    "additional-config": "it holds what is served",
+    "reasoning-parser": "thoughts are read by Interpole",
+    "fingerprint-mode": "it is that of the weights",
+    "fingerprint-value": "it is that of the weights",
+}
+_INEXACT = {
+    "quantization": "quantised weights", "q": "quantised weights",
+    "enable-lora": "LoRA adapters", "lora-modules": "LoRA adapters",
+    "speculative-config": "speculative decoding",
+    "enable-prompt-embeds": "embeddings as prompts",
+    "enable-dbo": "microbatches", "ubatch-size": "microbatches",
+    "pipeline-parallel-size": "pipeline parallelism", "pp": "pipeline parallelism",
+    "data-parallel-size": "data parallelism", "dp": "data parallelism",
+    "enable-expert-parallel": "expert parallelism", "ep": "expert parallelism", "enable-eplb": "expert parallelism",
+    "decode-context-parallel-size": "context parallelism", "dcp": "context parallelism",
+    "prefill-context-parallel-size": "context parallelism", "pcp": "context parallelism",
+    "kv-transfer-config": "a key-value cache from elsewhere",
+    "kv-sharing-fast-prefill": "fast prefill with shared keys and values",
+    "cpu-offload-gb": "weights kept in main memory",
+    "enable-sleep-mode": "weights that come and go",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a server says of itself: to its middleware, and to its reader of thoughts.
+
+    Attributes:
+        levels: the name of its model, and the λ that have names.
+        folder: its config, tokenizer and chat template.
+    """
+
+    levels: Levels
+    folder: str
+
+    def to_environment(self) -> dict[str, str]:
+        """For the processes that vLLM starts."""
+        return {_ENVIRONMENT: json.dumps(asdict(self))}
+
+    @classmethod
+    def of_environment(cls) -> Offer:
+        """What the process that started this one serves.
+
+        Raises:
+            EngineError: it serves nothing.
+        """
+        if _ENVIRONMENT not in os.environ:
+            raise EngineError("this is a part of a server", remedy="start it by `interpole serve --engine vllm`")
+        content = json.loads(os.environ[_ENVIRONMENT])
+        efforts = {name: Level(**level) for name, level in content["levels"].pop("efforts").items()}
+        return cls(Levels(**content["levels"], efforts=efforts), content["folder"])
+
+    def thinks(self, **variables: Any) -> ThinkFormat:
+        """How a response to a chat is read, with these variables in the template.
+
+        Raises:
+            TaskError: the family has no markers, or its template does not render.
+        """
+        assets = {path.name: path for path in Path(self.folder).iterdir()}
+        return ThinkFormat.of(assets, template_of(assets) or "", variables=variables)
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes: its plugin `interpole`."""
+    from vllm.reasoning import ReasoningParserManager
+
+    from interpole.engines.vllm_per_request import register as register_loader
+
+    register_loader()
+    ReasoningParserManager.register_lazy_module(PLUGIN, "interpole.serve.vllm_thoughts", "ThoughtReader")
+
+
+def main(
+    instruct: StrPath,
+    thinking: StrPath,
+    levels: Levels,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    flags: Sequence[str] = (),
+) -> None:
+    """Serve a pair by vLLM until it is told to end.
+
+    Args:
+        instruct: the checkpoint at λ = 0, a folder or hub id.
+        thinking: that at λ = 1.
+        levels: the name of the model, the default λ, and the levels of effort.
+        host: the address to listen at.
+        port: the port.
+        api_key: what clients must know; None: nothing.
+        flags: vLLM's own.
+
+    Raises:
+        EngineError: vLLM or its plugin is not installed, or a flag is refused.
+        InterpoleError: the checkpoints do not fit each other.
+    """
+    require("vllm", "vllm")
+    _check(flags)
+    if not any(point.name == PLUGIN for point in entry_points(group=GROUP)):
+        raise EngineError(
+            "vLLM does not see the plugin of this Interpole", remedy="install Interpole again: pip install …"
+        )
+    from interpole.engines.vllm import write_assets
+    from interpole.engines.vllm_per_request import settings
+
+    recipe = Recipe.between(instruct, thinking, levels.default)
+    with TemporaryDirectory(prefix="interpole-serve-") as folder:
+        middle = dial(recipe)(0.5)
+        write_assets(middle, Path(folder))
+        offer = Offer(levels, folder)
+        os.environ |= offer.to_environment() | ({"VLLM_API_KEY": api_key} if api_key else {})
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        allowed = os.environ.get("VLLM_PLUGINS")
+        if allowed is not None and PLUGIN not in allowed.split(","):
+            os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
+        sys.argv = [SERVER, *arguments(offer, settings(recipe), host, port, flags)]
+        runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
+
+
+def arguments(offer: Offer, pair: Mapping[str, Any], host: str, port: int, flags: Sequence[str]) -> list[str]:
+    """The command line of vLLM's server.
+
+    Args:
+        offer: what is served.
+        pair: `engines.vllm_per_request.settings` of it.
+        host: the address.
+        port: the port.
+        flags: vLLM's own flags, as the user gave them; they count where they say something else.
+    """
+    from vllm.platforms import current_platform
+
+    from interpole.engines.vllm import cpu_defaults
+
+    given = {_name(flag) for flag in flags if flag.startswith("-")}
+    settings = {
+        "model": offer.folder,
+        "served_model_name": offer.levels.name,
+        "host": host,
+        "port": port,
+        "generation_config": "auto",
+        "middleware": "interpole.serve.vllm_middleware.LambdaMiddleware",
+        "fingerprint_mode": "custom",
+        "fingerprint_value": "-".join(end[:16] for end in pair["additional_config"]["interpole"]["ends"]),
+        **pair,
+    }
+    try:
+        offer.thinks()
+        settings |= {"reasoning_parser": PLUGIN, "structured_outputs_config": {"enable_in_reasoning": True}}
+    except TaskError:
+        pass  # no markers: nothing to tell apart, and no budget for it
+    if current_platform.is_cpu():
+        one = not given & {"tensor-parallel-size", "tp"}
+        settings |= cpu_defaults({} if one else {"tensor_parallel_size": 2})
+    return [*_as_flags({key: value for key, value in settings.items() if _name(key) not in given}), *flags]
+
+
+def _as_flags(settings: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key, value in settings.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            found += [f"--{name}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
+    return found
+
+
+def _name(flag: str) -> str:
+    """The option that a flag sets: `--no-enforce_eager=…` is `enforce-eager`."""
+    return flag.partition("=")[0].lstrip("-").replace("_", "-").removeprefix("no-")
+
+
+def _check(flags: Sequence[str]) -> None:
+    """Refuse flags that are not for the user, and those with which λ per request would not be exact.
+
+    Raises:
+        EngineError: with the flag and the reason.
+    """
+    for flag in flags:
+        name = _name(flag) if flag.startswith("-") else ""
+        if name in _OURS:
+            raise EngineError(
+                f"{flag.partition('=')[0]} is not for vLLM: {_OURS[name]}", remedy="leave it out after --"
+            )
+        if name in _INEXACT:
+            what = f"{flag.partition('=')[0]}: {_INEXACT[name]} are not served with a λ per request"
+            raise EngineError(what, remedy="leave it out, or serve the folder that `interpole merge` writes")

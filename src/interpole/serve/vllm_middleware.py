@@ -1,0 +1,369 @@
+"""The middleware that puts λ into the requests of vLLM's own server: in what a client says, out what vLLM understands.
+
+vLLM hands `vllm_xargs` on to the model, where `engines.vllm_per_request` reads `lam`; the cache salt keeps apart the prefixes of
+different λ. Nothing of vLLM is imported but the names of the fields its requests have. Loaded by `--middleware`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from interpole.errors import CorruptError
+from interpole.files import parse_json
+from interpole.serve.errors import RequestError
+from interpole.serve.levels import Chosen, Level, Levels, choose, level_name
+from interpole.serve.vllm import Offer
+
+__all__ = ["LambdaMiddleware", "rewritten"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
+_REQUESTS = {
+    CHAT: "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
+    COMPLETIONS: "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
+    RESPONSES: "vllm.entrypoints.openai.responses.protocol:ResponsesRequest",
+    MESSAGES: "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
+}
+"""Where λ is put in."""
+_NO_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
+"""What asks no model, and so needs no λ."""
+_WITHOUT_EFFECT = ("metadata", "store", "service_tier", "user", "safety_identifier", "prompt_cache_key")
+"""Fields of OpenAI's that say nothing about the answer: taken, and not handed on where vLLM does not know them."""
+_REFUSED = {
+    "prompt_logprobs": "log-probabilities of prompts are not computed at a λ",
+    "use_beam_search": "beam search is not served with a λ per request",
+    "prompt_embeds": "embeddings as prompts have no λ",
+    "kv_transfer_params": "keys and values from elsewhere have no λ",
+    "ec_transfer_params": "embeddings from elsewhere have no λ",
+}
+MAX_BODY_BYTES = 32 << 20
+_JSON, _SSE = b"application/json", b"text/event-stream"
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def _fields(path: str) -> frozenset[str]:
+    """The fields that vLLM's request at a path has."""
+    module, _, name = _REQUESTS[path].partition(":")
+    fields = getattr(import_module(module), name).model_fields
+    return frozenset(fields) | {field.alias for field in fields.values() if field.alias}
+
+
+def rewritten(
+    path: str, body: Mapping[str, Any], levels: Levels, known: frozenset[str]
+) -> tuple[dict[str, Any], Chosen]:
+    """A request as vLLM shall have it, and the λ it is for.
+
+    Args:
+        path: where it was sent.
+        body: as the client wrote it.
+        levels: what the server offers.
+        known: the fields that vLLM knows there.
+
+    Raises:
+        RequestError: it names no λ there is, or asks for what is not served.
+    """
+    chosen = choose(body, levels)
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in ("lam", "reasoning_effort"):  # the latter would switch thinking on and off in the template
+        given.pop(name, None)
+    _take_reasoning(given, path)
+    for name, reason in _REFUSED.items():
+        if given.pop(name, False) is not False:
+            raise RequestError(reason, param=name, code="unsupported_parameter")
+    if given.get("echo") and given.get("logprobs") is not None and path == COMPLETIONS:
+        raise RequestError(_REFUSED["prompt_logprobs"], param="echo", code="unsupported_parameter")
+    for name in sorted(given.keys() - known):
+        if name not in _WITHOUT_EFFECT:
+            raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter")
+        given.pop(name)
+    _check_budget(given)
+    extra = given.get("vllm_xargs", {})
+    if not isinstance(extra, Mapping) or "lam" in extra:
+        raise RequestError("say lam, not vllm_xargs.lam", param="vllm_xargs", code="invalid_value")
+    salt = f"lam={chosen.lam!r}"
+    if "cache_salt" in given:  # of any length: together they must not be too long for vLLM
+        salt = hashlib.sha256(f"{salt};{given['cache_salt']}".encode()).hexdigest()
+    return {**given, "model": levels.name, "vllm_xargs": {**extra, "lam": chosen.lam}, "cache_salt": salt}, chosen
+
+
+def _take_reasoning(given: dict[str, Any], path: str) -> None:
+    """Take out of a request the objects that name an effort, and put what else they ask for where vLLM has it."""
+    if path == MESSAGES:
+        output = {key: value for key, value in (given.pop("output_config", None) or {}).items() if key != "effort"}
+        given |= {"output_config": output} if output else {}
+        if (given.get("thinking") or {}).get("type") == "disabled":
+            del given["thinking"]
+        return
+    reasoning = {key: value for key, value in (given.pop("reasoning", None) or {}).items() if value is not None}
+    reasoning.pop("effort", None)
+    if path == RESPONSES:
+        given |= {"reasoning": reasoning} if reasoning else {}
+        return
+    reasoning.pop("enabled", None)
+    if reasoning.pop("exclude", False):
+        given["include_reasoning"] = False
+    if "max_tokens" in reasoning:
+        budget = reasoning.pop("max_tokens")
+        if given.setdefault("thinking_token_budget", budget) != budget:
+            raise RequestError("two budgets for thinking", param="reasoning.max_tokens", code="invalid_value")
+    for name in reasoning:
+        raise RequestError(
+            f"reasoning.{name} is not supported", param=f"reasoning.{name}", code="unsupported_parameter"
+        )
+
+
+def _check_budget(given: Mapping[str, Any]) -> None:
+    """Refuse a budget for thinking that leaves no room for an answer."""
+    budget = given.get("thinking_token_budget")
+    most = given.get("max_completion_tokens", given.get("max_tokens"))
+    if isinstance(budget, int) and isinstance(most, int) and budget >= most:
+        what = f"a budget of {budget} tokens for thinking leaves none of {most} for the answer"
+        raise RequestError(what, param="thinking_token_budget", code="invalid_value")
+
+
+# ── responses ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _named(content: Any, chosen: Chosen) -> Any:
+    """A response, or a piece of one, with the model as the client named it, and thinking under both of its names."""
+    if not isinstance(content, dict):
+        return content
+    for part in (content, content.get("response"), content.get("message")):
+        if isinstance(part, dict) and "model" in part:
+            part["model"] = chosen.model_name
+    for choice in content.get("choices") or ():
+        for part in (choice.get("message"), choice.get("delta")):
+            if isinstance(part, dict) and part.get("reasoning") is not None:
+                part["reasoning_content"] = part["reasoning"]
+    return content
+
+
+def _error(content: Any, status: int) -> Any:
+    """An error of vLLM's in OpenAI's schema; its authentication has another."""
+    if isinstance(content, dict) and isinstance(content.get("error"), str):
+        kind = "authentication_error" if status == 401 else "invalid_request_error"
+        return RequestError(content["error"], kind, code="invalid_api_key" if status == 401 else None).openai()
+    return content
+
+
+def cards(offer: Offer, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The models that a client may name: the one there is, and one for each level of effort.
+
+    Args:
+        offer: of the server.
+        plain: vLLM's card of its model.
+    """
+    levels = offer.levels
+    named = {levels.name: Level(levels.default)} | {
+        level_name(levels.name, key): one for key, one in levels.all.items()
+    }
+    return [
+        {
+            **plain,
+            "id": name,
+            "root": levels.name,
+            "owned_by": "interpole",
+            "lambda": level.lam,
+            "expected_tokens": level.expected_tokens,
+            "expected_accuracy": level.expected_accuracy,
+        }
+        for name, level in named.items()
+    ]
+
+
+# ── the middleware ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class LambdaMiddleware:
+    """An ASGI application around vLLM's."""
+
+    def __init__(self, app: App, offer: Offer | None = None) -> None:
+        self._app, self._offer = app, offer or Offer.of_environment()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "not served with a λ per request"})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        try:
+            await self._serve(path, _authorised(scope), receive, send)
+        except RequestError as error:
+            content = error.anthropic() if path.startswith(MESSAGES) else error.openai()
+            await _answer(send, error.status, content, error.headers)
+
+    async def _serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            if path == "/v1/models" or path.startswith("/v1/models/"):
+                await self._models(path, scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        elif path in _REQUESTS:
+            body = await _body(receive)
+            if body is not None:
+                content, chosen = rewritten(path, body, self._offer.levels, _fields(path))
+                await self._app(*_with_body(scope, content, receive), _Rewriter(send, chosen))
+        elif path in _NO_MODEL:
+            body = await _body(receive)
+            if body is not None:
+                content = {**body, "model": self._offer.levels.name} if "model" in body else body
+                choose(body, self._offer.levels)
+                await self._app(*_with_body(scope, content, receive), send)
+        elif path.startswith(f"{RESPONSES}/"):
+            await self._app(scope, receive, send)
+        else:
+            raise RequestError(
+                f"{scope['method']} {path} is not served with a λ per request", code="not_found", status=404
+            )
+
+    async def _models(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """The list that vLLM has of its one model, and what is made of it."""
+
+        def listed(content: Any, status: int) -> Any:
+            if status != 200:
+                return _error(content, status)
+            content["data"] = cards(self._offer, content["data"][0])
+            name = path.removeprefix("/v1/models").removeprefix("/")
+            if not name:
+                return content
+            chosen = choose({"model": name}, self._offer.levels)
+            same = [card for card in content["data"] if card["id"] == name]
+            return same[0] if same else {**content["data"][0], "id": name, "lambda": chosen.lam}
+
+        name = path.removeprefix("/v1/models/") if path != "/v1/models" else self._offer.levels.name
+        choose({"model": name}, self._offer.levels)
+        scope = {**scope, "path": scope.get("root_path", "") + "/v1/models", "raw_path": b"/v1/models"}
+        await self._app(scope, receive, _Rewriter(send, None, listed))
+
+
+class _Rewriter:
+    """Sends a response on, with λ in its header and its JSON, whole or as events, rewritten."""
+
+    def __init__(self, send: Send, chosen: Chosen | None, rewrite: Callable[[Any, int], Any] | None = None) -> None:
+        self._send, self._chosen = send, chosen
+        self._rewrite = rewrite or self._with_name
+        self._start: Message | None = None
+        self._kind, self._held = b"", b""
+
+    def _with_name(self, content: Any, status: int) -> Any:
+        return _error(content, status) if status >= 400 or self._chosen is None else _named(content, self._chosen)
+
+    async def __call__(self, message: Message) -> None:
+        """A message of the application's."""
+        if message["type"] == "http.response.start":
+            headers = [(name.lower(), value) for name, value in message["headers"]]
+            self._kind = dict(headers).get(b"content-type", b"").partition(b";")[0]
+            if self._chosen is not None:
+                headers.append((b"x-interpole-lambda", repr(self._chosen.lam).encode()))
+            if self._kind in (_JSON, _SSE):
+                headers = [pair for pair in headers if pair[0] != b"content-length"]
+            self._start = {**message, "headers": headers}
+            if self._kind != _JSON:
+                await self._send(self._start)
+        elif message["type"] != "http.response.body" or self._kind not in (_JSON, _SSE):
+            await self._send(message)
+        elif self._kind == _SSE:
+            await self._events(message)
+        else:
+            await self._whole(message)
+
+    async def _whole(self, message: Message) -> None:
+        self._held += message.get("body", b"")
+        if message.get("more_body", False) or self._start is None:
+            return
+        body = self._held
+        if body:
+            body = json.dumps(self._rewrite(json.loads(body), self._start["status"]), ensure_ascii=False).encode()
+        self._start["headers"].append((b"content-length", str(len(body)).encode()))
+        await self._send(self._start)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _events(self, message: Message) -> None:
+        """Whole lines only; `data: {…}` is rewritten."""
+        more = message.get("more_body", False)
+        *lines, self._held = (self._held + message.get("body", b"")).split(b"\n")
+        if not more:
+            lines, self._held = [*lines, self._held], b""
+        text = b"\n".join(map(self._line, lines)) + (b"\n" if more and lines else b"")
+        if text or not more:
+            await self._send({"type": "http.response.body", "body": text, "more_body": more})
+
+    def _line(self, line: bytes) -> bytes:
+        if not line.startswith(b"data: {"):
+            return line
+        content = self._rewrite(json.loads(line.removeprefix(b"data: ")), 200)
+        return b"data: " + json.dumps(content, ensure_ascii=False).encode()
+
+
+def _authorised(scope: Scope) -> Scope:
+    """A request whose key, where it comes in Anthropic's header, is in the one that vLLM reads."""
+    headers = dict(scope["headers"])
+    if b"x-api-key" not in headers or b"authorization" in headers:
+        return scope
+    return {**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer " + headers[b"x-api-key"])]}
+
+
+async def _body(receive: Receive) -> dict[str, Any] | None:
+    """The JSON object that was sent; None: the client has gone.
+
+    Raises:
+        RequestError: it is none, or too long.
+    """
+    data, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        data, more = data + message.get("body", b""), message.get("more_body", False)
+        if len(data) > MAX_BODY_BYTES:
+            raise RequestError(f"a body of more than {MAX_BODY_BYTES >> 20} MiB", code="request_too_large", status=413)
+    try:
+        body = parse_json(data, "the request")
+    except CorruptError as error:
+        raise RequestError(error.what, code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise RequestError("the body is a JSON object", code="invalid_type")
+    return body
+
+
+def _with_body(scope: Scope, content: Mapping[str, Any], receive: Receive) -> tuple[Scope, Receive]:
+    """A request with another body."""
+    body = json.dumps(content, ensure_ascii=False).encode()
+    other = [
+        pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding", b"content-type")
+    ]
+    headers = [*other, (b"content-length", str(len(body)).encode()), (b"content-type", _JSON)]
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()  # whether the client is still there
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return {**scope, "headers": headers}, again
+
+
+async def _answer(send: Send, status: int, content: Any, headers: Mapping[str, str]) -> None:
+    body = json.dumps(content, ensure_ascii=False).encode()
+    listed = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
+    listed += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": listed})
+    await send({"type": "http.response.body", "body": body})

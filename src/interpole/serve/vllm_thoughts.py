@@ -1,0 +1,113 @@
+"""How vLLM's server reads a response apart: by Interpole's own rules, so that an answer without a thought is an answer.
+
+vLLM's readers for thinking families take all that has no closing marker for a thought; at small λ there is none to close.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from vllm.entrypoints.generate.base.protocol import DeltaMessage
+from vllm.reasoning import ReasoningParser
+
+from interpole.chat import Parts, ThinkFormat, ThoughtStream
+from interpole.errors import TaskError
+from interpole.serve.vllm import Offer
+
+__all__ = ["ThoughtReader"]
+
+_NOT_THE_TEMPLATES = ("add_generation_prompt", "continue_final_message", "documents", "reasoning_effort", "tools")
+
+
+@lru_cache(maxsize=64)
+def _form(variables: str) -> ThinkFormat:
+    """How a response is read where the template has these variables; where it does not render with them, as without."""
+    offer = Offer.of_environment()
+    try:
+        return offer.thinks(**json.loads(variables))
+    except TaskError:
+        return offer.thinks()
+
+
+class ThoughtReader(ReasoningParser):
+    """Reads one response; vLLM makes one for each choice."""
+
+    engine_based_streaming = True  # it is given each piece once, and asked at the end for what it holds back
+
+    def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(tokenizer, *args, **kwargs)
+        given: Mapping[str, Any] = kwargs.get("chat_template_kwargs") or {}
+        named = {key: value for key, value in given.items() if key not in _NOT_THE_TEMPLATES and value is not None}
+        self._format = _form(json.dumps(named, sort_keys=True, default=str))
+        markers = self._format.markers
+        self._opening, self._closing = (self._tokens(marker) for marker in (markers.open, markers.close))
+        self._stream = ThoughtStream(markers, opened=self._format.prompt_opens_thinking)
+
+    def _tokens(self, marker: str) -> list[int]:
+        return list(self.model_tokenizer.encode(marker, add_special_tokens=False))
+
+    @property
+    def reasoning_start_str(self) -> str:
+        """The opening marker."""
+        return self._format.markers.open
+
+    @property
+    def reasoning_end_str(self) -> str:
+        """The closing marker."""
+        return self._format.markers.close
+
+    def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:  # noqa: ARG002
+        """Whether a thought ends in these tokens. A prompt's say nothing: who thinks has yet to be seen."""
+        return False
+
+    def has_engine_confirmed_reasoning_end(self) -> bool:
+        """Whether what follows is answer: the thought is closed, or there was none. Then vLLM looks for calls of tools."""
+        return self._stream.closed or self._stream.answered
+
+    def extract_content_ids(self, input_ids: list[int]) -> list[int]:
+        """The tokens after the thought."""
+        start, end = self._thought(input_ids)
+        return input_ids[end + len(self._closing) :] if end > start else input_ids
+
+    def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many tokens are of the thought, its markers not counted."""
+        start, end = self._thought(token_ids)
+        return end - start
+
+    def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:  # noqa: ARG002
+        """Thinking and answer of a whole response."""
+        parsed = self._format.parse(model_output, "stop")
+        return parsed.thinking or None, parsed.answer or None
+
+    def extract_reasoning_streaming(
+        self, previous_text: str, current_text: str, delta_text: str, *_tokens: Any, **_more: Any
+    ) -> DeltaMessage | None:
+        """What the newest piece of a response adds to both."""
+        del previous_text, current_text
+        return _delta(self._stream.feed(delta_text))
+
+    def finish_streaming(self) -> DeltaMessage | None:
+        """What was held back, because it could have become a marker."""
+        return _delta(self._stream.finish())
+
+    def _thought(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """Where the thought begins and ends among the tokens of a response."""
+        tokens = list(token_ids)
+        opened = _find(tokens, self._opening)
+        if opened is None and not self._format.prompt_opens_thinking:
+            return 0, 0
+        start = 0 if opened is None else opened + len(self._opening)
+        end = _find(tokens[start:], self._closing)
+        return start, len(tokens) if end is None else start + end
+
+
+def _delta(parts: Parts) -> DeltaMessage | None:
+    return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer or None) if any(parts) else None
+
+
+def _find(tokens: list[int], part: list[int]) -> int | None:
+    starts = range(len(tokens) - len(part) + 1)
+    return next((start for start in starts if tokens[start : start + len(part)] == part), None)

@@ -1,0 +1,251 @@
+"""vLLM's own server with a λ in every request, asked by the clients that people have.
+
+These tests need vLLM: `make test-vllm` runs them in an environment of their own, on a CPU.
+"""
+# ruff: noqa: E402
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from urllib.request import urlopen
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
+pytestmark = pytest.mark.vllm
+
+import anthropic
+import httpx
+import openai
+
+from interpole.chat import ThinkFormat
+from interpole.checkpoints.open import open_source
+from interpole.engines.open import open_engine
+from interpole.lab import shipped
+from interpole.merging.recipe import Recipe
+from interpole.records import Sampler
+from widened import with_heads_of_32
+
+KEY = "a key of our own"
+LEVELS = "Levels(0.45, {'low': Level(0.3), 'medium': Level(0.6, 40.0, 0.5), 'high': Level(1.0)}, 'pair')"
+FLAGS = ["--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-bytes", "134217728"]
+QUESTIONS = ["34 a-1 = ?", "7 a*3 = ?", "12+5*2 = ?"]
+LAMS = (0.0, 0.45, 1.0)
+MOST = 200
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    found = shipped()
+    return [with_heads_of_32(source, folder / source.name) for source in (found.instruct, found.thinking)]
+
+
+@pytest.fixture(scope="module")
+def served(pair, tmp_path_factory):
+    """The address of a server of the tiny pair; it is told to end, and ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import sys; from interpole.serve.vllm import main; from interpole.serve.levels import Level, Levels\n"
+        f"main(*sys.argv[1:3], {LEVELS}, port={port}, api_key={KEY!r}, flags=sys.argv[3:])"
+    )
+    log = tmp_path_factory.mktemp("log") / "log"
+    command = [sys.executable, "-c", code, *map(str, pair), *FLAGS]
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 400
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urlopen(f"{url}/health"):
+            break
+        time.sleep(0.5)
+    assert server.poll() is None, log.read_text()[-6000:]
+    yield url
+    server.terminate()
+    assert server.wait(60) in (0, -15)
+    assert KEY not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return openai.OpenAI(base_url=f"{served}/v1", api_key=KEY, max_retries=0, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def expected(pair):
+    """What transformers says, greedy, at each λ: (thinking, answer, tokens) by λ and question."""
+    recipe = Recipe.between(*pair, 0.0)
+    checkpoint = open_source(str(pair[1]))
+    form = ThinkFormat.of(checkpoint.assets, checkpoint.chat_template or "")
+    engine = open_engine("transformers", recipe, dtype="float32")
+    prompts = [form.render([{"role": "user", "content": question}]) for question in QUESTIONS]
+    found = {}
+    for lam in LAMS:
+        with engine.at(lam):
+            answers = engine.generate(prompts, Sampler(temperature=0, max_tokens=MOST), [0] * len(prompts))
+        for question, answer in zip(QUESTIONS, answers, strict=True):
+            parsed = form.parse(answer.text, answer.finish)
+            found[lam, question] = (parsed.thinking or None, parsed.answer or None, answer.num_tokens)
+    assert any(thinking for thinking, *_ in found.values())
+    assert not all(thinking for thinking, *_ in found.values())
+    return found
+
+
+def asked(question, **fields):
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": MOST,
+        "model": "pair",
+    } | fields
+
+
+def read(answer):
+    message = answer.choices[0].message
+    assert (getattr(message, "reasoning", None) or None) == (getattr(message, "reasoning_content", None) or None)
+    return getattr(message, "reasoning", None) or None, message.content or None, answer.usage.completion_tokens
+
+
+def test_concurrent_chats_of_mixed_lambdas_say_what_transformers_says_at_each(served, expected):
+    async def all_at_once():
+        async with openai.AsyncOpenAI(base_url=f"{served}/v1", api_key=KEY, max_retries=0, timeout=300) as client:
+            jobs = [(lam, question) for lam in LAMS for question in QUESTIONS] * 2
+            asks = [
+                client.chat.completions.create(**asked(question), extra_body={"lam": lam}) for lam, question in jobs
+            ]
+            return zip(jobs, await asyncio.gather(*asks), strict=True)
+
+    for (lam, question), answer in asyncio.run(all_at_once()):
+        thinking, said, num_tokens = read(answer)
+        assert ((thinking or "").strip(), (said or "").strip(), num_tokens) == tuple(
+            (part or "").strip() if not isinstance(part, int) else part for part in expected[lam, question]
+        ), (lam, question)
+
+
+def test_a_stream_has_the_same_text_the_thought_apart_and_its_tokens_counted(client, expected):
+    for lam in (0.0, 1.0):
+        stream = client.chat.completions.create(
+            **asked(QUESTIONS[0], stream=True), stream_options={"include_usage": True}, extra_body={"lam": lam}
+        )
+        chunks = list(stream)
+        deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+        thinking = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+        said = "".join(delta.content or "" for delta in deltas)
+        assert deltas[0].role == "assistant"
+        wanted = expected[lam, QUESTIONS[0]]
+        assert (thinking.strip(), said.strip()) == tuple((part or "").strip() for part in wanted[:2])
+        usage = chunks[-1].usage
+        assert usage.completion_tokens == wanted[2]
+        whole = client.chat.completions.create(**asked(QUESTIONS[0]), extra_body={"lam": lam}).usage
+        assert usage.completion_tokens_details.reasoning_tokens == whole.completion_tokens_details.reasoning_tokens
+        assert bool(usage.completion_tokens_details.reasoning_tokens) == bool(wanted[0])
+
+
+def test_effort_model_name_and_default_choose_lambda_and_the_response_says_it(client):
+    for fields, lam, name in [
+        ({}, "0.45", "pair"),
+        ({"reasoning_effort": "high"}, "1.0", "pair"),
+        ({"model": "pair:low"}, "0.3", "pair:low"),
+        ({"model": "pair@0.55"}, "0.55", "pair@0.55"),
+        ({"reasoning_effort": "high", "extra_body": {"lam": 0.2}}, "0.2", "pair"),
+        ({"reasoning_effort": "none"}, "0.0", "pair"),
+    ]:
+        raw = client.chat.completions.with_raw_response.create(**asked("x", max_tokens=2) | fields)
+        answer = raw.parse()
+        assert (raw.headers["x-interpole-lambda"], answer.model) == (lam, name)
+        assert answer.system_fingerprint
+
+
+def test_n_seeds_log_probabilities_and_stops_are_vllms_own(client):
+    warm = asked("x", max_tokens=6, temperature=1.0, n=3, seed=7, logprobs=True, top_logprobs=2)
+    first, second = (client.chat.completions.create(**warm, extra_body={"lam": 0.3}) for _ in range(2))
+    texts = [[token.token for token in choice.logprobs.content] for choice in first.choices]
+    assert len(texts) == 3
+    assert texts == [[token.token for token in choice.logprobs.content] for choice in second.choices]
+    assert {len(token.top_logprobs) for token in first.choices[0].logprobs.content} == {2}
+
+
+def test_completions_and_responses_have_lambda_too(client):
+    by_lam = {}
+    for lam in (0.0, 1.0):
+        raw = client.completions.with_raw_response.create(
+            model="pair", prompt="34 a-1 = ?", max_tokens=24, temperature=0, extra_body={"lam": lam, "ignore_eos": True}
+        )
+        assert raw.headers["x-interpole-lambda"] == repr(lam)
+        by_lam[lam] = raw.parse().choices[0].text
+    assert by_lam[0.0] != by_lam[1.0]
+    chat = client.chat.completions.create(**asked(QUESTIONS[0]), reasoning_effort="high")
+    response = client.responses.create(
+        model="pair", input=QUESTIONS[0], temperature=0, max_output_tokens=MOST, reasoning={"effort": "high"}
+    )
+    assert response.output_text.strip() == chat.choices[0].message.content.strip()
+    assert (
+        response.usage.output_tokens_details.reasoning_tokens
+        == chat.usage.completion_tokens_details.reasoning_tokens
+        > 0
+    )
+
+
+def test_a_budget_for_thinking_holds_and_leaves_room_for_the_answer(client):
+    free = client.chat.completions.create(**asked(QUESTIONS[0]), extra_body={"lam": 1})
+    assert free.usage.completion_tokens_details.reasoning_tokens > 8
+    held = client.chat.completions.create(**asked(QUESTIONS[0]), extra_body={"lam": 1, "thinking_token_budget": 8})
+    assert held.usage.completion_tokens_details.reasoning_tokens <= 9
+    assert held.choices[0].message.content
+    assert "<think>" not in held.choices[0].message.content
+
+
+def test_models_are_listed_with_their_levels(client):
+    listed = {model.id: model for model in client.models.list()}
+    assert list(listed) == ["pair", "pair:none", "pair:low", "pair:medium", "pair:high"]
+    medium = listed["pair:medium"].model_extra
+    assert (medium["lambda"], medium["expected_tokens"], medium["expected_accuracy"]) == (0.6, 40.0, 0.5)
+    assert client.models.retrieve("pair@0.7").id == "pair@0.7"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"extra_body": {"lam": 1.01}}, "lam"),
+        ({"extra_body": {"lam": "0.5"}}, "lam"),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+        ({"extra_body": {"prompt_logprobs": 1}}, "prompt_logprobs"),
+        ({"extra_body": {"no_such_thing": 1}}, "no_such_thing"),
+    ],
+)
+def test_what_is_not_served_is_a_400_in_the_schema(client, fields, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**asked("x") | fields)
+    assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
+    assert caught.value.message
+
+
+def test_without_the_key_nothing_is_said(served):
+    stranger = openai.OpenAI(base_url=f"{served}/v1", api_key="another", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        stranger.chat.completions.create(**asked("x"))
+
+
+def test_anthropics_client_is_answered(served, client):
+    messages = anthropic.Anthropic(base_url=served, api_key=KEY, max_retries=0)
+    answer = messages.messages.create(
+        model="pair:high",
+        max_tokens=MOST,
+        messages=[{"role": "user", "content": QUESTIONS[0]}],
+        extra_body={"temperature": 0},
+    )
+    chat = client.chat.completions.create(**asked(QUESTIONS[0], model="pair:high"))
+    parts = {part.type: part for part in answer.content}
+    assert parts["text"].text.strip() == chat.choices[0].message.content.strip()
+    assert parts["thinking"].thinking.strip() == chat.choices[0].message.reasoning_content.strip()
+    assert answer.model == "pair:high"
+
+
+def test_metrics_and_health_are_there(served):
+    assert "vllm:" in httpx.get(f"{served}/metrics").text
+    assert httpx.get(f"{served}/health").status_code == 200
