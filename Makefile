@@ -22,7 +22,7 @@ fuzz: $(STAMP) # hostile files for every command; the whole of it (5,000) takes 
 	$(PY) tests/fuzz.py $(FUZZ)
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
-	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py tests/engines/test_vllm_per_request.py tests/serve/test_vllm_serve.py
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

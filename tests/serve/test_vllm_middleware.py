@@ -191,6 +191,34 @@ def test_events_are_rewritten_wherever_they_are_cut():
     assert (done, end) == ("data: [DONE]", "")
 
 
+def choice(number, finish=None, *, whole=False, **part):
+    return {"index": number, "finish_reason": finish, "message" if whole else "delta": part}
+
+
+def test_a_thought_that_was_never_closed_but_ended_is_the_answer():
+    whole = {
+        "choices": [
+            choice(0, "stop", whole=True, reasoning="4 ", content=None),
+            choice(1, "length", whole=True, reasoning="3", content=None),
+            choice(2, "stop", whole=True, reasoning="2", content=""),
+        ]
+    }
+    body = json.loads(sent(application([json.dumps(whole).encode()]), "POST", CHAT, ASK)[2])
+    messages = [one["message"] for one in body["choices"]]
+    assert [(one["reasoning"], one["content"]) for one in messages] == [(None, "4"), ("3", None), ("2", "")]
+
+
+def test_in_a_stream_it_comes_again_as_the_answer():
+    pieces = [
+        choice(0, reasoning="4"), choice(1, reasoning="5"), choice(1, reasoning="6", content=""), choice(0, reasoning="2"),
+        choice(0, "stop"), choice(1, "stop"),
+    ]  # fmt: skip
+    text = "".join(f"data: {json.dumps({'choices': [piece]})}\n\n" for piece in pieces).encode()
+    body = sent(application([text], b"text/event-stream"), "POST", CHAT, ASK | {"stream": True})[2].decode()
+    found = [json.loads(line.removeprefix("data: "))["choices"][0] for line in body.split("\n\n") if line]
+    assert [one["delta"].get("content") for one in found] == [None, None, "", None, "42", None]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [(b"{", 400, "invalid_json"), (b"[1]", 400, "invalid_type"), (b"1" * (33 << 20), 413, "request_too_large")],

@@ -137,18 +137,39 @@ def _check_budget(given: Mapping[str, Any]) -> None:
 # ── responses ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _named(content: Any, chosen: Chosen) -> Any:
-    """A response, or a piece of one, with the model as the client named it, and thinking under both of its names."""
-    if not isinstance(content, dict):
-        return content
+class _Thoughts:
+    """Thinking, under both of its names; and the answers of those who never closed a thought, but ended by themselves.
+
+    So answers a model of a small λ whose prompt opens the thought. How a response ends is known at its end: in a stream, which
+    has given the text out as thinking by then, it comes again as the answer.
+    """
+
+    def __init__(self) -> None:
+        self._said = dict[int, str]()  # the thinking of each choice that has no answer yet
+
+    def read(self, content: dict[str, Any]) -> None:
+        """Take a response, or a piece of one, and complete it."""
+        for choice in content.get("choices") or ():
+            part = choice.get("message") or choice.get("delta")
+            if not isinstance(part, dict):
+                continue
+            number, thinking = choice.get("index", 0), part.get("reasoning")
+            if thinking is not None:
+                part["reasoning_content"] = thinking
+                self._said[number] = self._said.get(number, "") + thinking
+            if part.get("content") is not None or part.get("tool_calls"):
+                self._said[number] = ""
+            if choice.get("finish_reason") == "stop" and self._said.get(number):
+                part["content"] = self._said.pop(number).strip()
+                if "message" in choice:
+                    part["reasoning"] = part["reasoning_content"] = None
+
+
+def _name(content: dict[str, Any], chosen: Chosen) -> None:
+    """Have a response, or a piece of one, name the model as the client did."""
     for part in (content, content.get("response"), content.get("message")):
         if isinstance(part, dict) and "model" in part:
             part["model"] = chosen.model_name
-    for choice in content.get("choices") or ():
-        for part in (choice.get("message"), choice.get("delta")):
-            if isinstance(part, dict) and part.get("reasoning") is not None:
-                part["reasoning_content"] = part["reasoning"]
-    return content
 
 
 def _error(content: Any, status: int) -> Any:
@@ -257,12 +278,17 @@ class _Rewriter:
 
     def __init__(self, send: Send, chosen: Chosen | None, rewrite: Callable[[Any, int], Any] | None = None) -> None:
         self._send, self._chosen = send, chosen
-        self._rewrite = rewrite or self._with_name
+        self._rewrite, self._thoughts = rewrite or self._complete, _Thoughts()
         self._start: Message | None = None
         self._kind, self._held = b"", b""
 
-    def _with_name(self, content: Any, status: int) -> Any:
-        return _error(content, status) if status >= 400 or self._chosen is None else _named(content, self._chosen)
+    def _complete(self, content: Any, status: int) -> Any:
+        if status >= 400 or self._chosen is None:
+            return _error(content, status)
+        if isinstance(content, dict):
+            self._thoughts.read(content)
+            _name(content, self._chosen)
+        return content
 
     async def __call__(self, message: Message) -> None:
         """A message of the application's."""

@@ -44,7 +44,10 @@ class ThoughtReader(ReasoningParser):
         self._format = _form(json.dumps(named, sort_keys=True, default=str))
         markers = self._format.markers
         self._opening, self._closing = (self._tokens(marker) for marker in (markers.open, markers.close))
-        self._stream = ThoughtStream(markers, opened=self._format.prompt_opens_thinking)
+        self._stream = ThoughtStream(
+            markers, opened=self._format.prompt_opens_thinking, special_tokens=self._format.special_tokens
+        )
+        self._answered = False
 
     def _tokens(self, marker: str) -> list[int]:
         return list(self.model_tokenizer.encode(marker, add_special_tokens=False))
@@ -65,7 +68,7 @@ class ThoughtReader(ReasoningParser):
 
     def has_engine_confirmed_reasoning_end(self) -> bool:
         """Whether what follows is answer: the thought is closed, or there was none. Then vLLM looks for calls of tools."""
-        return self._stream.closed or self._stream.answered
+        return self._stream.closed or self._answered
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
         """The tokens after the thought."""
@@ -78,16 +81,21 @@ class ThoughtReader(ReasoningParser):
         return end - start
 
     def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:  # noqa: ARG002
-        """Thinking and answer of a whole response."""
-        parsed = self._format.parse(model_output, "stop")
-        return parsed.thinking or None, parsed.answer or None
+        """Thinking and answer of a whole response. A thought that was never closed has no answer, not even an empty one."""
+        parsed = self._format.parse(model_output, "length")
+        return parsed.thinking or None, parsed.answer or ("" if parsed.closed else None)
 
     def extract_reasoning_streaming(
         self, previous_text: str, current_text: str, delta_text: str, *_tokens: Any, **_more: Any
     ) -> DeltaMessage | None:
         """What the newest piece of a response adds to both."""
         del previous_text, current_text
-        return _delta(self._stream.feed(delta_text))
+        closed = self._stream.closed
+        parts = self._stream.feed(delta_text)
+        self._answered |= bool(parts.answer)
+        if self._stream.closed > closed:
+            return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer)
+        return _delta(parts)
 
     def finish_streaming(self) -> DeltaMessage | None:
         """What was held back, because it could have become a marker."""
