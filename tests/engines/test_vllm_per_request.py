@@ -40,7 +40,7 @@ SIZES = {"head_dim": 32, "num_key_value_heads": 2, "intermediate_size": 64}
 KINDS = {
     "Qwen3, tied": {"tied": True},
     "Llama, untied": {"family": "llama", "tied": False},
-    "Qwen2, with biases": {"family": "qwen2", "tied": True},
+    "Qwen2, with biases": {"family": "qwen2", "tied": True, "hidden_size": 64},
     "Qwen3 with experts, untied": {"moe": True, "moe_intermediate_size": 64, "tied": False},
 }
 LAMS = (0.0, 0.45, 1.0)

@@ -133,7 +133,7 @@ def sent(app, method, path, body=b"", headers=()):
         answer.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-length", b"9"), *headers]}
-    asyncio.run(LambdaMiddleware(app, vllm.Offer(LEVELS, "nowhere"))(scope, receive, send))
+    asyncio.run(LambdaMiddleware(app, LEVELS)(scope, receive, send))
     start, *rest = answer
     return start["status"], dict(start["headers"]), b"".join(part["body"] for part in rest)
 
@@ -280,10 +280,9 @@ def test_flags_that_would_not_be_exact_or_are_ours_are_refused_by_name(flags, wh
 
 
 def test_what_is_served_goes_through_the_environment(monkeypatch):
-    offer = vllm.Offer(LEVELS, "folder")
     monkeypatch.delenv("INTERPOLE_SERVED", raising=False)
     with pytest.raises(EngineError, match="part of a server"):
-        vllm.Offer.of_environment()
-    for name, value in offer.to_environment().items():
+        vllm.of_environment()
+    for name, value in vllm.to_environment(LEVELS).items():
         monkeypatch.setenv(name, value)
-    assert vllm.Offer.of_environment() == offer
+    assert vllm.of_environment() == LEVELS

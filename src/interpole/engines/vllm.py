@@ -226,7 +226,7 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler lives in this process
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
-    options = (cpu_defaults(settings) if current_platform.is_cpu() else {}) | settings
+    options = cpu_defaults(settings) | settings
     try:
         arguments = EngineArgs(
             model=folder,
@@ -251,10 +251,12 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
 
 
 def cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What suits a CPU: no compiling (minutes), one process if there is one worker, no pinning of several to NUMA nodes.
+    """What suits a CPU, where this is one: no compiling (minutes), one process for one worker, several not pinned to NUMA nodes.
 
     Prompts are read whole: between two pieces of one vLLM 0.32 rewinds its request's generator, which a CPU's cannot do.
     """
+    if not current_platform.is_cpu():
+        return {}
     defaults: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
     if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & settings.keys():
         defaults["kv_cache_memory_bytes"] = 4 << 30

@@ -32,6 +32,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
 
 from interpole.engines.open import dial
 from interpole.engines.stream import Named, tensors
@@ -492,8 +493,9 @@ def _refuse_experts(name: str, layer: Any) -> None:
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes (`vllm.general_plugins`)."""
+    """Called by vLLM in each of its processes (`vllm.general_plugins`): the loader, and the reader of thoughts of the server."""
     from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
 
     if _LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT) is not PairLoader:
         register_model_loader(LOAD_FORMAT)(PairLoader)
+    ReasoningParserManager.register_lazy_module("interpole", "interpole.engines.vllm_thoughts", "ThoughtReader")

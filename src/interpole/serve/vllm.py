@@ -1,7 +1,7 @@
 """vLLM's own OpenAI server with a λ in every request: its command line, what it is told, and the plugin it loads.
 
 `main` starts vLLM's server in this process with the loader of `engines.vllm_per_request`, the middleware of `vllm_middleware` and
-the reader of thoughts of `vllm_thoughts`. They find what is served in the environment (`Offer`), for vLLM starts processes.
+the reader of thoughts of `engines.vllm_thoughts`. The middleware finds what is served in the environment.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from interpole.chat import ThinkFormat
-from interpole.checkpoints.checkpoint import template_of
 from interpole.engines.open import dial
 from interpole.engines.registry import require
 from interpole.errors import EngineError, TaskError
@@ -26,7 +25,7 @@ from interpole.files import StrPath
 from interpole.merging.recipe import Recipe
 from interpole.serve.levels import Level, Levels
 
-__all__ = ["Offer", "arguments", "main", "register"]
+__all__ = ["arguments", "main", "of_environment", "to_environment"]
 
 SERVER = "vllm.entrypoints.openai.api_server"
 PLUGIN, GROUP = "interpole", "vllm.general_plugins"
@@ -62,53 +61,21 @@ _INEXACT = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What a server says of itself: to its middleware, and to its reader of thoughts.
+def to_environment(levels: Levels) -> dict[str, str]:
+    """What is served, for the processes that vLLM starts."""
+    return {_ENVIRONMENT: json.dumps(asdict(levels))}
 
-    Attributes:
-        levels: the name of its model, and the λ that have names.
-        folder: its config, tokenizer and chat template.
+
+def of_environment() -> Levels:
+    """What the process that started this one serves.
+
+    Raises:
+        EngineError: it serves nothing.
     """
-
-    levels: Levels
-    folder: str
-
-    def to_environment(self) -> dict[str, str]:
-        """For the processes that vLLM starts."""
-        return {_ENVIRONMENT: json.dumps(asdict(self))}
-
-    @classmethod
-    def of_environment(cls) -> Offer:
-        """What the process that started this one serves.
-
-        Raises:
-            EngineError: it serves nothing.
-        """
-        if _ENVIRONMENT not in os.environ:
-            raise EngineError("this is a part of a server", remedy="start it by `interpole serve --engine vllm`")
-        content = json.loads(os.environ[_ENVIRONMENT])
-        efforts = {name: Level(**level) for name, level in content["levels"].pop("efforts").items()}
-        return cls(Levels(**content["levels"], efforts=efforts), content["folder"])
-
-    def thinks(self, **variables: Any) -> ThinkFormat:
-        """How a response to a chat is read, with these variables in the template.
-
-        Raises:
-            TaskError: the family has no markers, or its template does not render.
-        """
-        assets = {path.name: path for path in Path(self.folder).iterdir()}
-        return ThinkFormat.of(assets, template_of(assets) or "", variables=variables)
-
-
-def register() -> None:
-    """Called by vLLM in each of its processes: its plugin `interpole`."""
-    from vllm.reasoning import ReasoningParserManager
-
-    from interpole.engines.vllm_per_request import register as register_loader
-
-    register_loader()
-    ReasoningParserManager.register_lazy_module(PLUGIN, "interpole.serve.vllm_thoughts", "ThoughtReader")
+    if _ENVIRONMENT not in os.environ:
+        raise EngineError("this is a part of a server", remedy="start it by `interpole serve --engine vllm`")
+    content = json.loads(os.environ[_ENVIRONMENT])
+    return Levels(**content | {"efforts": {name: Level(**level) for name, level in content["efforts"].items()}})
 
 
 def main(
@@ -144,55 +111,49 @@ def main(
         )
     from interpole.engines.vllm import write_assets
     from interpole.engines.vllm_per_request import settings
+    from interpole.engines.vllm_thoughts import FOLDER
 
     recipe = Recipe.between(instruct, thinking, levels.default)
     with TemporaryDirectory(prefix="interpole-serve-") as folder:
-        middle = dial(recipe)(0.5)
-        write_assets(middle, Path(folder))
-        offer = Offer(levels, folder)
-        os.environ |= offer.to_environment() | ({"VLLM_API_KEY": api_key} if api_key else {})
+        write_assets(dial(recipe)(0.5), Path(folder))
+        os.environ |= to_environment(levels) | {FOLDER: folder} | ({"VLLM_API_KEY": api_key} if api_key else {})
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         allowed = os.environ.get("VLLM_PLUGINS")
         if allowed is not None and PLUGIN not in allowed.split(","):
             os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
-        sys.argv = [SERVER, *arguments(offer, settings(recipe), host, port, flags)]
+        sys.argv = [SERVER, *arguments(folder, levels.name, settings(recipe), host, port, flags)]
         runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
 
 
-def arguments(offer: Offer, pair: Mapping[str, Any], host: str, port: int, flags: Sequence[str]) -> list[str]:
+def arguments(folder: str, name: str, pair: Mapping[str, Any], host: str, port: int, flags: Sequence[str]) -> list[str]:
     """The command line of vLLM's server.
 
     Args:
-        offer: what is served.
-        pair: `engines.vllm_per_request.settings` of it.
+        folder: config, tokenizer and chat template.
+        name: of the model.
+        pair: `engines.vllm_per_request.settings` of what is served.
         host: the address.
         port: the port.
         flags: vLLM's own flags, as the user gave them; they count where they say something else.
     """
-    from vllm.platforms import current_platform
-
     from interpole.engines.vllm import cpu_defaults
+    from interpole.engines.vllm_thoughts import form_in
 
     given = {_name(flag) for flag in flags if flag.startswith("-")}
     settings = {
-        "model": offer.folder,
-        "served_model_name": offer.levels.name,
+        "model": folder,
+        "served_model_name": name,
         "host": host,
         "port": port,
-        "generation_config": "auto",
         "middleware": "interpole.serve.vllm_middleware.LambdaMiddleware",
         "fingerprint_mode": "custom",
         "fingerprint_value": "-".join(end[:16] for end in pair["additional_config"]["interpole"]["ends"]),
         **pair,
+        **cpu_defaults({"tensor_parallel_size": 2} if given & {"tensor-parallel-size", "tp"} else {}),
     }
-    try:
-        offer.thinks()
+    with suppress(TaskError):  # no markers: nothing to tell apart, and no budget for it
+        form_in(folder)
         settings |= {"reasoning_parser": PLUGIN, "structured_outputs_config": {"enable_in_reasoning": True}}
-    except TaskError:
-        pass  # no markers: nothing to tell apart, and no budget for it
-    if current_platform.is_cpu():
-        one = not given & {"tensor-parallel-size", "tp"}
-        settings |= cpu_defaults({} if one else {"tensor_parallel_size": 2})
     return [*_as_flags({key: value for key, value in settings.items() if _name(key) not in given}), *flags]
 
 

@@ -17,7 +17,7 @@ from interpole.errors import CorruptError
 from interpole.files import parse_json
 from interpole.serve.errors import RequestError
 from interpole.serve.levels import Chosen, Level, Levels, choose, level_name
-from interpole.serve.vllm import Offer
+from interpole.serve.vllm import of_environment
 
 __all__ = ["LambdaMiddleware", "rewritten"]
 
@@ -180,14 +180,13 @@ def _error(content: Any, status: int) -> Any:
     return content
 
 
-def cards(offer: Offer, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _cards(levels: Levels, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The models that a client may name: the one there is, and one for each level of effort.
 
     Args:
-        offer: of the server.
+        levels: what the server offers.
         plain: vLLM's card of its model.
     """
-    levels = offer.levels
     named = {levels.name: Level(levels.default)} | {
         level_name(levels.name, key): one for key, one in levels.all.items()
     }
@@ -211,8 +210,8 @@ def cards(offer: Offer, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
 class LambdaMiddleware:
     """An ASGI application around vLLM's."""
 
-    def __init__(self, app: App, offer: Offer | None = None) -> None:
-        self._app, self._offer = app, offer or Offer.of_environment()
+    def __init__(self, app: App, levels: Levels | None = None) -> None:
+        self._app, self._levels = app, levels or of_environment()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -238,13 +237,13 @@ class LambdaMiddleware:
         elif path in _REQUESTS:
             body = await _body(receive)
             if body is not None:
-                content, chosen = rewritten(path, body, self._offer.levels, _fields(path))
+                content, chosen = rewritten(path, body, self._levels, _fields(path))
                 await self._app(*_with_body(scope, content, receive), _Rewriter(send, chosen))
         elif path in _NO_MODEL:
             body = await _body(receive)
             if body is not None:
-                content = {**body, "model": self._offer.levels.name} if "model" in body else body
-                choose(body, self._offer.levels)
+                content = {**body, "model": self._levels.name} if "model" in body else body
+                choose(body, self._levels)
                 await self._app(*_with_body(scope, content, receive), send)
         elif path.startswith(f"{RESPONSES}/"):
             await self._app(scope, receive, send)
@@ -259,16 +258,16 @@ class LambdaMiddleware:
         def listed(content: Any, status: int) -> Any:
             if status != 200:
                 return _error(content, status)
-            content["data"] = cards(self._offer, content["data"][0])
+            content["data"] = _cards(self._levels, content["data"][0])
             name = path.removeprefix("/v1/models").removeprefix("/")
             if not name:
                 return content
-            chosen = choose({"model": name}, self._offer.levels)
+            chosen = choose({"model": name}, self._levels)
             same = [card for card in content["data"] if card["id"] == name]
             return same[0] if same else {**content["data"][0], "id": name, "lambda": chosen.lam}
 
-        name = path.removeprefix("/v1/models/") if path != "/v1/models" else self._offer.levels.name
-        choose({"model": name}, self._offer.levels)
+        name = path.removeprefix("/v1/models/") if path != "/v1/models" else self._levels.name
+        choose({"model": name}, self._levels)
         scope = {**scope, "path": scope.get("root_path", "") + "/v1/models", "raw_path": b"/v1/models"}
         await self._app(scope, receive, _Rewriter(send, None, listed))
 

@@ -6,30 +6,47 @@ vLLM's readers for thinking families take all that has no closing marker for a t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser
 
 from interpole.chat import Parts, ThinkFormat, ThoughtStream
-from interpole.errors import TaskError
-from interpole.serve.vllm import Offer
+from interpole.checkpoints.checkpoint import template_of
+from interpole.errors import EngineError, TaskError
+from interpole.files import StrPath
 
-__all__ = ["ThoughtReader"]
+__all__ = ["FOLDER", "ThoughtReader", "form_in"]
+
+FOLDER = "INTERPOLE_SERVED_FOLDER"
+"""The variable of the environment that says where config, tokenizer and chat template are; vLLM starts processes."""
 
 _NOT_THE_TEMPLATES = ("add_generation_prompt", "continue_final_message", "documents", "reasoning_effort", "tools")
 
 
+def form_in(folder: StrPath, **variables: Any) -> ThinkFormat:
+    """How the responses of the family in a folder are read, with these variables in its template.
+
+    Raises:
+        TaskError: it has no markers, or its template does not render.
+    """
+    assets = {path.name: path for path in Path(folder).iterdir()}
+    return ThinkFormat.of(assets, template_of(assets) or "", variables=variables)
+
+
 @lru_cache(maxsize=64)
 def _form(variables: str) -> ThinkFormat:
-    """How a response is read where the template has these variables; where it does not render with them, as without."""
-    offer = Offer.of_environment()
+    """That of the model that is served; where its template does not render with these variables, as without them."""
+    if FOLDER not in os.environ:
+        raise EngineError("this is a part of a server", remedy="start it by `interpole serve --engine vllm`")
     try:
-        return offer.thinks(**json.loads(variables))
+        return form_in(os.environ[FOLDER], **json.loads(variables))
     except TaskError:
-        return offer.thinks()
+        return form_in(os.environ[FOLDER])
 
 
 class ThoughtReader(ReasoningParser):
