@@ -6,6 +6,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import forked
 import tiny
 
 DATA = Path(__file__).parent / "data"
@@ -24,6 +25,14 @@ def pytest_terminal_summary(terminalreporter):
     if reasons:
         told = "; ".join(f"{num} × {reason}" for reason, num in reasons.most_common())
         terminalreporter.write_line(f"not run here: {told}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_engines():
+    """Engines of this process are forked with their imports done; `tests/engines/test_engines.py` starts them as users do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interpole.engines.process.subprocess", forked)
+        yield
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """Every command of the tutorial runs, in order, on the tiny pair in place of the hub ids."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from interpole.cli import app
 from interpole.lab import shipped
 from interpole.tasks.chains import problems
 
@@ -20,7 +19,8 @@ COMMANDS = [
 
 
 @pytest.mark.slow
-def test_the_tutorial_from_doctor_to_audit(tmp_path):
+def test_the_tutorial_from_doctor_to_audit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     where = shipped()
     rows = [
         {"id": p.id, "question": p.question, "answer": p.answer, "difficulty": p.difficulty}
@@ -33,11 +33,8 @@ def test_the_tutorial_from_doctor_to_audit(tmp_path):
         ours = ours.replace("Qwen/Qwen3-4B-Thinking-2507", str(where.thinking))
         program, *arguments = shlex.split(ours)
         assert program == "interpole"
-        run = subprocess.run(
-            [sys.executable, "-c", "from interpole.cli import main; main()", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"}, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+        run = CliRunner().invoke(app, arguments, env={"COLUMNS": "100"})
+        assert run.exit_code == 0, f"{command}\n{run.output}\n{run.exception!r}"
         outputs[command] = run.stdout
     made = json.loads(next(out for command, out in outputs.items() if "--balanced --json" in command))
     assert made["met"]

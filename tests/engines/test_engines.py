@@ -30,6 +30,12 @@ WARM = Sampler(temperature=0.8, top_p=0.95, top_k=0, max_tokens=24)
 PROMPTS = [f"{i}{' a+1' * (i % 5)} = ?" for i in range(12)]
 
 
+@pytest.fixture(autouse=True)
+def started_engines(monkeypatch):
+    """Engines are started here as users start them: the process is the point."""
+    monkeypatch.setattr("interpole.engines.process.subprocess", subprocess)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return live.write(tmp_path_factory.mktemp("model") / "m", 3)

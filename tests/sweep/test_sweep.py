@@ -1,7 +1,6 @@
 """The sweep: every sample once, whatever is killed, changed, added or broken in between."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ import pytest
 import live
 import tiny
 from bench import PROBLEMS, TALK, Bench
+from forked import APART
 from interpole.errors import RunError
 from interpole.records import Outcome
 from interpole.runs import samples
@@ -73,14 +73,13 @@ def is_gone(process):
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
-    rng, apart = random.Random(0), multiprocessing.get_context("forkserver")
-    apart.set_forkserver_preload(["inspect_ai._eval.eval", "interpole.sweep.run", "interpole.tasks.inspect"])
+    rng = random.Random(0)
     wanted = {"lambdas": "0:1:0.25", "samples": 8, "concurrency": 6}  # 160 samples
     options = bench.config().engine_options
     slow = bench.config(**wanted, engine_options=options | {"step_seconds": 0.04})
     states = [(0, 0)]  # samples generated so far, and those of them that need not be generated again
     for _ in range(10):
-        process, num = apart.Process(target=sweep.run, args=(slow, bench.out)), states[-1][0] + rng.randrange(10)
+        process, num = APART.Process(target=sweep.run, args=(slow, bench.out)), states[-1][0] + rng.randrange(10)
         process.start()
         bench.wait_until(lambda num=num: bench.num_generated >= num)
         time.sleep(rng.uniform(0, 0.2))

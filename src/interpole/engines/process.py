@@ -26,7 +26,7 @@ from interpole import errors
 from interpole.errors import EngineError, InterpoleError, printable
 from interpole.records import Generation, Sampler
 
-__all__ = ["START_SECONDS", "EngineProcess"]
+__all__ = ["COMMAND", "START_SECONDS", "EngineProcess"]
 
 Message = dict[str, Any]
 COMMAND = (sys.executable, "-P", "-m", "interpole.engines.child")
