@@ -5,21 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from interpole.analysis.compare import holm
 from interpole.analysis.intervals import change_interval, share_interval
 from interpole.analysis.metrics import Difference
 from interpole.analysis.pareto import LIKELY, SURE, membership, on_front
+from interpole.analysis.recommend import recommend
 from interpole.analysis.selection import critical, noise, optimism
 from interpole.analysis.stages import MARGIN
+from interpole.records import Outcome, Sample
 
 __all__ = ["tables"]
 
 Array = NDArray[np.float64]
+GRID = np.round(np.linspace(0, 1, 11), 1)
+TOKENS = 300 * np.exp(1.5 * GRID)  # mean length at each λ
+EASE_SD = 1.5  # of questions, in log odds
+CONFIDENCES = (None, 0.8, 0.9, 0.95)
 
 
 def equal(rng: np.random.Generator, questions: int, k: int, num_lams: int, slope: float = 0.0) -> tuple[Array, Array]:
@@ -30,7 +40,7 @@ def equal(rng: np.random.Generator, questions: int, k: int, num_lams: int, slope
     return rng.binomial(k, chance) / k, true
 
 
-def winner(questions: int, k: int, num_lams: int, repeats: int, slope: float) -> str:
+def winner(questions: int, k: int, num_lams: int, slope: float, repeats: int) -> str:
     """The most accurate of many λ: how much too high it is, before and after the correction; coverage; ties."""
     rng, raw, mended, hit_raw, hit, all_tied = np.random.default_rng(5), [], [], [], [], []
     for i in range(repeats):
@@ -47,8 +57,8 @@ def winner(questions: int, k: int, num_lams: int, repeats: int, slope: float) ->
         changes = [change_interval(each[:, i] - each[:, best], k) for i in range(num_lams) if i != best]
         all_tied.append(all(abs(c.interval.value) <= reach * c.error for c in changes))
     return (
-        f"| {num_lams} λ, {questions} × {k}, rising by {100 * slope:g} points | {100 * np.mean(raw):+.1f} | "
-        f"{100 * np.mean(mended):+.1f} | {np.mean(hit_raw):.0%} | {np.mean(hit):.0%} | {np.mean(all_tied):.0%} |"
+        f"| {num_lams} λ, {questions} × {k}, rising by {100 * slope:g} points | {100 * np.mean(raw):+.1f} points | "
+        f"{100 * np.mean(mended):+.1f} points | {np.mean(hit_raw):.0%} | {np.mean(hit):.0%} | {np.mean(all_tied):.0%} |"
     )
 
 
@@ -60,8 +70,8 @@ def families(repeats: int) -> str:
         p = [judged(each[:, i] - each[:, 0], 4).p_value for i in range(1, 11)]
         alone, held = alone + (min(p) < 0.05), held + (min(holm(p)) < 0.05)
     return (
-        f"Eleven equal λ, 60 × 4, ten compared with the first; a difference is cried in {alone / repeats:.0%} of runs alone, "
-        f"in {held / repeats:.0%} by Holm."
+        f"Eleven equal λ, 60 × 4, ten compared with the first: a difference is cried in {alone / repeats:.0%} of runs one by "
+        f"one, in {held / repeats:.0%} by Holm."
     )
 
 
@@ -117,35 +127,77 @@ def fronts(size: tuple[int, int], flat_from: float | None, repeats: int) -> str:
     return f"| {size[0]} × {size[1]}, {design} | {' | '.join([*shares, *drawn])} |"
 
 
-def of_fronts(repeats: int) -> Iterator[str]:
+def of_fronts(repeats: int, run: Callable[..., Iterable[Any]]) -> Iterator[str]:
     """The table of the Pareto front."""
     yield "\nThe Pareto front of eleven λ, tokens rising: of the points whose probability of being on it lies in a range,"
     yield "how many are; and how often λ = 1 is drawn on it where it is not: by what was measured, from 50% on, and as sure.\n"
     yield "| design | below 5% | below 50% | below 95% | from 95% | λ = 1, measured | from 50% | from 95% |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for flat_from in (None, 0.5, 0.9):
-        for size in ((30, 8), (198, 8), (541, 8)):
-            yield fronts(size, flat_from, repeats)
+    designs = list(product(((30, 8), (198, 8), (541, 8)), (None, 0.5, 0.9)))
+    yield from run(fronts, *zip(*designs, strict=True), [repeats] * len(designs))
 
 
-def tables(smoke: bool) -> Iterator[str]:
-    """All tables, as Markdown lines."""
+def answered(seed: int, questions: int, k: int) -> list[Sample]:
+    """A sweep of `GRID` on questions drawn anew: tokens and accuracy rise with λ, by `TOKENS` and `accuracy`."""
+    rng = np.random.default_rng([9, seed])
+    size = (len(GRID), questions, k)
+    long = np.exp(rng.normal(-0.125, 0.5, (questions, 1)))  # of mean 1, as is the next
+    tokens = TOKENS[:, None, None] * long * np.exp(rng.normal(-0.125, 0.5, size))
+    right = rng.random(size) < expit(EASE_SD * rng.standard_normal((questions, 1)) + 2 * GRID[:, None, None])
+    closed = rng.random(size) < expit(30 * (GRID[:, None, None] - 0.5))
+    return [
+        Sample(
+            "t", f"λ={GRID[i]:g}", float(GRID[i]), f"q{q}", e + 1, "?", "1", "", round(tokens[i, q, e]), "stop",
+            Outcome.CLOSED if closed[i, q, e] else Outcome.DIRECT, bool(closed[i, q, e]), "1", {"own": float(right[i, q, e])},
+        )
+        for i, q, e in product(*map(range, size))
+    ]  # fmt: skip
+
+
+def population(lam: float) -> dict[str, float]:
+    """True means over questions like these."""
+    nodes, weight = np.polynomial.hermite_e.hermegauss(41)
+    return {
+        "max_tokens": float(np.exp(np.interp(lam, GRID, np.log(TOKENS)))),
+        "min_accuracy": float(expit(EASE_SD * nodes + 2 * lam) @ weight / weight.sum()),
+    }
+
+
+def broken(goal: str, size: tuple[int, int], repeats: int) -> str:
+    """How often the true mean at the λ recommended breaks the budget, without and with a confidence; how often there is none."""
+    rng, missed = np.random.default_rng(10), {level: list[float]() for level in CONFIDENCES}
+    for i in range(repeats):
+        samples, limit = answered(i, *size), population(rng.uniform(0.25, 0.85))[goal]
+        for level, broke in missed.items():
+            chosen = recommend(samples, **{goal: limit}, confidence=level, resamples=300, seed=i)  # type: ignore[arg-type]
+            true = math.nan if chosen.lam is None else population(chosen.lam)[goal]
+            broke.append(math.nan if math.isnan(true) else (true > limit if goal == "max_tokens" else true < limit))
+    shares = " | ".join(f"{np.nanmean(broke):.0%}" for broke in missed.values())
+    none = " | ".join(f"{np.mean(np.isnan(broke)):.0%}" for broke in missed.values())
+    return f"| {goal.replace('_', '-')}, {size[0]} × {size[1]} | {shares} | {none} |"
+
+
+def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
+    """All tables, as Markdown lines; `run` is `map`, or that of a pool of processes."""
     repeats = 4 if smoke else 400
     yield f"{repeats} runs a line. The λ with the highest accuracy of many:\n"
-    yield "| design | points too high | after the correction | its interval covers | after the correction | all equal λ tied |"
+    yield "| design | too high by | after the correction | its interval covers | after the correction | all equal λ tied |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
-    for questions, k, num_lams, slope in (
-        (30, 8, 20, 0.0),
-        (30, 8, 11, 0.0),
-        (198, 8, 11, 0.0),
-        (30, 8, 11, 0.3),
-        (198, 8, 11, 0.1),
-    ):
-        yield winner(questions, k, num_lams, repeats, slope)
-    yield "\n" + families(repeats)
+    designs = [(30, 8, 20, 0.0), (30, 8, 11, 0.0), (198, 8, 11, 0.0), (30, 8, 11, 0.3), (198, 8, 11, 0.1)]
+    yield from run(winner, *zip(*designs, strict=True), [repeats] * len(designs))
+    yield "\n" + next(iter(run(families, [repeats])))
     yield "\nA step to more tokens is called (margin 2 points):\n"
     yield "| questions × samples | true gain | over-thinking | worth it | undetermined |\n| --- | ---: | ---: | ---: | ---: |"
-    for size in ((30, 8), (198, 8), (541, 8), (541, 64)):
-        for gain in (-0.02, 0.0, 0.02, 0.04):
-            yield over_thinking(size, gain, repeats)
-    yield from of_fronts(repeats)
+    steps = list(product(((30, 8), (198, 8), (541, 8), (541, 64)), (-0.02, 0.0, 0.02, 0.04)))
+    yield from run(over_thinking, *zip(*steps, strict=True), [repeats] * len(steps))
+    runs = 2 if smoke else 200
+    yield (
+        f"\nThe true mean at the λ that `recommend` names breaks the budget in so many of those of {runs} runs that name one, "
+        "without `--confidence` and with it (eleven λ, questions drawn anew in each run):\n"
+    )
+    asked = [f"at {level:.0%}" for level in CONFIDENCES[1:]]
+    yield f"| budget, questions × samples | without | {' | '.join(asked)} | no λ named: without | {' | '.join(asked)} |"
+    yield "| --- |" + " ---: |" * 2 * len(CONFIDENCES)
+    budgets = list(product(("max_tokens", "min_accuracy"), ((30, 8),) if smoke else ((30, 8), (198, 2))))
+    yield from run(broken, *zip(*budgets, strict=True), [runs] * len(budgets))
+    yield from of_fronts(repeats, run)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -51,21 +52,23 @@ def changes(size: tuple[int, int], pair: tuple[float, float], repeats: int) -> t
     return hits, min(plain)
 
 
-def tables(smoke: bool) -> Iterator[str]:
-    """Both tables, as Markdown lines."""
+def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
+    """Both tables, as Markdown lines; `run` is `map`, or that of a pool of processes."""
     repeats, bootstrap = (60, 5) if smoke else (1000, 200)
     sizes = SIZES[:1] if smoke else SIZES
     yield f"Mean@k: {repeats} sets of questions a design; a + b of the beta distribution is each of {ALIKE}.\n"
     yield "| questions × samples | true mean | covers: least | mean | length | the bootstrap's least |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
-    for size, mean in product(sizes, MEANS[::4] if smoke else MEANS):
-        hits, length, least = shares(size, mean, repeats, bootstrap)
+    designs = list(product(sizes, MEANS[::4] if smoke else MEANS))
+    found = run(shares, *zip(*designs, strict=True), [repeats] * len(designs), [bootstrap] * len(designs))
+    for (size, mean), (hits, length, least) in zip(designs, found, strict=True):
         yield f"| {size[0]} × {size[1]} | {mean:g} | {min(hits):.1%} | {np.mean(hits):.1%} | {length:.3f} | {least:.0%} |"
     yield f"\nPaired changes: of each share {CHANGED} of questions the chance is drawn anew; a + b is .3, 1 and 10.\n"
     yield "| questions × samples | mean before, and of what is drawn anew | covers: least | mean | least of t alone |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for size, pair in product(sizes, PAIRS[::3] if smoke else PAIRS):
-        hits, plain = changes(size, pair, repeats)
+    pairs = list(product(sizes, PAIRS[::3] if smoke else PAIRS))
+    found = run(changes, *zip(*pairs, strict=True), [repeats] * len(pairs))
+    for (size, pair), (hits, plain) in zip(pairs, found, strict=True):
         yield (
             f"| {size[0]} × {size[1]} | {pair[0]:g}, {pair[1]:g} | {min(hits):.1%} | {np.mean(hits):.1%} | {plain:.0%} |"
         )

@@ -2,7 +2,7 @@
 
 python benchmarks/statistics.py [PART …] [--smoke] [--into docs]
 
-Parts are stages, shares and decisions; without one, all, in less than an hour on two cores. `--into` puts the tables
+Parts are stages, shares, decisions and adaptive; without one, all, in less than an hour on two cores. `--into` puts the tables
 between their marks in the pages of a folder.
 """
 
@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # one core for each of two processes
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # so that this file does not stand in for Python's `statistics`
 
-PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md"}
+PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md", "adaptive": "statistics.md"}
 
 
-def lines_of(part: str, smoke: bool) -> list[str]:
-    """The tables of one part."""
+def quiet() -> None:
+    """No warnings about small data: they are what is studied."""
     from interpole.errors import InterpoleWarning
 
     warnings.simplefilter("ignore", InterpoleWarning)
-    module = importlib.import_module(f"benchmarks.{part}_simulation")
-    return list(module.tables(smoke))
 
 
 def put(lines: list[str], part: str, page: Path) -> None:
@@ -39,7 +39,7 @@ def put(lines: list[str], part: str, page: Path) -> None:
 
 
 def main() -> None:
-    """Run the parts, two at a time, and print their tables."""
+    """Run the parts, their designs on two processes, and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--smoke", action="store_true", help="a few repeats of a few designs, in seconds")
@@ -48,14 +48,16 @@ def main() -> None:
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    start = time.perf_counter()
-    names = given.parts or list(PARTS)
-    with ProcessPoolExecutor(2) as pool:
-        for part, lines in zip(names, pool.map(lines_of, names, [given.smoke] * len(names)), strict=True):
+    quiet()
+    with ProcessPoolExecutor(2, initializer=quiet) as pool:
+        for part in given.parts or PARTS:
+            start = time.perf_counter()
+            lines = list(importlib.import_module(f"benchmarks.{part}_simulation").tables(given.smoke, pool.map))
             print(f"\n## {part}\n", *lines, sep="\n", flush=True)
             if given.into:
                 put(lines, part, given.into / PARTS[part])
-    print(f"\n{time.perf_counter() - start:.0f} s", file=sys.stderr)
+            print(f"{part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    print(f"{sum(os.times()[:4]):.0f} s of CPU", file=sys.stderr)
 
 
 if __name__ == "__main__":

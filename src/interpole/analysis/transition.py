@@ -30,6 +30,7 @@ TAIL = 0.025  # of a one-sided test that a share is below, or above, a level
 SIGNIFICANCE = 0.01  # of the goodness-of-fit test
 STRAYS = 0.5  # pseudo-strays of either kind (Jeffreys)
 ROUGH = 1e-3  # precision of refits, far below how they vary
+BLUNT = 0.5  # power of a link's weight by which refits draw it: weights are estimated from the same few questions
 LIGHT = 0.01  # a link that weighs less is not mentioned
 MOST_LAMBDAS = 400  # more are taken together, neighbour by neighbour
 PRINTED_TRIALS = 1000  # what a share printed to a tenth of a percent is taken to be worth where no counts are known
@@ -160,8 +161,9 @@ def find_transition(evidence: Evidence) -> Transition:
     Where two or more shares lie strictly between 5 % and 95 %, curves of several links, with a share of strays at either
     end, are fitted to all λ, and averaged by their likelihoods (smoothed AIC weights; all have as many parameters:
     Buckland, Burnham & Augustin, Biometrics 1997). The 95 % intervals come from refitting: each set of resampled shares
-    is given to a curve drawn by these weights, with other random weights (exponential, mean 1) on the penalty's
-    pseudo-responses, so that a λ at which none of n responses thought is not taken for one at which none ever would.
+    is given to a curve drawn by the root of these weights (which are estimates too), with other random weights (exponential,
+    mean 1) on the penalty's pseudo-responses, so that a λ at which none of n responses thought is not taken for one at which
+    none ever would.
 
     Elsewhere the slope is not identified, and no curve is fitted: the boundary lies between the largest swept λ that is
     below its level and the smallest that is above it, each by a one-sided binomial test at 2.5 %. So it does where the best
@@ -238,8 +240,9 @@ def _averaged(evidence: Evidence, fitted: Mapping[str, Array], weight: Mapping[s
     values = np.average(each, axis=0, weights=[weight[link] for link in known])
     if evidence.draws is None:
         return [Interval(float(value), math.nan, math.nan) for value in values]
+    blunted = np.array([weight[link] for link in known]) ** BLUNT
     chosen = np.random.default_rng([evidence.seed, 1]).choice(
-        known, size=len(evidence.draws), p=[weight[link] for link in known]
+        known, size=len(evidence.draws), p=blunted / blunted.sum()
     )
     draws = crossings(_refit(evidence, fitted, chosen.tolist()), levels, chosen.tolist())
     draws = np.clip(draws, lams[0], lams[-1])
