@@ -223,7 +223,10 @@ def tables(smoke: bool, run: Run = map) -> Iterator[str]:
         "the same, mirrored": World(541, 8, "21", width=0.2, link="mirrored Aranda-Ordaz 0.3"),
         "from curves.csv, questions alike": replace(usual, from_csv=True, spread=0.0),
         "from curves.csv, questions that differ by .03": replace(usual, from_csv=True),
-        "from curves.csv, questions that differ by .06": replace(usual, from_csv=True, spread=0.06),
+        "from curves.csv, 21 λ, questions that differ by .06": replace(usual, from_csv=True, spread=0.06, grid="21"),
+        "from curves.csv, 21 λ, questions that differ by .2, width .05": replace(
+            usual, from_csv=True, spread=0.2, grid="21", width=0.05
+        ),
         "Think #R ends at 80 %": replace(usual, ceiling=0.8, questions=100),
     }
     repeats = 2 if smoke else OTHERS

@@ -1,4 +1,4 @@
-"""The paper's Table 2, as the curves of three tasks."""
+"""The paper's Tables 2 (4B) and 5 (30B), as the curves of three tasks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from interpole.analysis.tables import CurveRow
 
-TABLE2 = Path(__file__).parent / "data/paper/table2_qwen3_4b.csv"
+PAPER = Path(__file__).parent / "data/paper"
+TABLE2, TABLE5 = PAPER / "table2_qwen3_4b.csv", PAPER / "table5_qwen3_30b.csv"
 TASKS = {"aime25": ("aime25", 30, 64), "ifeval": ("ifeval", 541, 8), "gpqa": ("gpqa_diamond", 198, 8)}
 
 
-def table2(*, counts: bool = True) -> list[CurveRow]:
+def table2(*, counts: bool = True, path: Path = TABLE2) -> list[CurveRow]:
     """Rows of the dial points: percentages as shares, with questions and samples from the paper's text."""
-    with TABLE2.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if line["lam"]]
     rows = []
     for name, (task, questions, k) in TASKS.items():
@@ -31,3 +32,8 @@ def table2(*, counts: bool = True) -> list[CurveRow]:
                 )
             )  # fmt: skip
     return rows
+
+
+def table5() -> list[CurveRow]:
+    """As `table2`, of the 30B pair."""
+    return table2(path=TABLE5)

@@ -20,7 +20,7 @@ from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import find_transition, from_counts, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
-from paper_tables import table2
+from paper_tables import table2, table5
 
 GRID = np.round(np.linspace(0, 1, 11), 1)
 
@@ -79,6 +79,37 @@ def test_table_2_gives_the_known_boundaries_with_or_without_counts():
             assert s.lambda_off.value == pytest.approx(0.555, abs=0.015)
             assert s.fits
             assert s.misfit < 0.02
+
+
+@pytest.mark.parametrize("task", ["aime25", "ifeval", "gpqa_diamond"])
+def test_the_interval_of_lambda_off_in_table_5_holds_what_links_that_fit_as_well_say(task):
+    """On AIME four links come within .2 points of all shares, and differ by .05 in λ_off."""
+    mine = sorted((row for row in table5() if row.task == task), key=lambda row: row.lam)
+    lams, shares = (np.array([getattr(row, name) for row in mine]) for name in ("lam", "think"))
+    off, misfit = {}, {}
+    for link in ("logistic", "probit", "cloglog", "loglog"):
+        fitted = fit_curves(lams, shares[None], np.full(len(lams), 1e3), link, strays=0.5)
+        off[link] = crossings(fitted, np.array([0.95]), link)[0, 0]
+        misfit[link] = np.abs(curves(lams, fitted, link)[0] - shares).max()
+    near = [off[link] for link in off if misfit[link] <= min(misfit.values()) + 0.01]
+    found = next(s for s in find_stages(table5()) if s.task == task)
+    assert all(found.lambda_off.includes(value) for value in near)
+    if task == "aime25":
+        assert max(misfit.values()) < 0.01
+        assert len(near) == 4
+        assert max(near) - min(near) > 0.05
+        assert found.method == "bracket"
+    assert any("as alike by 0.4" in note for note in found.notes)
+
+
+def test_a_table_does_not_tell_questions_apart_so_their_responses_are_taken_as_alike():
+    few, many = (from_rows(rows(logistic(0.5, 0.3), questions=100, samples=k), resamples=4000) for k in (1, 1000))
+    assert few.trials[0] == pytest.approx(100)
+    assert many.trials[0] == pytest.approx(100 / 0.4, rel=0.01)  # a thousand responses each, worth two and a half
+    chance = few.shares
+    assert few.draws.var(axis=0) == pytest.approx(chance * (1 - chance) / 100, rel=0.15, abs=1e-5)
+    assert np.cov(few.draws[:, 4], few.draws[:, 6])[0, 1] == pytest.approx(chance[4] * (1 - chance[6]) / 100, rel=0.2)
+    assert (np.diff(few.draws, axis=1) > -1e-12).all()  # a question that thinks goes on thinking
 
 
 def test_table_2_names_where_instruct_gets_verbose_without_thinking():
@@ -495,6 +526,6 @@ def test_many_lambdas_are_fitted_together_with_their_neighbours():
 
     few, many = (from_rows(rows(count), resamples=50) for count in (400, 12_000))
     assert len(few.lams) == len(many.lams) == 400
-    assert many.trials.sum() == 12_000 * 30 * 4
+    assert many.tested.sum() == 12_000 * 30 * 4
     assert many.lams[[0, -1]] == pytest.approx([0, 1], abs=0.002)
     assert find_transition(many).mid.value == pytest.approx(0.47, abs=0.002)

@@ -33,6 +33,7 @@ ROUGH = 1e-3  # precision of refits, far below how they vary
 BLUNT = 0.5  # power of a link's weight by which refits draw it: weights are estimated from the same few questions
 LIGHT = 0.01  # a link that weighs less is not mentioned
 MOST_LAMBDAS = 400  # more are taken together, neighbour by neighbour
+TABLE_ALIKE = 0.4  # correlation of a question's responses, where a table does not show it
 PRINTED_TRIALS = 1000  # what a share printed to a tenth of a percent is taken to be worth where no counts are known
 
 
@@ -46,7 +47,8 @@ class Evidence:
     draws: Array | None  # (R, L) resampled shares; None: counts are not known
     num_questions: int  # how many units were resampled
     seed: int  # of the penalty's random weights, and of which curve is fitted to which draw
-    caveat: str = ""  # what its intervals leave out
+    caveat: str = ""  # what its intervals leave out, or assume
+    tested: Array | None = None  # (L,) trials that the tests of a bracket count; None: `trials`
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +104,34 @@ def from_counts(lams: Array, closed: Array, counts: Array, *, resamples: int = 2
 
 
 def from_rows(rows: Sequence[CurveRow], *, resamples: int = 2000, seed: int = 0) -> Evidence:
-    """Evidence from the curve of one task: binomial, as if all responses were independent; without counts no draws."""
+    """Evidence from the curve of one task; without counts no draws.
+
+    A table does not say which responses belong to one question. Those of one are taken as alike by ρ = .4, at every λ and from
+    one λ to the next: each of Q·k / (1 + (k − 1)·ρ) units begins to think at one λ of its own, and a resampled curve is the
+    cumulated share of such units drawn anew. Samples tell how alike they are (on the pairs we saw, less); a bracket's tests,
+    at shares near 0 and 1 where questions hardly differ, count responses.
+    """
     rows = sorted(rows, key=lambda row: row.lam)
     lams, shares = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("lam", "think"))
-    counts = [row.questions * row.samples for row in rows if row.questions and row.samples]
-    known = len(counts) == len(rows)
-    numbers = np.array(counts if known else [PRINTED_TRIALS] * len(rows), dtype=np.float64)
-    lams, shares, numbers = _binned(lams, shares, numbers)
-    if not known:
+    counts = [(row.questions, row.samples) for row in rows if row.questions and row.samples]
+    if len(counts) < len(rows):
+        lams, shares, _ = _binned(lams, shares, np.full(len(rows), float(PRINTED_TRIALS)))
         trials = np.full(len(lams), float(PRINTED_TRIALS))
         return Evidence(
             lams, shares, trials, None, PRINTED_TRIALS, seed, "no intervals: questions or samples not given"
         )
-    draws = np.random.default_rng(seed).binomial(numbers.astype(int), shares, size=(resamples, len(lams))) / numbers
-    caveat = "intervals take all responses as independent; those of one question are alike, so they are too narrow"
-    return Evidence(lams, shares, numbers, draws, int(numbers.min()), seed, caveat)
+    units = np.array([questions * k / (1 + (k - 1) * TABLE_ALIKE) for questions, k in counts])
+    each = np.array([questions * k for questions, k in counts], dtype=np.float64)
+    tested, (lams, shares, trials) = _binned(lams, shares, each)[2], _binned(lams, shares, units)
+    rising, num = isotonic_regression(shares, weights=trials).x, max(1, round(float(units.min())))
+    steps = np.clip(np.diff(rising, prepend=0, append=1), 0, 1)
+    begun = np.random.default_rng(seed).multinomial(num, steps / steps.sum(), size=resamples)[:, :-1].cumsum(axis=1)
+    draws = np.clip(begun / num + shares - rising, 0, 1)
+    caveat = (
+        "intervals take the responses of one question, which a table does not tell apart, as alike by "
+        f"{TABLE_ALIKE:g}: those of the run's samples are mostly shorter"
+    )
+    return Evidence(lams, shares, trials, draws, min(questions for questions, _ in counts), seed, caveat, tested)
 
 
 def _binned(lams: Array, shares: Array, counts: Array) -> tuple[Array, Array, Array]:
@@ -253,6 +268,8 @@ def _bracketed(evidence: Evidence, reasons: Sequence[str], misfit: float, notes:
     """Each boundary between the swept λ around it; the value where the isotonic curve, straight between λ, crosses."""
     lams, shares, trials = evidence.lams, evidence.shares, evidence.trials
     rising = isotonic_regression(shares, weights=trials).x
+    tested = np.round(trials if evidence.tested is None else evidence.tested)
+    successes = np.round(shares * tested)
     found, extra = list[Interval | None](), list[str]()
     for level, reason in zip(LEVELS, reasons, strict=True):
         value = math.nan if reason else _read_off(lams, rising, level)
@@ -263,9 +280,8 @@ def _bracketed(evidence: Evidence, reasons: Sequence[str], misfit: float, notes:
         if math.isnan(value):
             found.append(None)
             continue
-        successes = np.round(shares * trials)
-        below = lams[stats.binom.cdf(successes, np.round(trials), level) < TAIL]
-        above = lams[stats.binom.sf(successes - 1, np.round(trials), level) < TAIL]
+        below = lams[stats.binom.cdf(successes, tested, level) < TAIL]
+        above = lams[stats.binom.sf(successes - 1, tested, level) < TAIL]
         low, high = (below.max() if len(below) else lams[0]), (above.min() if len(above) else lams[-1])
         ends = (
             (math.nan, math.nan)
