@@ -16,7 +16,7 @@ demo: $(STAMP)
 	.venv/bin/interpole demo
 
 test: $(STAMP)
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 fuzz: $(STAMP) # hostile files for every command; the whole of it (5,000) takes about an hour
 	$(PY) tests/fuzz.py $(FUZZ)

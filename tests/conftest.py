@@ -18,6 +18,11 @@ def data():
     return DATA
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say in one line what was skipped, and what would run it."""
     reports = terminalreporter.stats.get("skipped", [])

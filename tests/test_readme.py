@@ -1,8 +1,6 @@
 """The README tells the truth: its Python runs, its commands exist."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +9,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_ten_lines_of_python_run_and_dial_from_short_to_thinking(tmp_path):
+def test_the_ten_lines_of_python_run_and_dial_from_short_to_thinking(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers")
     code = re.search(r"```python\n(.*?)```", README, re.S)[1]
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    direct, thought = run.stdout.split("\n", 2)[1:]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    direct, thought = capsys.readouterr().out.split("\n", 2)[1:]
     assert re.fullmatch(r"\d+", direct)
     assert thought.startswith("<think>")
     assert "</think>" in thought

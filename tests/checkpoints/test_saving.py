@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 import interpole
 import tiny
+from forked import APART
 from interpole.checkpoints import save as saving
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.checkpoints.save import Target
@@ -236,25 +238,28 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     assert peaks[1] - peaks[0] < 20  # the model grew by 110 MB
 
 
+def merge_and_say(paths, out, told):
+    interpole.save(interpole.merge(Recipe.between(*paths, 0.5)), out, threads=1, progress=told.send)
+
+
 @pytest.mark.slow
 def test_a_merge_killed_at_random_moments_leaves_no_model_and_is_finished_by_the_next_run(tmp_path):
     rng = np.random.default_rng(0)
     paths = [tiny.write(tmp_path / str(s), tiny.tensors(s, layers=8, hidden=256), shards=6) for s in (0, 1)]
     merged = interpole.merge(Recipe.between(*paths, 0.5))
-    code = (
-        "import sys, interpole; p = sys.argv[1:];"
-        "merged = interpole.merge(interpole.Recipe.between(p[0], p[1], 0.5));"
-        "interpole.save(merged, p[2], threads=1, progress=lambda n: print(n, flush=True))"
-    )
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     resumed = finished = 0
     for _ in range(20):
         resumed += bool(list(partial.glob("*.safetensors")))
-        process = subprocess.Popen([sys.executable, "-c", code, *map(str, paths), str(out)], stdout=subprocess.PIPE)
-        for _ in range(rng.integers(1, len(merged))):
-            process.stdout.readline()
+        reader, writer = APART.Pipe(duplex=False)
+        process = APART.Process(target=merge_and_say, args=(paths, out, writer))
+        process.start()
+        writer.close()
+        with suppress(EOFError):  # it has finished
+            for _ in range(rng.integers(1, len(merged))):
+                reader.recv()
         process.kill()
-        process.communicate()
+        process.join()
         assert not (partial / "config.json").exists()
         if out.exists():
             written = interpole.open(out)

@@ -270,14 +270,8 @@ def run(tmp_path_factory):
         "--limit",
         "12",
     ]
-    code = "from interpole.cli import main; main()"
-    made = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command), "--out", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    made = CliRunner().invoke(app, [*map(str, command), "--out", str(folder)])
+    assert made.exit_code == 0, made.output
     assert "Think #R" in made.stdout
     assert "96/96" in made.stderr
     return folder

@@ -377,7 +377,8 @@ def big_moe(folder, layers, experts, shards):
             out.write(struct.pack("<Q", len(text)) + text)
             out.truncate(8 + len(text) + end)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (folder / "config.json").write_text(json.dumps(tiny.CONFIG | {"num_hidden_layers": layers, "vocab_size": 151_936}))
+    sizes = {"num_hidden_layers": layers, "vocab_size": 151_936, "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(tiny.CONFIG | sizes))
     return folder
 
 
