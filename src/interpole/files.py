@@ -29,6 +29,7 @@ __all__ = [
     "content_hash",
     "exclusive",
     "no_follow",
+    "open_named",
     "open_regular",
     "open_to_append",
     "parse_json",
@@ -136,16 +137,29 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file of somebody else's to read it. What is no file, as a FIFO or a device, is refused and blocks nobody.
 
     Raises:
-        OSError: it is not there, not a file, or may not be read.
+        OSError: it is not there, not a file (as those of the system's that hold no bytes yet), or may not be read.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as problem:  # a name with a NUL
         raise OSError(errno.EINVAL, str(problem), str(path)) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        os.pread(handle, 1, 0)  # /proc has files that are waited for, and say that they are regular ones
+    except OSError:
         os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise
     return os.fdopen(handle, "rb")
+
+
+def open_named(path: Path) -> BinaryIO:
+    """Open a file that a user names; one that is no file is waited for only where the shell made it (`<(…)`).
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    return path.open("rb") if str(path).startswith("/dev/fd/") else open_regular(path)
 
 
 def no_follow(path: str, flags: int) -> int:
@@ -296,13 +310,13 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_text(path: Path, error: type[InterpoleError], what: str) -> str:
-    """The text in a file that a user names; one that is no file is waited for only where the shell made it (`<(…)`).
+    """The text in a file that a user names (`open_named`).
 
     Raises:
         InterpoleError: of the kind `error`: it cannot be read, or is not UTF-8.
     """
     try:
-        with path.open("rb") if str(path).startswith("/dev/fd/") else open_regular(path) as file:
+        with open_named(path) as file:
             return file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise error(f"cannot read {what}: {problem}", path) from None
@@ -329,8 +343,10 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> 
         durable: it shall also survive a loss of power.
 
     Raises:
-        OutputError: it cannot be written; what was there still is.
+        OutputError: it cannot be written, or is a device; what was there still is.
     """
+    if _is_device(path):
+        raise OutputError("a device or a pipe, not a file", path, "name a file")
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
     try:
         beside.unlink(missing_ok=True)
@@ -346,6 +362,15 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> 
             beside.unlink(missing_ok=True)
         remedy = "free some space, check the permissions, or choose another folder"
         raise OutputError(f"cannot write: {error.strerror}", path, remedy) from error
+
+
+def _is_device(path: Path) -> bool:
+    """Whether what is at `path` is neither a file nor a folder, or a name of an open one, as /dev/stdout: nothing to replace."""
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        opened = path.is_symlink() and path.readlink().is_relative_to("/proc")
+        return opened or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
 
 
 @contextmanager

@@ -420,6 +420,30 @@ def test_a_file_system_that_refuses_the_kernels_shortcuts_is_written_to_all_the_
         assert (out / "tokenizer_config.json").read_bytes() == (side / "tokenizer_config.json").read_bytes()
 
 
+def test_a_link_out_of_a_models_folder_is_named_when_its_content_is_copied(pair, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (pair[1] / "notes.txt").symlink_to(secret)
+    (pair[1] / "same.json").symlink_to("config.json")
+    with pytest.warns(InterpoleWarning) as told:
+        interpole.save(interpole.merge(Recipe.between(*pair, 0.5)), tmp_path / "out")
+    assert [str(one.message) for one in told] == [
+        f"{pair[1] / 'notes.txt'} is a link to {secret}, whose content is now in {tmp_path / 'out/notes.txt'}"
+    ]
+
+
+def test_links_as_the_hubs_cache_has_them_are_none_to_speak_of(pair, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b/snapshots/0f", tmp_path / "models--a--b/blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(pair[1], blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    out = interpole.save(
+        interpole.merge(Recipe.between(pair[0], snapshot, 0.5)), tmp_path / "out"
+    )  # warnings are errors
+    assert (out / "tokenizer_config.json").read_bytes() == (blobs / "tokenizer_config.json").read_bytes()
+
+
 def test_no_link_is_followed_to_lock_or_to_write(merged, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()

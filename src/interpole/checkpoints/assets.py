@@ -5,6 +5,7 @@ A value of another type is a `CorruptError` with file and key, wherever the file
 
 from __future__ import annotations
 
+import shutil
 from base64 import b64decode
 from binascii import Error as Base64Error
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, field_validator
 
 from interpole.errors import CorruptError
-from interpole.files import read_json
+from interpole.files import open_regular, read_json
 from interpole.schema import Foreign, validated
 
 __all__ = [
@@ -25,7 +26,10 @@ __all__ = [
     "TekkenFile",
     "TokenizerConfig",
     "TokenizerFile",
+    "copy",
+    "led_out",
     "read_asset",
+    "read_bytes",
     "read_config",
     "read_text",
 ]
@@ -211,6 +215,42 @@ def read_text(path: Path) -> str:
         CorruptError: it cannot be read, or is in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CorruptError(f"cannot be read as UTF-8: {error}", path, REMEDY) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        CorruptError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise CorruptError(f"cannot be read: {error.strerror}", path, REMEDY) from None
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copy a file's content to `target`, whose folder is made.
+
+    Raises:
+        CorruptError: it cannot be read.
+        OSError: the copy cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source = open_regular(path)
+    except OSError as error:
+        raise CorruptError(f"cannot be read: {error.strerror}", path, REMEDY) from None
+    with source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def led_out(path: Path, folder: Path) -> Path | None:
+    """Where a link leads that leaves its model's folder; nowhere, if to where the hub's cache keeps the content of its files."""
+    home, there = folder.resolve(), path.resolve()
+    inside = there.is_relative_to(home) or there.is_relative_to(home.parent.parent / "blobs")
+    return None if inside else there

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from interpole.errors import CheckpointError, CorruptError
-from interpole.files import LFS_POINTER
+from interpole.files import LFS_POINTER, open_regular
 
 __all__ = ["DTYPES", "TensorSpec", "read_header", "refuse_pointer", "unique"]
 
@@ -75,7 +75,7 @@ def refuse_pointer(path: Path, name: str) -> None:
         CheckpointError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             begin = file.read(len(LFS_POINTER))
     except OSError as error:
         raise CheckpointError(f"{name} cannot be read: {error.strerror}", path, "check its permissions") from None
@@ -94,7 +94,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
     """
     refuse_pointer(path, path.name)
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise CorruptError(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints.assets import copy, led_out, read_bytes
 from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
@@ -413,8 +414,10 @@ def _write_assets(output: _Output, shards: Shards) -> None:
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name, path in checkpoint.assets.items():
         if name != "config.json":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
+            if (target := led_out(path, path.parents[name.count("/")])) is not None:
+                what = f"{path} is a link to {target}, whose content is now in {output.out / name}"
+                warnings.warn(what, InterpoleWarning, stacklevel=2)
+            copy(path, folder / name)
     if (template := checkpoint.chat_template) is not None and template != template_of(checkpoint.assets):
         extra = {"chat_template.jinja": template, **extra}
     for name, document in checkpoint.documents().items():
@@ -422,7 +425,7 @@ def _write_assets(output: _Output, shards: Shards) -> None:
             (folder / name).write_text(document(), encoding="utf-8")
     for name, text in extra.items():
         (folder / name).write_text(text, encoding="utf-8")
-    config = checkpoint.assets["config.json"].read_bytes()
+    config = read_bytes(checkpoint.assets["config.json"])
     if json.loads(config) != checkpoint.config:  # otherwise the source's bytes, so that any reader of it reads ours
         config = json.dumps(checkpoint.config, indent=2).encode() + b"\n"
     (folder / "config.json").write_bytes(config)

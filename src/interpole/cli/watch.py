@@ -22,6 +22,7 @@ from rich.text import Text
 from interpole.analysis.metrics import measure
 from interpole.analysis.tables import PointMetrics
 from interpole.cli.show import Terminal
+from interpole.files import open_regular
 from interpole.records import Sample
 from interpole.runs.runfile import Entry, RunFile, is_written
 from interpole.runs.samples import read_log
@@ -113,8 +114,9 @@ def to_json(reading: Reading) -> dict[str, Any]:
 
 def _num_lines(path: Path) -> int:
     try:
-        return path.read_bytes().count(b"\n")
-    except FileNotFoundError:  # its log was finished meanwhile
+        with open_regular(path) as file:
+            return file.read().count(b"\n")
+    except OSError:  # its log was finished meanwhile; or something else is in its place, which a sweep will name
         return 0
 
 

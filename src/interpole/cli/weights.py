@@ -233,6 +233,7 @@ def convert(
 ) -> None:
     """Write mergekit's YAML as our recipe; what is not supported is named with its line."""
     from interpole.cli.show import show_json
+    from interpole.files import write_atomic
     from interpole.merging.recipe import Recipe
 
     recipe = Recipe.load(source)
@@ -242,7 +243,7 @@ def convert(
     elif out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_atomic(out, text)
 
 
 @recipes_app.command()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from interpole.checkpoints.assets import copy
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
 from interpole.engines.open import dial
@@ -270,6 +270,5 @@ def cpu_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 def write_assets(checkpoint: Checkpoint, folder: Path) -> None:
     """Config, tokenizer and templates of a checkpoint, and nothing else, for vLLM to start from."""
     for name, path in checkpoint.assets.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / name)
+        copy(path, folder / name)
     (folder / "config.json").write_text(json.dumps(dict(checkpoint.config)), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from interpole.errors import TaskError
-from interpole.files import parse_json
+from interpole.files import open_named, parse_json
 from interpole.records import Problem
 
 __all__ = ["Text", "TextOrNumber", "distinct", "fetch", "kind_of", "read_jsonl"]
@@ -48,7 +48,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         TaskError: no such file, or a line that is not a JSON object in UTF-8, too long, or nested too deep.
     """
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
                 if row := _row(line, number, f"{path}:{number}"):
                     yield row

@@ -7,9 +7,11 @@ rotation of the options and `paper` grading are those of OpenCompass' simple-eva
 from __future__ import annotations
 
 import csv
+from io import TextIOWrapper
 from pathlib import Path
 
 from interpole.errors import TaskError
+from interpole.files import open_named
 from interpole.records import Problem, Sampler
 from interpole.tasks.benchmark import Benchmark, Request
 from interpole.tasks.data import distinct, fetch
@@ -56,8 +58,8 @@ def prompt(problem: Problem) -> str:
 
 def _read(path: Path) -> tuple[Problem, ...]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        with open_named(path) as file, TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TaskError(f"cannot read the questions: {error}", where=path, remedy=_REMEDY) from error
     return distinct((f"{path}, question {number}", _problem(row, number, path)) for number, row in enumerate(rows, 1))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from interpole.checkpoints.assets import read_bytes
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.files import read_json
 
@@ -43,8 +44,8 @@ def audit_assets(merged: Checkpoint, sources: Mapping[str, Checkpoint]) -> tuple
 
 def _audit_file(name: str, merged: Checkpoint, sources: Mapping[str, Checkpoint]) -> AssetAudit:
     having = {key: source for key, source in sources.items() if name in source.assets}
-    content = merged.assets[name].read_bytes()
-    exact = tuple(key for key, source in having.items() if source.assets[name].read_bytes() == content)
+    content = read_bytes(merged.assets[name])
+    exact = tuple(key for key, source in having.items() if read_bytes(source.assets[name]) == content)
     if exact or name not in JSON_FILES:
         return AssetAudit(name, exact, True)
     meaning = _meaning(merged, name)

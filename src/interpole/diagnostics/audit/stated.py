@@ -13,7 +13,7 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.open import readable
 from interpole.checkpoints.reduce import count_differing, sum_tensors
 from interpole.errors import InterpoleError, InterpoleWarning
-from interpole.files import parse_yaml
+from interpole.files import open_regular, parse_yaml
 from interpole.merging.card import RECIPE_NAME
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe, build
@@ -89,8 +89,8 @@ def _read(path: Path) -> Recipe | None:
         warnings.simplefilter("ignore", InterpoleWarning)  # λ beyond [0, 1] is what is said, not what is asked for
         if path.name != CARD:
             return Recipe.load(path)
-        with path.open(encoding="utf-8", errors="replace") as file:
-            blocks = FENCED.findall(file.read(LONGEST_CARD))
+        with open_regular(path) as file:
+            blocks = FENCED.findall(file.read(LONGEST_CARD).decode("utf-8", "replace"))
         for block in blocks:
             if "sources:" in block and "method:" in block:
                 return build(parse_yaml(block, path, InterpoleError), path)

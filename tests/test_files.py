@@ -1,0 +1,40 @@
+"""Files: ours are written whole or not at all, and over nothing that is no file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from interpole.errors import OutputError
+from interpole.files import open_regular, write_atomic
+
+
+@pytest.mark.parametrize("what", ["pipe", "link to a pipe", "name of an open file", "folder"])
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, what):
+    path = tmp_path / "out.html"
+    with (tmp_path / "open").open("w") as opened:
+        if what == "folder":
+            path.mkdir()
+        elif what == "name of an open file":  # as /dev/stdout is
+            path.symlink_to(f"/proc/{os.getpid()}/fd/{opened.fileno()}")
+        else:
+            os.mkfifo(tmp_path / "pipe" if what == "link to a pipe" else path)
+            if what == "link to a pipe":
+                path.symlink_to("pipe")
+        before = path.lstat()
+        with pytest.raises(
+            OutputError, match="Is a directory" if what == "folder" else "a device or a pipe, not a file"
+        ):
+            write_atomic(path, "page")
+        assert path.lstat() == before
+    assert {one.name for one in tmp_path.iterdir()} <= {"out.html", "open", "pipe"}
+    write_atomic(tmp_path / "open", "page")
+    assert (tmp_path / "open").read_text() == "page"
+
+
+@pytest.mark.skipif(
+    not Path("/proc/kmsg").exists(), reason="a Linux kernel's messages: a regular file that is waited for"
+)
+def test_a_file_that_the_system_makes_up_and_would_be_waited_for_is_refused():
+    with pytest.raises(OSError, match=r"unavailable|seek|permitted|denied"):
+        open_regular(Path("/proc/kmsg"))
