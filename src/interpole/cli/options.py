@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options of the commands: those that several share, then those of `merge` and of `sweep`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,76 @@ from typing import Annotated
 
 import typer
 
+from interpole.engines.registry import BUILT_IN, default_engine
 from interpole.errors import printable
 
 __all__ = [
+    "LAMBDAS",
+    "Adaptive",
+    "AllowNonFinite",
+    "Also",
     "Base",
+    "BaseUrl",
+    "BudgetSamples",
+    "BudgetTokens",
+    "Data",
+    "DryRun",
+    "Dtype",
     "Embeddings",
+    "EngineName",
+    "EngineOptions",
     "EstimandOption",
     "Extrapolate",
+    "Fresh",
+    "GoalText",
+    "Grader",
     "Grading",
+    "GuessTokens",
     "Instruct",
+    "InstructGiven",
     "Json",
+    "KeyVariable",
+    "Lambdas",
     "Layers",
+    "Limit",
+    "MarkerRows",
+    "MaxTokens",
+    "MergeLambda",
+    "MergeOut",
+    "Models",
     "NoDoctor",
+    "Prefix",
+    "Preset",
+    "ProfileName",
+    "Prompt",
+    "PushToHub",
+    "Rounds",
     "Run",
     "RunOrCurves",
+    "RunOut",
+    "Samples",
+    "Seed",
+    "ShardSize",
+    "ShowPrompt",
     "Skip",
+    "Sources",
+    "Tasks",
+    "Temperature",
     "TemplateFrom",
+    "TemplateVariables",
     "Thinking",
+    "ThinkingGiven",
+    "TokensPerSecond",
+    "TopK",
+    "TopP",
     "Trust",
+    "Vocabulary",
     "file_not_model",
     "say_what_is_run",
 ]
+
+LAMBDAS = "0:1:0.1"
+"""The points of a sweep that names none."""
 
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
@@ -71,6 +120,269 @@ TemplateFrom = Annotated[
     str | None,
     typer.Option(help="Source of config, tokenizer, template. [default: thinking; a merge at λ = 0: instruct]"),
 ]
+
+
+# ── of `merge` ──
+
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.", rich_help_panel="The result"
+    ),
+]
+Vocabulary = Annotated[
+    str | None,
+    typer.Option(
+        help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]",
+        rich_help_panel="The result",
+    ),
+]
+InstructGiven = Annotated[str, typer.Argument(metavar="INSTRUCT|RECIPE.yml", help="Instruct checkpoint, or a recipe.")]
+ThinkingGiven = Annotated[
+    str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint: a folder or a hub id.")
+]
+MergeLambda = Annotated[
+    str | None,
+    typer.Option(
+        "--lambda",
+        "-l",
+        help="λ: 0 is Instruct, 1 is Thinking. Several: 0.2,0.4 or 0:1:0.1.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+MergeOut = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder to write; must not exist. With several λ: OUT-0.2, …",
+        rich_help_panel="The result",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="A merge by name: ta, ties, skip-ffn-0.8, … (`interpole recipe presets`).",
+        rich_help_panel="Where on the dial",
+    ),
+]
+MarkerRows = Annotated[
+    str | None,
+    typer.Option(
+        help="Rows of the think markers from instruct or thinking, whatever λ is elsewhere.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PLACE",
+        help="Where a recipe's source lies now: a folder or a hub id. Repeat it.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(help="Cut the weights into files of this size, e.g. 5GB.", rich_help_panel="The result"),
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPO",
+        help="Upload the result to this hub repository; several: REPO-0.2, …",
+        rich_help_panel="The result",
+    ),
+]
+AllowNonFinite = Annotated[
+    bool,
+    typer.Option(
+        "--allow-non-finite",
+        help="Write NaN and infinity too, with a warning, as --no-doctor does.",
+        rich_help_panel="The result",
+    ),
+]
+
+
+# ── of `sweep` ──
+
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]", rich_help_panel="How to sample"),
+]
+TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]", rich_help_panel="How to sample")]
+TopK = Annotated[
+    int | None,
+    typer.Option(help="Only the k likeliest tokens; 0: off. [default: the task's]", rich_help_panel="How to sample"),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Cap on generated tokens. [default: the task's]", rich_help_panel="How to sample")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="With --base-url: a model as the endpoint calls it; 'name@{lambda}' is a dial. Repeatable.",
+        rich_help_panel="Models that are served",
+    ),
+]
+KeyVariable = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help="With --base-url: the environment variable whose API key is sent there. [default: OPENAI_API_KEY]",
+        rich_help_panel="Models that are served",
+    ),
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        metavar="NAME=VALUE",
+        help="Of the engine, e.g. dtype=float32. Repeatable.",
+        rich_help_panel="The engine",
+    ),
+]
+TemplateVariables = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="For the chat template, e.g. enable_thinking=false. Repeatable.",
+        rich_help_panel="What to ask",
+    ),
+]
+ShowPrompt = Annotated[
+    bool,
+    typer.Option(
+        "--show-prompt",
+        help="Print the first question's prompt of every task, as the model sees it.",
+        rich_help_panel="The run",
+    ),
+]
+Lambdas = Annotated[
+    str | None,
+    typer.Option(
+        "--lambda",
+        "-l",
+        help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]",
+        rich_help_panel="Where on the dial",
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples", "-k", help="Responses per question. [default: the task's]", rich_help_panel="How to sample"
+    ),
+]
+GuessTokens = Annotated[
+    float | None,
+    typer.Option(
+        help="With --dry-run: tokens of a response, where the run has none to go by.", rich_help_panel="The run"
+    ),
+]
+TokensPerSecond = Annotated[
+    float | None,
+    typer.Option(help="With --dry-run: of the engine. [default: as measured in the run]", rich_help_panel="The run"),
+]
+Grader = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a FILE.jsonl: math, choice, exact, regex or python:module.function.", rich_help_panel="What to ask"
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable.",
+        rich_help_panel="What to ask",
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="The user message, with {question} in it. [default: the task's]", rich_help_panel="What to ask"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be done, what is there already, and what the rest costs.",
+        rich_help_panel="The run",
+    ),
+]
+Also = Annotated[
+    bool,
+    typer.Option(
+        "--also",
+        help="Go on in a run made with other settings; tables leave its responses out.",
+        rich_help_panel="The run",
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Begin anew; a run that is there is moved beside (OUT.1).", rich_help_panel="The run"),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="The endpoint of models that somebody serves, e.g. http://localhost:8000/v1.",
+        rich_help_panel="Models that are served",
+    ),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(BUILT_IN)}, or a package's. [default: {default_engine(remote=False)}; with --base-url: "
+        f"{default_engine(remote=True)}]",
+        rich_help_panel="The engine",
+    ),
+]
+Adaptive = Annotated[
+    bool,
+    typer.Option(
+        "--adaptive",
+        help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).",
+        rich_help_panel="Fewer tokens (--adaptive)",
+    ),
+]
+GoalText = Annotated[
+    str,
+    typer.Option(
+        "--goal",
+        help="With --adaptive: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.",
+        rich_help_panel="Fewer tokens (--adaptive)",
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(
+        help="With --adaptive: at most so many rounds after the bisection.", rich_help_panel="Fewer tokens (--adaptive)"
+    ),
+]
+BudgetTokens = Annotated[
+    float | None,
+    typer.Option(
+        help="With --adaptive: tokens to spend. [default: 35 % of the grid's]",
+        rich_help_panel="Fewer tokens (--adaptive)",
+    ),
+]
+BudgetSamples = Annotated[
+    int | None, typer.Option(help="With --adaptive: responses to spend.", rich_help_panel="Fewer tokens (--adaptive)")
+]
+RunOut = Annotated[
+    Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.", rich_help_panel="The run")
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(help="A published experiment's settings: paper-4b, paper-30b.", rich_help_panel="What to ask"),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.", rich_help_panel="What to ask")]
+Data = Annotated[
+    Path | None, typer.Option(help="A local file with the task's problems.", rich_help_panel="What to ask")
+]
+Prefix = Annotated[
+    str | None, typer.Option(help="Text put after every prompt, e.g. `<think>\\n`.", rich_help_panel="What to ask")
+]
+Seed = Annotated[int | None, typer.Option(help="Of problems and responses.", rich_help_panel="How to sample")]
 
 
 def file_not_model(text: str, what: str) -> Path:

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import (
-    Embeddings,
-    Extrapolate,
-    Layers,
-    NoDoctor,
-    Skip,
-    TemplateFrom,
-    Trust,
-    file_not_model,
-    say_what_is_run,
-)
-from interpole.engines.registry import BUILT_IN, default_engine
+from interpole.cli import options
+from interpole.cli.options import file_not_model, say_what_is_run
+from interpole.engines.registry import default_engine
 from interpole.errors import RunError, printable
 from interpole.files import parse_yaml, read_json, size_text
 
@@ -31,197 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["start", "sweep"]
 
-LAMBDAS = "0:1:0.1"
-
-Temperature = Annotated[
-    float | None,
-    typer.Option(help="Sampling temperature; 0 is greedy. [default: the task's]", rich_help_panel="How to sample"),
-]
-TopP = Annotated[float | None, typer.Option(help="Nucleus. [default: the task's]", rich_help_panel="How to sample")]
-TopK = Annotated[
-    int | None,
-    typer.Option(help="Only the k likeliest tokens; 0: off. [default: the task's]", rich_help_panel="How to sample"),
-]
-MaxTokens = Annotated[
-    int | None, typer.Option(help="Cap on generated tokens. [default: the task's]", rich_help_panel="How to sample")
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        help="With --base-url: a model as the endpoint calls it; 'name@{lambda}' is a dial. Repeatable.",
-        rich_help_panel="Models that are served",
-    ),
-]
-KeyVariable = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key-env",
-        metavar="NAME",
-        help="With --base-url: the environment variable whose API key is sent there. [default: OPENAI_API_KEY]",
-        rich_help_panel="Models that are served",
-    ),
-]
-EngineOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine-option",
-        metavar="NAME=VALUE",
-        help="Of the engine, e.g. dtype=float32. Repeatable.",
-        rich_help_panel="The engine",
-    ),
-]
-
-TemplateVariables = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE",
-        help="For the chat template, e.g. enable_thinking=false. Repeatable.",
-        rich_help_panel="What to ask",
-    ),
-]
-ShowPrompt = Annotated[
-    bool,
-    typer.Option(
-        "--show-prompt",
-        help="Print the first question's prompt of every task, as the model sees it.",
-        rich_help_panel="The run",
-    ),
-]
-Lambdas = Annotated[
-    str | None,
-    typer.Option(
-        "--lambda",
-        "-l",
-        help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]",
-        rich_help_panel="Where on the dial",
-    ),
-]
-Samples = Annotated[
-    int | None,
-    typer.Option(
-        "--samples", "-k", help="Responses per question. [default: the task's]", rich_help_panel="How to sample"
-    ),
-]
-GuessTokens = Annotated[
-    float | None,
-    typer.Option(
-        help="With --dry-run: tokens of a response, where the run has none to go by.", rich_help_panel="The run"
-    ),
-]
-TokensPerSecond = Annotated[
-    float | None,
-    typer.Option(help="With --dry-run: of the engine. [default: as measured in the run]", rich_help_panel="The run"),
-]
-Grader = Annotated[
-    str | None,
-    typer.Option(
-        help="Of a FILE.jsonl: math, choice, exact, regex or python:module.function.", rich_help_panel="What to ask"
-    ),
-]
-Tasks = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="arithmetic, aime25, ifeval, gpqa_diamond, FILE.jsonl or an Inspect task. Repeatable.",
-        rich_help_panel="What to ask",
-    ),
-]
-Prompt = Annotated[
-    str | None,
-    typer.Option(help="The user message, with {question} in it. [default: the task's]", rich_help_panel="What to ask"),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Say what would be done, what is there already, and what the rest costs.",
-        rich_help_panel="The run",
-    ),
-]
-Also = Annotated[
-    bool,
-    typer.Option(
-        "--also",
-        help="Go on in a run made with other settings; tables leave its responses out.",
-        rich_help_panel="The run",
-    ),
-]
-Fresh = Annotated[
-    bool,
-    typer.Option("--fresh", help="Begin anew; a run that is there is moved beside (OUT.1).", rich_help_panel="The run"),
-]
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="The endpoint of models that somebody serves, e.g. http://localhost:8000/v1.",
-        rich_help_panel="Models that are served",
-    ),
-]
-EngineName = Annotated[
-    str | None,
-    typer.Option(
-        help=f"{', '.join(BUILT_IN)}, or a package's. [default: {default_engine(remote=False)}; with --base-url: "
-        f"{default_engine(remote=True)}]",
-        rich_help_panel="The engine",
-    ),
-]
-
-Adaptive = Annotated[
-    bool,
-    typer.Option(
-        "--adaptive",
-        help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).",
-        rich_help_panel="Fewer tokens (--adaptive)",
-    ),
-]
-GoalText = Annotated[
-    str,
-    typer.Option(
-        "--goal",
-        help="With --adaptive: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.",
-        rich_help_panel="Fewer tokens (--adaptive)",
-    ),
-]
-Rounds = Annotated[
-    int,
-    typer.Option(
-        help="With --adaptive: at most so many rounds after the bisection.", rich_help_panel="Fewer tokens (--adaptive)"
-    ),
-]
-BudgetTokens = Annotated[
-    float | None,
-    typer.Option(
-        help="With --adaptive: tokens to spend. [default: 35 % of the grid's]",
-        rich_help_panel="Fewer tokens (--adaptive)",
-    ),
-]
-BudgetSamples = Annotated[
-    int | None, typer.Option(help="With --adaptive: responses to spend.", rich_help_panel="Fewer tokens (--adaptive)")
-]
-
-
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.", rich_help_panel="The run")
-]
-ProfileName = Annotated[
-    str | None,
-    typer.Option(help="A published experiment's settings: paper-4b, paper-30b.", rich_help_panel="What to ask"),
-]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.", rich_help_panel="What to ask")]
-Data = Annotated[
-    Path | None, typer.Option(help="A local file with the task's problems.", rich_help_panel="What to ask")
-]
-Prefix = Annotated[
-    str | None, typer.Option(help="Text put after every prompt, e.g. `<think>\\n`.", rich_help_panel="What to ask")
-]
-Seed = Annotated[int | None, typer.Option(help="Of problems and responses.", rich_help_panel="How to sample")]
-AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="Print JSON, for machines; with --dry-run what would be done.", rich_help_panel="The run"
-    ),
-]
-
 
 def sweep(
     instruct: Annotated[
@@ -229,46 +29,46 @@ def sweep(
     ] = None,
     thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")] = None,
     *,
-    out: Out,
-    task: Tasks = None,
-    profile: ProfileName = None,
-    lam: Lambdas = None,
-    samples: Samples = None,
-    limit: Limit = None,
-    data: Data = None,
-    grader: Grader = None,
-    prompt: Prompt = None,
-    layers: Layers = None,
-    skip: Skip = None,
-    embeddings: Embeddings = None,
-    template_from: TemplateFrom = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    max_tokens: MaxTokens = None,
-    prefix: Prefix = None,
-    template_variable: TemplateVariables = None,
-    seed: Seed = None,
-    engine: EngineName = None,
-    engine_option: EngineOptions = None,
-    base_url: BaseUrl = None,
-    model: Models = None,
-    api_key_env: KeyVariable = None,
-    also: Also = False,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    show_prompt: ShowPrompt = False,
-    guess_tokens: GuessTokens = None,
-    tokens_per_second: TokensPerSecond = None,
-    trust: Trust = False,
-    adaptive: Adaptive = False,
-    goal: GoalText = "balanced",
-    rounds: Rounds = 8,
-    budget_tokens: BudgetTokens = None,
-    budget_samples: BudgetSamples = None,
-    extrapolate: Extrapolate = False,
-    no_doctor: NoDoctor = False,
-    as_json: AsJson = False,
+    out: options.RunOut,
+    task: options.Tasks = None,
+    profile: options.ProfileName = None,
+    lam: options.Lambdas = None,
+    samples: options.Samples = None,
+    limit: options.Limit = None,
+    data: options.Data = None,
+    grader: options.Grader = None,
+    prompt: options.Prompt = None,
+    layers: options.Layers = None,
+    skip: options.Skip = None,
+    embeddings: options.Embeddings = None,
+    template_from: options.TemplateFrom = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    max_tokens: options.MaxTokens = None,
+    prefix: options.Prefix = None,
+    template_variable: options.TemplateVariables = None,
+    seed: options.Seed = None,
+    engine: options.EngineName = None,
+    engine_option: options.EngineOptions = None,
+    base_url: options.BaseUrl = None,
+    model: options.Models = None,
+    api_key_env: options.KeyVariable = None,
+    also: options.Also = False,
+    fresh: options.Fresh = False,
+    dry_run: options.DryRun = False,
+    show_prompt: options.ShowPrompt = False,
+    guess_tokens: options.GuessTokens = None,
+    tokens_per_second: options.TokensPerSecond = None,
+    trust: options.Trust = False,
+    adaptive: options.Adaptive = False,
+    goal: options.GoalText = "balanced",
+    rounds: options.Rounds = 8,
+    budget_tokens: options.BudgetTokens = None,
+    budget_samples: options.BudgetSamples = None,
+    extrapolate: options.Extrapolate = False,
+    no_doctor: options.NoDoctor = False,
+    as_json: options.Json = False,
 ) -> None:
     """Evaluate points between two checkpoints on tasks; killed and run again it goes on where it stopped.
 
@@ -329,7 +129,9 @@ def _config(
         say_what_is_run(config.code(given))
         return config
     pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
-    defaults = {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": LAMBDAS})
+    defaults = (
+        {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": options.LAMBDAS})
+    )
     return SweepConfig.of(defaults | given | pair, instruct or "the sweep")
 
 
@@ -347,10 +149,10 @@ def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dic
         raise typer.BadParameter("only one --model can have {lambda} in it: a run has one dial")
     if not dial and lam is not None and models:
         raise typer.BadParameter("--lambda needs a --model with {lambda} in it, e.g. 'name@{lambda}'")
-    options = ({"base_url": base_url} if base_url else {}) | ({"model": dial[0]} if dial else {})
+    given = ({"base_url": base_url} if base_url else {}) | ({"model": dial[0]} if dial else {})
     points = [{"name": name, "model": name} for name in models if name not in dial]
-    lambdas = {"lambdas": lam or LAMBDAS} if dial else {}
-    return {"engine_options": options, "points": points} | lambdas if models or base_url else {}
+    lambdas = {"lambdas": lam or options.LAMBDAS} if dial else {}
+    return {"engine_options": given, "points": points} | lambdas if models or base_url else {}
 
 
 def _named(option: str, given: Sequence[str]) -> dict[str, Any]:

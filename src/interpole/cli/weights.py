@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import (
-    Base,
-    Embeddings,
-    Extrapolate,
-    Json,
-    Layers,
-    NoDoctor,
-    Skip,
-    TemplateFrom,
-    file_not_model,
-)
+from interpole.cli import options
+from interpole.cli.options import file_not_model
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
@@ -27,19 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["convert", "merge", "presets", "register"]
 
 
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="dtype of the result: bfloat16, float16, float32, or fp8 if a source is FP8.", rich_help_panel="The result"
-    ),
-]
-Vocabulary = Annotated[
-    str | None,
-    typer.Option(
-        help="If tokenizers differ: refuse, align (rows by token) or ids (by number). [default: refuse]",
-        rich_help_panel="The result",
-    ),
-]
 recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 
 
@@ -49,94 +27,28 @@ def register(app: typer.Typer) -> None:
     app.add_typer(recipes_app, name="recipe", rich_help_panel="Weights")
 
 
-InstructGiven = Annotated[str, typer.Argument(metavar="INSTRUCT|RECIPE.yml", help="Instruct checkpoint, or a recipe.")]
-ThinkingGiven = Annotated[
-    str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint: a folder or a hub id.")
-]
-Lam = Annotated[
-    str | None,
-    typer.Option(
-        "--lambda",
-        "-l",
-        help="λ: 0 is Instruct, 1 is Thinking. Several: 0.2,0.4 or 0:1:0.1.",
-        rich_help_panel="Where on the dial",
-    ),
-]
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        "-o",
-        help="Folder to write; must not exist. With several λ: OUT-0.2, …",
-        rich_help_panel="The result",
-    ),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        help="A merge by name: ta, ties, skip-ffn-0.8, … (`interpole recipe presets`).",
-        rich_help_panel="Where on the dial",
-    ),
-]
-MarkerRows = Annotated[
-    str | None,
-    typer.Option(
-        help="Rows of the think markers from instruct or thinking, whatever λ is elsewhere.",
-        rich_help_panel="Where on the dial",
-    ),
-]
-Source = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=PLACE",
-        help="Where a recipe's source lies now: a folder or a hub id. Repeat it.",
-        rich_help_panel="Where on the dial",
-    ),
-]
-ShardSize = Annotated[
-    str | None,
-    typer.Option(help="Cut the weights into files of this size, e.g. 5GB.", rich_help_panel="The result"),
-]
-PushToHub = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REPO",
-        help="Upload the result to this hub repository; several: REPO-0.2, …",
-        rich_help_panel="The result",
-    ),
-]
-AllowNonFinite = Annotated[
-    bool,
-    typer.Option(
-        "--allow-non-finite",
-        help="Write NaN and infinity too, with a warning, as --no-doctor does.",
-        rich_help_panel="The result",
-    ),
-]
-
-
 def merge(
-    instruct: InstructGiven,
-    thinking: ThinkingGiven = None,
+    instruct: options.InstructGiven,
+    thinking: options.ThinkingGiven = None,
     *,
-    lam: Lam = None,
-    out: Out,
-    layers: Layers = None,
-    skip: Skip = None,
-    embeddings: Embeddings = None,
-    preset: Preset = None,
-    base: Base = None,
-    marker_rows: MarkerRows = None,
-    template_from: TemplateFrom = None,
-    dtype: Dtype = None,
-    vocabulary: Vocabulary = None,
-    source: Source = None,
-    shard_size: ShardSize = None,
-    push_to_hub: PushToHub = None,
-    allow_non_finite: AllowNonFinite = False,
-    extrapolate: Extrapolate = False,
-    no_doctor: NoDoctor = False,
-    as_json: Json = False,
+    lam: options.MergeLambda = None,
+    out: options.MergeOut,
+    layers: options.Layers = None,
+    skip: options.Skip = None,
+    embeddings: options.Embeddings = None,
+    preset: options.Preset = None,
+    base: options.Base = None,
+    marker_rows: options.MarkerRows = None,
+    template_from: options.TemplateFrom = None,
+    dtype: options.Dtype = None,
+    vocabulary: options.Vocabulary = None,
+    source: options.Sources = None,
+    shard_size: options.ShardSize = None,
+    push_to_hub: options.PushToHub = None,
+    allow_non_finite: options.AllowNonFinite = False,
+    extrapolate: options.Extrapolate = False,
+    no_doctor: options.NoDoctor = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write the model between two checkpoints to a folder that transformers and vLLM load.
 
@@ -229,7 +141,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="FILE.yml", help="A recipe of mergekit's, or of ours.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. [default: print it]")] = None,
     *,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write mergekit's YAML as our recipe; what is not supported is named with its line."""
     from interpole.cli.show import show_json
@@ -247,7 +159,7 @@ def convert(
 
 
 @recipes_app.command()
-def presets(*, as_json: Json = False) -> None:
+def presets(*, as_json: options.Json = False) -> None:
     """List the merges that have a name: those the paper compared, and recipes of its neighbours."""
     from interpole.cli.show import show_json
     from interpole.merging.presets import PRESETS
