@@ -22,6 +22,8 @@ from interpole.analysis.recommend import recommend
 from interpole.analysis.selection import critical, noise, optimism
 from interpole.analysis.stages import MARGIN
 from interpole.records import Outcome, Sample
+from interpole.search.allocation import Goal
+from interpole.search.finals import winner_of
 
 __all__ = ["tables"]
 
@@ -96,6 +98,29 @@ def over_thinking(size: tuple[int, int], gain: float, repeats: int) -> str:
         called[verdict] += 1
     shares = " | ".join(f"{n / repeats:.0%}" for n in called.values())
     return f"| {size[0]} × {size[1]} | {100 * gain:+g} points | {shares} |"
+
+
+def searched(parts: tuple[int, int], num: int, repeats: int) -> str:
+    """A search between equals: its winner by the questions it was chosen on, and by those that only confirm it."""
+    rng, off, covers = np.random.default_rng(10), np.zeros((repeats, 2)), np.zeros((repeats, 2))
+    for i in range(repeats):
+        each, true = equal(rng, sum(parts), 4, num)
+        best = winner_of(each[: parts[0]].mean(axis=0), np.ones(num), Goal("accuracy"))
+        for j, mine in enumerate((each[: parts[0], best], each[parts[0] :, best])):
+            off[i, j], covers[i, j] = mine.mean() - true[best], share_interval(mine, 4).includes(true[best])
+    flattered, hits = off.mean(axis=0), covers.mean(axis=0)
+    return (
+        f"| {num} finalists, {parts[0]} + {parts[1]} × 4 | {100 * flattered[0]:+.1f} | {hits[0]:.0%} | "
+        f"{100 * flattered[1]:+.1f} | {hits[1]:.0%} |"
+    )
+
+
+def of_searches(repeats: int, run: Callable[..., Iterable[Any]]) -> Iterator[str]:
+    """The table of searches."""
+    yield "\nThe winner of a search between equals, on the questions that it was chosen on and on those that confirm it:\n"
+    yield "| design | chosen: too high by, points | its interval covers | confirmed: too high by | its interval covers |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield from run(searched, ((25, 25), (50, 50), (150, 150)), (12, 12, 20), [repeats] * 3)
 
 
 def dial(rng: np.random.Generator, questions: int, k: int, effect: Array) -> tuple[Array, Array, Array]:
@@ -200,4 +225,5 @@ def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str
     yield "| --- |" + " ---: |" * 2 * len(CONFIDENCES)
     budgets = list(product(("max_tokens", "min_accuracy"), ((30, 4),) if smoke else ((30, 4), (100, 2))))
     yield from run(broken, *zip(*budgets, strict=True), [runs] * len(budgets))
+    yield from of_searches(repeats, run)
     yield from of_fronts(repeats, run)

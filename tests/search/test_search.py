@@ -1,20 +1,27 @@
 """Search over λ maps on the shipped tiny pair: resumable, honest about what it saw, and without a checkpoint written."""
 
 import json
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from interpole.analysis.intervals import share_interval
 from interpole.cli import app
+from interpole.cli.choose import _show_result
 from interpole.errors import InterpoleError, RunError
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
+from interpole.report import write_report
 from interpole.runs import samples
 from interpole.search import optuna_search as search
+from interpole.search.allocation import Goal
+from interpole.search.finals import split, winner_of
 from interpole.search.space import Choices, Range, Space, SpaceFile, layer_groups, point_of, uniform
-from interpole.search.study import STUDY, open_study
+from interpole.search.study import CONFIRMED, HELD_OUT, STUDY, confirm_share, open_study, role_of
 from interpole.sweep.plan import Plan
 
 PAIR = shipped()
@@ -113,28 +120,113 @@ def test_a_trial_is_what_an_engine_by_hand_gives(found):
     assert trial.values == [np.mean(right), np.mean([a.num_tokens for a in answers])]
 
 
-def test_what_is_reported_was_measured_on_questions_that_no_trial_saw(found):
+def test_the_questions_to_choose_on_and_to_confirm_on_were_seen_by_no_trial_and_are_others(found):
     all_ids = {problem.id for problem in Plan(found.file.sweep).benchmarks["arithmetic"].problems}
-    held = {s.problem_id for s in samples.read(found.folder / search.HELD_OUT)}
+    choosing, confirming = (samples.read(found.folder / name) for name in (HELD_OUT, CONFIRMED))
+    parts = [{s.problem_id for s in part} for part in (choosing, confirming)]
     assert len(found.asked) == 7
-    assert all({p.id for p in problems} == all_ids - held for _, problems in found.asked.values())
-    assert (len(all_ids), len(held)) == (10, 5)
-    held = samples.read(found.folder / search.HELD_OUT)
+    assert all({p.id for p in problems} == all_ids - parts[0] - parts[1] for _, problems in found.asked.values())
+    assert [len(all_ids), *map(len, parts)] == [10, 3, 2]
+    assert not parts[0] & parts[1]
     shown = json.loads(found.shown.stdout)
     assert shown == json.loads((found.folder / search.RESULT).read_text())
     assert {one["name"] for one in shown["finalists"]} >= {"λ=0", "λ=1"}
     for one in shown["finalists"]:
-        mine = [s for s in held if s.point == one["name"]]
+        mine = [s for s in choosing if s.point == one["name"]]
         assert one["accuracy"] == pytest.approx(np.mean([s.score for s in mine]))
         assert one["tokens"] == pytest.approx(np.mean([s.num_tokens for s in mine]))
-    assert (shown["num_trials"], shown["num_failed"], shown["num_held_out_questions"]) == (7, 0, 5)
+    assert (shown["num_trials"], shown["num_failed"]) == (7, 0)
+    assert [shown[f"num_{part}_questions"] for part in ("search", "choose", "confirm")] == [5, 3, 2]
 
 
-def test_the_best_are_those_that_none_beats_on_the_questions_held_out(found):
-    shown = [(one["accuracy"], one["tokens"], one["is_best"]) for one in json.loads(found.shown.stdout)["finalists"]]
-    for accuracy, tokens, is_best in shown:
+def test_the_front_is_of_those_that_none_beats_where_the_winner_is_chosen(found):
+    finalists = json.loads(found.shown.stdout)["finalists"]
+    shown = [(one["accuracy"], one["tokens"], one["on_front"]) for one in finalists]
+    for accuracy, tokens, on_front in shown:
         no_worse = [(a, t) for a, t, _ in shown if a >= accuracy and t <= tokens]
-        assert is_best == all(other == (accuracy, tokens) for other in no_worse)
+        assert on_front == all(other == (accuracy, tokens) for other in no_worse)
+    (winner,) = [one for one in finalists if one["is_winner"]]
+    enough = [one for one in finalists if one["accuracy"] >= 0.95 * max(one["accuracy"] for one in finalists)]
+    assert winner["tokens"] == min(one["tokens"] for one in enough)  # balanced
+
+
+def test_the_winner_has_its_numbers_from_the_questions_that_confirm_it(found):
+    shown = json.loads(found.shown.stdout)
+    (winner,) = [one["name"] for one in shown["finalists"] if one["is_winner"]]
+    told, confirming = shown["confirmed"], samples.read(found.folder / CONFIRMED)
+    mine = [s for s in confirming if s.point == winner]
+    assert (told["winner"], told["num_before"]) == (winner, 0)
+    assert told["accuracy"]["value"] == pytest.approx(np.mean([s.score for s in mine]))
+    assert told["tokens"]["value"] == pytest.approx(np.mean([s.num_tokens for s in mine]))
+    assert told["accuracy"]["low"] < told["accuracy"]["high"]
+    assert {s.point for s in confirming} == {winner, told["against"]} - {None}
+    assert [(one["a"], one["b"]) for one in told["changes"]] == (
+        [] if told["against"] is None else [(told["against"], winner)]
+    )
+
+
+def test_another_goal_takes_up_the_same_trials_and_says_for_whom_the_questions_were_used(found, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(found.folder, folder, symlinks=True)
+    first = json.loads(found.shown.stdout)["confirmed"]["winner"]
+    most = max(json.loads(found.shown.stdout)["finalists"], key=lambda one: one["tokens"])
+    wanted = f"min-accuracy={max(0.01, most['accuracy'])}" if most["name"] != first else "max-tokens=1"
+    result = search.run(found.file.model_copy(update={"goal": wanted}), folder)
+    assert result.num_trials == 7
+    assert result.num_tokens == 0
+    assert result.confirmed.num_before == (result.confirmed.winner != first)
+    with pytest.raises(RunError, match=r"the folder keeps 0\.5 of what is held out"):
+        search.run(found.file.model_copy(update={"confirm": 0.4}), folder)
+
+
+def test_a_folder_from_before_questions_were_kept_for_the_winner_is_taken_up_and_says_so(found, tmp_path, capsys):
+    (tmp_path / HELD_OUT).mkdir()
+    (tmp_path / HELD_OUT / "run.json").write_text("{}")
+    with open_study(tmp_path, "x", "random", 0, 9, print) as study:
+        for _ in range(2):
+            assert confirm_share(study, tmp_path, 0.5) == 0
+    benches = Plan(found.file.sweep).benchmarks.values()
+    old, new = (split(benches, 0.5, share, found.file.sweep.seed) for share in (0.0, 0.5))
+    assert (old.sizes, new.sizes) == ((5, 5, 0), (5, 3, 2))
+    assert old.seen == new.seen
+    assert set(old.choose["arithmetic"]) == {*new.choose["arithmetic"], *new.confirm["arithmetic"]}
+    result = search.run(found.file, found.folder)
+    _show_result(replace(result, confirmed=None, num_confirm_questions=0), tmp_path)
+    assert "Not confirmed: this folder is of a search in two parts" in capsys.readouterr().out
+    assert "no questions were kept to confirm it on" in role_of(tmp_path / HELD_OUT)
+
+
+def test_what_was_confirmed_is_told_apart_from_what_was_chosen_by(found, capsys):
+    result = search.run(found.file, found.folder)
+    _show_result(replace(result, confirmed=replace(result.confirmed, num_before=2)), found.folder)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Chosen on 3 questions, after a search on 5 others; being chosen by these numbers" in told
+    value = result.confirmed.accuracy
+    shown = f"{100 * value.value:.1f} % [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+    assert f"on 2 questions that were used for nothing else: {result.confirmed.winner}: {shown}" in told
+    assert "They have confirmed 2 other winners before" in told
+
+
+def test_a_report_of_its_runs_says_what_they_are_in_the_search(found, tmp_path):
+    page = write_report(found.folder / HELD_OUT, tmp_path / "report.html").read_text()
+    assert "chosen on these questions, so what is best here is partly the luckiest" in page
+    assert "its own numbers are in the run confirmed beside this one" in page
+    assert "on questions that were used for nothing else" in role_of(found.folder / CONFIRMED)
+    assert role_of(found.folder) == ""
+
+
+def test_of_equals_the_winner_is_confirmed_at_what_it_is():
+    """And is flattered by the numbers that it was chosen by."""
+    rng, chosen_at, confirmed_at, covered = np.random.default_rng(4), [], [], []
+    for _ in range(300):
+        each = rng.binomial(4, rng.beta(1.5, 1.0, (50, 1)), (50, 12)) / 4  # of twelve equal points
+        best = winner_of(each[:25].mean(axis=0), np.full(12, 9.0), Goal("accuracy"))
+        chosen_at.append(each[:25, best].mean())
+        confirmed_at.append(each[25:, best].mean())
+        covered.append(share_interval(each[25:, best], 4).includes(0.6))
+    assert np.mean(chosen_at) > 0.63
+    assert np.mean(confirmed_at) == pytest.approx(0.6, abs=0.015)
+    assert np.mean(covered) > 0.92
 
 
 def test_nothing_is_said_of_what_matters_after_a_few_trials(found):

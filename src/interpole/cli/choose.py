@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from interpole.analysis.compare import Comparison
     from interpole.analysis.metrics import Difference
     from interpole.search.explore import Found
-    from interpole.search.optuna_search import Finalist, Result
+    from interpole.search.finals import Confirmation, Finalist
+    from interpole.search.optuna_search import Result
 
 __all__ = ["compare", "register", "search", "show_found"]
 
@@ -115,7 +116,8 @@ def search(
 ) -> None:
     """Search λ maps, methods and sampler settings for more accuracy with fewer tokens; needs `pip install 'interpole[search]'`.
 
-    Trials run on the live engine and write no checkpoint. The best are measured on questions that no trial saw.
+    Trials run on the live engine and write no checkpoint. The winner is chosen on questions that no trial saw, and its numbers
+    come from yet others, used for nothing else.
     """
     from interpole.cli.show import show_json, sweep_bar
     from interpole.search import optuna_search
@@ -133,18 +135,17 @@ def search(
 
 
 def _show_result(found: Result, out: Path) -> None:
-    """The finalists on the questions held out, what mattered, and where the recipes are."""
+    """The finalists on the questions that were chosen on, the winner on others, what mattered, and where the recipes are."""
     from interpole.cli.show import command_line, console, share, table
 
     def seen(one: Finalist) -> str:
         return "–" if one.seen_accuracy is None else f"{100 * one.seen_accuracy:.1f} % at {one.seen_tokens:,.0f}"
 
-    rows = [
-        [one.name, share(one.interval), f"{one.tokens:,.1f}", "best" if one.is_best else "", seen(one)]
-        for one in found.finalists
-    ]
-    held = f"{found.num_held_out_questions} questions held out, {found.num_search_questions} searched on"
-    table(f"Measured on {held}", ["point", "accuracy, %", "Token #N", "", "in the search"], rows)
+    rows = [[one.name, share(one.interval), f"{one.tokens:,.1f}", _mark(one), seen(one)] for one in found.finalists]
+    where = f"{found.num_choose_questions} questions, after a search on {found.num_search_questions} others"
+    columns = ["point", "accuracy, %: chosen by it", "Token #N", "", "in the search"]
+    table(f"Chosen on {where}; being chosen by these numbers, the winner is flattered by them", columns, rows)
+    _show_confirmed(found.confirmed, found.num_confirm_questions)
     names = dict.fromkeys(name for values in found.importance.values() for name in values)
     if names:
         shares = [[name, *(f"{values.get(name, 0):.0%}" for values in found.importance.values())] for name in names]
@@ -152,3 +153,35 @@ def _show_result(found: Result, out: Path) -> None:
     failed = f", {found.num_failed} of them failed" if found.num_failed else ""
     console.print(f"{found.num_trials} trials{failed}. Recipes: {out / 'recipes'}. In pairs: ", end="")
     console.print(f"{command_line('compare', out / 'held-out')} POINT POINT", soft_wrap=True)
+
+
+def _mark(one: Finalist) -> str:
+    """Whether it was chosen, or is on the front of what was measured there."""
+    return "winner" if one.is_winner else "front" if one.on_front else ""
+
+
+def _show_confirmed(found: Confirmation | None, num_questions: int) -> None:
+    """The winner's own numbers, and how it differs from the dial; or that there are none."""
+    from interpole.analysis.intervals import interval_text
+    from interpole.cli.show import console
+
+    if found is None:
+        console.print(
+            "Not confirmed: this folder is of a search in two parts, which kept no questions for its winner. The numbers above "
+            "flatter it; compare it with the dial on other questions, or search anew into another --out.\n"
+        )
+        return
+    console.print(
+        f"Confirmed on {num_questions} questions that were used for nothing else: {found.winner}: "
+        f"{interval_text(found.accuracy, 100, unit=' %')} at {interval_text(found.tokens)} tokens.",
+        style="bold",
+    )
+    if found.num_before:
+        console.print(
+            f"  They have confirmed {found.num_before} other winner{'s' * (found.num_before > 1)} before: the more are "
+            "looked at, the less an interval holds."
+        )
+    for one in found.changes:
+        console.print(f"  {one.task}, against the dial's point for the same goal: {one.verdict}.")
+        console.print(f"  {one.takes}.", style="dim")
+    console.print()

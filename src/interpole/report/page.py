@@ -34,7 +34,7 @@ from interpole.report.pareto import pareto
 from interpole.report.payload import Parse, Prompt, as_it_stands, difficulty, payload
 from interpole.report.render import svg
 from interpole.report.style import COLOURS, UNFINISHED
-from interpole.report.verdicts import bands, verdicts
+from interpole.report.verdicts import Verdict, bands, verdicts
 
 __all__ = ["Command", "html"]
 
@@ -80,6 +80,7 @@ def html(
     parse: Parse = as_it_stands,
     prompt: Prompt = lambda _: "",
     sources: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    remarks: Sequence[Verdict] = (),
     commands: Sequence[Command] = (),
     recipes: Sequence[tuple[str, str]] = (),
 ) -> str:
@@ -95,6 +96,7 @@ def html(
         parse: how a sample's response is read apart.
         prompt: what the model saw of a sample's question; empty where that is not known.
         sources: Instruct and Thinking of each task whose dial is their plain merge, for the command that makes the model.
+        remarks: to be read before the verdicts.
         commands: more to copy.
         recipes: (name, YAML) of what no λ says.
     """
@@ -118,7 +120,7 @@ def html(
         axis=dial_span(points),
         has_dial=any(mark.lam is not None for mark in points),
         bands={band.task: (band.low, band.high) for band in shaded},
-        verdicts=said,
+        verdicts=[*remarks, *said],
         commands=[*merges, *commands],
         recipes=recipes,
         overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],

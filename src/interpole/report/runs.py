@@ -15,9 +15,10 @@ from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
-from interpole.report.verdicts import stages_of
+from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.runfile import RunFile
+from interpole.search.study import role_of
 
 __all__ = ["write_report"]
 
@@ -60,6 +61,11 @@ def write_report(
         metrics,
         stages_of(samples),
         samples,
+        remarks=[
+            Verdict("warning", "", f"Part of a search{run.suffix}", role)
+            for run in read
+            if (role := role_of(run.folder))
+        ],
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
         manifest=[group for run in read for group in _describe(run.file, run.samples, run.suffix)],
         private=() if include_texts else private,

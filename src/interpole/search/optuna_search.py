@@ -1,7 +1,7 @@
 """Search over λ maps: more accuracy for fewer tokens, tried on a live engine, with no checkpoint written (Optuna asks, we tell).
 
-Trials see one half of the questions. What is reported of the best was measured on the other half, by an ordinary sweep in the
-folder `held-out`, beside the plain dial. Stopped and started again it goes on within the trial at which it was.
+Trials see one half of the questions; on the other the best are chosen from and the winner confirmed (see finals.py). Stopped
+and started again it goes on within the trial at which it was.
 """
 
 from __future__ import annotations
@@ -15,19 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interpole.analysis.intervals import Interval
-from interpole.analysis.recommend import average
-from interpole.analysis.scoring import score
-from interpole.analysis.tables import PointMetrics
 from interpole.checkpoints.names import num_layers
 from interpole.engines.process import EngineProcess
 from interpole.errors import InterpoleError, RunError
-from interpole.files import StrPath, content_hash, plain, write_atomic
-from interpole.merging.recipe import build
+from interpole.files import StrPath, content_hash, write_atomic
+from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
-from interpole.search.study import open_study
-from interpole.sweep import run as sweep
-from interpole.sweep.config import PointConfig, SweepConfig
+from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
+from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import OnProgress, SweepProgress, engine_of
@@ -37,40 +32,12 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["HELD_OUT", "RESULT", "Finalist", "Result", "run", "to_json"]
+__all__ = ["RESULT", "Result", "run", "to_json"]
 
-HELD_OUT, RESULT = "held-out", "search.json"
-"""In the folder: the run of the finalists on the questions held out, and what came of it all."""
+RESULT = "search.json"
+"""In the folder: what came of it all."""
 MIN_TRIALS = 20
 """Of fewer nothing is said about what matters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """One of the best, or a point of the dial: as the search saw it, and on each task's questions held out."""
-
-    name: str
-    recipe: Path | None  # its YAML, relative to the folder; None: a point of the dial
-    sampler: Mapping[str, float]
-    seen_accuracy: float | None  # mean over tasks; None: not tried in the search
-    seen_tokens: float | None
-    held_out: tuple[PointMetrics, ...]
-    is_best: bool  # no other is better in accuracy and no worse in tokens, or the reverse, on the questions held out
-
-    @property
-    def accuracy(self) -> float:
-        """Mean@k on the questions held out, each task weighing the same."""
-        return float(np.mean([m.mean.value for m in self.held_out]))
-
-    @property
-    def interval(self) -> Interval:
-        """The same with its interval; it does not know that the best were chosen on these questions."""
-        return average([m.mean for m in self.held_out])
-
-    @property
-    def tokens(self) -> float:
-        """Token #N likewise."""
-        return float(np.mean([m.tokens.value for m in self.held_out]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +49,10 @@ class Result:
     num_trials: int
     num_failed: int
     num_tokens: int  # of this call's trials
+    confirmed: Confirmation | None  # the winner on questions used for nothing else; None: the folder keeps none
     num_search_questions: int
-    num_held_out_questions: int
+    num_choose_questions: int
+    num_confirm_questions: int
 
 
 def run(
@@ -92,7 +61,7 @@ def run(
     *,
     on_progress: OnProgress = lambda _: None,
 ) -> Result:
-    """Search, then measure the best on the questions held out.
+    """Search, choose among the best on the questions held out, and confirm the winner on some that are kept for that.
 
     Args:
         file: what to vary, and on what.
@@ -112,12 +81,14 @@ def run(
 
     if foreign := next((name for name, bench in planned.benchmarks.items() if bench.foreign), None):
         raise RunError(f"task {foreign} is asked and graded in its own way", remedy="search on another task")
-    seen, kept = _split(planned.benchmarks.values(), file.held_out, file.sweep.seed)
+    split(
+        planned.benchmarks.values(), file.held_out, file.confirm, file.sweep.seed
+    )  # too few is said before the first trial
     parts = file.space.rules(num_layers(planned.points[0].weights.specs))  # type: ignore[union-attr]
     for method in file.space.methods:  # what does not fit is said before the first trial
         space = file.space.model_copy(update={"methods": {method: file.space.methods[method]}})
         planned.point(point_of("first", space, parts, lambda _, vary: _first(vary)))
-    for name in ("answers", "recipes", HELD_OUT):
+    for name in ("answers", "recipes", HELD_OUT, CONFIRMED):
         if (out / name).is_symlink():
             raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
     about = _about(file, planned)
@@ -125,7 +96,9 @@ def run(
         open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell) as study,
         engine_of(planned, tell) as engine,
     ):
-        trials = _Trials(file, out, planned, engine, seen, parts)
+        share = confirm_share(study, out, file.confirm)
+        questions = split(planned.benchmarks.values(), file.held_out, share, file.sweep.seed)
+        trials = _Trials(file, out, planned, engine, questions.seen, parts)
         for values in uniform(file.space, list(parts)):
             study.enqueue_trial(values, skip_if_exists=True)
         trials.finish(study)
@@ -134,53 +107,32 @@ def run(
             found = trials.try_one(study)
             num_tried = _num_tried(study)
             tell(f"trial {num_tried} of {file.trials}: {found}")
-        finalists = _finals(file, out, planned, engine, study, kept, parts, on_progress)
+        finals = Finals(file, out, planned, engine, on_progress)
+        best = _best(study, file.finalists)
+        points = {name: _point(file, parts, trial) for name, trial in best.items()}
+        finalists = finals.choose(points, {name: trial.values for name, trial in best.items()}, questions.choose)
+        sizes = questions.sizes
         result = Result(
             finalists=finalists,
             importance=_importance(study),
             num_trials=_num_tried(study),
             num_failed=sum(trial.state.name == "FAIL" for trial in study.trials),
             num_tokens=trials.num_tokens,
-            num_search_questions=sum(len(bench.problems) for bench in seen),
-            num_held_out_questions=sum(map(len, kept.values())),
+            confirmed=_confirmed(study, finals, finalists, points, questions.confirm) if share else None,
+            num_search_questions=sizes[0],
+            num_choose_questions=sizes[1],
+            num_confirm_questions=sizes[2],
         )
     write_atomic(out / RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
     return result
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Plain data with the keys of `Result`; of each finalist also `accuracy` and `tokens`."""
-    fields = asdict(replace(result, finalists=()))
-    fields["finalists"] = [
-        plain(asdict(replace(one, held_out=())) | {"recipe": one.recipe and str(one.recipe)})
-        | {
-            "accuracy": one.accuracy,
-            "interval": plain(one.interval),
-            "tokens": one.tokens,
-            "tasks": [m.task for m in one.held_out],
-        }
-        for one in result.finalists
-    ]
+    """Plain data with the keys of `Result`; numbers of finalists are of the questions that the winner was chosen on."""
+    fields = asdict(replace(result, finalists=(), confirmed=None))
+    fields["finalists"] = [one.to_json() for one in result.finalists]
+    fields["confirmed"] = result.confirmed and result.confirmed.to_json()
     return fields
-
-
-def _split(
-    benchmarks: Sequence[Benchmark] | Any, held_out: float, seed: int
-) -> tuple[list[Benchmark], dict[str, tuple[str, ...]]]:
-    """Each benchmark with the questions of the search, and the ids of those held out."""
-    seen, kept = [], {}
-    for bench in benchmarks:
-        ids = [problem.id for problem in bench.problems]
-        num = round(held_out * len(ids))
-        if not 0 < num < len(ids):
-            raise RunError(
-                f"{len(ids)} questions cannot be split", bench.name, "give more questions, or another held_out"
-            )
-        order = np.random.default_rng(seed).permutation(len(ids))
-        held = {ids[i] for i in order[:num]}
-        kept[bench.name] = tuple(name for name in ids if name in held)
-        seen.append(replace(bench, problems=tuple(p for p in bench.problems if p.id not in held)))
-    return seen, kept
 
 
 def _first(vary: Vary) -> Any:
@@ -200,9 +152,9 @@ def _draw(trial: Trial, name: str, vary: Vary) -> Any:
 
 
 def _about(file: SpaceFile, planned: Plan) -> str:
-    """Hash of what is searched: everything but how long."""
+    """Hash of what the trials depend on: everything but how many there are, and what is done with the best."""
     sources = {name: source.fingerprint for name, source in planned.sources.items()}
-    return content_hash([file.model_dump(mode="json", exclude={"trials", "finalists"}), sources])
+    return content_hash([file.model_dump(mode="json", exclude={"trials", "finalists", "confirm", "goal"}), sources])
 
 
 def _num_tried(study: Study) -> int:
@@ -288,58 +240,22 @@ def _point(file: SpaceFile, parts: Mapping[str, Mapping[str, Any]], trial: Froze
     return point_of(_name(trial), file.space, parts, known)
 
 
-def _finals(
-    file: SpaceFile,
-    out: Path,
-    planned: Plan,
-    engine: EngineProcess,
-    study: Study,
-    kept: Mapping[str, tuple[str, ...]],
-    parts: Mapping[str, Mapping[str, Any]],
-    on_progress: OnProgress,
-) -> tuple[Finalist, ...]:
-    """Measure the best trials and the dial on the questions held out, and write their recipes."""
+def _best(study: Study, num: int) -> dict[str, FrozenTrial]:
+    """So many trials, spread over the Pareto front of the search."""
     front = sorted(study.best_trials, key=lambda trial: trial.values[1])
-    picked = np.unique(np.linspace(0, len(front) - 1, min(file.finalists, len(front))).round().astype(int))
-    best = {_name(front[i]): front[i] for i in picked} if front else {}
-    points = {name: _point(file, parts, trial) for name, trial in best.items()}
-    config = _held_out(file.sweep, planned, kept, list(points.values()))
-    summary = sweep.run(config, out / HELD_OUT, on_progress, engine=engine, changed="also")
-    if summary.failed:
-        first = summary.failed[0]
-        raise RunError(f"{first.task} failed at {first.point}", out / HELD_OUT, "run it again to go on")
-    measured: dict[str, list[PointMetrics]] = {}
-    for m in score(out / HELD_OUT):
-        measured.setdefault(m.point, []).append(m)
-    finalists = []
-    for name in config.point_names:
-        trial, point = best.get(name), points.get(name)
-        path = None
-        if point is not None:
-            path = Path("recipes") / f"{name.replace(' ', '-')}.yml"
-            (out / path).parent.mkdir(exist_ok=True)
-            write_atomic(out / path, build(planned.point(point).where, "the recipe").to_yaml())
-        seen = trial.values if trial else (None, None)
-        sampler = point.sampler if point else {}
-        finalists.append(Finalist(name, path, sampler, seen[0], seen[1], tuple(measured[name]), False))
-    return tuple(sorted(_marked(finalists), key=lambda one: one.tokens))
+    picked = np.unique(np.linspace(0, len(front) - 1, min(num, len(front))).round().astype(int))
+    return {_name(front[i]): front[i] for i in picked} if front else {}
 
 
-def _marked(finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Those on the Pareto front of the questions held out, marked."""
-
-    def beats(a: Finalist, b: Finalist) -> bool:
-        return a.accuracy >= b.accuracy and a.tokens <= b.tokens and (a.accuracy, a.tokens) != (b.accuracy, b.tokens)
-
-    return [replace(one, is_best=not any(beats(other, one) for other in finalists)) for one in finalists]
-
-
-def _held_out(
-    config: SweepConfig, planned: Plan, kept: Mapping[str, tuple[str, ...]], points: list[PointConfig]
-) -> SweepConfig:
-    """The sweep of the finalists on the questions held out."""
-    tasks = [task.model_copy(update={"only": ids}) for task, ids in zip(config.tasks, kept.values(), strict=True)]
-    return planned.config.model_copy(update={"tasks": tuple(tasks), "points": tuple(points)})
+def _confirmed(
+    study: Study, finals: Finals, finalists: Sequence[Finalist], points: Mapping[str, PointConfig], ids: Ids
+) -> Confirmation:
+    """The winner confirmed; the study remembers whom its questions were used for."""
+    before = list(study.user_attrs.get("confirmed", ()))
+    winner = next(one.name for one in finalists if one.is_winner)
+    if winner not in before:
+        study.set_user_attr("confirmed", [*before, winner])
+    return finals.confirm(finalists, points, ids, before)
 
 
 def _importance(study: Study) -> dict[str, dict[str, float]]:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from interpole.errors import RunError
+from interpole.errors import AnalysisError, RunError
 from interpole.files import StrPath, read_yaml
 from interpole.schema import Strict, validated
+from interpole.search.allocation import parse_goal
 from interpole.sweep.config import PointConfig, SweepConfig
 
 __all__ = ["Choices", "Range", "Space", "SpaceFile", "Vary", "layer_groups", "point_of", "uniform"]
@@ -93,8 +94,10 @@ class SpaceFile(Strict):
         sweep: the sweep's settings; its λ are measured beside what is found.
         space: what is varied.
         trials: how many recipes are tried.
-        held_out: share of the questions that are kept for the report; no trial sees them.
-        finalists: how many of the best are measured on these.
+        held_out: share of the questions that no trial sees.
+        confirm: share of these that are kept for the winner alone.
+        finalists: how many of the best are measured on the others of these, to choose the winner.
+        goal: what the winner is wanted for: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.
         algorithm: tpe, nsga2 or random.
     """
 
@@ -102,13 +105,19 @@ class SpaceFile(Strict):
     space: Space
     trials: int = Field(default=50, ge=1)
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    confirm: Annotated[float, Field(gt=0, lt=1)] = 0.5
     finalists: int = Field(default=8, ge=1)
+    goal: str = "balanced"
     algorithm: str = "tpe"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.algorithm not in ("tpe", "nsga2", "random"):
             raise ValueError(f"no algorithm {self.algorithm!r}; there are tpe, nsga2, random")
+        try:
+            parse_goal(self.goal)
+        except AnalysisError as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
         if self.sweep.points or self.sweep.served:
             raise ValueError("a search finds its own points, and needs weights at hand")
         return self

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING
 
 from interpole.errors import RunError
 from interpole.files import open_regular, unlink_others, write_atomic
+from interpole.runs.runfile import NAME as RUN_NAME
 from interpole.runs.runfile import exclusive
 
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["STUDY", "open_study"]
+__all__ = ["CONFIRMED", "HELD_OUT", "STUDY", "confirm_share", "open_study", "role_of"]
+
+HELD_OUT, CONFIRMED = "held-out", "confirmed"
+"""In the folder of a search: the runs of the finalists, on questions to choose on, and of the winner, on those to confirm on."""
 
 STUDY = "study.journal"
 """Optuna's study, in the folder of a search."""
@@ -74,6 +78,45 @@ def open_study(
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         }[algorithm]()
         yield study
+
+
+def confirm_share(study: Study, out: Path, wanted: float) -> float:
+    """The share of the questions held out that the winner is confirmed on; 0 in a folder that was made before any were kept.
+
+    Raises:
+        RunError: the folder keeps another share than is wanted.
+    """
+    kept = study.user_attrs.get("confirm")
+    if kept is None:
+        kept = 0.0 if (out / HELD_OUT / RUN_NAME).exists() else wanted
+        study.set_user_attr("confirm", kept)
+    if kept not in (0.0, wanted):
+        raise RunError(
+            f"the folder keeps {kept:g} of what is held out for the winner, not {wanted:g}", out, "say the same"
+        )
+    return float(kept)
+
+
+def role_of(run: Path) -> str:
+    """What a run is in a search, in words to read its numbers by; empty where it is none of a search."""
+    if not (run.parent / STUDY).is_file():
+        return ""
+    if run.name == CONFIRMED:
+        return (
+            "The winner of a search, and the dial's point for the same goal, on questions that were used for nothing else: "
+            "these intervals are what to expect."
+        )
+    if run.name != HELD_OUT:
+        return ""
+    kept = (run.parent / CONFIRMED).is_dir()
+    where = (
+        f"its own numbers are in the run {CONFIRMED} beside this one"
+        if kept
+        else "no questions were kept to confirm it on"
+    )
+    return (
+        f"The winner of a search was chosen on these questions, so what is best here is partly the luckiest; {where}."
+    )
 
 
 class _FolderIsLocked:
