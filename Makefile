@@ -10,7 +10,7 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 	mv .venv/llama/llama_index/core/_static/nltk_cache .venv/nltk_data && rm -r .venv/llama))
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test fuzz test-vllm lint check docs bench-merge constraints constraints-vllm clean
+.PHONY: demo test fuzz test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -23,6 +23,9 @@ fuzz: $(STAMP) # hostile files for every command; the whole of it (5,000) takes 
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
 	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py tests/engines/test_vllm_per_request.py tests/serve/test_vllm_serve.py
+
+gpu-smoke: # on a machine with a GPU, in an environment of your own: PYTHON=…
+	$(PYTHON) benchmarks/gpu_smoke.py
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

@@ -16,7 +16,7 @@ from typing import Any
 from interpole.errors import CorruptError
 from interpole.files import parse_json
 from interpole.serve.errors import RequestError
-from interpole.serve.levels import Chosen, Level, Levels, choose, level_name
+from interpole.serve.levels import Chosen, Levels, choose, level_name
 from interpole.serve.vllm import of_environment
 
 __all__ = ["LambdaMiddleware", "rewritten"]
@@ -37,7 +37,15 @@ _REQUESTS = {
 """Where λ is put in."""
 _NO_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
 """What asks no model, and so needs no λ."""
-_WITHOUT_EFFECT = ("metadata", "store", "service_tier", "user", "safety_identifier", "prompt_cache_key")
+_WITHOUT_EFFECT = (
+    "metadata",
+    "store",
+    "service_tier",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+)
 """Fields of OpenAI's that say nothing about the answer: taken, and not handed on where vLLM does not know them."""
 _REFUSED = {
     "prompt_logprobs": "log-probabilities of prompts are not computed at a λ",
@@ -112,7 +120,8 @@ def _take_reasoning(given: dict[str, Any], path: str) -> None:
     if path == RESPONSES:
         given |= {"reasoning": reasoning} if reasoning else {}
         return
-    reasoning.pop("enabled", None)
+    for name in ("enabled", "summary", "generate_summary"):
+        reasoning.pop(name, None)
     if reasoning.pop("exclude", False):
         given["include_reasoning"] = False
     if "max_tokens" in reasoning:
@@ -187,21 +196,12 @@ def _cards(levels: Levels, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
         levels: what the server offers.
         plain: vLLM's card of its model.
     """
-    named = {levels.name: Level(levels.default)} | {
-        level_name(levels.name, key): one for key, one in levels.all.items()
-    }
-    return [
-        {
-            **plain,
-            "id": name,
-            "root": levels.name,
-            "owned_by": "interpole",
-            "lambda": level.lam,
-            "expected_tokens": level.expected_tokens,
-            "expected_accuracy": level.expected_accuracy,
-        }
-        for name, level in named.items()
-    ]
+    base = {**plain, "root": levels.name, "owned_by": "interpole"}
+    found = [{**base, "id": levels.name, "lam": levels.default}]
+    for effort, level in levels.all.items():
+        expected = {"expected_tokens": level.expected_tokens, "expected_accuracy": level.expected_accuracy}
+        found.append({**base, "id": level_name(levels.name, effort), "lam": level.lam, "effort": effort, **expected})
+    return found
 
 
 # ── the middleware ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +264,7 @@ class LambdaMiddleware:
                 return content
             chosen = choose({"model": name}, self._levels)
             same = [card for card in content["data"] if card["id"] == name]
-            return same[0] if same else {**content["data"][0], "id": name, "lambda": chosen.lam}
+            return same[0] if same else {**content["data"][0], "id": name, "lam": chosen.lam}
 
         name = path.removeprefix("/v1/models/") if path != "/v1/models" else self._levels.name
         choose({"model": name}, self._levels)
@@ -295,7 +295,7 @@ class _Rewriter:
             headers = [(name.lower(), value) for name, value in message["headers"]]
             self._kind = dict(headers).get(b"content-type", b"").partition(b";")[0]
             if self._chosen is not None:
-                headers.append((b"x-interpole-lambda", repr(self._chosen.lam).encode()))
+                headers.append((b"x-interpole-lambda", f"{self._chosen.lam:g}".encode()))
             if self._kind in (_JSON, _SSE):
                 headers = [pair for pair in headers if pair[0] != b"content-length"]
             self._start = {**message, "headers": headers}
