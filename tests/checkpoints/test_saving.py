@@ -148,14 +148,14 @@ def test_folders_whose_names_are_no_text_are_merged(tmp_path):
 
 
 def test_a_file_that_may_not_be_read_is_named(pair, monkeypatch):
-    real = Path.open
+    real = os.open
 
-    def refuse(self, *args, **kwargs):
-        if self.name == "tokenizer_config.json":
+    def refuse(path, *args, **kwargs):
+        if Path(path).name == "tokenizer_config.json":
             raise PermissionError(errno.EACCES, "Permission denied")
-        return real(self, *args, **kwargs)
+        return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json cannot be read: Permission denied"):
         interpole.open(pair[0])
 
