@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from interpole.checkpoints.architectures import rope, understood
 from interpole.diagnostics.doctor.findings import Check, Finding, Side, differences
@@ -59,54 +59,6 @@ def _check_architecture(a: Side, b: Side) -> Iterator[Finding]:
         )
 
 
-def _check_settings(a: Side, b: Side) -> Iterator[Finding]:
-    """Settings that decide what the tensors do."""
-    values = _build(a.checkpoint.config), _build(b.checkpoint.config)
-    if seen := differences(a, b, values, SHAPING):
-        yield Finding(
-            "settings",
-            "stop",
-            f"different build: {seen}",
-            "tensors of one name do not do the same work on both sides",
-            "take two checkpoints of one family and size",
-        )
-    if seen := differences(a, b, values, BENDING):
-        yield Finding(
-            "settings",
-            "warn",
-            f"different arithmetic: {seen}",
-            f"weights trained for one setting run under the other; {CARRIES}",
-            "see which setting the result should run under, and choose it with `template_from` in the recipe",
-        )
-
-
-def _check_rope(a: Side, b: Side) -> Iterator[Finding]:
-    """Position encoding: base frequency and scaling."""
-    values = rope(a.checkpoint.config), rope(b.checkpoint.config)
-    if seen := differences(a, b, values):
-        yield Finding(
-            "rope",
-            "warn",
-            f"different position encodings: {seen}",
-            f"query and key weights were trained for other rotation speeds; {CARRIES} for all of them",
-            "expect a weaker middle of the range; prefer checkpoints with one rope_theta (original Qwen3: 1e6, "
-            "Qwen3-4B-2507: 5e6)",
-        )
-
-
-def _check_window(a: Side, b: Side) -> Iterator[Finding]:
-    """Sliding-window attention: how wide, and in which layers."""
-    values = _windows(a.checkpoint.config), _windows(b.checkpoint.config)
-    if seen := differences(a, b, values):
-        yield Finding(
-            "window",
-            "warn",
-            f"different attention windows: {seen}",
-            f"beyond the smaller window one side attends to text that the other never sees; {CARRIES}",
-            "choose whose window the result has with `template_from` in the recipe, and test on long prompts",
-        )
-
-
 def _windows(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = understood(config)
     types = settings.get("layer_types") or []
@@ -121,19 +73,84 @@ def _build(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {"layer_types": ["full_attention" if kind == SLIDING else kind for kind in types]}
 
 
-def _check_other_settings(a: Side, b: Side) -> Iterator[Finding]:
-    """Whatever else differs in the configs, so that nothing passes unseen."""
-    values = understood(a.checkpoint.config), understood(b.checkpoint.config)
+def _others(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Whatever else a config says, so that nothing passes unseen."""
     known = {*SHAPING, *BENDING, *ELSEWHERE}
-    others = (key for key in values[0].keys() | values[1].keys() if key not in known)
-    if seen := differences(a, b, values, sorted(key for key in others if key.rpartition(".")[2] not in HARMLESS)):
-        yield Finding(
-            "other-settings",
-            "note",
-            f"further differences between the configs: {seen}",
-            CARRIES,
-            "nothing, if you do not use these; else choose the config with `template_from` in the recipe",
-        )
+    return {
+        key: value
+        for key, value in understood(config).items()
+        if key not in known and key.rpartition(".")[2] not in HARMLESS
+    }
 
 
-CHECKS: tuple[Check, ...] = (_check_architecture, _check_settings, _check_rope, _check_window, _check_other_settings)
+class _Comparison(NamedTuple):
+    """Settings that are read from both configs, and what it means if they differ."""
+
+    code: str
+    severity: str
+    settings: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    keys: Sequence[str] | None  # None: all
+    what: str
+    why: str
+    remedy: str
+
+
+COMPARISONS = (
+    _Comparison(
+        "settings",
+        "stop",
+        _build,
+        SHAPING,
+        "different build",
+        "tensors of one name do not do the same work on both sides",
+        "take two checkpoints of one family and size",
+    ),
+    _Comparison(
+        "settings",
+        "warn",
+        _build,
+        BENDING,
+        "different arithmetic",
+        f"weights trained for one setting run under the other; {CARRIES}",
+        "see which setting the result should run under, and choose it with `template_from` in the recipe",
+    ),
+    _Comparison(
+        "rope",
+        "warn",
+        rope,
+        None,
+        "different position encodings",
+        f"query and key weights were trained for other rotation speeds; {CARRIES} for all of them",
+        "expect a weaker middle of the range; prefer checkpoints with one rope_theta (original Qwen3: 1e6, "
+        "Qwen3-4B-2507: 5e6)",
+    ),
+    _Comparison(
+        "window",
+        "warn",
+        _windows,
+        None,
+        "different attention windows",
+        f"beyond the smaller window one side attends to text that the other never sees; {CARRIES}",
+        "choose whose window the result has with `template_from` in the recipe, and test on long prompts",
+    ),
+    _Comparison(
+        "other-settings",
+        "note",
+        _others,
+        None,
+        "further differences between the configs",
+        CARRIES,
+        "nothing, if you do not use these; else choose the config with `template_from` in the recipe",
+    ),
+)
+
+
+def _check_settings(a: Side, b: Side) -> Iterator[Finding]:
+    """The settings of both configs, in groups of one meaning."""
+    for one in COMPARISONS:
+        values = one.settings(a.checkpoint.config), one.settings(b.checkpoint.config)
+        if seen := differences(a, b, values, one.keys):
+            yield Finding(one.code, one.severity, f"{one.what}: {seen}", one.why, one.remedy)
+
+
+CHECKS: tuple[Check, ...] = (_check_architecture, _check_settings)
