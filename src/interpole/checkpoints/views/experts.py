@@ -18,7 +18,7 @@ from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import MismatchError
 
-__all__ = ["PerExpert", "same_layout"]
+__all__ = ["PerExpert", "has_fused_experts", "same_layout"]
 
 _FUSED = re.compile(r"(?P<stem>.+\.experts)\.(?P<part>gate_up|down)_proj")
 _APART = re.compile(r"(?P<stem>.+\.experts)\.(?P<expert>\d+)\.(?P<part>gate|up|down)_proj\.weight")
@@ -103,6 +103,11 @@ class PerExpert(Checkpoint):
         return (part.expert * rows + part.offset) * columns
 
 
+def has_fused_experts(checkpoint: Checkpoint) -> bool:
+    """Whether the experts of a layer lie in one tensor."""
+    return any(map(_FUSED.fullmatch, checkpoint))
+
+
 def same_layout(sources: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
     """The sources, all with their experts apart if they lie apart in one of them; the very same ones otherwise.
 
@@ -112,10 +117,7 @@ def same_layout(sources: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
     apart = next((source for source in sources.values() if any(map(_APART.fullmatch, source))), None)
     if apart is None:
         return dict(sources)
-    return {
-        name: PerExpert(source, apart) if any(map(_FUSED.fullmatch, source)) else source
-        for name, source in sources.items()
-    }
+    return {name: PerExpert(source, apart) if has_fused_experts(source) else source for name, source in sources.items()}
 
 
 def _parts(name: str, match: re.Match[str], fused: Checkpoint, like: Checkpoint) -> dict[str, _Part]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.open import fit
-from interpole.checkpoints.views.experts import PerExpert
+from interpole.checkpoints.views.experts import has_fused_experts
 from interpole.diagnostics.doctor import configs, order, tensors, tokens
 from interpole.diagnostics.doctor.findings import VERDICTS, Check, Diagnosis, Finding, Side
 from interpole.errors import CheckpointError, MismatchError
@@ -94,8 +94,8 @@ def _as_merged(
     except (CheckpointError, MismatchError):
         return sources, []  # the checks tell what is wrong
     notes = [Finding("rows", "note", note, "that is how a merge makes them fit", "nothing") for note in told]
-    for name, source in fitted.items():
-        if isinstance(getattr(source, "source", source), PerExpert):
+    for name, source in sources.items():
+        if has_fused_experts(source) and not has_fused_experts(fitted[name]):
             what = f"the experts of {name} lie fused in one tensor, those of another source apart"
             notes.append(Finding("experts", "note", what, "they are matched one by one, and written apart", "nothing"))
     return fitted, notes
