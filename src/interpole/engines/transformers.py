@@ -18,6 +18,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
 
 from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.engines.attention import attend_in_groups, growing_cache
 from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
 from interpole.engines.open import dial
 from interpole.engines.sampling import NO_TOKEN, Settings, draw
@@ -113,6 +114,7 @@ class TransformersEngine(Engine):
             what = str(error) if len(str(error)) < LONGEST_REASON else f"{str(error)[:LONGEST_REASON]} …"
             raise EngineError(f"transformers cannot load the model: {what}", folder, OTHERWISE) from error
         self.model.to(self._device).eval()
+        attend_in_groups(self.model)
         if self._device.type == "cpu" and (threads or self.model.num_parameters() < SMALL_PARAMETERS):
             torch.set_num_threads(threads or 1)
         self.where = self.weights = checkpoint
@@ -198,7 +200,7 @@ class TransformersEngine(Engine):
         )
         columns = torch.arange(longest, device=self._device)
         mask = columns >= torch.tensor(pads, device=self._device)[:, None]  # (B, T)
-        batch = _Batch(rows, DynamicCache(), mask, self._settings(rows))
+        batch = _Batch(rows, growing_cache(), mask, self._settings(rows))
         finished = self._advance(batch, self._forward(tokens, batch))
         joined, self._batch = self._batch, None
         if joined is not None:
