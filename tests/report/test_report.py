@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import interpole.report.payload as pack
 from interpole.analysis.intervals import Interval
@@ -20,6 +21,7 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.recommend import recommend
 from interpole.analysis.stages import Stages, find_stages
 from interpole.analysis.tables import PointMetrics, write_curves
+from interpole.cli import app
 from interpole.errors import AnalysisError, OutputError, RunError
 from interpole.records import Outcome, Sample
 from interpole.report import FIGURES, hero, plot, write_figures, write_report
@@ -342,8 +344,25 @@ def test_the_lambda_to_use_is_the_cheapest_that_is_not_seen_to_be_worse(sweep: l
     both = [s for s in sweep if s.lam in (0.0, 0.5, 1.0)] + twin
     (found,) = [v for v in verdicts(measure(both, resamples=200), [], both) if v.kind == "use"]
     assert found.headline.startswith("No winner: differences below")  # so few questions
-    assert found.headline == recommend(both, resamples=1000).headline
+    assert found.headline == recommend(both).headline
     assert found.text.startswith("Mean@4 100.0 %")
+
+
+def test_the_page_and_the_command_line_say_the_same_of_the_lambda_to_use(run: Path, page: Path) -> None:
+    told = json.loads(CliRunner().invoke(app, ["recommend", str(run), "--json"]).stdout)
+    words = " ".join(CliRunner().invoke(app, ["recommend", str(run)]).stdout.split())
+    (found,) = re.findall(r'<article class="verdict use".*?</article>', page.read_text(), re.DOTALL)
+    assert told["tied"]
+    assert told["optimism"] > 0.0005
+    assert f"λ = {', '.join(f'{lam:g}' for lam in told['tied'])}" in found
+    expected = told["expected"]
+    less = f"{100 * told['optimism']:.1f} points less"
+    assert f"Corrected for having been chosen as the best of several: {100 * expected['value']:.1f} % [" in found
+    assert less in found
+    assert f"best of several: accuracy {100 * expected['value']:.1f} [" in words
+    assert less in words
+    headline = re.search("<h3>(.*?)</h3>", found)[1]
+    assert headline in words
 
 
 def test_a_run_without_a_transition_says_so(sweep: list[Sample]) -> None:

@@ -22,9 +22,6 @@ from interpole.report.figures import Band
 __all__ = ["Verdict", "bands", "stages_of", "verdicts"]
 
 
-RESAMPLES = 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One finding: a headline, the sentence that holds it up, how it is meant, and the command that acts on it."""
@@ -115,13 +112,20 @@ def _use(
     own = [s for s in samples if s.task == task and s.lam is not None]
     if len(at) < 2 or not own:
         return []
-    best = recommend(own, resamples=RESAMPLES, seed=seed, sources=sources or ("INSTRUCT", "THINKING"))
-    top = next((m for m in at.values() if m.lam == best.lam), None)
-    if top is None or top.lam is None:
+    best = recommend(own, seed=seed, sources=sources or ("INSTRUCT", "THINKING"))
+    command = best.command if sources else ""
+    if best.choice is None:
         return []
+    top = next((m for m in at.values() if m.lam == best.lam), None)
+    if top is None:
+        what = f"{_sentence(best.why)} It lies between measured λ and was never run: measure it first."
+        return [Verdict("use", task, best.headline or f"λ = {best.lam:g}", what, command)]
     what = f"Mean@{top.k} {_percent(top.mean)} for {_tokens(top.tokens)} tokens a response."
-    if best.optimism and best.optimism >= 0.0005:
-        what += f" Of it, {100 * best.optimism:.1f} points are likely owed to having been chosen as the best."
+    if best.expected and best.optimism and best.optimism >= 0.0005:
+        what += (
+            f" Corrected for having been chosen as the best of several: {_percent(best.expected)}, "
+            f"{100 * best.optimism:.1f} points less."
+        )
     cheaper = [at[lam] for lam in best.tied if at[lam].tokens.value < top.tokens.value]
     if cheaper:
         m = min(cheaper, key=lambda one: one.tokens.value)
@@ -129,7 +133,7 @@ def _use(
         what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {_percent(m.mean)}."
     if best.tied and best.detectable == best.detectable:
         what += f" Differences below {100 * best.detectable:.1f} points would go unseen."
-    return [Verdict("use", task, best.headline, what, best.command if sources else "")]
+    return [Verdict("use", task, best.headline, what, command)]
 
 
 def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]:
@@ -145,7 +149,7 @@ def _cost(stages: Stages, samples: Sequence[Sample], seed: int) -> list[Verdict]
         return [Verdict("cost", stages.task, open_, text)] if open_ else []
     start, end = late[-1].lam, late[0].to
     by_lam = {lam: [s for s in samples if s.task == stages.task and s.lam == lam] for lam in (start, end)}
-    found = step(start, end, by_lam, margin=late[0].margin, resamples=RESAMPLES, seed=seed)
+    found = step(start, end, by_lam, margin=late[0].margin, seed=seed)
     return [Verdict("cost", stages.task, f"Beyond λ = {start:g} it over-thinks", _sentence(found.words))]
 
 
