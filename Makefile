@@ -40,7 +40,7 @@ docs: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv: torch, transformers and the rest, about two minutes and 2 GB; once"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -e '.[transformers,eval,search,test,dev]'
+	@$(PIP) -e '.[transformers,eval,search,serve,test,dev]'
 	@$(IFEVAL) || echo "IFEval's checkers are not all there: their tests will skip"
 	@touch $@
 
@@ -57,7 +57,7 @@ bench-merge: $(STAMP) # against mergekit, in an environment of its own
 
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,test,dev]'
+	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,serve,test,dev]'
 	.venv-fresh/bin/pip install --quiet --no-deps lm_eval==0.4.13
 	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; grep ^llama constraints.txt) > constraints.new
 	mv constraints.new constraints.txt

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli import choose, lab, questions, responses, runs, weights
+from interpole.cli import choose, lab, questions, responses, runs, serve, weights
 from interpole.errors import InterpoleError, InterpoleWarning, printable
 
 __all__ = ["app", "run"]
@@ -21,6 +21,9 @@ EXTRAS = {  # what a module is installed with
     "transformers": "transformers",
     "httpx": "openai",
     "optuna": "search",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
     "vllm": "vllm",
 }
 
@@ -33,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (lab, weights, questions, runs, responses, choose):
+for part in (lab, weights, questions, runs, responses, choose, serve):
     part.register(app)
 
 

@@ -326,7 +326,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {404: f"there is no {request.url.path} here", 405: f"{request.method} is not for {request.url.path}"}
     what = words.get(error.status_code, str(error.detail))
-    return _told(request.url.path, RequestError(what, code="not_found", status=error.status_code))
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return _told(request.url.path, RequestError(what, code=code, status=error.status_code))
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from interpole.serve.answer import Choice, Item
 from interpole.serve.call import Call
@@ -24,6 +24,7 @@ class Metrics:
 
     def __init__(self, num_running: Callable[[], int], num_requests: Callable[[], int]) -> None:
         """Begin at zero; the gauges ask when they are read."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
 
         def counter(name: str, words: str, *labels: str) -> Counter:

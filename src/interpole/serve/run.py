@@ -17,7 +17,7 @@ from interpole.serve.driver import Driver
 from interpole.serve.levels import Levels
 from interpole.serve.served import serve_pair
 
-__all__ = ["Options", "open_server", "serve"]
+__all__ = ["Options", "listener", "open_server"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DRAIN_SECONDS = 60.0
@@ -71,23 +71,20 @@ def open_server(instruct: str, thinking: str, levels: Levels, options: Options) 
     )
 
 
-def serve(server: Server, options: Options, on_ready: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second one ends at once.
+def listener(server: Server, options: Options, on_ready: Callable[[str], None]) -> uvicorn.Server:
+    """What listens: `run` serves until SIGTERM or Ctrl-C; a second one ends at once.
 
     Args:
         server: from `open_server`.
         options: where, and for whom.
         on_ready: is told the address once requests are taken.
-
-    Raises:
-        OutputError: the port is taken.
     """
     app = application(server, cors=options.cors)
     config = uvicorn.Config(
         app, host=options.host, port=options.port, log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=5, log_config=None,
     )  # fmt: skip
-    _Uvicorn(config, server, options.drain_seconds, on_ready).run()
+    return _Uvicorn(config, server, options.drain_seconds, on_ready)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -1,0 +1,204 @@
+"""The command `serve`: what is served and for whom, shown before it begins."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interpole.cli.options import Instruct, Thinking
+from interpole.errors import EngineError, RecipeError, printable
+
+if TYPE_CHECKING:
+    from interpole.serve.levels import Levels
+
+__all__ = ["example", "register", "serve"]
+
+EFFORTS = "low=0.4,medium=0.6,high=1"
+_WHO, _WHICH, _LIMITS = "For whom", "Which λ", "Limits"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(rich_help_panel="Serve")(serve)
+
+
+def serve(
+    instruct: Instruct,
+    thinking: Thinking,
+    flags: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="With --engine vllm: flags for vLLM, after --.")
+    ] = None,
+    *,
+    engine: Annotated[
+        str, typer.Option(help="transformers (here: CPU, one GPU, Apple), or vllm.", rich_help_panel=_LIMITS)
+    ] = "transformers",
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda", "-l", help="λ of requests that name none. [default: medium's]", rich_help_panel=_WHICH
+        ),
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(help=f"Levels that requests may name. [default: {EFFORTS}]", rich_help_panel=_WHICH),
+    ] = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Levels from a run: λ at half, 90 % and the best of Thinking's accuracy.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="The model's name in requests.", rich_help_panel=_WHICH)] = "interpole",
+    host: Annotated[str, typer.Option(help="Where to listen.", rich_help_panel=_WHO)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.", rich_help_panel=_WHO)] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="What clients must send. Others on this machine can see it.", rich_help_panel=_WHO),
+    ] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="The same, out of the environment.", rich_help_panel=_WHO)
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="A site whose pages may ask. Repeatable.", rich_help_panel=_WHO),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write prompts and responses to stderr.", rich_help_panel=_WHO)
+    ] = False,
+    max_rows: Annotated[int, typer.Option(min=1, help="Most responses at a time.", rich_help_panel=_LIMITS)] = 128,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Most that wait for a place; beyond, clients get 429.", rich_help_panel=_LIMITS)
+    ] = 256,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest response. [default: the context]", rich_help_panel=_LIMITS)
+    ] = None,
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Longest request, in seconds.", rich_help_panel=_LIMITS)
+    ] = 600.0,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.", rich_help_panel=_LIMITS)] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps … [default: cuda where there is one]", rich_help_panel=_LIMITS)
+    ] = None,
+) -> None:
+    """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve,transformers]'`.
+
+    Both checkpoints are loaded once; requests of any λ run in one batch. A request says how much it shall think by
+    `"reasoning_effort": "low"`, by `"model": "interpole:low"` or `"interpole@0.55"`, or by `"lam": 0.55`; `none` is λ = 0.
+    Open the address in a browser to compare three λ side by side.
+
+    Endpoints: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages (Anthropic's), /v1/models, /health,
+    /metrics. The fields, and what is refused: docs/serve.md.
+    """
+    levels = _levels(lam, effort, from_run, name)
+    key = _key(api_key, api_key_env)
+    if engine == "vllm":
+        from importlib import import_module
+
+        _show(levels, f"http://{host}:{port}", bool(key))
+        start = import_module("interpole.serve.vllm").main
+        start(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
+        return
+    if engine != "transformers":
+        raise EngineError(f"no engine {engine!r} serves", remedy="there are transformers and vllm")
+    if flags:
+        raise EngineError(f"these are no flags of ours: {shlex.join(flags)}", remedy="they are for --engine vllm")
+    from interpole.serve import run
+    from interpole.serve.app import Limits
+
+    options = run.Options(
+        host=host, port=port, api_key=key, cors=cors or (), max_rows=max_rows, max_queue=max_queue, max_tokens=max_tokens,
+        limits=Limits(timeout_seconds=timeout_seconds), log_prompts=log_prompts, engine={"dtype": dtype, "device": device},
+    )  # fmt: skip
+    _log(log_prompts)
+    server = run.open_server(instruct, thinking, levels, options)
+    run.listener(server, options, lambda address: _show(levels, address, bool(key))).run()
+
+
+def _levels(lam: float | None, effort: str | None, from_run: Path | None, name: str) -> Levels:
+    """The levels of the command line or of a run."""
+    from interpole.serve.levels import Levels, levels_of_run, parse_efforts
+
+    if effort is not None and from_run is not None:
+        raise RecipeError("levels by --effort and --from", remedy="give one of them")
+    if from_run is not None:
+        return levels_of_run(from_run, name=name, default=lam)
+    efforts = parse_efforts(effort or EFFORTS)
+    if lam is None and "medium" not in efforts:
+        raise RecipeError("no level is called medium, so no λ is the default", remedy="add --lambda")
+    return Levels(efforts["medium"].lam if lam is None else lam, efforts, name)
+
+
+def _key(given: str | None, variable: str | None) -> str:
+    """The API key; it is not shown anywhere."""
+    if variable is None:
+        return given or ""
+    if given is not None:
+        raise RecipeError("a key by --api-key and --api-key-env", remedy="give one of them")
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise RecipeError(
+            "the variable of --api-key-env is not set, or empty", remedy="export it, or leave the option out"
+        )
+    return key
+
+
+def _log(prompts: bool) -> None:
+    """Errors to stderr; prompts only where they are asked for."""
+    import logging
+    import sys
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return printable(super().format(record))
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+    log = logging.getLogger("interpole.serve")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO if prompts else logging.WARNING)
+
+
+def _show(levels: Levels, address: str, has_key: bool) -> None:
+    """The levels, the address, and four lines of Python that ask it."""
+    from interpole.cli.show import console, table
+
+    rows = [
+        [
+            f"{levels.name}:{effort}",
+            f"{level.lam:g}",
+            "–" if level.expected_tokens is None else f"{level.expected_tokens:,.0f}",
+            "–" if level.expected_accuracy is None else f"{100 * level.expected_accuracy:.1f} %",
+        ]
+        for effort, level in levels.all.items()
+    ]
+    table("Levels", ["model", "λ", "tokens expected", "accuracy expected"], rows)
+    measured = any(level.expected_tokens is not None for level in levels.efforts.values())
+    words = (
+        "Expected where it was measured, in the run's task."
+        if measured
+        else "Not measured: --from RUN says what to expect."
+    )
+    console.print(f"{words} Others: {levels.name}@0.55; without any, λ = {levels.default:g}.")
+    console.print(f"\nServing at {address} (the page), {address}/v1 (the API). Ctrl-C stops it.\n")
+    console.print(example(levels, address, has_key), style="dim")
+
+
+def example(levels: Levels, address: str, has_key: bool) -> str:
+    """Four lines of Python that ask a server."""
+    effort = next(iter(levels.efforts), "none")
+    key = "…" if has_key else "none"
+    return "\n".join(
+        (
+            "from openai import OpenAI",
+            f'client = OpenAI(base_url="{address}/v1", api_key="{key}")',
+            'messages = [{"role": "user", "content": "34 a-1 b-5 c*2 = ?"}]',
+            f'print(client.chat.completions.create(model="{levels.name}:{effort}", messages=messages).choices[0].message)',
+        )
+    )

@@ -1,0 +1,45 @@
+"""One server on the shipped pair for all tests of a session, and servers over an engine that is written."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'interpole[serve]'")
+pytest.importorskip("torch", reason="torch is not installed")
+
+from interpole.lab import shipped
+from interpole.serve.levels import Levels, parse_efforts
+from interpole.serve.run import Options, listener, open_server
+
+LEVELS = Levels(0.6, parse_efforts("low=0.4,medium=0.6,high=1"), "pair")
+
+
+@contextmanager
+def running(server, options=None):
+    """The address of a server, for the length of a block."""
+    ready, found = threading.Event(), []
+    options = options or Options(port=0)
+    listening = listener(server, options, lambda address: (found.append(address), ready.set()))
+    thread = threading.Thread(target=listening.run, daemon=True)
+    thread.start()
+    assert ready.wait(20)
+    yield found[0]
+    listening.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def pair_server():
+    """The tiny pair, loaded once."""
+    pair = shipped()
+    options = Options(port=0, engine={"dtype": "float32"}, max_rows=32)
+    return open_server(str(pair.instruct), str(pair.thinking), LEVELS, options)
+
+
+@pytest.fixture(scope="session")
+def address(pair_server):
+    """Where it is served."""
+    with running(pair_server) as address:
+        yield address
