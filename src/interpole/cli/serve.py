@@ -20,6 +20,61 @@ __all__ = ["example", "register", "serve"]
 EFFORTS = "low=0.4,medium=0.6,high=1"
 _WHO, _WHICH, _LIMITS = "For whom", "Which λ", "Limits"
 
+Flags = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="With --engine vllm: flags for vLLM, after --.")
+]
+Engine = Annotated[
+    str, typer.Option(help="transformers (here: CPU, one GPU, Apple), or vllm.", rich_help_panel=_LIMITS)
+]
+Lambda = Annotated[
+    float | None,
+    typer.Option("--lambda", "-l", help="λ of requests that name none. [default: medium's]", rich_help_panel=_WHICH),
+]
+Effort = Annotated[
+    str | None,
+    typer.Option(help=f"Levels that requests may name. [default: {EFFORTS}]", rich_help_panel=_WHICH),
+]
+FromRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Levels from a run: λ at half, 90 % and the best of Thinking's accuracy.",
+        rich_help_panel=_WHICH,
+    ),
+]
+Name = Annotated[str, typer.Option(help="The model's name in requests.", rich_help_panel=_WHICH)]
+Host = Annotated[str, typer.Option(help="Where to listen.", rich_help_panel=_WHO)]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.", rich_help_panel=_WHO)]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(help="What clients must send. Others on this machine can see it.", rich_help_panel=_WHO),
+]
+ApiKeyEnv = Annotated[
+    str | None, typer.Option(metavar="VARIABLE", help="The same, out of the environment.", rich_help_panel=_WHO)
+]
+Cors = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ORIGIN", help="A site whose pages may ask. Repeatable.", rich_help_panel=_WHO),
+]
+LogPrompts = Annotated[
+    bool, typer.Option("--log-prompts", help="Write prompts and responses to stderr.", rich_help_panel=_WHO)
+]
+MaxRows = Annotated[int, typer.Option(min=1, help="Most responses at a time.", rich_help_panel=_LIMITS)]
+MaxQueue = Annotated[
+    int, typer.Option(min=0, help="Most that wait for a place; beyond, clients get 429.", rich_help_panel=_LIMITS)
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest response. [default: the context]", rich_help_panel=_LIMITS)
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Longest request, in seconds.", rich_help_panel=_LIMITS)
+]
+Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.", rich_help_panel=_LIMITS)]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, mps … [default: cuda where there is one]", rich_help_panel=_LIMITS)
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -29,63 +84,25 @@ def register(app: typer.Typer) -> None:
 def serve(
     instruct: Instruct,
     thinking: Thinking,
-    flags: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="With --engine vllm: flags for vLLM, after --.")
-    ] = None,
+    flags: Flags = None,
     *,
-    engine: Annotated[
-        str, typer.Option(help="transformers (here: CPU, one GPU, Apple), or vllm.", rich_help_panel=_LIMITS)
-    ] = "transformers",
-    lam: Annotated[
-        float | None,
-        typer.Option(
-            "--lambda", "-l", help="λ of requests that name none. [default: medium's]", rich_help_panel=_WHICH
-        ),
-    ] = None,
-    effort: Annotated[
-        str | None,
-        typer.Option(help=f"Levels that requests may name. [default: {EFFORTS}]", rich_help_panel=_WHICH),
-    ] = None,
-    from_run: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Levels from a run: λ at half, 90 % and the best of Thinking's accuracy.",
-            rich_help_panel=_WHICH,
-        ),
-    ] = None,
-    name: Annotated[str, typer.Option(help="The model's name in requests.", rich_help_panel=_WHICH)] = "interpole",
-    host: Annotated[str, typer.Option(help="Where to listen.", rich_help_panel=_WHO)] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.", rich_help_panel=_WHO)] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(help="What clients must send. Others on this machine can see it.", rich_help_panel=_WHO),
-    ] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="The same, out of the environment.", rich_help_panel=_WHO)
-    ] = None,
-    cors: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ORIGIN", help="A site whose pages may ask. Repeatable.", rich_help_panel=_WHO),
-    ] = None,
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write prompts and responses to stderr.", rich_help_panel=_WHO)
-    ] = False,
-    max_rows: Annotated[int, typer.Option(min=1, help="Most responses at a time.", rich_help_panel=_LIMITS)] = 128,
-    max_queue: Annotated[
-        int, typer.Option(min=0, help="Most that wait for a place; beyond, clients get 429.", rich_help_panel=_LIMITS)
-    ] = 256,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest response. [default: the context]", rich_help_panel=_LIMITS)
-    ] = None,
-    timeout_seconds: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Longest request, in seconds.", rich_help_panel=_LIMITS)
-    ] = 600.0,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.", rich_help_panel=_LIMITS)] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, mps … [default: cuda where there is one]", rich_help_panel=_LIMITS)
-    ] = None,
+    engine: Engine = "transformers",
+    lam: Lambda = None,
+    effort: Effort = None,
+    from_run: FromRun = None,
+    name: Name = "interpole",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key: ApiKey = None,
+    api_key_env: ApiKeyEnv = None,
+    cors: Cors = None,
+    log_prompts: LogPrompts = False,
+    max_rows: MaxRows = 128,
+    max_queue: MaxQueue = 256,
+    max_tokens: MaxTokens = None,
+    timeout_seconds: Timeout = 600.0,
+    dtype: Dtype = "auto",
+    device: Device = None,
 ) -> None:
     """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve,transformers]'`.
 

@@ -57,7 +57,7 @@ class Limits:
     stall_seconds: float = 120.0  # in one step of the engine, from which on it is not healthy
 
 
-class Endpoint(NamedTuple):
+class _Endpoint(NamedTuple):
     """One way to ask: how its body is read, and its responses written."""
 
     path: str
@@ -67,10 +67,10 @@ class Endpoint(NamedTuple):
 
 
 ENDPOINTS = (
-    Endpoint("/v1/chat/completions", read_chat, whole_chat, stream_chat),
-    Endpoint("/v1/completions", read_completions, whole_completions, stream_completions),
-    Endpoint("/v1/responses", read_responses, whole_responses, stream_responses),
-    Endpoint("/v1/messages", read_messages, whole_messages, stream_messages),
+    _Endpoint("/v1/chat/completions", read_chat, whole_chat, stream_chat),
+    _Endpoint("/v1/completions", read_completions, whole_completions, stream_completions),
+    _Endpoint("/v1/responses", read_responses, whole_responses, stream_responses),
+    _Endpoint("/v1/messages", read_messages, whole_messages, stream_messages),
 )
 
 
@@ -133,7 +133,7 @@ class Server:
 
     # ── what is asked ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def asked(self, endpoint: Endpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def asked(self, endpoint: _Endpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler of an endpoint."""
 
         async def handle(request: Request) -> Response:
@@ -149,7 +149,7 @@ class Server:
                 head = Head(chosen.model_name, chosen.lam, self.served.stamp(chosen.lam))
                 if drafts[0].stream:
                     events = endpoint.stream(calls, items, head, self.served)
-                    return EventStream(events, items, head.headers, self.limits.read_seconds, stack.pop_all().close)
+                    return _EventStream(events, items, head.headers, self.limits.read_seconds, stack.pop_all().close)
                 choices = await _unless_gone(_collected(items), request.receive)
                 return JSONResponse(endpoint.whole(calls, choices, head, self.served), headers=head.headers)
 
@@ -181,7 +181,7 @@ class Server:
         """Rendered and counted, in a thread: templates may take their time."""
         return [await asyncio.to_thread(draft.call, self.served) for draft in drafts]
 
-    async def _items(self, endpoint: Endpoint, calls: Sequence[Call]) -> AsyncGenerator[Item]:
+    async def _items(self, endpoint: _Endpoint, calls: Sequence[Call]) -> AsyncGenerator[Item]:
         """What comes of the calls, noted and logged."""
         watch, status = Watch(self.metrics, endpoint.path, calls), GONE
         if self._log_prompts:
@@ -249,7 +249,7 @@ async def _unless_gone(work: Coroutine[Any, Any, list[Choice]], receive: Receive
         await asyncio.gather(doing, gone, return_exceptions=True)
 
 
-class EventStream(Response):
+class _EventStream(Response):
     """Server-sent events, until they end, the client hangs up, or it reads nothing for too long."""
 
     def __init__(
