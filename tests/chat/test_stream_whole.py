@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interpole.chat import Markers, ThinkFormat
-from interpole.chat.response import _marks, _near
+from interpole.chat.response import marks_of, misspelt
 from interpole.chat.stream import Parts, ThoughtStream, settled
 from interpole.records import Outcome
 
@@ -44,9 +44,9 @@ def cut(text, cuts):
 
 def plain(form, text):
     """Whether a response begins with its thought, or has none, and has no marker after it."""
-    marks = _marks(text, form.markers.open, "</think>", form.prompt_opens_thinking)
+    marks = marks_of(text, form.markers.open, "</think>", form.prompt_opens_thinking)
     if not marks:
-        return form.prompt_opens_thinking or not _marks(text, form.markers.open, _near("</think>"), False)
+        return form.prompt_opens_thinking or not marks_of(text, form.markers.open, misspelt("</think>"), False)
     first = marks[0]
     if form.prompt_opens_thinking:
         begins = not first.opens or not text[: first.start].strip()

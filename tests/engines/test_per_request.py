@@ -17,7 +17,7 @@ from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.save import save
 from interpole.engines.base import Request
 from interpole.engines.per_request import PerRequestEngine, Token, open_per_request
-from interpole.engines.transformers import TransformersEngine, _Row
+from interpole.engines.transformers import Row, TransformersEngine
 from interpole.errors import EngineError
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe
@@ -333,7 +333,7 @@ def test_a_thousand_requests_that_come_and_go_leave_nothing_behind(small):
     assert (small.busy, small.num_running, small.num_waiting) == (False, 0, 0)
     small.events()  # the last step is kept until it is asked for
     gc.collect()
-    assert not [one for one in gc.get_objects() if type(one) in (DynamicCache, Token, _Row)]
+    assert not [one for one in gc.get_objects() if type(one) in (DynamicCache, Token, Row)]
 
 
 # ── what fails ───────────────────────────────────────────────────────────────────────────────────────────────────

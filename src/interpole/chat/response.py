@@ -14,13 +14,24 @@ from typing import Literal, NamedTuple
 from interpole.chat.markers import Markers
 from interpole.records import Outcome
 
-__all__ = ["ParsedResponse", "Span", "parse_response"]
+__all__ = [
+    "FENCE",
+    "QUOTES",
+    "QUOTE_CHARS",
+    "AddedTokens",
+    "Mark",
+    "ParsedResponse",
+    "Span",
+    "marks_of",
+    "misspelt",
+    "parse_response",
+]
 
 _CYCLES, _LOOP_CHARS, _LOOP_WINDOW, _LOOP_TRIES = 5, 100, 50_000, 200
-_QUOTE_CHARS = 200  # how far on its line a quotation around a marker is looked for
-_FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
+QUOTE_CHARS = 200  # how far on its line a quotation around a marker is looked for
+FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
 _FENCE_HERE = re.compile(r"[ \t]{0,3}(?:```|~~~)")
-_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "「": "」", "『": "』"}
+QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "「": "」", "『": "』"}
 _END_TOKENS = 4  # at most so many tokens are taken from the end of a turn
 
 
@@ -55,7 +66,7 @@ class ParsedResponse:
     spans: tuple[Span, ...] = ()
 
 
-class _Mark(NamedTuple):
+class Mark(NamedTuple):
     """A marker, or what stands in its place."""
 
     opens: bool
@@ -84,14 +95,14 @@ def parse_response(
         prompt_opens_thinking: the prompt ended inside a think block.
         special_tokens: the tokenizer's added tokens (`added_tokens`), for end-of-turn tokens and pseudo-closing.
     """
-    tokens = _Tokens.of(tuple(token for token in special_tokens if token not in (markers.open, markers.close)))
+    tokens = AddedTokens.of(tuple(token for token in special_tokens if token not in (markers.open, markers.close)))
     text = tokens.without_end(response)
     opened = prompt_opens_thinking
-    marks = _marks(text, markers.open, re.escape(markers.close), opened)
+    marks = marks_of(text, markers.open, re.escape(markers.close), opened)
     closed = not all(mark.opens for mark in marks)
     near = False
     if not closed:
-        near_marks = _marks(text, markers.open, _near(markers.close), opened)
+        near_marks = marks_of(text, markers.open, misspelt(markers.close), opened)
         near = not all(mark.opens for mark in near_marks)
         marks = near_marks if near else marks
     if not closed and not near and (opened or marks):
@@ -132,7 +143,7 @@ def _outcome(text: str, finish: str, closed: bool, pseudo: bool, *, opened: bool
     return Outcome.UNMARKED if opened else Outcome.DIRECT
 
 
-def _closing(text: str, marks: Sequence[_Mark]) -> int | None:
+def _closing(text: str, marks: Sequence[Mark]) -> int | None:
     """The place in `marks` of the closing mark that the answer follows: the last with text after it, else the last."""
     closing = [number for number, mark in enumerate(marks) if not mark.opens]
     for number in reversed(closing):
@@ -142,14 +153,14 @@ def _closing(text: str, marks: Sequence[_Mark]) -> int | None:
     return closing[-1] if closing else None
 
 
-def _begins(text: str, marks: Sequence[_Mark], opened: bool) -> int:
+def _begins(text: str, marks: Sequence[Mark], opened: bool) -> int:
     """Where the thought begins: after its opening marker; where the prompt opened it, only a repeated one is dropped."""
     if marks and marks[0].opens and not (opened and text[: marks[0].start].strip()):
         return marks[0].end
     return 0
 
 
-def _spans(response: str, text: str, marks: Sequence[_Mark], last: int | None, opened: bool) -> tuple[Span, ...]:
+def _spans(response: str, text: str, marks: Sequence[Mark], last: int | None, opened: bool) -> tuple[Span, ...]:
     """The response in stretches: thinking up to the closing mark that counts, and where it is opened again."""
     found: list[Span] = []
     at, last = 0, len(marks) if last is None else last
@@ -165,7 +176,7 @@ def _whole(response: str, text: str) -> tuple[Span, ...]:
     return tuple(s for s in (Span("answer", 0, len(text)), Span("marker", len(text), len(response))) if s.end > s.start)
 
 
-def _marks(text: str, opening: str, closing: str, thinking: bool) -> list[_Mark]:
+def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark]:
     """The markers of a response in order, without those that are quoted.
 
     Args:
@@ -174,8 +185,8 @@ def _marks(text: str, opening: str, closing: str, thinking: bool) -> list[_Mark]
         closing: a regular expression for what closes.
         thinking: whether the response begins inside a thought.
     """
-    found: list[_Mark] = []
-    fences = [match.start() for match in _FENCE.finditer(text)] if "```" in text or "~~~" in text else []
+    found: list[Mark] = []
+    fences = [match.start() for match in FENCE.finditer(text)] if "```" in text or "~~~" in text else []
     since, fence = 0, 0  # where this stretch began, and the first fence that is still ahead
     in_code = False
     for match in _marker_pattern(opening, closing).finditer(text):
@@ -188,7 +199,7 @@ def _marks(text: str, opening: str, closing: str, thinking: bool) -> list[_Mark]
         fenced = not thinking and in_code and fence < len(fences)
         if fenced or _quoted(text, start, end, since, tight=thinking):
             continue
-        found.append(_Mark(match["opens"] is not None, start, end))
+        found.append(Mark(match["opens"] is not None, start, end))
         thinking, since = match["opens"] is not None, end
         in_code = _FENCE_HERE.match(text, end) is not None
     return found
@@ -197,7 +208,7 @@ def _marks(text: str, opening: str, closing: str, thinking: bool) -> list[_Mark]
 @lru_cache(maxsize=16)
 def _marker_pattern(opening: str, closing: str) -> re.Pattern[str]:
     """Finds an opening marker, a closing one, or both within one pair of quotation marks: `"<think>…</think>"`."""
-    opening, near = re.escape(opening), rf"[^\n\"`]{{0,{_QUOTE_CHARS}}}?"
+    opening, near = re.escape(opening), rf"[^\n\"`]{{0,{QUOTE_CHARS}}}?"
     pair = rf"(?<!\w)(?P<quote>[\"'`])[ ]?{opening}{near}(?:{closing})[ ]?(?P=quote)(?!\w)"
     return re.compile(rf"{pair}|(?P<opens>{opening})|{closing}")
 
@@ -212,21 +223,21 @@ def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool
         since: where the stretch of text it stands in began.
         tight: only marks right around it count, as in a thought, where quotations are often left open.
     """
-    before = text[max(since, start - _QUOTE_CHARS) : start].rpartition("\n")[2]
-    after = text[end : end + _QUOTE_CHARS].partition("\n")[0]
-    if _QUOTES.get(before.rstrip(" ")[-1:]) == after.lstrip(" ")[:1] != "":
+    before = text[max(since, start - QUOTE_CHARS) : start].rpartition("\n")[2]
+    after = text[end : end + QUOTE_CHARS].partition("\n")[0]
+    if QUOTES.get(before.rstrip(" ")[-1:]) == after.lstrip(" ")[:1] != "":
         outside = before.rstrip(" ")[-2:-1], after.lstrip(" ")[1:2]
         if not outside[0].isalnum() and not outside[1].isalnum():
             return True
     return not tight and any(
         closer in after
         and (before.rfind(opener) > before.rfind(closer) if opener != closer else before.count(opener) % 2 == 1)
-        for opener, closer in _QUOTES.items()
+        for opener, closer in QUOTES.items()
         if opener != "'"  # an apostrophe more often than not
     )
 
 
-def _near(closing: str) -> str:
+def misspelt(closing: str) -> str:
     """A regular expression for a closing marker as it may be misspelt: `</THINK>`, `</ think>`, `</thinking>`, `</think`."""
     *pieces, last = [
         r"think(?:ing|s)?|thoughts?" if word.lower() in ("think", "thinking", "thought") else re.escape(word)
@@ -237,7 +248,7 @@ def _near(closing: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
+class AddedTokens:
     """A tokenizer's added tokens, to be found in text in time that does not grow with their number."""
 
     known: frozenset[str]
@@ -246,12 +257,12 @@ class _Tokens:
 
     @staticmethod
     @lru_cache(maxsize=8)
-    def of(tokens: tuple[str, ...]) -> _Tokens:
+    def of(tokens: tuple[str, ...]) -> AddedTokens:
         """The added tokens of one tokenizer."""
         known = frozenset(tokens) - {""}
         initials = "".join(sorted({re.escape(token[0]) for token in known}))
         lengths = sorted({len(token) for token in known}, reverse=True)
-        return _Tokens(known, tuple(lengths), re.compile(f"[{initials}]" if initials else r"(?!)"))
+        return AddedTokens(known, tuple(lengths), re.compile(f"[{initials}]" if initials else r"(?!)"))
 
     def without_end(self, text: str) -> str:
         """Drop end-of-turn tokens from the end, and the white space after them; other white space is kept."""
@@ -264,13 +275,13 @@ class _Tokens:
             end = at - length
         return text[:end]
 
-    def breaks_off(self, text: str, start: int) -> list[_Mark]:
+    def breaks_off(self, text: str, start: int) -> list[Mark]:
         """The first token from `start` on that is not quoted, if text follows it."""
         for match in self.first.finditer(text, start):
             at = match.start()
             length = next((n for n in self.lengths if text[at : at + n] in self.known), 0)
             if length and not _quoted(text, at, at + length, start, tight=True):
-                return [_Mark(False, at, at + length)] if text[at + length :].strip() else []
+                return [Mark(False, at, at + length)] if text[at + length :].strip() else []
         return []
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from interpole.chat.markers import Markers
-from interpole.chat.response import _FENCE, _QUOTE_CHARS, _QUOTES, ParsedResponse, _marks, _Tokens, parse_response
+from interpole.chat.response import FENCE, QUOTE_CHARS, QUOTES, AddedTokens, ParsedResponse, marks_of, parse_response
 from interpole.records import Outcome
 
 __all__ = ["Parts", "Piece", "ThoughtStream", "settled"]
@@ -79,7 +79,7 @@ class ThoughtStream:
         self.text, self.thinking, self.closed = "", opened, False
         self._markers, self._opened, self._special = markers, opened, tuple(special_tokens)
         others = tuple(token for token in self._special if token not in (markers.open, markers.close))
-        self._tokens, self._beginnings = _Tokens.of(others), _beginnings((markers.open, markers.close, *others))
+        self._tokens, self._beginnings = AddedTokens.of(others), _beginnings((markers.open, markers.close, *others))
         self._pattern = re.compile(f"{re.escape(markers.open)}|{re.escape(markers.close)}")
         self._at = 0  # up to here it is settled
         self._scanned = 0  # up to here no marker is left to look at
@@ -162,15 +162,15 @@ class ThoughtStream:
 
     def _can_judge(self, start: int, end: int) -> bool:
         """Whether enough stands after a marker to say if it is quoted."""
-        before, after = self.text[:start].rstrip(" ")[-1:], self.text[end : end + _QUOTE_CHARS + _LOOK_AHEAD]
-        tight = self.thinking and before not in _QUOTES
-        return "\n" in after or len(after) >= (_LOOK_AHEAD if tight else _QUOTE_CHARS + _LOOK_AHEAD)
+        before, after = self.text[:start].rstrip(" ")[-1:], self.text[end : end + QUOTE_CHARS + _LOOK_AHEAD]
+        tight = self.thinking and before not in QUOTES
+        return "\n" in after or len(after) >= (_LOOK_AHEAD if tight else QUOTE_CHARS + _LOOK_AHEAD)
 
     def _is_marker(self, start: int) -> bool:
-        if not self.thinking and len(_FENCE.findall(self.text, 0, start)) % 2:
+        if not self.thinking and len(FENCE.findall(self.text, 0, start)) % 2:
             return False  # in an answer's code, which will end further on
-        near = self.text[: start + 2 * _QUOTE_CHARS]
-        marks = _marks(near, self._markers.open, re.escape(self._markers.close), self._opened)
+        near = self.text[: start + 2 * QUOTE_CHARS]
+        marks = marks_of(near, self._markers.open, re.escape(self._markers.close), self._opened)
         return any(mark.start == start for mark in marks)
 
     def _pass(self, opens: bool, start: int, end: int, pieces: list[Piece]) -> None:

@@ -21,7 +21,7 @@ import torch
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import Finished, Request
 from interpole.engines.open import dial
-from interpole.engines.transformers import TransformersEngine, _Row
+from interpole.engines.transformers import Row, TransformersEngine
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
@@ -221,17 +221,17 @@ class PerRequestEngine(TransformersEngine):
             raise EngineError(f"{where!r} is no λ between 0 and 1")
         return f"{self.fingerprint}@{where}"
 
-    def _rows(self) -> list[_Row]:
+    def _rows(self) -> list[Row]:
         """All requests that are not answered yet."""
         running = [row for row in self._batch.rows if not row.finish] if self._batch else []
         return [*self._waiting, *running]
 
-    def _before_forward(self, rows: Sequence[_Row], num_tokens: int) -> None:
+    def _before_forward(self, rows: Sequence[Row], num_tokens: int) -> None:
         """Tell the layers the λ of the rows; those that have left have none of their own."""
         live = [_lam(row) for row in rows if not row.finish]
         self._lams.set([live[0] if row.finish else _lam(row) for row in rows], num_tokens)
 
-    def _after_draw(self, rows: Sequence[_Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
+    def _after_draw(self, rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
         """Note what was drawn."""
         told = [
             i for i, row in enumerate(rows)
@@ -245,14 +245,14 @@ class PerRequestEngine(TransformersEngine):
                 self._events.append(Token(row.request.key, token, *logprobs.get(i, ())))
 
 
-def _lam(row: _Row) -> float:
+def _lam(row: Row) -> float:
     lam = row.request.lam
     assert lam is not None  # `add` saw to it
     return lam
 
 
 def _logprobs(
-    rows: Sequence[_Row], tokens: Sequence[int], logits: torch.Tensor
+    rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor
 ) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
     """By row: the log-probability of its token, and the likeliest tokens with theirs."""
     if not rows:

@@ -27,7 +27,7 @@ from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation
 
-__all__ = ["TransformersEngine", "open_transformers"]
+__all__ = ["Row", "TransformersEngine", "open_transformers"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 OTHERWISE = (
@@ -39,7 +39,7 @@ SMALL_PARAMETERS = 50_000_000  # below, more than one CPU thread costs more than
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class Row:
     """One request on its way: its prompt, what was generated so far, and its random numbers."""
 
     request: Request
@@ -61,7 +61,7 @@ class _Row:
 class _Batch:
     """Rows that advance together, left-padded to one length."""
 
-    rows: list[_Row]
+    rows: list[Row]
     cache: DynamicCache
     mask: torch.Tensor  # (B, T) bool: True where a token stands
     settings: Settings
@@ -122,8 +122,8 @@ class TransformersEngine(Engine):
         self.context_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
         self._vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self._max_rows = max_rows
-        self._waiting: deque[_Row] = deque()
-        self._entering: list[_Row] = []  # rows that an error would cost just now, before they are in the batch
+        self._waiting: deque[Row] = deque()
+        self._entering: list[Row] = []  # rows that an error would cost just now, before they are in the batch
         self._batch: _Batch | None = None
         load_into(self.model, checkpoint)
 
@@ -173,7 +173,7 @@ class TransformersEngine(Engine):
                 remedy="shorten it; an empty prompt cannot be answered",
             )
         random = np.random.Generator(np.random.Philox(request.seed % 2**64))
-        self._waiting.append(_Row(request, prompt, min(request.sampler.max_tokens, room), random))
+        self._waiting.append(Row(request, prompt, min(request.sampler.max_tokens, room), random))
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:
@@ -190,7 +190,7 @@ class TransformersEngine(Engine):
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
         return self._advance(batch, self._forward(tokens, batch))
 
-    def _enter(self, rows: list[_Row]) -> list[Finished]:
+    def _enter(self, rows: list[Row]) -> list[Finished]:
         """Read the prompts of new rows, draw their first tokens, and join them to the batch."""
         self._entering = rows
         longest = max(len(row.prompt) for row in rows)
@@ -245,10 +245,10 @@ class TransformersEngine(Engine):
                 finished.append(Finished(row.request.key, self._generation(row)))
         return finished
 
-    def _before_forward(self, rows: Sequence[_Row], num_tokens: int) -> None:
+    def _before_forward(self, rows: Sequence[Row], num_tokens: int) -> None:
         """For engines that extend this one: called before each forward pass, over `num_tokens` tokens of each row."""
 
-    def _after_draw(self, rows: Sequence[_Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
+    def _after_draw(self, rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
         """For engines that extend this one: called when tokens are drawn from logits (B, V); finished rows are among them."""
 
     def _leave(self) -> None:
@@ -261,12 +261,12 @@ class TransformersEngine(Engine):
         elif len(live) <= 0.75 * len(self._batch.rows) or (self._waiting and len(live) < len(self._batch.rows)):
             self._batch = _keep(self._batch, live, self._settings)
 
-    def _settings(self, rows: Sequence[_Row]) -> Settings:
+    def _settings(self, rows: Sequence[Row]) -> Settings:
         requests = [row.request for row in rows]
         samplers, min_p = [one.sampler for one in requests], [one.min_p for one in requests]
         return Settings.of(samplers, self._vocab_size, self._device, min_p)
 
-    def _generation(self, row: _Row) -> Generation:
+    def _generation(self, row: Row) -> Generation:
         """The response without its final end-of-sequence token; everything else, special or not, stays."""
         text_tokens = row.tokens[:-1] if row.finish == "stop" else row.tokens
         text = self.tokenizer.decode(text_tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -27,8 +27,7 @@ from interpole.checkpoints.views.stacking import stacked
 from interpole.checkpoints.views.vocabulary import vocabulary
 from interpole.errors import MismatchError, RecipeError
 from interpole.merging.card import texts
-from interpole.merging.methods import get_method
-from interpole.merging.methods._sparsify import Stream
+from interpole.merging.methods import Stream, get_method
 from interpole.merging.recipe import DTYPE_NAMES, Recipe
 from interpole.merging.rules import Coefficients, list_layers
 

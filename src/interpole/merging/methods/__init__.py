@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import Any
 
 from interpole.errors import RecipeError
+from interpole.merging.methods._sparsify import Stream
 
-__all__ = ["METHODS", "Method", "Parameter", "get_method"]
+__all__ = ["METHODS", "Method", "Parameter", "Stream", "get_method"]
 
 METHODS = {
     "linear": "linear",
