@@ -352,8 +352,9 @@ def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
         part = bar.add_task("starting the engine", total=None, left="")
 
         def on_progress(p: SweepProgress) -> None:
-            bar.update(whole, completed=p.done, total=p.total, left=left(p))
-            bar.update(part, description=printable(f"{p.task} {p.point}"), completed=p.part_done, total=p.part_total)
+            bar.update(whole, completed=p.done, total=p.total or None, left=left(p))
+            where = printable(f"{p.task} {p.point}".strip() or "starting")
+            bar.update(part, description=where, completed=p.part_done, total=p.part_total or None)
             if p.message:
                 bar.console.print(printable(p.message), markup=False)
 
