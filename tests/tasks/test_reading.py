@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from interpole.chat import Markers, parse_response
 from interpole.records import Problem
-from interpole.tasks import expressions, grading, letters, reading, statements
+from interpole.tasks import claims, expressions, grading, letters, reading, statements
 
 QWEN = Markers("<think>", "</think>")
 ADVERSARIAL = [
@@ -83,14 +83,19 @@ def verdicts(task, choice, mathematics):
             yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
-def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does():
+@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,)])
+def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does(sets):
     pytest.importorskip("math_verify")
-    odd = [row["response"] for row, grade in verdicts("math", None, grading.math_robust) if grade.score != row["score"]]
+    odd = [
+        row["response"]
+        for row, grade in verdicts("math", None, grading.math_robust)
+        if row["set"] in sets and grade.score != row["score"]
+    ]
     assert len(odd) <= 5, odd
     odd = [
         row["response"]
         for row, grade in verdicts("choice", grading.choice_robust, None)
-        if grade.answer != row["letter"]
+        if row["set"] in sets and grade.answer != row["letter"]
     ]
     assert len(odd) <= 5, odd
 
@@ -316,7 +321,7 @@ def work(monkeypatch, text, read):
             return counted
 
     with monkeypatch.context() as patch:
-        for module in (statements, letters, expressions, reading):
+        for module in (statements, claims, letters, expressions, reading):
             for name, value in vars(module).items():
                 if isinstance(value, re.Pattern):
                     patch.setattr(module, name, Counting(value))
@@ -334,7 +339,7 @@ def unbounded(part):
 
 def test_every_quantifier_of_the_readers_is_bounded():
     assert unbounded(re._parser.parse("a(b|c(d*))"))
-    for module in (statements, letters, expressions, reading):
+    for module in (statements, claims, letters, expressions, reading):
         patterns = {name: value for name, value in vars(module).items() if isinstance(value, re.Pattern)}
         assert patterns
         assert [name for name, one in patterns.items() if unbounded(re._parser.parse(one.pattern, one.flags))] == []

@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from interpole.tasks.statements import ANNOUNCED, Box, asked_back, boxes, fold, last_line
+from interpole.tasks.statements import (
+    AGAINST,
+    ANNOUNCED,
+    CORRECTED,
+    SURELY,
+    WITHDRAWN,
+    Box,
+    asked_back,
+    boxes,
+    fold,
+    standing,
+    undressed,
+)
 
 __all__ = ["Asked", "asked_for", "stated", "tidy"]
 
@@ -19,22 +32,25 @@ MAX_LENGTH = 2000  # characters of an expression; what is longer is no answer
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _GROUP = r"(?:\\hspace\{[^{}]{1,12}\}|\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
-_GROUPED = re.compile(rf"(?<![\d.,])(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
+_GROUPED = re.compile(rf"(?<![\d.,])(?!0)(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
 _DOTTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,20}(?![\d.])")
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?)(?:\\?[$€£¥])?"
-    r"(?P<digits>\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})(?P<fraction>\.\d{1,400})?"
+    r"(?P<digits>\d{1,3}(?:\.\d{3}){2,20}(?![\d.]\d)"
+    r"|(?!0)\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})"
+    r"(?P<fraction>\.\d{1,400}|(?<=\b0),\d{1,400})?"
 )
 _RATIO = re.compile(r"\d{1,20}\s?:\s?\d{1,20}(?::\d{1,20})?(?![\d:]|\.\d)")
-_CHANCE = re.compile(r"(\d{1,3})\sin\s(\d{1,3})(?=[\s*_]{0,4}(?:[.,;]|\n|$))")
+_CHANCE = re.compile(r"(\d{1,3})\s(?:in|out\sof)\s(\d{1,3})(?=[\s*_]{0,4}(?:[.,;]|\n|$))")
 _SUM_OR = re.compile(r"[\d\s.]{1,60}(?:[-+*/×·][\d\s.]{1,60}){1,12},?\sor\s(-?[\d.]{1,60})")
 _ONES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORD = rf"(?:{'|'.join((*_TENS, *sorted(_ONES, key=len, reverse=True)))}|hundred|thousand|million)"
 _IN_WORDS = re.compile(
-    rf"(?:(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<more>{'|'.join(_ONES[1:10])}))?|(?P<ones>{'|'.join(_ONES)}))(?=[\s*_]{{0,4}}(?:[.,;!)]|\n|\*|$))",
+    rf"(?:(?:minus|negative)\s)?{_WORD}(?:(?:[-\s]|\sand\s){_WORD}){{0,12}}(?=[\s*_]{{0,4}}(?:[.,;!()]|\n|\*|$))",
     re.IGNORECASE,
 )
 _MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\d)")
@@ -45,12 +61,12 @@ _DASH_AS_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\s{0,2}[\d\\.(])")
 # ── what is found ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _ANNOUNCED = re.compile(
-    rf"(?:{ANNOUNCED}|\b(?:antwort|lösung|réponse|respuesta)\s(?=[-+$]?\d))"
-    r"(?:not\s[^\n.;]{1,40}?[,\s](?:but(?:\srather)?|it's|it\sis)\s)?",
+    rf"(?:{ANNOUNCED}|{CORRECTED}|\b(?:antwort|lösung|réponse|respuesta)\s(?=[-+$]?\d))"
+    r"(?:not\s[^\n.;]{1,40}?[,\s](?:it's|it\sis)\s)?",
     re.IGNORECASE,
 )
 _UNSURE_BEFORE = re.compile(
-    r"(?:\bif|\bdoubt|\bunlikely|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst|\bnaive|\btempting|\binitial|\bprevious"
+    r"(?:\bif|\bsuppose|\bassum\w{1,3}|\bsay|\bdoubt|\bunlikely|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst|\bnaive|\btempting|\binitial|\bprevious"
     r"|\bearlier|\boriginal|\bobvious|\bintuitive|\b(?:thought|believed|assumed|expected|guessed)(?:\sthat)?)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$",
     re.IGNORECASE,
 )
@@ -75,7 +91,7 @@ _MORE_NUMBERS = re.compile(
 )
 _RANGE = re.compile(r"\s{0,2}(?:to|-|–|—|\.\.\.?|~|至|bis|à)\s{0,2}\$?[-+]?\d", re.IGNORECASE)
 _GOES_ON = re.compile(
-    r":\d|\s{0,2}\*(?!\*)|\s{0,2}[+^/=_!<>≤≥≠×·÷√±(\\{\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})"
+    r":\d|\s{0,2}\*(?!\*)|\s{0,2}[+^/=_!<>≤≥≠×·÷√±π\\{]|[(\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})"
 )
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT = re.compile(
@@ -100,7 +116,7 @@ def stated(text: str) -> str | None:
     back; without one, what the last sentence comes to ("Hence b = 70", "So there are 70 apples."), unless it doubts, denies or
     only bounds it.
     """
-    text = _VULGAR.sub(_fraction, _MINUS.sub("-", fold(text)))
+    text = _VULGAR.sub(_fraction, _MINUS.sub("-", standing(fold(text))))
     found = [(box.begin, _boxed(text, box)) for box in boxes(text) if _stands(text, box.begin, box.end)]
     for match in _ANNOUNCED.finditer(text):
         if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
@@ -111,6 +127,11 @@ def stated(text: str) -> str | None:
     if found:
         begin, expression = max(found, key=lambda one: one[0])
         boxed = any(box.begin == begin for box in boxes(text))  # who corrects a box writes another
+        after = text[text.find("}", begin) :] if boxed else ""
+        if boxed and _SUMMED.match(after) and (concluded := _concluded(after)):
+            return concluded
+        if boxed and len(set(_SET.findall(expression))) > 1 and (concluded := _concluded(after)):
+            return concluded  # "\boxed{p = 3, q = 4}, hence p + q = 7"
         back = [] if boxed else [match.start() for match in _TAKEN_BACK.finditer(text, begin)][-1:]
         if back and (corrected := _concluded(text[back[0] :])):
             return corrected
@@ -178,7 +199,7 @@ def _number_at(text: str, start: int) -> _Value | None:
         numbers.append(
             number["sign"]
             + re.sub(r"\D", "", number["digits"])
-            + (number["fraction"] or "")
+            + (number["fraction"] or "").replace(",", ".")
             + (unit[0] if unit else "")
         )
         marks.add("%" if unit and "%" in unit[0] else "$" if re.search(r"[$€£¥]", number[0]) else "")
@@ -204,13 +225,20 @@ def _chance_at(text: str, start: int) -> _Value | None:
 
 
 def _words_at(text: str, start: int) -> _Value | None:
-    """A number below a hundred in English words, with nothing behind it: "seventy", "twenty-one"."""
+    """A number in English words, with nothing behind it: "seventy", "one hundred and five"."""
     words = _IN_WORDS.match(text, start)
     if not words:
         return None
-    tens = 10 * (_TENS.index(words["tens"].lower()) + 2) if words["tens"] else 0
-    ones = words["more"] or words["ones"]
-    return _Value(str(tens + (_ONES.index(ones.lower()) if ones else 0)), words.end())
+    total = part = 0
+    for word in re.findall(r"[a-z]{3,9}", words[0].lower()):
+        if word in _TENS or word in _ONES:
+            part += 10 * (_TENS.index(word) + 2) if word in _TENS else _ONES.index(word)
+        elif word == "hundred":
+            part = 100 * max(part, 1)
+        elif word in _SCALES:
+            total, part = total + 10 ** _SCALES[word] * max(part, 1), 0
+    sign = "-" if words[0][:3].lower() in ("min", "neg") else ""
+    return _Value(f"{sign}{total + part}", words.end())
 
 
 def _math_at(text: str, start: int) -> _Value | None:
@@ -223,7 +251,7 @@ def _math_at(text: str, start: int) -> _Value | None:
     end = stop.start() if stop and cut else run.end()
     clause = text[start:end]
     inner = clause.strip(" \t*_`")
-    ends = cut or end == len(text) or text[end] in '`"”'
+    ends = cut or end == len(text) or text[end] in '`"”' or _UNITS_AFTER.match(text, end)
     if not ends or not re.search(r"\d|\\[a-z]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|π|∞", inner):
         return None
     said_again = _SUM_OR.fullmatch(inner)  # "21 + 49, or 70"
@@ -233,25 +261,30 @@ def _math_at(text: str, start: int) -> _Value | None:
 
 # ── the last sentence ────────────────────────────────────────────────────────────────────────────────────────────
 
+_BRACKETED = re.compile(r"^[(\[](-?\d[\d.]{0,60})[)\]]$")
+_UNITS = r"km|cm|mm|m|kg|mg|g|ml|mi|ft|in|s|h|min|Hz|N|J|W|V|am|pm"
+_MEASURED = re.compile(rf"-?[\d.,:]{{1,60}}\s(?:{_UNITS})(?:/(?:{_UNITS}))?(?:\^?[23²³])?")
 _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
 _DISPLAY = re.compile(r"^[ \t]{0,20}\\[\[\]][ \t]{0,20}$", re.MULTILINE)
 _ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
-_DENIED_BEFORE = re.compile(r"\bnot\s[^,;]{1,40}?(?:[,;—]\s{0,2}|\s)(?:but\s|(?=it's\s|it\sis\s))", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})[^()]{1,80}\)$"
     r"|,\s(?:as|which|and\swe|so\swe|since|because|for|completing)\b[^\d]{0,80}$"
+    r"|,?\s(?:and|so)\s(?:we|that|this|I|it)(?:\s|['’])[^\d$\\]{1,60}$"
+    r"|,?\s(?:while|whereas|and|but)\s[^;?]{1,160}\b(?:rejected|discarded|extraneous|excluded|invalid|inadmissible|impossible|makes?\sno\ssense)$"
     r"|,\s(?:though|although|even\sthough)\b.{0,120}$"
     r"|,\s(?:which\s(?:is|are|was)\s)?(?:attained|achieved|reached|taken|occurring|obtained|realised|realized)\b.{0,120}$"
     r"|,\s(?:which|as)\s(?:\w{1,8}\s){0,3}(?:checked|verified|confirmed|checks|check|verify|confirm|verifies|confirms)\b.{0,200}$",
     re.IGNORECASE,
 )
 _PREMISE = re.compile(
-    r"^(?!if\b|suppose|assum)[^;?]{1,400},\s(?:(?:so|hence|thus|therefore)\b\s{0,2}|and\s(?=the\s(?:true|correct|actual|right|real)\b))"
-    r"|^(?:since|because|as)\b[^;?]{1,300}?,\s(?=(?:the|we|it|there|this|our)\b)",
+    r"^(?!if\b(?![^,]{1,200},[^,]{1,200},\s(?:so|hence|thus))|suppose|assum)[^;?]{1,400},\s(?:(?:so|hence|thus|therefore)\b\s{0,2}|and\s(?=the\s(?:true|correct|actual|right|real)\b))"
+    r"|^(?:since|because|as)\b[^;?]{1,300}?,\s(?=(?:the|we|it|there|this|our)\b|\$?[A-Za-z]\s?=)"
+    r"|^[^\d$\\,;?]{1,60}(?:,\s|、)(?=[-$\\(]{0,2}\d[^\s]{0,60}$|\$[^$]{1,200}\$$)",
     re.IGNORECASE,
 )
-_ROUNDED = re.compile(
-    r"(?:(?<=[}π])|(?<=\d/\d)|(?<=\d/\d\d)|(?<=ln\s\d))\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…|\s?\\?%)?"
+_ROUNDED = re.compile(  # of what is said exactly before: "2√3 ≈ 3.46"
+    r"(?<=[\d}π)])\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…|\s?\\?%)?"
 )
 _SERIES = re.compile(r"(?:\$[^$\n]{1,200}\$(?:,\s(?:and\s|or\s)?|\s(?:and|or)\s)){1,12}\$[^$\n]{1,200}\$$")
 _VARIABLE = re.compile(r"\$\s{0,2}([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,2}=")
@@ -259,49 +292,67 @@ _IN_SHORT = re.compile(
     r"^(?:tl;dr|in\sshort|short\sanswer|quick\sanswer|result)[\s*_]{0,4}[:—-][\s*_]{0,4}", re.IGNORECASE
 )
 _PICTURES = re.compile(r"[\s☀-➿\U0001F300-\U0001FAFF\uFE0F]{1,12}$")
-_ARTICLE = re.compile(r"^an?\s(?=\$?\d)", re.IGNORECASE)
+_ARTICLE = re.compile(rf"^{SURELY}(?:an?\s(?=\$?\d))?", re.IGNORECASE)
 _ONLY = re.compile(r"\bonly\s{1,2}", re.IGNORECASE)
 _IS_LEFT = re.compile(
     r"\s{1,2}(?:works?|remains?|fits?|survives?|qualifies|satisf\w{1,4}|is\s(?:valid|possible|left|admissible))\b",
     re.IGNORECASE,
 )
+_WHOSE = re.compile(r",\s(?:whose|or\s(?:about|approximately|roughly))\b.{1,200}$", re.IGNORECASE)
+_ADDED = re.compile(
+    r",\s(?:which|where|with|because|since|as|when|though|although|\d[^,=]{0,40}\s(?:than|of\s(?:them|which|whom)))\b.{1,200}$",
+    re.IGNORECASE,
+)
+_APPOSED = re.compile(r"(?:so\s|thus\s|hence\s)?(?:the|our|my|its|their)\s[^,\d$\\]{1,60},\s", re.IGNORECASE)
+_RESTATED = re.compile(r"(?:,|\bi\.e\.,?|\bnamely,?|\bthat\sis,?)\s\$([^$]{1,200})\$$")
+_A_NUMBER = re.compile(r"(?<![\w.,/^+<>:±-])(?:\\?[$€£])?-?(?=\d)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
-_TAGS = re.compile(r"</?(?:b|strong|em|i)>", re.IGNORECASE)
-_REMARK = re.compile(r"\n[\s*_]{0,8}\((?=[^()\n]{0,20}[A-Za-z]{3})[^()\n]{1,200}\)[\s*_.]{0,8}$")
+_TAGS = re.compile(r"</?(?:b|strong|em|i|(?:final_)?answer)>", re.IGNORECASE)
+_REMARK = re.compile(  # what may follow an answer without being one
+    r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|for\sexample"
+    r"|explanation|reasoning|proof|q\.?e\.?d)\b)",
+    re.IGNORECASE,
+)
+_VALUE = re.compile(rf"[\d∞π]|\\[A-Za-z]|\$|\b(?:{'|'.join((*_ONES, *_TENS))})\b", re.IGNORECASE)
+_PART = re.compile(r"^\s{0,4}\(?[A-Ha-h][).:]\s{1,3}(?=[-$\\]{0,2}\d)", re.MULTILINE)  # the answers to several parts
+_TAIL = 8 * MAX_LENGTH
+_MOST_LINES = 12
 _TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
-    r"\b(?:actually,(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))|correction:|wait,\sno\b|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|miscounted)\b)",
+    r"\b(?:(?:edit|update|correction):|actually,(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))|wait,\sno\b|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|miscounted)\b)",
     re.IGNORECASE,
 )
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
-_DENIED_AFTER = re.compile(
-    r",?\s(?:rather\sthan|instead\sof|as\sopposed\sto)\s.{1,120}$|[,;]?\s{1,3}(?:and\s|but\s)?not\s\S{1,40}$|\s{0,2}\(not\s[^()]{1,40}\)$",
-    re.IGNORECASE,
-)
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE)
 _DOUBT = re.compile(
-    r"\b(?:if|were|whether|maybe|perhaps|guess\w{0,3}|probably|possibly|might|may|could|cannot|unless|suppose|assum\w{1,3}|try|not|never|no|neither"
-    r"|between|wrong|incorrect|fails?|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan"
-    r"|doubt|page|step|lemma|theorem|equation|case|example|problem|question)\b|n't\b|n’t\b|\bне\b|\bnicht\b|\bkeine?\b|\bn['’]est|\bno\ses\b|\bnon\b|不是|不等|ではない",
+    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|may|could|unless|suppose|assum\w{{1,3}}|try|let['’]?s\s(?:test|try)|between"
+    r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|page|step|lemma|theorem|equation"
+    r"|cases?|example|problem|question|option|candidates?)\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
+    re.IGNORECASE,
+)
+_NEARLY = re.compile(
+    r"\b(?:about|around|roughly|approximately|nearly|near|almost|close|estimate\w?|anything)\b|[≈~=]|\\approx",
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
     r"(?:=|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith"
-    r"|left\swith|arrives?\sat|equals?|is|are|was|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?"
-    r"|yields?|find|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|は|が|—)"
-    r"(?:\s{1,2}(?:exactly|simply|just|only|therefore|thus|then|indeed|now|about|approximately|roughly|around)\b)?[\s*_`]{0,6}",
+    r"|left\swith|arrives?\sat|equals?|is|are|was|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
+    r"|yields?|find|answer|say|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|有|得|は|が|—)"
+    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around)\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
 _UNITS_AFTER = re.compile(
-    r"(?!\s{0,2}(?:is|was|are|were|fails?|works?)\b)[\s*_`$)\\\]]{0,6}(?:\s{0,2}[^\W\d_]{1,20}[²³]?(?:/[a-z]{1,8})?\.?){0,5}[\s*_`.!]{0,6}$|(?:です|である|个|個|元)[.。]?$"
+    r"(?!\s{0,2}(?:is|was|are|were|fails?|works?)\b)[\s*_`$)\\\]]{0,6}(?:\s{0,2}\(?mod(?:ulo)?\s\d{1,20}\)?|(?:\s{0,2}\$?[^\W\d_]{1,20}\$?(?:[²³]|\$?\^\{?[23]\}?\$?)?(?:/[a-z]{1,8})?\.?){0,5})[\s*_`.!]{0,6}$|[぀-鿿가-힣]{1,8}[.。]?$"
 )
 
 
 def _concluded(text: str) -> str | None:
-    """What the last sentence comes to, or a first line that is a value and nothing else."""
+    """What the last sentence comes to that is no remark, or a first line that is a value and nothing else."""
     text = _TAGS.sub("**", _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")).rstrip()
-    text = _DISPLAY.sub("", _REMARK.sub("", text))
-    last = _sentence(last_line(text))
+    text = _DISPLAY.sub("", text)
+    if len(_PART.findall(text[-MAX_LENGTH:])) > 1:
+        return None
+    last = _sentence(text)
     if last and (bare := _bare(last)):
         return bare
     first = _IN_SHORT.sub("", text.strip().split("\n", 1)[0].strip(" \t*_`>#")).strip(" \t*_`").rstrip(".。")
@@ -310,27 +361,37 @@ def _concluded(text: str) -> str | None:
     return _conclusion(last)
 
 
-def _sentence(line: str) -> str | None:
-    """The last sentence of a line without asides and denials; None where it asks, doubts, denies or compares."""
-    sentences = [one for one in _SENTENCES.split(_ARROW.sub(": ", line[-MAX_LENGTH:])) if re.search(r"[\w\\]", one)]
-    while len(sentences) > 1 and not re.search(r"[\d\\]", sentences[-1]) and len(sentences[-1].split()) < 4:
-        sentences.pop()
-    if not sentences:
-        return None
-    sentence = _ARTICLE.sub("", _PICTURES.sub("", sentences[-1])).strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
-    sentence = _PREMISE.sub("", _ROUNDED.sub("", sentence))
-    sentence = _DENIED_BEFORE.sub("", _ASIDE.sub("", _DENIED_AFTER.sub("", sentence)))
-    return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
+def _sentence(text: str) -> str | None:
+    """The last sentence that is no remark, without asides; None where it asks, doubts, denies or compares."""
+    for part in _from_the_end(text):
+        if WITHDRAWN.search(part):
+            return None
+        if _REMARK.match(part) or not _VALUE.search(part):
+            if _DOUBT.search(part) and len(part) < MAX_LENGTH and not _REMARK.match(part):
+                return None
+            continue
+        sentence = _ARTICLE.sub("", _PICTURES.sub("", part)).strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
+        sentence = _ASIDE.sub("", _PREMISE.sub("", _ROUNDED.sub("", sentence)))
+        return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
+    return None
+
+
+def _from_the_end(text: str) -> Iterator[str]:
+    """The sentences of a text, the last first; of its last lines."""
+    for line in text[-_TAIL:].splitlines()[:-_MOST_LINES:-1]:
+        for part in reversed(_SENTENCES.split(_ARROW.sub(": ", line[-MAX_LENGTH:]))):
+            if re.search(r"[\w\\]", part):
+                yield part
 
 
 def _bare(sentence: str) -> str | None:
     """A sentence that is a value and nothing else, or begins with one: "70", "$b = 70$", "70 apples", "70 is the answer"."""
     delimited = _DELIMITED.fullmatch(sentence)
     bare = next(group for group in delimited.groups() if group is not None) if delimited else sentence
-    bare = bare.strip(" \t:=")
-    if delimited or _PLAIN_MATH.fullmatch(bare):
+    bare = _BRACKETED.sub(r"\1", undressed(bare.strip(" \t:=")))
+    if delimited or (_PLAIN_MATH.fullmatch(bare) and not _MEASURED.fullmatch(bare)):
         return bare if _solved(bare) and (re.search(r"\d|\\[a-z]", bare) or delimited) else None
-    whole = _number_at(sentence, 0)
+    whole = _chance_at(sentence, 0) or _number_at(sentence, 0) or _words_at(sentence, 0) or _ratio_at(sentence, 0)
     named = whole and (_UNITS_AFTER.match(sentence, whole.end) or _NAMED_AFTER.match(sentence, whole.end))
     return whole.expression if whole and named else None
 
@@ -341,10 +402,22 @@ def _solved(expression: str) -> bool:
 
 
 def _conclusion(sentence: str | None) -> str | None:
+    """What a sentence says, or else its part before what is only added to it (", 12 minutes later than planned")."""
+    main = _WHOSE.sub("", sentence or "")
+    value = _said(main)
+    added = None if value else _ADDED.search(main)
+    return _said(main[: added.start()]) if added else value
+
+
+def _said(sentence: str | None) -> str | None:
     """The value behind the last verb or equality sign of a sentence, a series of solutions, or else the one that is bold."""
     series = _SERIES.search(sentence or "")
     if series and len(set(_VARIABLE.findall(series[0]))) == 1:
         return ", ".join(part.strip() for part in series[0].split("$")[1::2])
+    apposed = _APPOSED.match(sentence or "")
+    value = _value_at(sentence or "", apposed.end()) if apposed else None
+    if value and re.compile(r"[\s*_$]{0,3},\s").match(sentence or "", value.end):
+        return value.expression
     for verb in reversed(list(_COMES_TO.finditer(sentence or ""))):
         assert sentence is not None
         value = _value_at(sentence, verb.end())
@@ -353,10 +426,16 @@ def _conclusion(sentence: str | None) -> str | None:
         ends = value and (_UNITS_AFTER.match(sentence, value.end) or _NAMED_AFTER.match(sentence, value.end))
         if value and ends and _solved(value.expression):
             return value.expression
+    if restated := _RESTATED.search(sentence or ""):
+        return restated[1]
     for only in _ONLY.finditer(sentence or ""):
         value = _value_at(sentence or "", only.end())
         if value and _IS_LEFT.match(sentence or "", value.end):
             return value.expression
+    numbers = [] if _NEARLY.search(sentence or "") else _A_NUMBER.finditer(sentence or "")
+    only = {value.expression for number in numbers if (value := _value_at(sentence or "", number.start()))}
+    if len(only) == 1:
+        return only.pop()
     bold = _BOLD.findall(sentence or "")
     value = _value_at(bold[0], 0) if len(bold) == 1 else None
     return value.expression if value and _UNITS_AFTER.match(bold[0], value.end) else None
@@ -376,12 +455,13 @@ _PERCENT = re.compile(r"\\?%|percent|per cent|prozent|pourcent|porcent|проц�
 _STYLE = re.compile(
     r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm|underline|color\{[a-z]{1,12}\})\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
 )
+_MEASURE = re.compile(r"^\\text\s?\{\s{0,2}(-?[\d.,]{1,60})\s[A-Za-z][A-Za-z\s]{2,40}\}$")
 _TEXT_UNIT = re.compile(
     r"(?<=[\d}])(?:\s|~|\\[,; ]){0,4}\\(?:text|mathrm|textrm|mbox|operatorname)\s{0,2}\{"
     r"(?!\s{0,2}(?:or|and|if|when|more|less|at|to|plus)\b)[^{}]{0,60}\}(?:\^\{?[23]\}?)?\s{0,4}$"
 )
 _PLAIN_UNIT = re.compile(
-    r"(?<=[\d}])\s{1,3}(?:(?:cm|mm|km|kg|mg|ml|mi|ft|in)(?:\^?[23²³])?|[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,3})\s{0,4}$"
+    rf"(?:(?<=[\d}}])|(?<=\\pi))\s{{1,3}}(?:(?:{_UNITS})(?:/(?:{_UNITS}))?(?:\^?[23²³])?|(?!percent)[A-Za-z]{{3,20}}(?:\s[A-Za-z]{{2,20}}){{0,3}})\s{{0,4}}$"
 )
 _DEGREES = re.compile(
     r"\s{0,2}(?:\^\s{0,2}\{?\s{0,2}\\(?:circ|degree)\s{0,2}\}?|\\degree|°|\\?\s{0,2}degrees?\b|\\text\s{0,2}\{\s{0,2}degrees?\s{0,2}\})",
@@ -399,6 +479,10 @@ _OR = re.compile(
     r"\s{0,4}(?:\\(?:quad|qquad|;|,)\s{0,2})?(?:\\(?:text|mathrm|textrm)\s{0,2}\{\s{0,3}(?:or|and)\s{0,3}\}"
     r"|(?<=\s)(?:or|and)(?=\s))(?:\s{0,2}\\(?:quad|qquad|;|,))?\s{0,4}"
 )
+_SUMMED = re.compile(
+    r"[^.\n]{0,20}\b(?:so|hence|thus|therefore)\b[^.\n=]{0,40}[A-Za-z]\s?[-+*]\s?[A-Za-z][^.\n=]{0,10}="
+)  # "…, so m + n = 18"
+_SET = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s{0,2}=")
 _EQUALS = re.compile(r"\s{0,2}=\s{0,2}")
 _ONE_LETTER = re.compile(r"[A-Za-z]")
 _ENDED = re.compile(
@@ -416,6 +500,9 @@ _WRITTEN = (
     (re.compile(r"³"), "^3"),
 )
 _SOLUTION = re.compile(r"\s{0,2}([A-Za-z])\s{0,2}=\s{0,2}([^=<>,]{1,200})")
+_SUM_LAST = re.compile(
+    r"(?:[A-Za-z]\s?=[^=<>,]{1,60},(?:\s|\\;){0,3}){1,6}[A-Za-z]\s?[-+*][^=<>,]{1,60}=([^=<>,]{1,60})"
+)
 _ASSIGNED = re.compile(r"^[^=<>,]{1,200}=")
 
 
@@ -435,6 +522,7 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     text = _DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`")
     text = text.strip("$").rstrip(".,;:。").strip()
     text = _REMAINDER.sub(r"\1", _ENDED.sub("", text))
+    text = _MEASURE.sub(r"\1", text)
     text = _STYLE.sub(r"\1", _MONEY.sub(r"\1", text))
     text = _GROUPED.sub(lambda number: re.sub(r"\\hspace\{[^{}]{1,12}\}|\D", "", number[0]), text)
     text = _DOTTED.sub(lambda number: number[0].replace(".", ""), text)
@@ -446,10 +534,15 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     solutions = [_SOLUTION.fullmatch(part) for part in text.split(",")]
     if len(solutions) > 1 and len({one[1] for one in solutions if one}) == 1 and all(solutions):
         text = ", ".join(one[2].strip() for one in solutions if one)
+    if sums := _SUM_LAST.fullmatch(text):  # "m = 3, n = 4, m + n = 7"
+        text = sums[1]
     text = _DEGREES.sub(lambda _: r"\cdot\frac{\pi}{180}" if asked.radians else "", text)
+    if mixed := re.fullmatch(r"(-?)(\d{1,9})\s{1,3}(\d{1,9})/(\d{1,9})", text):
+        return [rf"{mixed[1]}\frac{{{int(mixed[2]) * int(mixed[4]) + int(mixed[3])}}}{{{mixed[4]}}}"]
+    text = re.sub(r"^(-?[\d.]{1,60})\s?=\s?([A-Za-z])$", r"\2 = \1", text)
     if power := re.fullmatch(r"([-+]?\d[\d.]{0,60})[eE]([-+]?\d{1,4})", text):
         return [rf"{power[1]} \cdot 10^{{{power[2]}}}"]
-    if re.fullmatch(r"-?\d{1,60},(?:\d{1,2}|\d{4,60})", text):
+    if re.fullmatch(r"-?(?:0,\d{1,60}|\d{1,60},(?:\d{1,2}|\d{4,60}))", text):
         return [text.replace(",", "."), text]  # a decimal comma, or two numbers
     if scaled := _SCALED.fullmatch(text):
         return [f"{scaled[1]} \\cdot 10^{{{_SCALES[scaled[2].lower()]}}}"]

@@ -9,53 +9,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from interpole.tasks.statements import ANNOUNCED, asked_back, boxes, fold, last_line
+from interpole.tasks.claims import JUDGED, claimed
+from interpole.tasks.statements import ANNOUNCED, CORRECTED, asked_back, boxes, fold, last_line, standing
 
 __all__ = ["read_choice"]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CYRILLIC = str.maketrans("АВСЕНКМОРТХ", "ABCEHKMOPTX")
 _NAMES = (
-    r"(?:(?:option|choice|letter|alternative|answer|opción|opção|alternativa|opzione|lettre|letra|buchstabe|вариант|буква|选项|選項|選択肢"
-    r"|[ao](?=\s(?:letra|opção|alternativa))|la|le|el|die|der|das|the|только|not\s(?:[A-Z]\b|option\s[A-Z]\b)[,\s]{1,3}but(?:\srather)?)\s{0,3}){0,3}"
-)
-_JUDGED = (
-    r"(?:correct[ae]?|right|best|better|true|proper|appropriate|likely|final|chosen|richtig\w{0,2}|korrekt\w{0,2}|bonne|juste|certa|correta|corretta|верн\w{1,3}"
-    r"|правильн\w{1,3})"
+    r"(?:(?:option|choice|letter|alternative|answer|opción|opção|alternativa|opzione|lettre|letra|buchstabe|вариант|буква"
+    r"|选项|選項|選択肢|[ao](?=\s(?:letra|opção|alternativa))|la|le|el|die|der|das|the|только)\s{0,3}){0,3}"
 )
 _ANSWER = (
     r"(?:option|choice|answer|statement|opción|opção|opzione|antwort|réponse|respuesta|resposta|risposta|вариант|ответ)"
 )
 _BE = r"(?:ist|is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
+_LABELLED = (
+    r"(?<![A-Za-z][ ])\b(?:(?:my|final|correct|best)\s{1,2}){0,2}(?:choice|selected|selection|letter|pick|verdict|conclusion|solution"
+    r"|result|option|chosen|auswahl|elección|choix)[\s*_]{0,4}(?:[:=]|→|[=-]>)[\s*_]{0,6}"
+)
 _STATED = re.compile(
-    rf"(?:{ANNOUNCED}"
-    rf"|\b{_JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
-    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son)\s{1,2}"
+    rf"(?:{ANNOUNCED}|{CORRECTED}|{_LABELLED}"
+    rf"|\b{JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
+    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son|prefer|bet\son|vote\s(?:for|goes\sto)|choisis|elijo|escojo|wähle|scelgo|escolho|выбираю|kies)\s{1,2}"
     r"|(?<!不)(?:选择|選擇|选(?!项)|選(?!項))[为為:]{0,2}\s{0,2}"
-    rf"|\b(?:opción|opção|option|opzione|alternativa)\s{_JUDGED}\s(?:es|é|è|est)\s"
+    rf"|\b(?:opción|opção|option|opzione|alternativa)\s{JUDGED}\s(?:es|é|è|est)\s"
     r"|(?:答案|正解|정답)】?\s{1,3}(?=[(\[*]{0,3}[A-Z][)\]*]{0,3}\s{0,2}(?:[.。\n,;:—]|$))"
     rf"|\b{_ANSWER}\s{{1,2}}(?=[(\[*]{{0,3}}[A-Z][)\]*]{{0,3}}\s{{0,2}}(?:[.\n,;:—]|$))"
     rf"){_NAMES}",
-    re.IGNORECASE,
-)
-_POINTED_AT = re.compile(
-    r"(?:(?:\b(?:must|has\sto|have\sto|should|can\sonly)\sbe|\b(?:is|are|matches|matching|gives|means|fits|leaves|leaving"
-    rf"|corresponds\sto|leads\sto|points\sto|lies\sin)\s(?:only\s|therefore\s|thus\s)?"
-    rf"(?=(?:the\s)?(?:option|choice|answer)\b|[(\[*]{{1,3}}[A-Z][)\]*]))\s{{0,3}}{_NAMES})",
-    re.IGNORECASE,
-)
-_VERDICT = re.compile(
-    rf"(?P<only>\bonly\s)?(?P<named>\b{_ANSWER}\s{{1,2}})?(?<![\w'’\-])(?P<open>[(\[*_`\"'“]{{0,4}})(?P<letter>[A-Za-z])"
-    r"(?P<close>[)\]*_`\"'”.]{0,4})\s{1,2}(?P<said>it\sis(?=[.!]|$)|is|was|must\sbe|would\sbe|has\sto\sbe|(?:seems|appears)(?:\sto\sbe)?"
-    r"|ist|est|es|é|è|это|the(?=\s(?:correct|right|best))|satisf\w{1,4}|works|fits|remains|holds|match\w{0,2})\b"
-    rf"(?P<rest>\s(?:(?:the|indeed|clearly|therefore|thus|only|definitely|la|le|el|die|der|das|a)\s){{0,3}}(?:{_JUDGED}|answer)\b|\sthe\sonly\s(?:one|option|choice|statement|answer)\s(?:that|which)\s"
-    r"(?:follows|works|fits|satisf\w{1,4}|match\w{0,2}|explains|remains|(?:is|was)\s(?:true|correct|right|consistent|valid)))?",
-    re.IGNORECASE,
-)
-_VERDICT_AFTER = re.compile(r"([A-Z])\s?(?:が|是|は|项|項){0,2}(?:正しい|正解|正确|正確|对的|對的)")
-_CONCLUDED = re.compile(
-    r"(?:(?:(?:^|\b)(?:therefore|thus|hence|so|(?<!and\s)finally|conclusion|it\sis|it's|that\sis|that's|this\sis|which\sis|i\ssay|leaving|leaves)\b"
-    rf"|→|⇒|∴|[=-]>)[\s,:*_]{{0,4}}){{1,3}}{_NAMES}|^[\s*_>#]{{0,8}}(?=(?:option|choice|opción|opção|opzione|вариант)\s){_NAMES}",
     re.IGNORECASE,
 )
 _OPENING = re.compile(
@@ -64,7 +45,7 @@ _OPENING = re.compile(
 _CLOSING = re.compile(r"(?:_(?![\w{])|[*`\"”’」』)\]}$»<]|'(?![A-Za-z])|\\[)\]]){0,10}")
 _GLUED = re.compile(r"[\w'’+=°^/\\@#&~%-]|\.[A-Za-z]")
 _SECOND = re.compile(
-    r"[\s*_}]{0,4}(?P<by>,\s{0,2}(?:or|and)\b|,|/|&|、|(?:or|and|oder|und|ou|et|o|y|и|или)(?![A-Za-z])|[或和かと及]|または|もしくは)"
+    r"[\s*_}(;]{0,4}(?P<by>,\s{0,2}(?:or|and)\b|,|/|&|、|(?:and/or|or|and|oder|und|ou|et|o|y|и|или|alternatively,?)(?![A-Za-z])|[或和かと及]|または|もしくは)"
     r"\s{0,3}(?:(?:option|choice|maybe|perhaps|possibly)\s{1,2}){0,2}[(\[*_\"']{0,3}(?P<letter>[A-Za-z])(?![\w'’])"
     r"(?P<end>[\s*_)\]}\"'$]{0,6}(?:[.,;:/}]|and\b|or\b|$|\n))?",
     re.IGNORECASE,
@@ -94,6 +75,8 @@ _DENIES = re.compile(
     re.IGNORECASE,
 )
 _MAX_WORDS = 20_000
+_ONLY_WORD = re.compile(r"^[\W_]{1,20}|[\W_]{1,20}$")
+_DRESSED = re.compile(r"[^?=+<>\\]{0,60}$")
 _TICKED = re.compile(r"[✅✓✔☑]")
 _DECORATION = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf|textbf)(?=\{)|[{}]")
 _SUBJECT = re.compile(r"[)\]*]{0,4},[^.,;\n]{1,40},\s(?:is|was|would|are|gives|says|describes|refers)\b", re.IGNORECASE)
@@ -105,17 +88,15 @@ _NAMES_IT = re.compile(
 _NAMED_ENDS = re.compile(
     r"[\s\"'”)\]]{0,4}(?:$|\n|\.(?!\d)|[!;:]|,\s(?:not|as|because|since|which|for|so|and\snot|whereas|while)\b|\s[-–—(]|\s(?:because|since|as)\b)"
 )
-_ONE_OF = re.compile(r"\b(?:or|nor|neither|either)\s{1,2}$", re.IGNORECASE)
 _NAMED = re.compile(rf"{_NAMES}", re.IGNORECASE)
 _ITEM = re.compile(r"[\s*_>\-•]{0,8}[(\[]?([A-Za-z])[*_]{0,3}(?:[)\].:][\s*_]|\s[–—-]\s)")
-_DONE = re.compile(r"[.!*_`'\")\]}$」。 ]{0,10}(?:$|[,;:]\s|(?:since|because|as|for)\b)")
 
 
 def read_choice(text: str, num_choices: int, options: Sequence[str] = ()) -> str | None:
     r"""Read the letter of a multiple-choice answer.
 
     The last of "ANSWER: B", "the answer is (B)", "the correct option is B", "I choose B" and `\boxed{B}`, with the usual
-    decorations (`**`, `$`, `\text{}`) and in other languages; else the last of "option B is correct", "it must be B"; else a
+    decorations (`**`, `$`, `\text{}`) and in other languages; else what the clauses claim (`claims`); else a
     last, or first, line that is a lone letter or begins with one and a bracket ("B) 5 eV") and is no list of the options; else
     what is announced, boxed or said last in an option's own words ("the capital is Paris").
 
@@ -124,11 +105,13 @@ def read_choice(text: str, num_choices: int, options: Sequence[str] = ()) -> str
         num_choices: how many options there are, 26 at most.
         options: what they say, where that is known.
     """
-    text, letters = fold(text), _LETTERS[:num_choices]
-    for statements in (_statements, _verdicts):
-        found = [letter for _, letter in sorted(statements(text, letters))]
-        if found:
-            return found[-1] or None
+    text, letters = standing(fold(text)), _LETTERS[:num_choices]
+    found = [letter for _, letter in sorted(_statements(text, letters))]
+    if found:
+        return found[-1] or None
+    answer = claimed(text, letters)
+    if answer is not None:
+        return answer or None
     return _lone(text, letters) or _in_words(text, letters, options)
 
 
@@ -144,28 +127,6 @@ def _statements(text: str, letters: str) -> Iterator[tuple[int, str]]:
         letter = _letter_at(text, named.end() if named and named[0] else box.start, letters)
         if letter is not None and not asked_back(text, box.end):
             yield box.begin, letter
-
-
-def _verdicts(text: str, letters: str) -> Iterator[tuple[int, str]]:
-    """Where a sentence calls one option right."""
-    for match in _POINTED_AT.finditer(text):
-        letter = _letter_at(text, match.end(), letters)
-        if letter is not None and not _doubted(text, match.start()):
-            yield match.start(), letter
-    for match in _VERDICT.finditer(text):
-        plain = not (match["named"] or match["open"] or match["close"])
-        said = match["said"].casefold()
-        fits = match["rest"] or said == "it is" or (match["only"] and said not in ("is", "was"))
-        if not fits or (plain and match["letter"].islower()):
-            continue
-        letter = match["letter"].upper()
-        if _ONE_OF.search(text[max(0, match.start() - 12) : match.start()]):
-            continue
-        if letter in letters and not _doubted(text, match.start()) and not text.startswith("?", match.end()):
-            yield match.start(), letter
-    for match in _VERDICT_AFTER.finditer(text):
-        if match[1] in letters:
-            yield match.start(), match[1]
 
 
 def _letter_at(text: str, position: int, letters: str) -> str | None:
@@ -283,13 +244,16 @@ def _lone(text: str, letters: str) -> str | None:
     if not lines:
         return None
     last = last_line(text)
+    for line in (last, lines[0]):
+        if (
+            len(lone := _ONLY_WORD.sub("", line)) == 1
+            and lone.upper() in letters
+            and not asked_back(line, len(line.rstrip(" ?？")))
+            and _DRESSED.match(line)
+        ):
+            return lone.upper()
     if ticked := _ticked(lines, letters):
         return ticked
-    for concluded in reversed(list(_CONCLUDED.finditer(last))):
-        letter = _letter_at(last, concluded.end(), letters)
-        opening = _OPENING.match(last, concluded.end())
-        if letter is not None and opening and _DONE.match(last, opening.end() + 1):
-            return letter or None
     ending = _ENDS_WITH.search(last[-16:])
     if ending and ending[1] in letters:
         return ending[1]

@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 from interpole.tasks.letters import read_choice
-from interpole.tasks.statements import ANNOUNCED, LEAD, fold, last_boxed, last_line
+from interpole.tasks.statements import ANNOUNCED, LEAD, fold, last_boxed, last_line, undressed
 
 __all__ = ["last_boxed", "read_choice", "read_short", "same_text"]
 
@@ -17,18 +17,6 @@ _PREFIX = re.compile(rf"(?:{LEAD}){ANNOUNCED}", re.IGNORECASE)
 _POLITE = re.compile(r"(?:です|である|でした|になります)$")
 _TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', **dict.fromkeys(range(0x2010, 0x2016), "-")}
 _MARKER = re.compile(r"(?:[-•>]|#{1,6})\s{1,4}(?=\S)")
-_PAIRS = (
-    ('"', '"'),
-    ("'", "'"),
-    ("“", "”"),
-    ("‘", "’"),
-    ("«", "»"),
-    ("„", "“"),
-    ("「", "」"),
-    ("『", "』"),
-    (r"\(", r"\)"),
-    (r"\[", r"\]"),
-)
 
 
 def read_short(text: str) -> str | None:
@@ -40,23 +28,10 @@ def read_short(text: str) -> str | None:
     last = last_boxed(text) or last_line(text)
     last = _MARKER.sub("", last, count=1) if _MARKER.match(last) else last
     announced = _PREFIX.match(last)
-    bare = _undressed(last[announced.end() :] if announced else last)
+    bare = undressed(last[announced.end() :] if announced else last)
     if announced and "は" in announced[0]:
-        bare = _undressed(_POLITE.sub("", bare))
+        bare = undressed(_POLITE.sub("", bare))
     return bare or last.strip() or text.strip() or None
-
-
-def _undressed(text: str) -> str:
-    """Take emphasis, quotes that pair up, and the full stop off a text; eight layers at most."""
-    for _ in range(8):
-        before = text
-        text = text.strip(" \t*_`$").rstrip(".。")
-        for opening, closing in _PAIRS:
-            if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
-                text = text[len(opening) : -len(closing)]
-        if text == before:
-            break
-    return text
 
 
 def same_text(text: str, reference: str) -> bool:

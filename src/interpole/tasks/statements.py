@@ -10,7 +10,22 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-__all__ = ["ANNOUNCED", "LEAD", "Box", "asked_back", "boxes", "fold", "last_boxed", "last_line"]
+__all__ = [
+    "AGAINST",
+    "ANNOUNCED",
+    "CORRECTED",
+    "LEAD",
+    "SURELY",
+    "WITHDRAWN",
+    "Box",
+    "asked_back",
+    "boxes",
+    "fold",
+    "last_boxed",
+    "last_line",
+    "standing",
+    "undressed",
+]
 
 # ── one spelling ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -76,12 +91,12 @@ def last_boxed(text: str) -> str | None:
 # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _NOUNS = (
-    r"\banswers?|\bans\b|\bfinal\s{1,2}(?:result|value)|\b(?:final|correct)(?=\s?:)|(?:正确|正確)的?(?:选项|選項)|答案|答え|正解|解答|回答|答(?=[:=]|は|是)|정답|\b답(?=[은는이:])|\bответ(?:ом)?"
+    r"\banswers?|\bans\b|\b(?:final|correct|right|true|actual)\s{1,2}(?:result|value|number|count|total)|\b(?:ergebnis|resultado|résultat|risultato|результат)|结果|結果|\b(?:final|correct)(?=\s?:)|(?:正确|正確)的?(?:选项|選項)|答案|答え|正解|解答|回答|答(?=[:=]|は|是)|정답|\b답(?=[은는이:])|\bответ(?:ом)?"
     r"|\b(?:правильн|верн)\w{1,3}\s(?:вариант|выбор)"
     r"|\brespuesta|\bresposta|\brisposta|\bantwort|\blösung|\bréponse|\bantwoord|\bodpowiedź|\bcevap|الإجابة|الجواب|उत्तर"
 )
 _MORE = (
-    r"correct[ae]?|right|final[e]?|exacte?|exacta|definitiva|correta|certa|corretta|finale"
+    r"correct[ae]?|right|final[e]?|exacte?|exacta|definitiva|الصحيحة|النهائية|correta|certa|corretta|finale"
     r"|with\s(?:the\s)?(?:letter|option)|(?:to|for)\s(?:the|this|your)\s(?:question|problem|exercise)"
 )
 _LINKS = (
@@ -91,7 +106,7 @@ _LINKS = (
 )
 _SOFTENERS = (
     r"(?:therefore|thus|hence|then|indeed|simply|just|clearly|definitely|exactly|donc|also"
-    r"|equal\sto|given\sby|as\sfollows)\b"
+    r"|equal\sto|given\sby|as\sfollows|число|(?:the\s)?(?:number|value))\b"
 )
 ANNOUNCED = (
     rf"(?:{_NOUNS})(?:[\s*_]{{1,4}}(?:{_MORE})\b){{0,2}}[\s*_)\]\"']{{0,6}}(?:{_LINKS})"
@@ -117,6 +132,96 @@ def asked_back(text: str, position: int) -> bool:
     return bool(_BACK.match(text, position))
 
 
+# ── what stands ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_Y = r"(?=(?:the\s|option\s|choice\s){0,2}[(\[$\\*\"']{0,3}-?(?:\d|[A-Z](?![a-z])))"  # what is claimed
+AGAINST = (
+    r"(?:\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|fails?|failed|ruled?|ruling|eliminat(?!ion)\w{1,4}|exclud\w{1,4}"
+    r"|discard\w{0,3}|reject\w{0,3}|dismiss\w{0,3}|impossible|violat\w{1,4}|contradict\w{0,3}|worse|part(?:ial)?ly|tempting"
+    r"|(?:far\s)?too\s(?:small|large|big|low|high|many|few|much)|nicht|keine?|falsch|faux|falsa?|неверн\w{1,3}|не)\b|n['’]t\b|不是|不对|不正|不等|错|錯|ではない)"
+)
+"""Words that speak against an answer, in several languages; to be compiled with IGNORECASE."""
+
+SURELY = r"(?:(?:definitely|clearly|certainly|surely|obviously|probably|likely|most|very|i|we|think|believe)\b[,\s]{1,2}){0,4}"
+"""Words that say how sure one is of what follows, and claim it."""
+_X = r"(?:[^.;?!\n]|\.(?=\d)){1,60}?"  # what is denied
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
+_DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
+    (
+        re.compile(
+            rf"\b(?P<verb>is|are|was)(?:\snot|n['’]t)\s(?!only\b){_X},?\s(?:but(?:\s(?:rather|instead))?|rather)\s{_Y}",
+            re.I,
+        ),
+        r"\g<verb> ",
+    ),
+    (re.compile(rf"\bnot\s(?!only\b){_X},?\sbut(?:\s(?:rather|instead))?\s{_Y}", re.I), ""),
+    (
+        re.compile(
+            rf"\b(?:it|that)(?:['’]s\snot|\sis\snot|\sisn['’]t)\s{_X}[,;]\s(?=(?:it|that)(?:['’]s|\sis)\b)", re.I
+        ),
+        "",
+    ),
+    (
+        re.compile(
+            rf"\b(?:is|was)\s(?:the\s(?:final\s|correct\s)?(?:answer|result|value)|it|that)\s(?P<asked>{_X})\?\s{{1,3}}(?:yes|indeed|correct|right)\b",
+            re.I,
+        ),
+        r"the answer is \g<asked>",
+    ),
+    (re.compile(rf"\bnicht\s{_X},?\ssondern\s", re.I), ""),
+    (
+        re.compile(
+            rf"\b(?:no|non|não)\s(?P<verb>es|son|è|é|sono|são)\s{_X},?\s(?:sino|ma|bensì|mas(?:\ssim)?|e\ssim)\s", re.I
+        ),
+        r"\g<verb> ",
+    ),
+    (re.compile(rf"\b(?:n['’]est\spas|ce\sn['’]est\spas)\s{_X},?\smais\s", re.I), "est "),
+    (re.compile(rf"\bне\s{_X},\sа\s", re.I), ""),
+    (
+        re.compile(
+            r"不(?:是|为|為|等于|选|選)[^。;\n]{1,40}?,?\s?(?:而是|而应(?:该|為|为)?(?:是|选)?|应该?(?:是|为|选))"
+        ),
+        "是",
+    ),
+    (re.compile(r"(?<=[はが])[^。\n]{1,20}?ではなく、?"), ""),
+    (re.compile(r"\S{1,20}(?:이|가)\s아니라\s"), ""),
+    (re.compile(r",?\s?(?:而不是|而非)[^。,;\n]{1,40}"), ""),
+    (re.compile(r"(?:(?<=\n)|(?<=[.;]\s)|^)(?:rather\sthan|instead\sof|unlike)\s[^;\n]{1,120}?,\s", re.I), ""),
+    (re.compile(r",?\s(?:rather\sthan|instead\sof|as\sopposed\sto)\s(?:[^.;,\n]|\.(?=\d)){1,120}", re.I), ""),
+    (
+        re.compile(
+            r"\s?\((?:and\s)?not\s[^()\n]{1,60}\)|,\s(?:and\s|but\s)?not\s(?:option\s|choice\s|the\s)?[^\s,;]{1,40}?(?=[\s*_$]{0,3}(?:[.,;!)](?!\d)|\n|$))",
+            re.I,
+        ),
+        "",
+    ),
+)
+_MARKED_BACK = (
+    r"(?:no|nope|wait|hold\son|oops|sorry|correction|edit|update|hmm|actually|scratch\sthat|on\ssecond\sthought"
+    r"|korrektur|nein|perdón|pardon|更正|不对)"
+)
+CORRECTED = (
+    rf"(?:\b{_MARKED_BACK}\b[\s,.:;!*_…—–-]{{1,8}}){{1,4}}(?:(?:(?:it|that|this)(?:'s|\s(?:is|was|must\sbe|should\s(?:be|read)))|I\smeant?"
+    r"|make\s(?:that|it)|the\scorrect\s(?:\w{1,12}\s)?is)\s{1,2})?"
+)
+"""Words that take something back, up to the answer that replaces it; to be compiled with IGNORECASE."""
+
+WITHDRAWN = re.compile(
+    r"\b(?:can(?:\s?not|['’]t)|could(?:\snot|n['’]t)|unable\sto|not\sable\sto)\s(?:\w{1,12}\s){0,2}(?:decide|tell|choose|determine|solve|say|answer|know|pick)\b"
+    r"|\b(?:undecided|hard\sto\s(?:say|tell)|impossible\sto\s(?:say|tell))\b",
+    re.IGNORECASE,
+)
+"""An avowal that there is no answer."""
+
+
+def standing(text: str) -> str:
+    """A text without what it denies beside what it claims: "not 81 but 82" is 82, "82 rather than 81" and "~~81~~ 82" too."""
+    text = _STRUCK.sub("", text)
+    for denied, kept in _DENIED:
+        text = denied.sub(kept, text)
+    return text
+
+
 # ── the last line ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _TAG = re.compile(r"</?(?:final_)?answer>", re.IGNORECASE)
@@ -128,3 +233,32 @@ def last_line(text: str) -> str:
         if line.strip(" \t*_`~$-=#"):
             return line.strip()
     return ""
+
+
+# ── decoration ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PAIRS = (
+    ('"', '"'),
+    ("'", "'"),
+    ("“", "”"),
+    ("‘", "’"),
+    ("«", "»"),
+    ("„", "“"),
+    ("「", "」"),
+    ("『", "』"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+)
+
+
+def undressed(text: str) -> str:
+    """Take emphasis, quotes that pair up, and the full stop off a text; eight layers at most."""
+    for _ in range(8):
+        before = text
+        text = text.strip(" \t*_`$").rstrip(".。")
+        for opening, closing in _PAIRS:
+            if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+                text = text[len(opening) : -len(closing)]
+        if text == before:
+            break
+    return text

@@ -1,0 +1,211 @@
+"""What the clauses of a text claim of the options of a choice: "C fits", "that leaves C", "A, B and D are wrong".
+
+Each clause names letters, alone or in groups ("A and B"), and speaks for or against them, before them or after. Questions and
+suppositions claim nothing. The last that is claimed counts; where all but one are spoken against, that one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from interpole.tasks.statements import AGAINST, SURELY, WITHDRAWN
+
+__all__ = ["JUDGED", "claimed"]
+
+JUDGED = (
+    r"(?:correct[ae]?|right|best|better|true|proper|appropriate|likely|final|chosen|richtig\w{0,2}|korrekt\w{0,2}|bonne|juste"
+    r"|certa|correta|corretta|верн\w{1,3}|правильн\w{1,3})"
+)
+"""What a right option is called, in several languages; to be compiled with IGNORECASE."""
+
+# ── clauses ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_MAX_CLAUSE = 600  # characters; what is longer is no clause
+_CLAUSES = re.compile(
+    r"(?<![A-Za-z]\b[A-Z])[.!](?=\s|$|[*\"”)])|(?<=[a-z0-9)\]*])[.!](?=\s|$|[*\"”)])|(?<=\b[A-Z])[.!](?=\s{1,4}[A-Z])"
+    r"|[?。；！？\n]|;(?!\s(?:or|alternatively)\b)|\s[—–-]{1,2}\s|,\s{1,2}(?=[(\[]?[A-Z]\s?[)\]:])|(?=→|⇒|∴|[=-]>)"
+    r"|(?=\b(?:while|whereas|although|though|because|since|so(?!\sthat)|hence|therefore|thus|if|unless|when|leaving|making"
+    r"|(?<!\bthat\s)which)\b)|(?<!\beverything\s)(?<!\banything\s)(?<!\bnothing\s)(?<!\ball\s)(?=\bbut\b)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\s{0,4}[-*•>]{0,3}\s{0,2}[A-Za-z][*_]{0,2}\s?")
+_WHY = re.compile(r"\s{0,4}why\s", re.IGNORECASE)
+_SUPPOSED = re.compile(
+    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could|might|may|whether|were|cannot\sbe\sboth)\b",
+    re.IGNORECASE,
+)
+_WOULD = re.compile(r"(?<!\bi)\swould\b(?!\sbe\s(?:my|the)\b)", re.IGNORECASE)
+_ASSUMING = re.compile(r"^\s{0,4}(?:assuming|given)\s[^,?]{1,80},\s", re.IGNORECASE)
+_YES = re.compile(r"\s{1,3}(?:yes|indeed|correct|right)\b", re.IGNORECASE)
+
+# ── letters in them ──────────────────────────────────────────────────────────────────────────────────────────────
+
+_NOUN = (
+    r"(?:option|choice|answer|statement|letter|alternative|response|item|opción|opção|opzione|antwort|réponse|respuesta"
+    r"|resposta|вариант|选项|選択肢)"
+)
+_WORD = r"0-9A-Za-z_À-ɏЀ-ӿ"  # of scripts that part words
+_MENTION = re.compile(
+    rf"(?P<noun>\b{_NOUN}s?[\s:]{{1,3}})?(?<![{_WORD}'’+=°/^\\#&~%-])(?P<open>[(\[*_`\"'“‘$]{{0,4}})(?P<letter>[A-Za-z])"
+    rf"(?P<close>[)\]*_`\"'”’$]{{0,4}})(?![{_WORD}'’+=°^/\\@#&~%]|-\w|\.[A-Za-z]|\s[=+<>])",
+    re.IGNORECASE,
+)
+_AFTER_A = re.compile(
+    r"[\s*_]{0,2}(?:$|[.,;:!)\]}]|(?:is|was|and|or|nor|must|has|seems|alone|works|fits|matches|does|as\sthe|because|since|best\s)\b)",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(
+    r"[\s(;]{0,4}(?:,?\s{0,2}(?:and/or|and|or|nor|alternatively|und|oder|et|ou|y|o|e|и|или)[,\s]{1,2}|[,/&、]\s{0,2}"
+    r"|(?<=\))\s{1,2})(?:(?:not|maybe|perhaps|possibly|even)\s){0,2}",
+    re.IGNORECASE,
+)
+
+# ── what is said of them ─────────────────────────────────────────────────────────────────────────────────────────
+
+_NEAR = 100  # characters before and after letters that speak of them
+_TRIM = ' .,*_:"”)]'
+_FOR_IT = (
+    rf"(?:{JUDGED}|only|works?|fits?|match(?:es|ing)?|satisf\w{{1,4}}|holds?|remains?|survives?|follows?|agrees?|consistent"
+    r"|supported|preferable|exception|odd|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess)|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\swe|正しい|正解|正确|正確|对|對)"
+)
+_AGAINST = re.compile(AGAINST, re.IGNORECASE)
+_SAYS = re.compile(
+    r"[\s)\]*_:|.]{0,6}(?:[が是はを项項]{1,2}|(?:(?:really|clearly|also|indeed|only|alone)\s)?(?:is|are|was|must\sbe|has\sto\sbe"
+    r"|will\sbe|seems?|appears?|looks?|has|have|remains|describes|captures|explains|ist|est|es|é|è|это)\b|(?:best|alone|correctly|the)\s"
+    rf"|(?={_FOR_IT}(?:\b|(?<=[正解确確对對しい]))))",
+    re.IGNORECASE,
+)
+_FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|正しい|正解|正确|正確|对的|對的", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
+    r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
+    r"|elimination|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
+    rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$",
+    re.IGNORECASE,
+)
+_IDENTIFIES = re.compile(
+    rf"\b(?:the|only)\s.{{0,80}}\b(?:is|must\sbe|would\sbe)\s{{1,2}}(?:{_NOUN}\s)?$", re.IGNORECASE
+)
+_ENDS_CLAUSE = re.compile(
+    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given)\b|the\s(?:correct|right|best|only)\b)",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(r"(?<=\w)[)*_\"]{0,3},\s|\s\((?!i\.e)")
+_SURELY = re.compile(rf"[\s,*_>]{{0,4}}(?:(?:why|but|and)\s)?{SURELY}", re.IGNORECASE)
+_LIKEWISE = re.compile(r"\b(?:and\s|but\s)?(?:so|neither|nor)\s(?:is|are|does|do)\s$", re.IGNORECASE)
+_TITLED = re.compile(r":\s{1,2}$")
+_NEITHER = re.compile(
+    r"\b(?:neither|none|nor|doubt)\b|(?:\bnot|n['’]t)\s(?:think|believe|see|agree|say)\b", re.IGNORECASE
+)
+_SPARED = re.compile(
+    r"\b(?:except(?:\sfor)?|everything\sbut|anything\sbut|all\sbut|other\sthan)\s{1,2}(?:\w{1,12}\s){0,1}$",
+    re.IGNORECASE,
+)
+
+
+class _Claim(NamedTuple):
+    """What one clause says of letters, and how firmly: 3 "the best one is C", 2 "C fits", 1 "C lies …", -2 "C is wrong"."""
+
+    position: int
+    weight: int
+    letters: tuple[str, ...]
+
+
+def claimed(text: str, letters: str) -> str | None:
+    """The letter that the clauses of a text claim: by the firmest, the last; "" where that names several or is given up."""
+    claims = list(_claims(text, letters))
+    withdrawn = max((match.start() for match in WITHDRAWN.finditer(text)), default=-1)
+    for weight in (3, 2, 1):
+        said = [one for one in claims if one.weight == weight]
+        if weight == 1 and len({one.letters for one in claims}) > 1 and len({one.letters for one in said}) > 1:
+            break
+        if said:
+            single = [one for one in said if len(one.letters) == 1] or said
+            answer, last = single[-1], said[-1]
+            several = len(answer.letters) > 1 or (last.position > answer.position and answer.letters[0] in last.letters)
+            return "" if several or withdrawn > answer.position else answer.letters[0]
+    excluded = {letter for one in claims if one.weight < 0 for letter in one.letters}
+    left = [letter for letter in letters if letter not in excluded]
+    return left[0] if len(left) == 1 and len(letters) > 2 else None
+
+
+def _claims(text: str, letters: str) -> Iterator[_Claim]:
+    """What every clause says of the letters in it, in their order."""
+    begin = 0
+    for cut in (*_CLAUSES.finditer(text), None):
+        stop, end = (cut.start(), cut.end()) if cut else (len(text), len(text))
+        clause = text[begin:stop]
+        labels = (
+            cut
+            and cut[0].strip() in (".", "–", "—", "-")
+            and _LABEL.fullmatch(clause)
+            and text[begin - 1 : begin] in ("", "\n")
+        )
+        if labels and text[end : end + 4].strip(" ")[:1] not in ("", "\n"):
+            continue  # "A. No"
+        asked = cut is not None and cut[0] in ("?", "？") and not _WHY.match(clause) and not _YES.match(text, end)
+        clause = _ASSUMING.sub("", clause)
+        if len(clause) <= _MAX_CLAUSE and not (asked or _SUPPOSED.search(clause) or _WOULD.search(clause)):
+            yield from _claims_of(clause, begin, letters)
+        begin = end
+
+
+def _claims_of(clause: str, begin: int, letters: str) -> Iterator[_Claim]:
+    """What one clause says of groups of letters ("A, B and D"): by what stands before the first and after the last."""
+    groups: list[list[re.Match[str]]] = []
+    for mention in _MENTION.finditer(clause):
+        if not _is_mention(clause, mention, letters):
+            continue
+        joined = groups and _JOINED.fullmatch(clause, groups[-1][-1].end(), mention.start())
+        if joined and mention["letter"].upper() not in {one["letter"].upper() for one in groups[-1]}:
+            groups[-1].append(mention)
+        else:
+            groups.append([mention])
+    for index, group in enumerate(groups):
+        start = groups[index - 1][-1].end() if index else 0
+        stop = groups[index + 1][0].start() if index + 1 < len(groups) else len(clause)
+        before = clause[max(start, group[0].start() - _NEAR) : group[0].start()]
+        after = clause[group[-1].end() : stop][:_NEAR]
+        aside = _ASIDE.search(after)
+        after = after[: aside.start()] if aside else after
+        weight = _weight(before, after)
+        if weight == 1 and not after.strip(_TRIM) and len(groups) == 1:
+            weight = 2  # nothing else is said
+        if weight == 1 and (index or group[0]["letter"] in "AI"):
+            weight = 0
+        if weight:
+            yield _Claim(begin + group[0].start(), weight, tuple(one["letter"].upper() for one in group))
+
+
+def _is_mention(clause: str, mention: re.Match[str], letters: str) -> bool:
+    """Whether a letter stands for an option there, and is no article, initial or small word."""
+    letter = mention["letter"]
+    if letter.upper() not in letters:
+        return False
+    if mention["noun"] or (mention["open"] and mention["close"]):
+        return True
+    return letter.isupper() and (letter not in "AI" or bool(_AFTER_A.match(clause, mention.end())))
+
+
+def _weight(before: str, after: str) -> int:
+    """What is said of the letters between two pieces of a clause."""
+    if before.rstrip().endswith(","):  # "the third one, C, is right"
+        after = after.removeprefix(",")
+    against = bool(_AGAINST.search(before))
+    if _SPARED.search(before):
+        return 2 * int(against or bool(_AGAINST.search(after)))
+    if _AGAINST.search(after):
+        return -2
+    if _SAYS.match(after) and _FAVOURED.search(after):
+        return -2 if _NEITHER.search(before) else 2
+    if _ENDS_CLAUSE.match(after) and _IDENTIFIES.search(before):
+        return 2 if against else 3
+    if against or _LIKEWISE.search(before):
+        return -2 if against else 0
+    if _ENDS_CLAUSE.match(after) and (
+        _CONCLUDES.search(before) or (_TITLED.search(before) and _FAVOURED.search(before))
+    ):
+        return 2
+    return int(bool(_SURELY.fullmatch(before)))
