@@ -30,10 +30,11 @@ _CLAUSES = re.compile(
     r"|(?<!\bthat\s)which)\b)|(?<!\beverything\s)(?<!\banything\s)(?<!\bnothing\s)(?<!\ball\s)(?=\bbut\b)",
     re.IGNORECASE,
 )
-_LABEL = re.compile(r"\s{0,4}[-*•>]{0,3}\s{0,2}[A-Za-z][*_]{0,2}\s?")
+_LABEL = re.compile(r"(?:\s{0,4}\d{1,2}[.)])?\s{0,4}[-*•>]{0,3}\s{0,2}[A-Za-z][*_]{0,2}\s?")
+_NUMBERED = re.compile(r"\s{0,4}\d{1,2}")
 _WHY = re.compile(r"\s{0,4}why\s", re.IGNORECASE)
 _SUPPOSED = re.compile(
-    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could|might|may|whether|were|cannot\sbe\sboth)\b",
+    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|cannot\sbe\sboth)\b",
     re.IGNORECASE,
 )
 _WOULD = re.compile(r"(?<!\bi)\swould\b(?!\sbe\s(?:my|the)\b)", re.IGNORECASE)
@@ -53,7 +54,7 @@ _MENTION = re.compile(
     re.IGNORECASE,
 )
 _AFTER_A = re.compile(
-    r"[\s*_]{0,2}(?:$|[.,;:!)\]}]|(?:is|was|and|or|nor|must|has|seems|alone|works|fits|matches|does|as\sthe|because|since|best\s)\b)",
+    r"[\s*_]{0,2}(?:$|[.,;:!)\]}]|(?:is|was|and|or|nor|must|has|seems|alone|works|fits|matches|does|as\sthe|because|since|best\s|answers|explains|follows|agrees|gives|says)\b)",
     re.IGNORECASE,
 )
 _JOINED = re.compile(
@@ -68,20 +69,20 @@ _NEAR = 100  # characters before and after letters that speak of them
 _TRIM = ' .,*_:"”)]'
 _FOR_IT = (
     rf"(?:{JUDGED}|only|works?|fits?|match(?:es|ing)?|satisf\w{{1,4}}|holds?|remains?|survives?|follows?|agrees?|consistent"
-    r"|supported|preferable|exception|odd|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess)|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\swe|正しい|正解|正确|正確|对|對)"
+    r"|supported|preferable|exception|odd|accurate|valid|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess)|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\b|正しい|正解|正确|正確|对|對|[✓✔✅☑])"
 )
 _AGAINST = re.compile(AGAINST, re.IGNORECASE)
 _SAYS = re.compile(
-    r"[\s)\]*_:|.]{0,6}(?:[が是はを项項]{1,2}|(?:(?:really|clearly|also|indeed|only|alone)\s)?(?:is|are|was|must\sbe|has\sto\sbe"
+    r"[\s)\]*_:|.–—-]{0,6}(?:[が是はを项項]{1,2}|(?:(?:really|clearly|also|indeed|only|alone)\s)?(?:is|are|was|must\sbe|has\sto\sbe"
     r"|will\sbe|seems?|appears?|looks?|has|have|remains|describes|captures|explains|ist|est|es|é|è|это)\b|(?:best|alone|correctly|the)\s"
-    rf"|(?={_FOR_IT}(?:\b|(?<=[正解确確对對しい]))))",
+    rf"|(?={_FOR_IT}(?:\b|(?<=[正解确確对對しい✓✔✅☑]))))",
     re.IGNORECASE,
 )
-_FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|正しい|正解|正确|正確|对的|對的", re.IGNORECASE)
+_FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|[✓✔✅☑]|正しい|正解|正确|正確|对的|對的", re.IGNORECASE)
 _CONCLUDES = re.compile(
     r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
     r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
-    r"|elimination|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
+    r"|elimination|by|to|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
     rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$",
     re.IGNORECASE,
 )
@@ -89,13 +90,19 @@ _IDENTIFIES = re.compile(
     rf"\b(?:the|only)\s.{{0,80}}\b(?:is|must\sbe|would\sbe)\s{{1,2}}(?:{_NOUN}\s)?$", re.IGNORECASE
 )
 _ENDS_CLAUSE = re.compile(
-    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given)\b|the\s(?:correct|right|best|only)\b)",
+    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given|that|which|over|rather|of\scourse)\b|the\s(?:correct|right|best|only)\b)",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(r"(?<=\w)[)*_\"]{0,3},\s|\s\((?!i\.e)")
 _SURELY = re.compile(rf"[\s,*_>]{{0,4}}(?:(?:why|but|and)\s)?{SURELY}", re.IGNORECASE)
 _LIKEWISE = re.compile(r"\b(?:and\s|but\s)?(?:so|neither|nor)\s(?:is|are|does|do)\s$", re.IGNORECASE)
 _TITLED = re.compile(r":\s{1,2}$")
+_OTHER_NOUN = re.compile(
+    r"\b(?:vitamin|plan|section|point|compound|hepatitis|step|group|grade|type|figure|table|case|part|line|gas|molecule|species|symmetry"
+    r"|formula|appendix|chapter|vertex|angle|event|set|team|class)\s[(*]{0,2}$",
+    re.IGNORECASE,
+)
+_SAID_TO_BE = re.compile(r"\b(?:it['’]s|it\sis|think|believe|say|answer\sis|so|choose|pick)\s$", re.IGNORECASE)
 _NEITHER = re.compile(
     r"\b(?:neither|none|nor|doubt)\b|(?:\bnot|n['’]t)\s(?:think|believe|see|agree|say)\b", re.IGNORECASE
 )
@@ -111,6 +118,7 @@ class _Claim(NamedTuple):
     position: int
     weight: int
     letters: tuple[str, ...]
+    said: str
 
 
 def claimed(text: str, letters: str) -> str | None:
@@ -125,7 +133,8 @@ def claimed(text: str, letters: str) -> str | None:
             single = [one for one in said if len(one.letters) == 1] or said
             answer, last = single[-1], said[-1]
             several = len(answer.letters) > 1 or (last.position > answer.position and answer.letters[0] in last.letters)
-            return "" if several or withdrawn > answer.position else answer.letters[0]
+            alike = {one.letters for one in said if one.said == answer.said and answer.said}
+            return "" if several or len(alike) > 1 or withdrawn > answer.position else answer.letters[0]
     excluded = {letter for one in claims if one.weight < 0 for letter in one.letters}
     left = [letter for letter in letters if letter not in excluded]
     return left[0] if len(left) == 1 and len(letters) > 2 else None
@@ -140,7 +149,7 @@ def _claims(text: str, letters: str) -> Iterator[_Claim]:
         labels = (
             cut
             and cut[0].strip() in (".", "–", "—", "-")
-            and _LABEL.fullmatch(clause)
+            and (_LABEL.fullmatch(clause) or _NUMBERED.fullmatch(clause))
             and text[begin - 1 : begin] in ("", "\n")
         )
         if labels and text[end : end + 4].strip(" ")[:1] not in ("", "\n"):
@@ -176,16 +185,20 @@ def _claims_of(clause: str, begin: int, letters: str) -> Iterator[_Claim]:
         if weight == 1 and (index or group[0]["letter"] in "AI"):
             weight = 0
         if weight:
-            yield _Claim(begin + group[0].start(), weight, tuple(one["letter"].upper() for one in group))
+            yield _Claim(
+                begin + group[0].start(), weight, tuple(one["letter"].upper() for one in group), after.strip(_TRIM)
+            )
 
 
 def _is_mention(clause: str, mention: re.Match[str], letters: str) -> bool:
     """Whether a letter stands for an option there, and is no article, initial or small word."""
     letter = mention["letter"]
-    if letter.upper() not in letters:
+    if letter.upper() not in letters or (not mention["noun"] and _OTHER_NOUN.search(clause[: mention.start()][-16:])):
         return False
     if mention["noun"] or (mention["open"] and mention["close"]):
         return True
+    if letter.islower():
+        return not clause[mention.end() :].strip(_TRIM) and bool(_SAID_TO_BE.search(clause[: mention.start()][-24:]))
     return letter.isupper() and (letter not in "AI" or bool(_AFTER_A.match(clause, mention.end())))
 
 

@@ -53,6 +53,11 @@ _IN_WORDS = re.compile(
     rf"(?:(?:minus|negative)\s)?{_WORD}(?:(?:[-\s]|\sand\s){_WORD}){{0,12}}(?=[\s*_]{{0,4}}(?:[.,;!()]|\n|\*|$))",
     re.IGNORECASE,
 )
+_PART_NAMES = ("half", "third", "fourt", "fifth", "sixth", "seven", "eight", "ninth", "tenth")
+_PARTS = re.compile(
+    rf"(a|{'|'.join(_ONES[1:10])})[-\s](half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?)(?=[\s*_]{{0,4}}(?:[.,;!()]|\n|\*|$))",
+    re.IGNORECASE,
+)
 _MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\d)")
 _VULGAR = re.compile(r"(\d{0,9})([¼-¾⅐-⅞])")
 _DASH_AS_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\s{0,2}[\d\\.(])")
@@ -226,6 +231,12 @@ def _chance_at(text: str, start: int) -> _Value | None:
 
 def _words_at(text: str, start: int) -> _Value | None:
     """A number in English words, with nothing behind it: "seventy", "one hundred and five"."""
+    if part_of := _PARTS.match(text, start):
+        above = 1 if part_of[1].lower() in ("a", "one") else _ONES.index(part_of[1].lower())
+        return _Value(
+            f"{above}/{_PART_NAMES.index(part_of[2].lower().replace('quarter', 'fourth').replace('halves', 'half')[:5]) + 2}",
+            part_of.end(),
+        )
     words = _IN_WORDS.match(text, start)
     if not words:
         return None
@@ -268,7 +279,7 @@ _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
 _DISPLAY = re.compile(r"^[ \t]{0,20}\\[\[\]][ \t]{0,20}$", re.MULTILINE)
 _ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
 _ASIDE = re.compile(
-    r"(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})[^()]{1,80}\)$"
+    r"(?<=\S)\s\(=\s?[^()]{1,80}\)$|(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})[^()]{1,80}\)$"
     r"|,\s(?:as|which|and\swe|so\swe|since|because|for|completing)\b[^\d]{0,80}$"
     r"|,?\s(?:and|so)\s(?:we|that|this|I|it)(?:\s|['’])[^\d$\\]{1,60}$"
     r"|,?\s(?:while|whereas|and|but)\s[^;?]{1,160}\b(?:rejected|discarded|extraneous|excluded|invalid|inadmissible|impossible|makes?\sno\ssense)$"
@@ -292,7 +303,7 @@ _IN_SHORT = re.compile(
     r"^(?:tl;dr|in\sshort|short\sanswer|quick\sanswer|result)[\s*_]{0,4}[:—-][\s*_]{0,4}", re.IGNORECASE
 )
 _PICTURES = re.compile(r"[\s☀-➿\U0001F300-\U0001FAFF\uFE0F]{1,12}$")
-_ARTICLE = re.compile(rf"^{SURELY}(?:an?\s(?=\$?\d))?", re.IGNORECASE)
+_ARTICLE = re.compile(rf"^{SURELY}(?:(?:exactly|precisely)\s)?(?:an?\s(?=\$?\d))?", re.IGNORECASE)
 _ONLY = re.compile(r"\bonly\s{1,2}", re.IGNORECASE)
 _IS_LEFT = re.compile(
     r"\s{1,2}(?:works?|remains?|fits?|survives?|qualifies|satisf\w{1,4}|is\s(?:valid|possible|left|admissible))\b",
@@ -300,7 +311,7 @@ _IS_LEFT = re.compile(
 )
 _WHOSE = re.compile(r",\s(?:whose|or\s(?:about|approximately|roughly))\b.{1,200}$", re.IGNORECASE)
 _ADDED = re.compile(
-    r",\s(?:which|where|with|because|since|as|when|though|although|\d[^,=]{0,40}\s(?:than|of\s(?:them|which|whom)))\b.{1,200}$",
+    r",\s(?:which|where|with|because|since|as|when|though|although|followed\sby|\d[^,=]{0,40}\s(?:than|of\s(?:them|which|whom)))\b.{1,200}$",
     re.IGNORECASE,
 )
 _APPOSED = re.compile(r"(?:so\s|thus\s|hence\s)?(?:the|our|my|its|their)\s[^,\d$\\]{1,60},\s", re.IGNORECASE)
@@ -309,7 +320,7 @@ _A_NUMBER = re.compile(r"(?<![\w.,/^+<>:±-])(?:\\?[$€£])?-?(?=\d)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
 _TAGS = re.compile(r"</?(?:b|strong|em|i|(?:final_)?answer)>", re.IGNORECASE)
 _REMARK = re.compile(  # what may follow an answer without being one
-    r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|for\sexample"
+    r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|the\s(?:next|other|second)\b|for\sexample"
     r"|explanation|reasoning|proof|q\.?e\.?d)\b)",
     re.IGNORECASE,
 )
@@ -327,18 +338,18 @@ _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE
 _DOUBT = re.compile(
     rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|may|could|unless|suppose|assum\w{{1,3}}|try|let['’]?s\s(?:test|try)|between"
     r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|page|step|lemma|theorem|equation"
-    r"|cases?|example|problem|question|option|candidates?)\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
+    r"|cases?|example|(?:problem|question)\s\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
     re.IGNORECASE,
 )
 _NEARLY = re.compile(
-    r"\b(?:about|around|roughly|approximately|nearly|near|almost|close|estimate\w?|anything)\b|[≈~=]|\\approx",
+    r"\b(?:about|around|roughly|approximately|nearly|near|almost|close|estimate\w?|anything)\b|[≈~]|\\approx",
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
     r"(?:=|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith"
     r"|left\swith|arrives?\sat|equals?|is|are|was|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
     r"|yields?|find|answer|say|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|有|得|は|が|—)"
-    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around)\b)?[\s*_`]{0,6}",
+    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around|the\s(?:point|number|value|pair))\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
 _UNITS_AFTER = re.compile(
@@ -432,7 +443,8 @@ def _said(sentence: str | None) -> str | None:
         value = _value_at(sentence or "", only.end())
         if value and _IS_LEFT.match(sentence or "", value.end):
             return value.expression
-    numbers = [] if _NEARLY.search(sentence or "") else _A_NUMBER.finditer(sentence or "")
+    nearly = _NEARLY.search(sentence or "") or not _solved(sentence or "")
+    numbers = [] if nearly else _A_NUMBER.finditer(sentence or "")
     only = {value.expression for number in numbers if (value := _value_at(sentence or "", number.start()))}
     if len(only) == 1:
         return only.pop()

@@ -25,13 +25,14 @@ _ANSWER = (
 )
 _BE = r"(?:ist|is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
 _LABELLED = (
-    r"(?<![A-Za-z][ ])\b(?:(?:my|final|correct|best)\s{1,2}){0,2}(?:choice|selected|selection|letter|pick|verdict|conclusion|solution"
-    r"|result|option|chosen|auswahl|elección|choix)[\s*_]{0,4}(?:[:=]|→|[=-]>)[\s*_]{0,6}"
+    r"(?<![A-Za-z][ ])\b(?:(?:my|final|correct|best)\s{1,2}){0,2}(?:choice|selected|selection|letter|pick|verdict|conclusion"
+    r"|solution|result|option|chosen|auswahl|elección|choix)[\s*_]{0,4}(?:[:=]|→|[=-]>)[\s*_]{0,6}"
 )
 _STATED = re.compile(
     rf"(?:{ANNOUNCED}|{CORRECTED}|{_LABELLED}"
     rf"|\b{JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
-    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son|prefer|bet\son|vote\s(?:for|goes\sto)|choisis|elijo|escojo|wähle|scelgo|escolho|выбираю|kies)\s{1,2}"
+    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son|prefer|bet\son|vote\s(?:for|goes\sto)"
+    r"|choisis|elijo|escojo|wähle|scelgo|escolho|выбираю|kies)\s{1,2}"
     r"|(?<!不)(?:选择|選擇|选(?!项)|選(?!項))[为為:]{0,2}\s{0,2}"
     rf"|\b(?:opción|opção|option|opzione|alternativa)\s{JUDGED}\s(?:es|é|è|est)\s"
     r"|(?:答案|正解|정답)】?\s{1,3}(?=[(\[*]{0,3}[A-Z][)\]*]{0,3}\s{0,2}(?:[.。\n,;:—]|$))"

@@ -137,8 +137,8 @@ def asked_back(text: str, position: int) -> bool:
 _Y = r"(?=(?:the\s|option\s|choice\s){0,2}[(\[$\\*\"']{0,3}-?(?:\d|[A-Z](?![a-z])))"  # what is claimed
 AGAINST = (
     r"(?:\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|fails?|failed|ruled?|ruling|eliminat(?!ion)\w{1,4}|exclud\w{1,4}"
-    r"|discard\w{0,3}|reject\w{0,3}|dismiss\w{0,3}|impossible|violat\w{1,4}|contradict\w{0,3}|worse|part(?:ial)?ly|tempting"
-    r"|(?:far\s)?too\s(?:small|large|big|low|high|many|few|much)|nicht|keine?|falsch|faux|falsa?|неверн\w{1,3}|не)\b|n['’]t\b|不是|不对|不正|不等|错|錯|ではない)"
+    r"|discard\w{0,3}|reject\w{0,3}|dismiss\w{0,3}|impossible|violat\w{1,4}|contradict\w{0,3}|worse|part(?:ial)?ly|tempting|retract\w{0,3}|withdr[ae]w\w{0,2}|exceeds?|multiples?\sof"
+    r"|(?:far\s)?too\s(?:small|large|big|low|high|many|few|much)|nicht|keine?|falsch|faux|falsa?|неверн\w{1,3}|не)\b|n['’]t\b|不是|不对|不正|不等|错|錯|ではない|[✗✘❌✖])"
 )
 """Words that speak against an answer, in several languages; to be compiled with IGNORECASE."""
 
