@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from interpole.tasks.statements import (
@@ -316,6 +317,7 @@ _ADDED = re.compile(
 )
 _APPOSED = re.compile(r"(?:so\s|thus\s|hence\s)?(?:the|our|my|its|their)\s[^,\d$\\]{1,60},\s", re.IGNORECASE)
 _RESTATED = re.compile(r"(?:,|\bi\.e\.,?|\bnamely,?|\bthat\sis,?)\s\$([^$]{1,200})\$$")
+_MOST_NUMBERS = 4  # of a sentence in which only one is looked for
 _A_NUMBER = re.compile(r"(?<![\w.,/^+<>:±-])(?:\\?[$€£])?-?(?=\d)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
 _TAGS = re.compile(r"</?(?:b|strong|em|i|(?:final_)?answer)>", re.IGNORECASE)
@@ -444,8 +446,12 @@ def _said(sentence: str | None) -> str | None:
         if value and _IS_LEFT.match(sentence or "", value.end):
             return value.expression
     nearly = _NEARLY.search(sentence or "") or not _solved(sentence or "")
-    numbers = [] if nearly else _A_NUMBER.finditer(sentence or "")
-    only = {value.expression for number in numbers if (value := _value_at(sentence or "", number.start()))}
+    numbers = [] if nearly else list(islice(_A_NUMBER.finditer(sentence or ""), _MOST_NUMBERS))
+    only = {
+        value.expression
+        for number in numbers
+        if len(numbers) < _MOST_NUMBERS and (value := _value_at(sentence or "", number.start()))
+    }
     if len(only) == 1:
         return only.pop()
     bold = _BOLD.findall(sentence or "")
