@@ -316,6 +316,7 @@ _ADDED = re.compile(
     re.IGNORECASE,
 )
 _APPOSED = re.compile(r"(?:so\s|thus\s|hence\s)?(?:the|our|my|its|their)\s[^,\d$\\]{1,60},\s", re.IGNORECASE)
+_APPOSED_ENDS = re.compile(r"[\s*_$]{0,3},\s")
 _RESTATED = re.compile(r"(?:,|\bi\.e\.,?|\bnamely,?|\bthat\sis,?)\s\$([^$]{1,200})\$$")
 _MOST_NUMBERS = 4  # of a sentence in which only one is looked for
 _A_NUMBER = re.compile(r"(?<![\w.,/^+<>:±-])(?:\\?[$€£])?-?(?=\d)")
@@ -416,45 +417,47 @@ def _solved(expression: str) -> bool:
 
 def _conclusion(sentence: str | None) -> str | None:
     """What a sentence says, or else its part before what is only added to it (", 12 minutes later than planned")."""
-    main = _WHOSE.sub("", sentence or "")
+    if sentence is None:
+        return None
+    main = _WHOSE.sub("", sentence)
     value = _said(main)
     added = None if value else _ADDED.search(main)
     return _said(main[: added.start()]) if added else value
 
 
-def _said(sentence: str | None) -> str | None:
-    """The value behind the last verb or equality sign of a sentence, a series of solutions, or else the one that is bold."""
-    series = _SERIES.search(sentence or "")
+def _said(sentence: str) -> str | None:
+    """The value behind the last verb or equality sign of a sentence, a series of solutions, or else the one that stands out."""
+    series = _SERIES.search(sentence)
     if series and len(set(_VARIABLE.findall(series[0]))) == 1:
         return ", ".join(part.strip() for part in series[0].split("$")[1::2])
-    apposed = _APPOSED.match(sentence or "")
-    value = _value_at(sentence or "", apposed.end()) if apposed else None
-    if value and re.compile(r"[\s*_$]{0,3},\s").match(sentence or "", value.end):
+    apposed = _APPOSED.match(sentence)
+    value = _value_at(sentence, apposed.end()) if apposed else None
+    if value and _APPOSED_ENDS.match(sentence, value.end):
         return value.expression
-    for verb in reversed(list(_COMES_TO.finditer(sentence or ""))):
-        assert sentence is not None
+    for verb in reversed(list(_COMES_TO.finditer(sentence))):
         value = _value_at(sentence, verb.end())
         if verb[0].strip() == "=" and _LEFT_SIDE.search(sentence[: verb.start()]):
             continue
         ends = value and (_UNITS_AFTER.match(sentence, value.end) or _NAMED_AFTER.match(sentence, value.end))
         if value and ends and _solved(value.expression):
             return value.expression
-    if restated := _RESTATED.search(sentence or ""):
-        return restated[1]
-    for only in _ONLY.finditer(sentence or ""):
-        value = _value_at(sentence or "", only.end())
-        if value and _IS_LEFT.match(sentence or "", value.end):
+    restated = _RESTATED.search(sentence)
+    return restated[1] if restated else _outstanding(sentence)
+
+
+def _outstanding(sentence: str) -> str | None:
+    """The value of a sentence that is said to remain alone, is the only one in it, or is bold."""
+    for only in _ONLY.finditer(sentence):
+        value = _value_at(sentence, only.end())
+        if value and _IS_LEFT.match(sentence, value.end):
             return value.expression
-    nearly = _NEARLY.search(sentence or "") or not _solved(sentence or "")
-    numbers = [] if nearly else list(islice(_A_NUMBER.finditer(sentence or ""), _MOST_NUMBERS))
-    only = {
-        value.expression
-        for number in numbers
-        if len(numbers) < _MOST_NUMBERS and (value := _value_at(sentence or "", number.start()))
-    }
-    if len(only) == 1:
-        return only.pop()
-    bold = _BOLD.findall(sentence or "")
+    nearly = _NEARLY.search(sentence) or not _solved(sentence)
+    numbers = [] if nearly else list(islice(_A_NUMBER.finditer(sentence), _MOST_NUMBERS))
+    if len(numbers) < _MOST_NUMBERS:
+        values = {value.expression for number in numbers if (value := _value_at(sentence, number.start()))}
+        if len(values) == 1:
+            return values.pop()
+    bold = _BOLD.findall(sentence)
     value = _value_at(bold[0], 0) if len(bold) == 1 else None
     return value.expression if value and _UNITS_AFTER.match(bold[0], value.end) else None
 
