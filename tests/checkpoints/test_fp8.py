@@ -297,3 +297,90 @@ def test_other_quantisations_are_refused_with_the_remedy(tmp_path, method):
         CheckpointError, match=rf"quantised by {method}(.|\n)*remedy: take the checkpoint it was made from"
     ):
         interpole.open(folder)
+
+
+# ── one scale per tensor or row ──────────────────────────────────────────────────────────────────────────────────
+
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+def write_scaled(folder, seed, per_row, scale_dtype=np.float32, config=COMPRESSED, files=()):
+    """A folder with `weight_scale`, and its bfloat16 twin as torch computes it."""
+    torch = pytest.importorskip("torch")
+    stored, plain = {}, {}
+    for name, array in tiny.tensors(seed, layers=2, hidden=12, vocab=20).items():
+        stored[name] = plain[name] = array
+        if not is_quantised(name, array):
+            continue
+        weight = torch.from_numpy(array.astype(np.float32))
+        largest = weight.abs().amax(dim=-1, keepdim=True) if per_row else weight.abs().amax()
+        scale = torch.from_numpy((largest / 448).numpy().astype(scale_dtype).astype(np.float32))
+        codes = (weight / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+        read = (codes.to(torch.float32) * scale).to(torch.bfloat16)
+        stored[name] = codes.view(torch.uint8).numpy().view(E4M3)
+        stored[name + "_scale"] = scale.numpy().astype(scale_dtype)
+        stored[name.replace("weight", "input_scale")] = np.array([0.5], np.float32)
+        plain[name] = read.view(torch.uint16).numpy().view(BF16)
+    stored["model.layers.0.self_attn.k_scale"] = np.array(0.25, np.float32)
+    tiny.write(folder, stored, shards=2, config={"quantization_config": config} if config else {})
+    for name, content in dict(files).items():
+        (folder / name).write_text(json.dumps(content))
+    return folder, plain
+
+
+@pytest.mark.parametrize("scale_dtype", [np.float32, BF16])
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize(
+    ("config", "files"),
+    [
+        (COMPRESSED, {}),
+        ({"quant_method": "fbgemm_fp8"}, {}),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, {}),
+        (None, {"hf_quant_config.json": {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}}),
+    ],
+)
+def test_codes_with_a_scale_per_tensor_or_row_are_read_as_torch_computes_them(
+    tmp_path, per_row, scale_dtype, config, files
+):
+    folder, plain = write_scaled(tmp_path / "m", 0, per_row, scale_dtype, config, files)
+    checkpoint = interpole.open(folder)
+    assert set(checkpoint) == set(plain)
+    assert all(checkpoint[name].tobytes() == array.tobytes() for name, array in plain.items())
+    assert all(checkpoint.read(UP, 5, stop).tobytes() == plain[UP].reshape(-1)[5:stop].tobytes() for stop in (5, 9, 31))
+    interpole.save(interpole.merge(Recipe.between(folder, folder, 0.5)), tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
+    assert not (tmp_path / "out/hf_quant_config.json").exists()
+
+
+def test_a_model_with_a_scale_per_row_merges_with_its_bfloat16_twin(tmp_path):
+    folder, plain = write_scaled(tmp_path / "m", 0, per_row=True)
+    twin = tiny.write(tmp_path / "twin", plain)
+    merged = interpole.merge(Recipe.between(folder, twin, 0.3))
+    for name, array in plain.items():
+        exact = (0.7 * array.astype(np.float64) + 0.3 * array.astype(np.float64)).astype(np.float32).astype(BF16)
+        assert merged[name].tobytes() == exact.tobytes()
+    with pytest.raises(RecipeError, match="no source is FP8 in the layout of the result"):
+        interpole.merge(Recipe.between(folder, twin, 0.3, dtype="float8_e4m3fn"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "config", "message"),
+    [
+        ({"_scale": np.ones((4, 2), np.float32)}, {}, r"up_proj.weight_scale is F32 \[4, 2\]"),
+        ({"_scale": np.ones((32,), np.float32)}, {}, r"up_proj.weight_scale is F32 \[32\]"),
+        ({"_scale": None}, {}, "up_proj.weight has no .*up_proj.weight_scale"),
+        ({"_zero_point": np.zeros((1,), np.float32)}, {}, "up_proj.weight_zero_point beside"),
+        ({"_scale_inv": np.ones((1,), np.float32)}, {}, "up_proj.weight_scale_inv beside"),
+        ({"": np.ones((32, 16), ml_dtypes.float8_e5m2)}, {}, "matrices of E4M3 are read"),
+        ({}, {"transform_config": {"config_groups": {"u": {}}}}, "stored rotated"),
+        ({}, {"sparsity_config": {"format": "sparse-24-bitmask"}}, "stored packed"),
+    ],
+)
+def test_what_is_more_than_codes_times_scales_is_refused_by_name(tmp_path, changed, config, message):
+    stored = tiny.tensors(0, layers=1) | {UP: np.ones((32, 16), E4M3), UP + "_scale": np.ones((1,), np.float32)}
+    stored |= {UP + suffix: array for suffix, array in changed.items()}
+    stored = {name: array for name, array in stored.items() if array is not None}
+    folder = tiny.write(tmp_path / "m", stored, config={"quantization_config": COMPRESSED | config})
+    with pytest.raises(CheckpointError, match=rf"{message}[\s\S]*remedy: take the checkpoint it was made from"):
+        interpole.open(folder)

@@ -14,6 +14,7 @@ from interpole.checkpoints.views.experts import same_layout
 from interpole.checkpoints.views.fp8 import Dequantised, announced
 from interpole.checkpoints.views.heads import same_heads, settled
 from interpole.checkpoints.views.renaming import same_names
+from interpole.checkpoints.views.scaled import METHODS, MODELOPT, Scaled
 from interpole.checkpoints.views.vocabulary import same_vocabulary
 from interpole.errors import CheckpointError
 from interpole.files import StrPath, read_json
@@ -82,7 +83,7 @@ def fit(
 
 
 def readable(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint itself, or dequantised if it is FP8 in the layout that is read.
+    """The checkpoint itself, or dequantised if it is FP8 in a layout that is read.
 
     What its tensors are counts, not only what its config says: codes that nothing announces are refused too.
 
@@ -94,11 +95,13 @@ def readable(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     if method == "fp8" and (name is None or checkpoint.specs[name].dtype.startswith("F8")):
         return Dequantised(checkpoint)
+    if method in METHODS and name is not None and checkpoint.specs[name].dtype.startswith("F8"):
+        return Scaled(checkpoint)
     seen = f"; {name} is {checkpoint.specs[name]}" if name else ""
     raise CheckpointError(
         f"{checkpoint.label} is quantised by {method or 'a method that its config does not announce'}{seen}; its codes cannot "
         "be averaged and carry rounding errors larger than the difference between the two models",
-        remedy="take the checkpoint it was made from, in bf16 or FP8 with weight_scale_inv",
+        remedy="take the checkpoint it was made from, in bf16 or FP8 with weight_scale_inv or weight_scale",
     )
 
 
@@ -124,7 +127,7 @@ def _method(checkpoint: Checkpoint) -> str | None:
         )
     if said is not None:
         return str(said.get("quant_method") or "an unnamed method")
-    if path := checkpoint.assets.get("hf_quant_config.json"):
+    if path := checkpoint.assets.get(MODELOPT):
         told = read_json(path).get("quantization")
         method = told.get("quant_algo") if isinstance(told, Mapping) else told
         return None if method is None else f"ModelOpt ({method})"

@@ -22,10 +22,22 @@ from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, CorruptError, RecipeError
 from interpole.schema import Foreign, validated
 
-__all__ = ["KEY", "Blocks", "Dequantised", "Quantised", "announced", "quantise"]
+__all__ = [
+    "KEY",
+    "Blocks",
+    "Dequantised",
+    "Quantised",
+    "announced",
+    "dequantise",
+    "finite",
+    "quantise",
+    "without_quantisation",
+]
 
 KEY = "quantization_config"
 """Where a config says how its model is quantised."""
+
+KEYS = frozenset((KEY, "compression_config"))  # the second is what compressed-tensors wrote first
 
 SUFFIX = "_scale_inv"
 LARGEST = 448.0
@@ -55,30 +67,15 @@ class Blocks:
         """The scale of every element [start, stop) of tensor `name`, shape (stop - start,); of one element where all share it."""
         scale_name, shape = name + SUFFIX, self.codes[name].shape
         if self.block is None:
-            return self.checked(read(scale_name, 0, 1), scale_name)
+            return finite(read(scale_name, 0, 1), scale_name, name)
         columns, per_row = shape[-1], -(-shape[-1] // self.block[1])
         first, last = start // columns, -(-stop // columns)
         lines = _block_lines(shape, self.block[0], first, last)  # row → row of scales
         scales = read(scale_name, int(lines[0]) * per_row, (int(lines[-1]) + 1) * per_row)
-        wide = self.checked(scales, scale_name).reshape(-1, per_row)
+        wide = finite(scales, scale_name, name).reshape(-1, per_row)
         wide = np.repeat(wide, min(self.block[1], columns), axis=1)[:, :columns]  # (rows of scales, columns)
         chosen: Floats = wide[lines - lines[0]].reshape(-1)[start - first * columns : stop - first * columns]
         return chosen
-
-    def checked(self, scales: NDArray[Any], name: str) -> Floats:
-        """Scales in float32.
-
-        Raises:
-            CorruptError: one of them is NaN or infinite.
-        """
-        floats = _to_floats(scales)
-        if not np.isfinite(floats).all():
-            raise CorruptError(
-                f"{name} holds a scale that is {floats[~np.isfinite(floats)][0]}: every weight of its block would be no number",
-                name.removesuffix(SUFFIX),
-                "fetch the checkpoint again, or take it unquantised",
-            )
-        return floats
 
     def encode(self, name: str, start: int, stop: int, values: Reader) -> NDArray[Any]:
         """Elements [start, stop) of a tensor of codes or scales, from the float32 `values` of the weight.
@@ -158,7 +155,7 @@ class Dequantised(Checkpoint):
         """
         self.raw, self.blocks = raw, _find_blocks(raw)
         self.label, self.assets = raw.label, raw.assets
-        self.config = _without(raw.config)
+        self.config = without_quantisation(raw.config)
         scales = {name + SUFFIX for name in self.blocks.codes}
         self.specs = {
             name: TensorSpec("BF16", spec.shape) if name in self.blocks.codes else spec
@@ -175,7 +172,7 @@ class Dequantised(Checkpoint):
         codes = self.raw.read(name, start, stop)
         if start == stop:
             return codes.astype(DTYPES["BF16"])
-        return _dequantise(codes, self.blocks.expand(name, start, stop, self.raw.read)).astype(DTYPES["BF16"])
+        return dequantise(codes, self.blocks.expand(name, start, stop, self.raw.read)).astype(DTYPES["BF16"])
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies, if it is not quantised."""
@@ -287,15 +284,16 @@ class _Said(Foreign):
 def announced(config: Mapping[str, Any]) -> Any:
     """The `quantization_config` of a model or of a part of it such as `text_config`; None where none is announced."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    found = (part[key] for part in parts for key in (KEY, "compression_config") if part.get(key))
+    found = (part[key] for part in parts for key in sorted(KEYS, reverse=True) if part.get(key))
     return next(found, None)
 
 
-def _without(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_quantisation(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config and its parts without what `announced` finds."""
-    kept = {key: value for key, value in config.items() if key != KEY}
+    kept = {key: value for key, value in config.items() if key not in KEYS}
     return {
-        key: _without(value) if isinstance(value, Mapping) and KEY in value else value for key, value in kept.items()
+        key: without_quantisation(value) if isinstance(value, Mapping) and not KEYS.isdisjoint(value) else value
+        for key, value in kept.items()
     }
 
 
@@ -361,7 +359,23 @@ _VALUES = {
 """Value of every code; a look-up is several times faster than a cast."""
 
 
-def _dequantise(codes: NDArray[Any], scales: Floats) -> Floats:
+def finite(scales: NDArray[Any], name: str, weight: str) -> Floats:
+    """Scales in float32.
+
+    Raises:
+        CorruptError: one of them is NaN or infinite.
+    """
+    floats = _to_floats(scales)
+    if not np.isfinite(floats).all():
+        raise CorruptError(
+            f"{name} holds a scale that is {floats[~np.isfinite(floats)][0]}: every weight that it scales would be no number",
+            weight,
+            "fetch the checkpoint again, or take it unquantised",
+        )
+    return floats
+
+
+def dequantise(codes: NDArray[Any], scales: Floats) -> Floats:
     """Code · scale in float32; shapes must broadcast."""
     values: Floats = _VALUES[codes.dtype][codes.view(np.uint8)]
     values *= scales

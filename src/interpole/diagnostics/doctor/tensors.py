@@ -15,6 +15,7 @@ from interpole.checkpoints.names import depth_key, num_layers, role_of
 from interpole.checkpoints.open import coded
 from interpole.checkpoints.reduce import AbsoluteSums, absolute_sums, add_up, not_finite
 from interpole.checkpoints.views.fp8 import Dequantised, announced
+from interpole.checkpoints.views.scaled import Scaled
 from interpole.diagnostics.doctor.findings import Check, Finding, Side
 
 __all__ = ["CHECKS", "check_numbers", "check_weights"]
@@ -64,9 +65,9 @@ def _check_dtypes(a: Side, b: Side) -> Iterator[Finding]:
 def _check_quantisation(a: Side, b: Side) -> Iterator[Finding]:
     """Weights stored in codes of few bits, which cannot be averaged as they are."""
     for side in (a, b):
-        decoded = side.checkpoint if isinstance(side.checkpoint, Dequantised) else None
+        decoded = side.checkpoint if isinstance(side.checkpoint, Dequantised | Scaled) else None
         said = (announced((decoded.raw if decoded else side.checkpoint).config) or {}).get("quant_method")
-        if decoded and decoded.blocks.codes:
+        if decoded and coded(decoded.raw):
             what = f"{side.name} is stored in FP8 and read as bfloat16"
             why = "its weights carry rounding errors of up to 6 %, as large as the difference between two close sides"
             yield Finding(
