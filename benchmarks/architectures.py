@@ -21,9 +21,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from interpole.checkpoints.architectures import LAYER_TYPES, OLD_ROPE, TABLE, derive
 
 MODEL_TYPES = """
-    qwen2 qwen2_5_vl qwen3 qwen3_moe qwen3_next qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe llama mistral ministral ministral3
-    mistral3 mixtral phi3 olmo2 olmo3 glm glm4 glm4_moe gemma2 gemma3 gemma3_text deepseek_v2 deepseek_v3 lfm2 lfm2_moe
-    gpt_oss granite seed_oss exaone4 cohere2 hunyuan_v1_dense ernie4_5 minimax_m2 gpt2 gpt_neox pixtral
+    qwen2 qwen2_moe qwen2_5_vl qwen3 qwen3_moe qwen3_next qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe llama mistral ministral
+    ministral3 mistral3 mixtral phi3 olmo2 olmo3 glm glm4 glm4_moe gemma2 gemma3 gemma3_text deepseek_v2 deepseek_v3 lfm2 lfm2_moe
+    gpt_oss granite seed_oss exaone4 cohere2 hunyuan_v1_dense ernie4_5 minimax_m2 gpt2 gpt_neox
+    pixtral smollm3
 """
 OLD_NAMES = (
     "block_ff_dim",
@@ -54,6 +55,8 @@ PROBES: tuple[dict[str, Any], ...] = (
     {"num_hidden_layers": 7, "full_attn_idxs": [1, 4]},
     {"num_hidden_layers": 2, "layer_types": ["full_attention", "full_attention"]},
     {"mlp_only_layers": None},
+    {"num_hidden_layers": 7, "no_rope_layer_interval": 3, "use_sliding_window": True, "sliding_window": 64},
+    {"num_hidden_layers": 3, "no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 64},
 )
 PERIODS = ("sliding_window_pattern", "full_attention_interval", "")
 OTHER_TYPES = ("sliding_attention", "linear_attention", "conv")
@@ -65,10 +68,14 @@ def candidates(key: str) -> Iterator[list[Any]]:
         yield from (["all", kind] for kind in ("full_attention", *OTHER_TYPES))
         yield ["windowed", "sliding_window"]
         yield ["after", "max_window_layers", "sliding_window"]
+        yield ["alternating", "max_window_layers", "sliding_window"]
+        yield ["where_zero", "no_rope_layers", "use_sliding_window", "sliding_window"]
         for other in OTHER_TYPES:
             yield ["listed", "full_attn_idxs", "full_attention", other]
             for period in PERIODS:
                 yield from (["every", period, number, "full_attention", other] for number in range(2, 9))
+    if key == "no_rope_layers":
+        yield from (["every", "no_rope_layer_interval", number, 0, 1] for number in range(2, 9))
     if key == "sliding_window":
         yield ["if", "use_sliding_window", "sliding_window"]
     yield ["copy", "num_attention_heads"]
@@ -143,7 +150,8 @@ def derivations(cls: type[PreTrainedConfig], fields: Mapping[str, Any]) -> Itera
     for key in sorted(computed, key=lambda key: (key == "layer_types", key)):
         if key.endswith("token_id"):
             continue
-        values = [(given, found.get(key)) for given, found in answers]
+        filled = [other for other in computed if other == "no_rope_layers" and key == "layer_types"]
+        values = [(given | {other: found[other] for other in filled}, found.get(key)) for given, found in answers]
         yield key, rule_for(cls, key, values, computed)
 
 

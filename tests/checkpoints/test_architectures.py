@@ -157,6 +157,12 @@ PUBLISHED = {  # as the makers' files with transformers 4 look
         },
     },
 }  # fmt: skip
+SMOLLM3 = {
+    "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "hidden_size": 2048, "intermediate_size": 11008,
+    "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 4, "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 1, 1, 0] * 2, "use_sliding_window": False, "sliding_window": None, "rope_theta": 5000000.0,
+    "layer_types": ["full_attention"] * 8, "vocab_size": 128256, "torch_dtype": "bfloat16",
+}  # fmt: skip
 RENEWED = {  # what stands on the other side of a public pair, where that differs
     "a later Qwen": (QWEN3, QWEN3 | {"rope_theta": 1000000, "max_position_embeddings": 40960}, {"rope", "other-settings"}),
     "R1-Distill-Qwen": (QWEN2, QWEN2 | {"max_position_embeddings": 131072, "use_mrope": False}, {"other-settings"}),
@@ -165,6 +171,8 @@ RENEWED = {  # what stands on the other side of a public pair, where that differ
     "more heads": (OLMO3, OLMO3 | {"num_key_value_heads": 8}, {"settings"}),
     "windows elsewhere": (OLMO3, OLMO3 | {"layer_types": ["full_attention"] * 32}, {"window"}),
     "another scaling": (LLAMA, LLAMA | {"rope_scaling": LLAMA3 | {"rope_type": "llama3", "factor": 32.0}}, {"rope"}),
+    "rope everywhere": (SMOLLM3, SMOLLM3 | {"no_rope_layers": [1] * 8}, {"other-settings"}),
+    "rope left unsaid": (SMOLLM3, {k: v for k, v in SMOLLM3.items() if k != "no_rope_layers"}, set()),
     "a wider part": (GEMMA3, GEMMA3 | {"text_config": GEMMA3["text_config"] | {"sliding_window": 512}}, {"window"}),
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ def _count(settings: Settings, key: str) -> int | None:
     return value if type(value) is int and 0 < value < 1 << 31 else None
 
 
-def _per_layer(choose: Callable[[int], bool], settings: Settings, chosen: str, others: str) -> list[str] | None:
+def _per_layer(choose: Callable[[int], bool], settings: Settings, chosen: Any, others: Any) -> list[Any] | None:
     num_layers = _count(settings, "num_hidden_layers")
     known = num_layers is not None and num_layers <= MOST_LAYERS
     return [chosen if choose(i) else others for i in range(num_layers or 0)] if known else None
@@ -76,7 +76,18 @@ def _after(settings: Settings, start: str, window: str) -> list[str] | None:
     return _per_layer(lambda i: slides and i >= first, settings, "sliding_attention", "full_attention")
 
 
-def _every(settings: Settings, period: str, default: int, last: str, others: str) -> list[str] | None:
+def _alternating(settings: Settings, stop: str, window: str) -> list[str] | None:
+    last, slides = _count(settings, stop) or 0, bool(settings.get(window))
+    return _per_layer(lambda i: slides and i < last and i % 2 == 0, settings, "sliding_attention", "full_attention")
+
+
+def _where_zero(settings: Settings, key: str, *windows: str) -> list[str] | None:
+    flags, slides = settings.get(key), all(settings.get(window) for window in windows)
+    zeros = {i for i, flag in enumerate(flags) if not flag} if isinstance(flags, list) and slides else set()
+    return _per_layer(lambda i: i in zeros, settings, "sliding_attention", "full_attention")
+
+
+def _every(settings: Settings, period: str, default: int, last: Any, others: Any) -> list[Any] | None:
     number = _count(settings, period) or default
     return _per_layer(lambda i: (i + 1) % number == 0, settings, last, others)
 
@@ -99,8 +110,10 @@ RULES: Mapping[str, Callable[..., Any]] = {
     "if": lambda settings, switch, key: settings.get(key) if settings.get(switch) else None,
     "all": lambda settings, kind: _per_layer(lambda _: True, settings, kind, kind),
     "after": _after,
+    "alternating": _alternating,
     "every": _every,
     "listed": _listed,
+    "where_zero": _where_zero,
     "windowed": lambda settings, key: _after(settings, "", key),
 }
 """How a setting that is not given follows from others: the rules that `derived` names."""
@@ -167,7 +180,8 @@ def _as_class(settings: Settings, model_type: str) -> dict[str, Any]:
         if how.get("always") or found.get(key) is None:
             found[key] = derive(found, how["rule"])
         if key == "layer_types":
-            inputs |= {argument for argument in how["rule"][1:] if isinstance(argument, str)} - {"sliding_window"}
+            told = {argument for argument in how["rule"][1:] if isinstance(argument, str)}
+            inputs |= told - {"sliding_window", *derived}
     return {
         key: value
         for key, value in found.items()

@@ -255,6 +255,10 @@ class Fitting:
 def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Checkpoint:
     """Open what the recipe names and check that it fits.
 
+    What cannot be computed is refused here. Whether it makes sense (tokenizers, templates, settings that differ) is for
+    `interpole.diagnostics.doctor.examine_sources(sources, recipe.template_source)`, which the command line asks first. The doctor
+    uses merges, so it lies below this module and is not called from it; and a merge costs no reading of tokenizers.
+
     Args:
         recipe: the merge.
         sources: checkpoints by source name, if they are open already.
