@@ -93,6 +93,11 @@ def test_every_row_is_answered_as_by_the_folder_merged_at_its_lambda(pair, engin
                 assert [value for _, value in token.top] == pytest.approx(values.tolist(), abs=1e-4)
 
 
+def test_a_recipe_whose_points_lie_on_no_straight_line_is_refused(pair):
+    with pytest.raises(EngineError, match="linear merges, not for slerp"):
+        open_per_request(Recipe.between(*pair, 0.0, method="slerp"))
+
+
 def test_tokens_come_as_they_are_drawn_and_only_those_asked_for_have_log_probabilities(engine):
     _, tokens = run(engine, [Request(5, "x", GREEDY, 0, lam=0.3), Request(6, "x", GREEDY, 0, lam=0.3, top_logprobs=0)])
     assert [one.token_id for one in tokens[5]] == [one.token_id for one in tokens[6]]

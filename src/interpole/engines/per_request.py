@@ -174,15 +174,18 @@ class PerRequestEngine(TransformersEngine):
             raise EngineError(f"two requests with the key {request.key}", remedy="give each a key of its own")
         super().add(request._replace(lam=float(lam)))
 
-    @torch.inference_mode()
     def cancel(self, key: int) -> bool:
-        """Forget a request, wherever it is. Returns whether it was there: it is never answered."""
+        """Forget a request, wherever it is. Returns whether it was there: it is never answered.
+
+        Its row leaves the batch with the next step.
+        """
         for row in self._rows():
             if row.request.key == key:
                 row.finish = "cancelled"
                 if row in self._waiting:
                     self._waiting.remove(row)
-                self._leave()
+                if not self.num_running:
+                    self._batch = None
                 return True
         return False
 
@@ -413,6 +416,14 @@ def _inexact(what: str, where: object) -> EngineError:
 
 
 def open_per_request(recipe: Recipe, **options: Any) -> PerRequestEngine:
-    """The engine over both ends of a recipe, as `merge` would write them."""
+    """The engine over both ends of a recipe, as `merge` would write them.
+
+    Raises:
+        EngineError: its points do not lie on a straight line between its ends.
+    """
+    if recipe.method != "linear":
+        raise EngineError(
+            f"λ per request is for linear merges, not for {recipe.method}", remedy="merge it, and serve the folder"
+        )
     resolve = dial(recipe)
     return PerRequestEngine(resolve(recipe.at(0.0)), resolve(recipe.at(1.0)), **options)
