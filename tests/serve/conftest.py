@@ -43,3 +43,12 @@ def address(pair_server):
     """Where it is served."""
     with running(pair_server) as address:
         yield address
+
+
+@pytest.fixture
+def grouped_address():
+    """Where the tiny pair is served with one copy of its weights."""
+    pair = shipped()
+    options = Options(port=0, engine={"dtype": "float32"}, group=True)
+    with running(open_server(str(pair.instruct), str(pair.thinking), LEVELS, options)) as address:
+        yield address

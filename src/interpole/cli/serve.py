@@ -74,6 +74,14 @@ Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.", 
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, mps … [default: cuda where there is one]", rich_help_panel=_LIMITS)
 ]
+Group = Annotated[
+    bool,
+    typer.Option(
+        "--group",
+        help="One copy of the weights: requests queue by λ, and the weights move from one λ to the next.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,10 +111,12 @@ def serve(
     timeout_seconds: Timeout = 600.0,
     dtype: Dtype = "auto",
     device: Device = None,
+    group: Group = False,
 ) -> None:
     """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve,transformers]'`.
 
-    Both checkpoints are loaded once; requests of any λ run in one batch. A request says how much it shall think by
+    Both checkpoints are loaded once; requests of any λ run in one batch (--group: one λ after the other, with room for one
+    checkpoint). A request says how much it shall think by
     `"reasoning_effort": "low"`, by `"model": "interpole:low"` or `"interpole@0.55"`, or by `"lam": 0.55`; `none` is λ = 0.
     Open the address in a browser to compare three λ side by side.
 
@@ -118,7 +128,18 @@ def serve(
     if engine == "vllm":
         from importlib import import_module
 
-        _show(levels, f"http://{host}:{port}", bool(key))
+        _refuse_ours(
+            cors=cors,
+            log_prompts=log_prompts,
+            max_rows=max_rows != 128,
+            max_queue=max_queue != 256,
+            max_tokens=max_tokens,
+            timeout=timeout_seconds != 600.0,
+            dtype=dtype != "auto",
+            device=device,
+            group=group,
+        )
+        _show(levels, f"http://{host}:{port}", bool(key), page=False)
         start = import_module("interpole.serve.vllm").main
         start(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
         return
@@ -131,11 +152,20 @@ def serve(
 
     options = run.Options(
         host=host, port=port, api_key=key, cors=cors or (), max_rows=max_rows, max_queue=max_queue, max_tokens=max_tokens,
-        limits=Limits(timeout_seconds=timeout_seconds), log_prompts=log_prompts, engine={"dtype": dtype, "device": device},
+        limits=Limits(timeout_seconds=timeout_seconds), log_prompts=log_prompts, group=group,
+        engine={"dtype": dtype, "device": device},
     )  # fmt: skip
     _log(log_prompts)
     server = run.open_server(instruct, thinking, levels, options)
     run.listener(server, options, lambda address: _show(levels, address, bool(key))).run()
+
+
+def _refuse_ours(**given: object) -> None:
+    """Refuse what is said to the embedded engine where vLLM serves."""
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise EngineError(f"{option} is for --engine transformers", remedy="vLLM's own flags stand after --")
 
 
 def _levels(lam: float | None, effort: str | None, from_run: Path | None, name: str) -> Levels:
@@ -182,7 +212,7 @@ def _log(prompts: bool) -> None:
     log.setLevel(logging.INFO if prompts else logging.WARNING)
 
 
-def _show(levels: Levels, address: str, has_key: bool) -> None:
+def _show(levels: Levels, address: str, has_key: bool, *, page: bool = True) -> None:
     """The levels, the address, and four lines of Python that ask it."""
     from interpole.cli.show import console, table
 
@@ -203,7 +233,8 @@ def _show(levels: Levels, address: str, has_key: bool) -> None:
         else "Not measured: --from RUN says what to expect."
     )
     console.print(f"{words} Others: {levels.name}@0.55; without any, λ = {levels.default:g}.")
-    console.print(f"\nServing at {address} (the page), {address}/v1 (the API). Ctrl-C stops it.\n")
+    where = f"{address} (the page), {address}/v1 (the API)" if page else f"{address}/v1"
+    console.print(f"\nServing at {where}. Ctrl-C stops it.\n")
     console.print(example(levels, address, has_key), style="dim")
 
 

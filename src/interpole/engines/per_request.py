@@ -136,7 +136,11 @@ class PerRequestEngine(TransformersEngine):
         self.instruct, self.thinking, self.where = instruct, thinking, None
         self._events: list[Token] = []
         self._lams = _Lambdas(self._device)
-        _pair(self.model, thinking, self._lams)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Have the model answer by both checkpoints."""
+        _pair(self.model, self.thinking, self._lams)
 
     def versions(self) -> dict[str, str]:
         """Those of `TransformersEngine`, and that λ is in the batch."""

@@ -37,6 +37,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
     drain_seconds: float = DRAIN_SECONDS
+    group: bool = False  # one copy of the weights, one λ at a time
     engine: Mapping[str, Any] = field(default_factory=dict)  # the engine's own
 
 
@@ -47,10 +48,12 @@ def open_server(instruct: str, thinking: str, levels: Levels, options: Options) 
         CheckpointError, MismatchError, EngineError: the pair cannot be opened.
         TaskError: it has no chat template or no think markers.
     """
+    from interpole.engines.grouped import open_grouped
     from interpole.engines.per_request import open_per_request
 
     recipe = Recipe.between(instruct, thinking, levels.default)
-    engine = open_per_request(recipe, **{"max_rows": options.max_rows, **options.engine})
+    open_pair = open_grouped if options.group else open_per_request
+    engine = open_pair(recipe, **{"max_rows": options.max_rows, **options.engine})
     served = serve_pair(
         engine.instruct,
         engine.thinking,
