@@ -13,8 +13,10 @@ import pytest
 from scipy.stats import beta, binomtest, t
 
 from interpole.analysis.intervals import (
+    Interval,
     change_interval,
     expanded_level,
+    interval_text,
     proportion,
     ratio_intervals,
     share_interval,
@@ -373,6 +375,12 @@ def test_changes_of_many_questions_are_the_t_interval_nearly():
     change = np.random.default_rng(1).normal(0.02, 0.3, 400).clip(-1, 1)
     known = t.interval(0.95, 399, loc=change.mean(), scale=change.std(ddof=1) / 20)
     assert change_interval(change, 8).interval == pytest.approx((change.mean(), *known), abs=2e-4)
+
+
+def test_no_zero_is_written_with_a_minus():
+    near = Interval(-0.0001, -0.0004, 0.0002)
+    assert interval_text(near, 100, sign="+", unit=" points") == "+0.0 points [+0.0, +0.0]"
+    assert interval_text(Interval(-0.06, -0.2, 0.1)) == "-0.1 [-0.2, 0.1]"
 
 
 def test_a_change_in_shares_lies_between_minus_one_and_one():

@@ -317,6 +317,16 @@ def test_the_json_has_lam_on_top():
 # --- comparisons -------------------------------------------------------------------------------------------------
 
 
+def test_a_lambda_that_a_budget_names_is_not_said_to_be_among_the_best():
+    """λ = 0.6 is the most accurate within the budget; λ = 1 is far better, and dearer."""
+    samples = run({0.0: 0.1, 0.6: 0.4, 1.0: 0.95}, RUN_TOKENS, questions=200)
+    within = recommend(samples, max_tokens=501)
+    enough = recommend(samples, min_accuracy=0.3)
+    assert [(one.lam, one.tied, one.headline) for one in (within, enough)] == [(0.6, (), "")] * 2
+    assert (within.aim, enough.aim) == ("max_tokens", "min_accuracy")
+    assert recommend(samples).headline == "λ = 1 is the only one that is not seen to be worse"
+
+
 def test_points_are_found_by_name_or_lambda_and_compared_with_the_first():
     samples = run({0.0: 0.3, 0.6: 0.75, 1.0: 0.76}, RUN_TOKENS)
     found = compare(samples, ["1", "λ=0.6", "0.0"])

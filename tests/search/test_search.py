@@ -200,7 +200,7 @@ def test_what_was_confirmed_is_told_apart_from_what_was_chosen_by(found, capsys)
     result = search.run(found.file, found.folder)
     _show_result(replace(result, confirmed=replace(result.confirmed, num_before=2)), found.folder)
     told = " ".join(capsys.readouterr().out.split())
-    assert "Chosen on 3 questions, after a search on 5 others; being chosen by these numbers" in told
+    assert "Chosen on 3 questions, after a search on 5 others: the winner was chosen by these numbers" in told
     value = result.confirmed.accuracy
     shown = f"{100 * value.value:.1f} % [{100 * value.low:.1f}, {100 * value.high:.1f}]"
     assert f"on 2 questions that were used for nothing else: {result.confirmed.winner}: {shown}" in told

@@ -63,12 +63,13 @@ def ends_text(interval: Interval, scale: float = 1.0, digits: int = 1, sign: str
     """
     if math.isnan(interval.low):
         return ""
-    return f"[{scale * interval.low:{sign},.{digits}f}, {scale * interval.high:{sign},.{digits}f}]"
+    low, high = (round(scale * end, digits) + 0.0 for end in interval[1:])  # + 0.0: no -0.0
+    return f"[{low:{sign},.{digits}f}, {high:{sign},.{digits}f}]"
 
 
 def interval_text(interval: Interval, scale: float = 1.0, digits: int = 1, sign: str = "", unit: str = "") -> str:
     """A value with its ends as text, `61.3 % [58.0, 64.4]`; `unit` follows the value, the rest is as of `ends_text`."""
-    value = f"{scale * interval.value:{sign},.{digits}f}{unit}"
+    value = f"{round(scale * interval.value, digits) + 0.0:{sign},.{digits}f}{unit}"
     return f"{value} {ends_text(interval, scale, digits, sign)}".rstrip()
 
 

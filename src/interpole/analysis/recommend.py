@@ -60,6 +60,7 @@ class Recommendation:
 
     task: str  # of several tasks: their names with "+", each task weighing the same
     goal: str  # in words
+    aim: Goal  # by name; a cost is a budget of tokens
     choice: Choice | None  # None: nothing measured meets the budget
     nearest: Choice | None  # then: the λ that comes nearest to it
     share_of_accuracy: float | None  # of Thinking's (λ=1); None: it was not measured
@@ -82,11 +83,13 @@ class Recommendation:
         shown = self.choice or self.nearest
         if shown is None or self.tied_by == "unknown":
             return ""
+        others = f"λ = {', '.join(f'{lam:g}' for lam in self.tied)}"
+        if self.tied and self.detectable > LARGE:
+            return f"No winner: differences below {100 * self.detectable:.0f} points would go unseen ({others} may be as good)"
+        if self.aim != "accuracy":  # then it need not be among the best, and `why` says what it is
+            return f"λ = {shown.lam:g} cannot be told in accuracy from {others}" if self.tied else ""
         if not self.tied:
             return f"λ = {shown.lam:g} is the only one that is not seen to be worse"
-        others = f"λ = {', '.join(f'{lam:g}' for lam in self.tied)}"
-        if self.detectable > LARGE:
-            return f"No winner: differences below {100 * self.detectable:.0f} points would go unseen ({others} may be as good)"
         return f"λ = {shown.lam:g} is among the best, with {others}"
 
     @property
@@ -151,7 +154,7 @@ def recommend(
     off = _optimism(goal, limit, measured, errors) if errors is not None and shown.source == "measured" else None
     end = next((c for c in measured if c.lam == 1), None)
     return Recommendation(
-        task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), choice=choice,
+        task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), aim=goal, choice=choice,
         nearest=None if choice else shown,
         share_of_accuracy=shown.accuracy.value / end.accuracy.value if end and end.accuracy.value else None,
         share_of_tokens=shown.tokens.value / end.tokens.value if end and end.tokens.value else None,

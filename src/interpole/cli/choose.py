@@ -143,8 +143,8 @@ def _show_result(found: Result, out: Path) -> None:
 
     rows = [[one.name, share(one.interval), f"{one.tokens:,.1f}", _mark(one), seen(one)] for one in found.finalists]
     where = f"{found.num_choose_questions} questions, after a search on {found.num_search_questions} others"
-    columns = ["point", "accuracy, %: chosen by it", "Token #N", "", "in the search"]
-    table(f"Chosen on {where}; being chosen by these numbers, the winner is flattered by them", columns, rows)
+    columns = ["point", "accuracy, %", "Token #N", "", "in the search"]
+    table(f"Chosen on {where}: the winner was chosen by these numbers, so they flatter it", columns, rows)
     _show_confirmed(found.confirmed, found.num_confirm_questions)
     names = dict.fromkeys(name for values in found.importance.values() for name in values)
     if names:

@@ -233,7 +233,7 @@ def show_recommendation(found: Recommendation) -> None:
             f"corrected for having been chosen as the best of several: accuracy {share(found.expected)} %"
             f" ({100 * found.optimism:.1f} points less)"
         )
-    if found.tied:
+    if found.tied and not found.headline:
         console.print(f"cannot be told from it ({found.tied_by}): λ = {', '.join(f'{lam:g}' for lam in found.tied)}")
     for note in found.notes:
         console.print(Text(note, "bold red") if note.startswith("WARNING") else dim(note))

@@ -99,6 +99,7 @@ def confirm_share(study: Study, out: Path, wanted: float) -> float:
 
 def role_of(run: Path) -> str:
     """What a run is in a search, in words to read its numbers by; empty where it is none of a search."""
+    run = run.resolve()
     if not (run.parent / STUDY).is_file():
         return ""
     if run.name == CONFIRMED:
