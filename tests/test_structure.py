@@ -163,6 +163,14 @@ def test_every_command_is_explained_and_the_reference_is_up_to_date():
     assert (ROOT / "docs/cli.md").read_text() == reference(), "run `make docs`"
 
 
+def test_every_benchmark_is_named_in_the_help_and_in_the_docs():
+    from interpole.tasks import BENCHMARKS
+
+    help_of_task = next(line for line in (ROOT / "docs/cli.md").read_text().splitlines() if "an Inspect task" in line)
+    documented = (ROOT / "docs/tasks.md").read_text()
+    assert [name for name in BENCHMARKS if name not in help_of_task or f"`{name}`" not in documented] == []
+
+
 def test_help_answers_in_under_half_a_second():
     run = [sys.executable, "-X", "importtime", "-c", "import interpole.cli"]
     loaded = subprocess.run(run, capture_output=True, text=True, check=True).stderr
