@@ -83,7 +83,7 @@ def verdicts(task, choice, mathematics):
             yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
-@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,)])
+@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,)])
 def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does(sets):
     pytest.importorskip("math_verify")
     odd = [
@@ -105,6 +105,48 @@ def test_the_papers_gradings_say_what_they_always_said():
     for task in ("math", "choice"):
         for row, grade in verdicts(task, grading.choice_paper, grading.math_paper):
             assert list(grade) == row["paper"], row["response"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("It is not 6 but 9.", "It is 9."),
+        ("9, not 6, is it.", "9, is it."),
+        ("We get 9 rather than 6.5 here, so 9.", "We get 9, so 9."),
+        ("Instead of 6, take 9.", "take 9."),
+        ("~~6~~ 9", " 9"),
+        ("Es ist nicht 6, sondern 9.", "Es ist 9."),
+        ("No es 6 sino 9.", "es 9."),
+        ("Ce n'est pas 6 mais 9.", "est 9."),
+        ("不是6,而是9", "是9"),
+        ("6ではなく9です", "6ではなく9です"),  # without a particle before it, nobody knows where 6 begins
+        ("答えは6ではなく9です", "答えは9です"),
+        ("Is it 9? Yes.", "the answer is 9."),
+        ("Nothing but 9 works.", "only 9 works."),
+        ("It is not only 6 but many more.", "It is not only 6 but many more."),
+        ("Not sure, but we go on.", "Not sure, but we go on."),
+    ],
+)
+def test_what_is_denied_beside_a_claim_does_not_stand(text, stands):
+    assert statements.standing(text) == stands
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("B fits, the rest does not.", "B"),
+        ("A, C and D violate it.", "B"),
+        ("A and C violate it.", None),
+        ("Both A and B fit.", ""),
+        ("It is down to A and B. A is too small.", "B"),
+        ("B fits. I cannot tell, though.", ""),
+        ("If B fits, the rest does too.", None),
+        ("The wrong one is B; A, C and D are right.", "B"),
+        ("Does B fit?", None),
+    ],
+)
+def test_clauses_speak_for_letters_or_against_them(text, answer):
+    assert claims.claimed(text, "ABCD") == answer
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ _LABEL = re.compile(r"(?:\s{0,4}\d{1,2}[.)])?\s{0,4}[-*•>]{0,3}\s{0,2}[A-Za-z]
 _NUMBERED = re.compile(r"\s{0,4}\d{1,2}")
 _WHY = re.compile(r"\s{0,4}why\s", re.IGNORECASE)
 _SUPPOSED = re.compile(
-    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|cannot\sbe\sboth)\b",
+    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto|\sforced|\spressed)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|cannot\sbe\sboth)\b",
     re.IGNORECASE,
 )
 _WOULD = re.compile(r"(?<!\bi)\swould\b(?!\sbe\s(?:my|the)\b)", re.IGNORECASE)
@@ -44,7 +44,7 @@ _YES = re.compile(r"\s{1,3}(?:yes|indeed|correct|right)\b", re.IGNORECASE)
 # ── letters in them ──────────────────────────────────────────────────────────────────────────────────────────────
 
 _NOUN = (
-    r"(?:option|choice|answer|statement|letter|alternative|response|item|opción|opção|opzione|antwort|réponse|respuesta"
+    r"(?:option|choice|answer|statement|letter|alternative|response|item|structure|opción|opção|opzione|antwort|réponse|respuesta"
     r"|resposta|вариант|选项|選択肢)"
 )
 _WORD = r"0-9A-Za-z_À-ɏЀ-ӿ"  # of scripts that part words
@@ -82,7 +82,7 @@ _FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|[✓✔✅☑]|正しい|
 _CONCLUDES = re.compile(
     r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
     r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
-    r"|elimination|by|to|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
+    r"|elimination|by|to|get|obtain|arrive\sat|(?:stated|described)\sin|what|forced|pressed|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
     rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$",
     re.IGNORECASE,
 )
@@ -90,7 +90,7 @@ _IDENTIFIES = re.compile(
     rf"\b(?:the|only)\s.{{0,80}}\b(?:is|must\sbe|would\sbe)\s{{1,2}}(?:{_NOUN}\s)?$", re.IGNORECASE
 )
 _ENDS_CLAUSE = re.compile(
-    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given|that|which|over|rather|of\scourse)\b|the\s(?:correct|right|best|only)\b)",
+    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given|that|which|over|says|states|claims|predicts|rather|of\scourse)\b|the\s(?:correct|right|best|only)\b)",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(r"(?<=\w)[)*_\"]{0,3},\s|\s\((?!i\.e)")
@@ -103,6 +103,7 @@ _OTHER_NOUN = re.compile(
     re.IGNORECASE,
 )
 _SAID_TO_BE = re.compile(r"\b(?:it['’]s|it\sis|think|believe|say|answer\sis|so|choose|pick)\s$", re.IGNORECASE)
+_OUTDONE = re.compile(r"\b(?:not\sas\s\w{2,12}\sas|(?:worse|less\s\w{2,14})\sthan|inferior\sto)\s$", re.IGNORECASE)
 _NEITHER = re.compile(
     r"\b(?:neither|none|nor|doubt)\b|(?:\bnot|n['’]t)\s(?:think|believe|see|agree|say)\b", re.IGNORECASE
 )
@@ -132,6 +133,11 @@ def claimed(text: str, letters: str) -> str | None:
         if said:
             single = [one for one in said if len(one.letters) == 1] or said
             answer, last = single[-1], said[-1]
+            out = {
+                letter for one in claims if one.weight < 0 and one.position > answer.position for letter in one.letters
+            }
+            if len(answer.letters) > 1 and len(left := [one for one in answer.letters if one not in out]) == 1:
+                return left[0]
             several = len(answer.letters) > 1 or (last.position > answer.position and answer.letters[0] in last.letters)
             alike = {one.letters for one in said if one.said == answer.said and answer.said}
             return "" if several or len(alike) > 1 or withdrawn > answer.position else answer.letters[0]
@@ -215,6 +221,8 @@ def _weight(before: str, after: str) -> int:
         return -2 if _NEITHER.search(before) else 2
     if _ENDS_CLAUSE.match(after) and _IDENTIFIES.search(before):
         return 2 if against else 3
+    if _OUTDONE.search(before):
+        return 2
     if against or _LIKEWISE.search(before):
         return -2 if against else 0
     if _ENDS_CLAUSE.match(after) and (

@@ -310,7 +310,7 @@ _IS_LEFT = re.compile(
     r"\s{1,2}(?:works?|remains?|fits?|survives?|qualifies|satisf\w{1,4}|is\s(?:valid|possible|left|admissible))\b",
     re.IGNORECASE,
 )
-_WHOSE = re.compile(r",\s(?:whose|or\s(?:about|approximately|roughly))\b.{1,200}$", re.IGNORECASE)
+_WHOSE = re.compile(r",\s(?:whose|that\sis|(?:or\s)?(?:about|approximately|roughly|around))\b.{1,200}$", re.IGNORECASE)
 _ADDED = re.compile(
     r",\s(?:which|where|with|because|since|as|when|though|although|followed\sby|\d[^,=]{0,40}\s(?:than|of\s(?:them|which|whom)))\b.{1,200}$",
     re.IGNORECASE,
@@ -328,6 +328,12 @@ _REMARK = re.compile(  # what may follow an answer without being one
     re.IGNORECASE,
 )
 _VALUE = re.compile(rf"[\d∞π]|\\[A-Za-z]|\$|\b(?:{'|'.join((*_ONES, *_TENS))})\b", re.IGNORECASE)
+_TO = re.compile(r"(\d{1,6})\sto\s(\d{1,6})")
+_AGAINST = re.compile(AGAINST, re.IGNORECASE)
+_CLAUSES = re.compile(r",?\s(?:but|and|while|whereas)\s|;\s")
+_NO_MORE = re.compile(
+    r"\b(?:no|nothing|none)\s(?:more|else|others?|smaller|larger|less|bigger|greater)\b", re.IGNORECASE
+)
 _PART = re.compile(r"^\s{0,4}\(?[A-Ha-h][).:]\s{1,3}(?=[-$\\]{0,2}\d)", re.MULTILINE)  # the answers to several parts
 _TAIL = 8 * MAX_LENGTH
 _MOST_LINES = 12
@@ -339,7 +345,7 @@ _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE)
 _DOUBT = re.compile(
-    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|may|could|unless|suppose|assum\w{{1,3}}|try|let['’]?s\s(?:test|try)|between"
+    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|may|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|under|over|slightly"
     r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|page|step|lemma|theorem|equation"
     r"|cases?|example|(?:problem|question)\s\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
     re.IGNORECASE,
@@ -350,8 +356,8 @@ _NEARLY = re.compile(
 )
 _COMES_TO = re.compile(
     r"(?:=|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith"
-    r"|left\swith|arrives?\sat|equals?|is|are|was|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
-    r"|yields?|find|answer|say|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|有|得|は|が|—)"
+    r"|left\swith|arrives?\sat|equals?|is|are|was|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?|at|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
+    r"|yields?|find|answer|say|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|有|剩|得|は|が|—)"
     r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around|the\s(?:point|number|value|pair))\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
@@ -385,9 +391,19 @@ def _sentence(text: str) -> str | None:
                 return None
             continue
         sentence = _ARTICLE.sub("", _PICTURES.sub("", part)).strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
+        sentence = _TEXT_UNIT.sub("", sentence)
+        sentence = _TO.sub(r"\1:\2", sentence) if "ratio" in sentence else sentence
+        sentence = _without_denials(sentence)
         sentence = _ASIDE.sub("", _PREMISE.sub("", _ROUNDED.sub("", sentence)))
         return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
     return None
+
+
+def _without_denials(sentence: str) -> str:
+    """A sentence without clauses that only deny another value: "8 fails but 7 works", "7 days and no more"."""
+    clauses = _CLAUSES.split(sentence)
+    kept = [one for one in clauses if not (_AGAINST.search(one) and (re.search(r"\d", one) or _NO_MORE.search(one)))]
+    return kept[-1] if 0 < len(kept) < len(clauses) and re.search(r"\d", kept[-1]) else sentence
 
 
 def _from_the_end(text: str) -> Iterator[str]:
@@ -422,7 +438,7 @@ def _conclusion(sentence: str | None) -> str | None:
     main = _WHOSE.sub("", sentence)
     value = _said(main)
     added = None if value else _ADDED.search(main)
-    return _said(main[: added.start()]) if added else value
+    return (_said(main[: added.start()]) if added else value) or _said(sentence)
 
 
 def _said(sentence: str) -> str | None:

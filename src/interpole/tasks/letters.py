@@ -108,8 +108,8 @@ def read_choice(text: str, num_choices: int, options: Sequence[str] = ()) -> str
     """
     text, letters = standing(fold(text)), _LETTERS[:num_choices]
     found = [letter for _, letter in sorted(_statements(text, letters))]
-    if found:
-        return found[-1] or None
+    if found and found[-1]:
+        return found[-1]
     answer = claimed(text, letters)
     if answer is not None:
         return answer or None

@@ -137,7 +137,7 @@ def asked_back(text: str, position: int) -> bool:
 _Y = r"(?=(?:the\s|option\s|choice\s){0,2}[(\[$\\*\"']{0,3}-?(?:\d|[A-Z](?![a-z])))"  # what is claimed
 AGAINST = (
     r"(?:\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|fails?|failed|ruled?|ruling|eliminat(?!ion)\w{1,4}|exclud\w{1,4}"
-    r"|discard\w{0,3}|reject\w{0,3}|dismiss\w{0,3}|impossible|violat\w{1,4}|contradict\w{0,3}|worse|part(?:ial)?ly|tempting|retract\w{0,3}|withdr[ae]w\w{0,2}|exceeds?|multiples?\sof"
+    r"|discard\w{0,3}|reject\w{0,3}|dismiss\w{0,3}|impossible|violat\w{1,4}|contradict\w{0,3}|worse|part(?:ial)?ly|tempting|contrary|retract\w{0,3}|withdr[ae]w\w{0,2}|exceeds?|multiples?\sof"
     r"|(?:far\s)?too\s(?:small|large|big|low|high|many|few|much)|nicht|keine?|falsch|faux|falsa?|неверн\w{1,3}|не)\b|n['’]t\b|不是|不对|不正|不等|错|錯|ではない|[✗✘❌✖])"
 )
 """Words that speak against an answer, in several languages; to be compiled with IGNORECASE."""
@@ -147,6 +147,13 @@ SURELY = r"(?:(?:definitely|clearly|certainly|surely|obviously|probably|likely|m
 _X = r"(?:[^.;?!\n]|\.(?=\d)){1,60}?"  # what is denied
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
+    (
+        re.compile(
+            rf"\b(?:no|none|nothing)\s(?:other\s\w{{2,12}}\sthan|(?:\w{{2,12}}\s){{0,2}}(?:other\sthan|except(?:\sfor)?|but))\s{_Y}",
+            re.I,
+        ),
+        "only ",
+    ),
     (
         re.compile(
             rf"\b(?P<verb>is|are|was)(?:\snot|n['’]t)\s(?!only\b){_X},?\s(?:but(?:\s(?:rather|instead))?|rather)\s{_Y}",
@@ -190,7 +197,7 @@ _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
     (re.compile(r",?\s(?:rather\sthan|instead\sof|as\sopposed\sto)\s(?:[^.;,\n]|\.(?=\d)){1,120}", re.I), ""),
     (
         re.compile(
-            r"\s?\((?:and\s)?not\s[^()\n]{1,60}\)|,\s(?:and\s|but\s)?not\s(?:option\s|choice\s|the\s)?[^\s,;]{1,40}?(?=[\s*_$]{0,3}(?:[.,;!)](?!\d)|\n|$))",
+            r"\s?\((?:and\s)?not\s[^()\n]{1,60}\)|,\s(?:and\s|but\s)?(?:definitely\s|certainly\s)?not\s(?:option\s|choice\s|the\s)?[^\s,;]{1,40}?(?=[\s*_$]{0,3}(?:[.,;!)](?!\d)|\n|$))",
             re.I,
         ),
         "",
