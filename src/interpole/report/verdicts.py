@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from math import isnan
 from types import MappingProxyType
 from typing import Literal
 
@@ -131,7 +132,7 @@ def _use(
         m = min(cheaper, key=lambda one: one.tokens.value)
         saving = 1 - m.tokens.value / top.tokens.value
         what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {_percent(m.mean)}."
-    if best.tied and best.detectable == best.detectable:
+    if best.tied and not isnan(best.detectable) and not best.headline.startswith("No winner"):  # which says it
         what += f" Differences below {100 * best.detectable:.1f} points would go unseen."
     return [Verdict("use", task, best.headline, what, command)]
 
