@@ -260,10 +260,11 @@ def test_a_merge_killed_at_random_moments_leaves_no_model_and_is_finished_by_the
                 reader.recv()
         process.kill()
         process.join()
-        assert not (partial / "config.json").exists()
+        for folder in (out, partial):  # config.json is written last, so whatever has one is whole
+            if (folder / "config.json").exists():
+                written = interpole.open(folder)
+                assert all(written[name].tobytes() == merged[name].tobytes() for name in merged)
         if out.exists():
-            written = interpole.open(out)
-            assert all(written[name].tobytes() == merged[name].tobytes() for name in merged)
             finished += 1
             shutil.rmtree(out)
     assert resumed > 3
