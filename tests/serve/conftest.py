@@ -1,33 +1,22 @@
 """One server on the shipped pair for all tests of a session, and servers over an engine that is written."""
 
-import threading
-from contextlib import contextmanager
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'interpole[serve]'")
 pytest.importorskip("torch", reason="torch is not installed")
 
+from serving import running
+
 from interpole.lab import shipped
 from interpole.serve.levels import Levels, parse_efforts
-from interpole.serve.run import Options, listener, open_server
+from interpole.serve.run import Options, open_server
 
 LEVELS = Levels(0.6, parse_efforts("low=0.4,medium=0.6,high=1"), "pair")
-
-
-@contextmanager
-def running(server, options=None):
-    """The address of a server, for the length of a block."""
-    ready, found = threading.Event(), []
-    options = options or Options(port=0)
-    listening = listener(server, options, lambda address: (found.append(address), ready.set()))
-    thread = threading.Thread(target=listening.run, daemon=True)
-    thread.start()
-    assert ready.wait(20)
-    yield found[0]
-    listening.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ def serve(
     levels = _levels(lam, effort, from_run, name)
     key = _key(api_key, api_key_env)
     if engine == "vllm":
-        from importlib import import_module
+        from interpole.serve import vllm
 
         _refuse_ours(
             cors=cors,
@@ -140,8 +140,7 @@ def serve(
             group=group,
         )
         _show(levels, f"http://{host}:{port}", bool(key), page=False)
-        start = import_module("interpole.serve.vllm").main
-        start(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
+        vllm.main(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
         return
     if engine != "transformers":
         raise EngineError(f"no engine {engine!r} serves", remedy="there are transformers and vllm")

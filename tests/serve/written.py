@@ -1,0 +1,89 @@
+"""An engine that writes as many letters as it is told; its tokens are characters."""
+
+import time
+
+from interpole.chat import Markers, ThinkFormat
+from interpole.engines.base import Finished
+from interpole.engines.per_request import Token
+from interpole.errors import EngineError
+from interpole.records import Generation, Sampler
+from interpole.serve.app import Limits, Server
+from interpole.serve.driver import Driver
+from interpole.serve.levels import Level, Levels
+from interpole.serve.served import Served
+
+END = 0
+TEMPLATE = "{{ messages[-1].content }}"
+
+
+class Letters:
+    """A tokenizer whose tokens are characters."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+    def decode(self, tokens, **_):
+        return "".join(map(chr, tokens))
+
+
+class WrittenEngine:
+    """Answers `say N` with N letters; `fail` makes its next step fail, `hang` makes it wait."""
+
+    def __init__(self, max_rows=16, step_seconds=0.0):
+        self.max_rows, self.step_seconds = max_rows, step_seconds
+        self.waiting, self.rows, self.drawn = [], {}, []
+        self.fails = 0
+        self.lams = set()
+        self.most_rows = 0
+
+    busy = property(lambda self: bool(self.waiting or self.rows))
+    num_running = property(lambda self: len(self.rows))
+    num_waiting = property(lambda self: len(self.waiting))
+
+    def add(self, request):
+        if "refuse" in request.prompt:
+            raise EngineError("this prompt is refused")
+        self.waiting.append(request)
+
+    def cancel(self, key):
+        self.waiting = [request for request in self.waiting if request.key != key]
+        self.rows.pop(key, None)
+
+    def abandon(self):
+        self.waiting, self.rows = [], {}
+
+    def events(self):
+        drawn, self.drawn = self.drawn, []
+        return drawn
+
+    def step(self):
+        time.sleep(self.step_seconds)
+        if self.fails:
+            self.fails -= 1
+            raise RuntimeError("out of memory")
+        while self.waiting and len(self.rows) < self.max_rows:
+            request = self.waiting.pop(0)
+            number = int(request.prompt.split("say ")[1].split()[0]) if "say " in request.prompt else 3
+            text = f"<think>so</think>{'x' * number}"
+            self.rows[request.key] = (request, [ord(letter) for letter in text] + [END], [])
+            self.lams.add(request.lam)
+        self.most_rows = max(self.most_rows, len(self.rows))
+        finished = []
+        for key, (request, left, done) in list(self.rows.items()):
+            done.append(left.pop(0))
+            self.drawn.append(Token(key, done[-1], -0.5, ((done[-1], -0.5),)))
+            finish = "stop" if done[-1] == END else "length" if len(done) >= request.sampler.max_tokens else ""
+            if finish:
+                text = "".join(map(chr, done[:-1] if finish == "stop" else done))
+                finished.append(Finished(key, Generation(text, len(done), finish)))
+                del self.rows[key]
+        return finished
+
+
+def server_of(engine, *, max_requests=1000, **options):
+    """A server over an engine that is written."""
+    form = ThinkFormat(Markers("<think>", "</think>"), TEMPLATE)
+    levels = Levels(0.5, {"low": Level(0.2), "high": Level(1.0)}, "pair")
+    served = Served(levels, (form, form), (Sampler(max_tokens=1),) * 2, Letters(), 100_000, "f" * 64)
+    options = {"limits": Limits(), **options}
+    return Server(served, Driver(engine, max_requests=max_requests), **options)
