@@ -27,12 +27,12 @@ class Letters:
 
 
 class WrittenEngine:
-    """Answers `say N` with N letters; `fail` makes its next step fail, `hang` makes it wait."""
+    """Answers `say N` with N letters; its next `fails` steps fail, and the one numbered `fails_at_step`."""
 
     def __init__(self, max_rows=16, step_seconds=0.0):
         self.max_rows, self.step_seconds = max_rows, step_seconds
         self.waiting, self.rows, self.drawn = [], {}, []
-        self.fails = 0
+        self.fails, self.fails_at_step, self.num_steps = 0, None, 0
         self.lams = set()
         self.most_rows = 0
 
@@ -58,6 +58,8 @@ class WrittenEngine:
 
     def step(self):
         time.sleep(self.step_seconds)
+        self.num_steps += 1
+        self.fails += self.num_steps == self.fails_at_step
         if self.fails:
             self.fails -= 1
             raise RuntimeError("out of memory")

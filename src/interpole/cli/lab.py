@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interpole.cli.options import Json
+from interpole.errors import EngineError
 
 if TYPE_CHECKING:
     from interpole.lab import Pair
@@ -94,6 +95,7 @@ def demo(
     merged = out / f"merged-{choice:g}"
     if not merged.exists():
         _step("The model", "merge", *ends, "--lambda", f"{choice:g}", "--out", merged)
+    _served(ends, run)
     console.print()
     console.rule("There it is", align="left")
     console.print(f"The page is {run / 'report.html'}, the model {merged}.", soft_wrap=True)
@@ -113,6 +115,52 @@ def _step(title: str, *words: object) -> None:
     console.print(f"$ interpole {shlex.join(arguments)}\n", style="bold", soft_wrap=True)
     if code := app(arguments, standalone_mode=False):
         raise typer.Exit(code)
+
+
+def _served(ends: tuple[Path, Path], run: Path) -> None:
+    """Serve the pair with the levels of the run, and ask it once at each effort."""
+    import subprocess
+    import sys
+
+    from interpole.cli.show import console, table
+
+    console.print()
+    console.rule("One server, λ in every request", align="left")
+    words = ["serve", *map(str, ends), "--from", str(run), "--port", "0", "--dtype", "float32"]
+    console.print(f"$ interpole {shlex.join(words)}\n", style="bold", soft_wrap=True)
+    server = subprocess.Popen([sys.executable, "-m", "interpole", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        address = ""
+        for line in server.stdout or ():
+            if "Serving at " in line:
+                address = line.split("Serving at ")[1].split(" ")[0]
+                break
+            console.print(line, end="")
+        if server.poll() is not None or not address:
+            raise EngineError("the server did not start", remedy="run the command above to see why")
+        rows = [[effort, *_asked(address, effort)] for effort in ("none", "low", "medium", "high")]
+    finally:
+        server.terminate()
+        server.wait()
+    table(f"{QUESTION} (right: {ANSWER}), asked once at each effort", ["effort", "λ", "tokens", "answer"], rows)
+
+
+QUESTION, ANSWER = "34 a-1 b-5 c*2 d+7 e-9 = ?", "54"
+
+
+def _asked(address: str, effort: str) -> list[str]:
+    """λ, tokens and answer of one request."""
+    from urllib.request import Request, urlopen
+
+    body = {"messages": [{"role": "user", "content": QUESTION}], "reasoning_effort": effort, "temperature": 0}
+    request = Request(f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as response:
+        reply = json.load(response)
+        lam = response.headers["x-interpole-lambda"]
+    usage = reply["usage"]
+    thought = usage["completion_tokens_details"]["reasoning_tokens"]
+    tokens = f"{usage['completion_tokens']} ({thought} thinking)"
+    return [lam, tokens, reply["choices"][0]["message"]["content"]]
 
 
 @lab.command()

@@ -235,6 +235,7 @@ def _show(levels: Levels, address: str, has_key: bool, *, page: bool = True) -> 
     where = f"{address} (the page), {address}/v1 (the API)" if page else f"{address}/v1"
     console.print(f"\nServing at {where}. Ctrl-C stops it.\n")
     console.print(example(levels, address, has_key), style="dim")
+    console.file.flush()  # a log file or a pipe shall have it now, not when the server ends
 
 
 def example(levels: Levels, address: str, has_key: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -47,10 +48,12 @@ def open_server(instruct: str, thinking: str, levels: Levels, options: Options) 
     Raises:
         CheckpointError, MismatchError, EngineError: the pair cannot be opened.
         TaskError: it has no chat template or no think markers.
+        OutputError: the port is taken.
     """
     from interpole.engines.grouped import open_grouped
     from interpole.engines.per_request import open_per_request
 
+    _check_free(options.host, options.port)
     recipe = Recipe.between(instruct, thinking, levels.default)
     open_pair = open_grouped if options.group else open_per_request
     engine = open_pair(recipe, **{"max_rows": options.max_rows, **options.engine})
@@ -72,6 +75,15 @@ def open_server(instruct: str, thinking: str, levels: Levels, options: Options) 
         limits=options.limits,
         log_prompts=options.log_prompts,
     )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Say now, not after the weights were read, that a port is taken."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        remedy = "is something else there? take another --port"
+        raise OutputError(f"cannot listen on {host}:{port}: {error.strerror}", remedy=remedy) from None
 
 
 def listener(server: Server, options: Options, on_ready: Callable[[str], None]) -> uvicorn.Server:
@@ -105,8 +117,7 @@ class _Uvicorn(uvicorn.Server):
         try:
             await super().startup(sockets)
         except SystemExit:
-            what = f"cannot listen on {self.config.host}:{self.config.port}"
-            raise OutputError(what, remedy="is something else there? take another --port") from None
+            raise OutputError(f"cannot listen on {self.config.host}:{self.config.port}") from None
         if self.started:
             port = next(iter(self.servers[0].sockets)).getsockname()[1] if self.servers else self.config.port
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host

@@ -1,0 +1,54 @@
+"""`interpole serve` before it serves: what is said of levels, keys and addresses, and what is refused."""
+
+import socket
+
+import pytest
+from typer.testing import CliRunner
+
+from interpole.cli import app
+from interpole.cli.serve import example
+from interpole.errors import EngineError, OutputError, RecipeError
+from interpole.lab import shipped
+from interpole.serve.levels import Level, Levels
+
+PAIR = shipped()
+SERVE = ["serve", str(PAIR.instruct), str(PAIR.thinking)]
+
+
+def refused(*words, **environment):
+    return CliRunner().invoke(app, [*SERVE, *words], env=environment).exception
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "said"),
+    [
+        (["--effort", "low=2"], RecipeError, "no effort and λ from 0 to 1"),
+        (["--effort", "low=0.4"], RecipeError, "medium"),
+        (["--effort", "low=0.4", "--lambda", "1.5"], RecipeError, "cannot be served"),
+        (["--effort", "low=0.4", "--from", "run"], RecipeError, "--effort and --from"),
+        (["--api-key", "a", "--api-key-env", "B"], RecipeError, "--api-key and --api-key-env"),
+        (["--api-key-env", "NOT_SET_ANYWHERE"], RecipeError, "not set"),
+        (["--engine", "llama.cpp"], EngineError, "llama.cpp"),
+        (["--", "--tensor-parallel-size", "2"], EngineError, "--tensor-parallel-size 2"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_is_loaded(words, kind, said):
+    error = refused(*words)
+    assert isinstance(error, kind)
+    assert said in str(error)
+
+
+def test_a_port_that_is_taken_is_named():
+    pytest.importorskip("uvicorn")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        error = refused("--port", str(taken.getsockname()[1]), "--dtype", "float32")
+    assert isinstance(error, OutputError)
+    assert "cannot listen on 127.0.0.1" in str(error)
+
+
+def test_the_lines_that_are_shown_never_hold_the_key():
+    shown = example(Levels(0.5, {"low": Level(0.2)}, "mine"), "http://127.0.0.1:8000", has_key=True)
+    assert 'api_key="…"' in shown
+    assert "mine:low" in shown
