@@ -134,19 +134,19 @@ def main() -> None:
     """Measure, print two tables and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and samples")
-    rounds, samples = (2, 1) if parser.parse_args().quick else (5, 4)
+    rounds, samples = (2, 1) if parser.parse_args().quick else (4, 2)
     tiny = shipped()
     with tempfile.TemporaryDirectory(prefix="interpole-bench-") as temporary:
         costs = {
             "tiny pair": cost((Path(tiny.instruct), Path(tiny.thinking)), rounds),
             "wide pair": cost(wide_pair(Path(temporary)), rounds),
         }
-    swept = sweep(samples, max(1, rounds // 2))
     print(f"{os.cpu_count()} cores, load average of the last quarter of an hour {os.getloadavg()[2]:.1f}\n")
     print("| tokens per CPU second | plain | one λ | an end | mixed |\n| --- |" + " ---: |" * 4)
     for name, found in costs.items():
         cells = [f"{value:,.0f} ({value / found['plain']:.2f} ×)" for value in found.values()]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    swept = sweep(samples, max(1, rounds // 2))
     ratio = swept["one queue"] / swept["switches"]
     print("\n| a sweep over eleven λ | switches | one queue | ratio |\n| --- | ---: | ---: | ---: |")
     print(f"| tokens per CPU second | {swept['switches']:,.0f} | {swept['one queue']:,.0f} | {ratio:.2f} |")

@@ -22,6 +22,9 @@ __all__ = ["Options", "listener", "open_server"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DRAIN_SECONDS = 60.0
+KEEP_ALIVE_SECONDS = (
+    75  # longer than clients and proxies keep a connection: else they ask on one that is just being closed
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def listener(server: Server, options: Options, on_ready: Callable[[str], None]) 
     app = application(server, cors=options.cors)
     config = uvicorn.Config(
         app, host=options.host, port=options.port, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=5, log_config=None,
+        timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, log_config=None,
     )  # fmt: skip
     return _Uvicorn(config, server, options.drain_seconds, on_ready)
 
