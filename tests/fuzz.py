@@ -28,6 +28,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -477,8 +478,9 @@ def _import_all() -> None:
     import interpole
 
     for module in pkgutil.walk_packages(interpole.__path__, "interpole."):
-        if not module.name.endswith(("__main__", "_worker", ".vllm")):
-            importlib.import_module(module.name)
+        if not module.name.endswith(("__main__", "_worker")):
+            with suppress(ModuleNotFoundError):  # of an extra that is not installed
+                importlib.import_module(module.name)
 
 
 def fuzz(
