@@ -25,6 +25,7 @@ from interpole.errors import CorruptError, InterpoleError, InterpoleWarning, Out
 
 __all__ = [
     "LFS_POINTER",
+    "LONGEST_NAME",
     "StrPath",
     "content_hash",
     "exclusive",
@@ -49,6 +50,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that Git leaves in place of a large file that was not fetched."""
 StrPath = str | os.PathLike[str]
 """A path as callers give it."""
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
 MAX_SEED = 2**31 - 1
 MOST_DIGITS = 300
 """Of a whole number in a file; longer ones fit no float, and many functions fail at them in their own ways."""

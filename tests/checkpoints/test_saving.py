@@ -523,7 +523,8 @@ def renamed_shard(pair, name):
         "interpole_recipe.yml",
         ".fingerprint",
         "modeling_x.py",
-        "config.json.safetensors/",
+        "../config.json.safetensors/",
+        f"{'x' * 300}.safetensors/",
         "a\x1b.safetensors",
     ],
 )
@@ -531,7 +532,7 @@ def test_a_shard_that_is_not_called_like_one_is_refused(pair, name):
     if not name.endswith("/"):
         renamed_shard(pair, name)
     else:
-        (pair[0] / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": f"../{name}"}}))
+        (pair[0] / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name[:-1]}}))
     with pytest.raises(CorruptError, match="weight_map"):
         interpole.open(pair[0])
 

@@ -27,7 +27,7 @@ from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import NO_ASSETS, fetch_headers, locate
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, refuse_pointer
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
-from interpole.files import StrPath, read_json
+from interpole.files import LONGEST_NAME, StrPath, read_json
 
 __all__ = [
     "DTYPES",
@@ -385,7 +385,10 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
 def _is_shard_name(name: object) -> bool:
     """Whether it names a file of weights in the same folder: nothing that a config, a card or a lock is called."""
     return (
-        isinstance(name, str) and name.isprintable() and re.fullmatch(r"[^./\\][^/\\]*\.safetensors", name) is not None
+        isinstance(name, str)
+        and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME
+        and re.fullmatch(r"[^./\\][^/\\]*\.safetensors", name) is not None
     )
 
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_val
 
 from interpole.chat import Markers, ThinkFormat
 from interpole.errors import OutputError, RunError, printable
-from interpole.files import StrPath, no_follow, open_regular, parse_json, write_atomic
+from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, parse_json, write_atomic
 from interpole.schema import Strict, validated
 
 __all__ = ["NAME", "Count", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]
@@ -35,7 +35,13 @@ LOCK_ATTEMPTS = 5
 def _plain(path: str) -> str:
     """Refuse a path that could lead out of the folder it is relative to, or to a hidden file."""
     for part in path.split("/"):
-        if not part or part.startswith(".") or "\\" in part or not part.isprintable() or len(part.encode()) > 255:
+        if (
+            not part
+            or part.startswith(".")
+            or "\\" in part
+            or not part.isprintable()
+            or len(part.encode()) > LONGEST_NAME
+        ):
             raise ValueError(f"{path[:80]!r} is not a plain path inside the run folder")
     return path
 
