@@ -301,6 +301,7 @@ def build(world: Path) -> None:
     )
     (world / "questions.jsonl").write_text(
         '{"id": "a", "question": "1 + 1 = ?", "answer": "2"}\n{"question": "2 + 2 = ?", "answer": "4", "difficulty": "x"}\n'
+        '{"question": "3 + 3 = ?", "answer": "6"}\n{"question": "4 + 4 = ?", "answer": "8"}\n'
     )
     (world / "script.json").write_text(json.dumps([{"responses": ["<think>\nhm\n</think>\n\n2"]}]))
     (world / "sweep.yml").write_text(
