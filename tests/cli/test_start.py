@@ -50,3 +50,10 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(name, extra):
     assert done.stderr == (
         f"error: this needs {name}, which is not installed\n  remedy: pip install 'interpole[{extra}]'\n"
     )
+
+
+def test_a_failure_of_the_machine_ends_in_a_line_and_an_output_that_is_full_says_so():
+    command = [sys.executable, "-m", "interpole", "recipe", "presets"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device that is always full)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")

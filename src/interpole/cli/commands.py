@@ -58,7 +58,7 @@ def _options(
 
 
 def run() -> None:
-    """Run the command line; errors of ours, and packages that are not installed, end in one message without a traceback."""
+    """Run the command line; errors of ours and of the machine, and packages that are not installed, end in one message."""
 
     def show(message: Warning | str, category: type[Warning], *_: object) -> None:
         if issubclass(category, InterpoleWarning):
@@ -73,6 +73,13 @@ def run() -> None:
         app()
     except InterpoleError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (
+        OSError
+    ) as error:  # of the machine: a full disk behind `>` (what is left to be written fails too), a folder removed
+        sys.stdout = None
+        named = f": {error.filename}" if error.filename else ""
+        print(printable(f"error: {error.strerror or error}{named}"), file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
