@@ -1,32 +1,34 @@
-"""Does an adaptive sweep give the grid's answer, and for how much? Simulated pairs whose truth is known.
+"""Does an adaptive sweep give the grid's answer, for how much, and is it as sure as it says? Simulated pairs of known truth.
 
 Every pair has a transition, a difficulty per question, accuracies and lengths of its own, drawn at random. The grid (11 λ)
-and the adaptive sweep ask the same questions. One core, about five minutes:
-
-    python benchmarks/adaptive_simulation.py [--pairs 60] [--into docs/search.md]
+and the adaptive sweep ask the same questions. `python benchmarks/statistics.py adaptive` runs it; `calibration` fits what
+turns shares of plausible curves into confidences (`search.allocation.CALIBRATION`), on other pairs than it is checked on.
 """
 
 from __future__ import annotations
 
-import argparse
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit, logit
 
 from interpole.analysis.recommend import recommend
 from interpole.analysis.transition import find_transition, from_samples
-from interpole.errors import InterpoleWarning
 from interpole.records import Outcome, Sample
-from interpole.search.allocation import Goal
-from interpole.search.explore import Found, explore
+from interpole.search.allocation import Goal, as_good
+from interpole.search.explore import Found, Round, explore
+
+__all__ = ["GRID", "SimulatedPair", "calibration", "compare", "tables"]
 
 Array = NDArray[np.float64]
 GRID = tuple(round(0.1 * i, 1) for i in range(11))
-START, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
+SIZES = ((30, 16), (60, 8), (200, 4), (200, 8))
+FIRST = 1000  # pair; `calibration` has those from 0 on
+BINS = (0.0, 0.5, 0.7, 0.85, 0.95, 1.0)  # of printed confidence
 GOALS = {
     "balanced": Goal(), "accuracy": Goal("accuracy"), "max-tokens": Goal("max_tokens"), "min-accuracy": Goal("min_accuracy"),
 }  # fmt: skip
@@ -134,43 +136,89 @@ def compare(pair: SimulatedPair, goal: Goal) -> tuple[Found, dict[str, float]]:
     }
 
 
-def study(num_pairs: int, sizes: tuple[tuple[int, int], ...]) -> str:
-    """A table over goals and sizes."""
-    lines = [
+def right(pair: SimulatedPair, goal: Goal, done: Round) -> float:
+    """Whether the λ that a round printed is as good as any of the grid, by the truth."""
+    accuracy, tokens = (np.array([[float(of(lam).mean()) for lam in GRID]]) for of in (pair.accuracy, pair.tokens))
+    return as_good(int(np.argmin(np.abs(np.array(GRID) - done.lam))), accuracy, tokens, goal)
+
+
+def searches(
+    size: tuple[int, int], name: str, num_pairs: int
+) -> tuple[list[dict[str, float]], list[tuple[float, float, bool]]]:
+    """Comparisons of pairs with the grid; and of every round what it printed, whether that was right, and whether it was last."""
+    rows, told = [], []
+    for seed in range(FIRST, FIRST + num_pairs):
+        pair = SimulatedPair(seed, *size)
+        found, row = compare(pair, pair.goal(name))
+        rows.append(row)
+        told += [
+            (done.confidence, right(pair, pair.goal(name), done), done is found.rounds[-1]) for done in found.rounds
+        ]
+    return rows, told
+
+
+def grid_line(size: tuple[int, int], name: str, rows: list[dict[str, float]]) -> str:
+    """How one goal fares against the grid."""
+    column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    return (
+        f"| {size[0]} × {size[1]} | {name} | {column['tokens'].mean():.0%} ({column['tokens'].max():.0%}) | "
+        f"{column['same'].mean():.0%} ({column['grid same'].mean():.0%}) | "
+        f"{column['step'].mean():.0%} ({column['grid step'].mean():.0%}) | "
+        f"{100 * column['accuracy'].mean():+.1f} points | {column['longer'].mean():+.0%} | "
+        f"{np.mean(column['middle'] <= 0.03):.0%} | {np.mean(column['truth'] <= 0.03):.0%} |"
+    )
+
+
+def confidence_line(name: str, told: Array) -> str:
+    """Printed against right, in bins and at the end."""
+    at = np.clip(np.digitize(told[:, 0], BINS) - 1, 0, len(BINS) - 2)
+    groups = [told[at == i] for i in range(len(BINS) - 1)] + [told[told[:, 2] == 1]]
+    return f"| {name} | " + " | ".join(
+        f"{100 * one[:, 0].mean():.0f} → {100 * one[:, 1].mean():.0f} ({len(one)})" if len(one) else "–" for one in groups
+    ) + " |"  # fmt: skip
+
+
+def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
+    """Both tables, as Markdown lines; `run` is `map`, or that of a pool of processes."""
+    num_pairs = 1 if smoke else 20
+    designs = list(product(SIZES[1:2] if smoke else SIZES, GOALS))
+    found = list(run(searches, *zip(*designs, strict=True), [num_pairs] * len(designs)))
+    yield f"{num_pairs} pairs a line.\n"
+    yield (
         "| questions × samples | goal | tokens, of the grid's: mean (most) | as good a λ (a second grid) "
         "| or one step beside it (a second grid) | true accuracy, mean change | true tokens, mean change "
-        "| λ50 within ±.03 of the grid's | … of the truth |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for num_questions, k in sizes:
-        for name in GOALS:
-            pairs = [SimulatedPair(seed, num_questions, k) for seed in range(num_pairs)]
-            rows = [compare(pair, pair.goal(name))[1] for pair in pairs]
-            column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-            lines.append(
-                f"| {num_questions} × {k} | {name} | {column['tokens'].mean():.0%} ({column['tokens'].max():.0%}) | "
-                f"{column['same'].mean():.0%} ({column['grid same'].mean():.0%}) | "
-                f"{column['step'].mean():.0%} ({column['grid step'].mean():.0%}) | "
-                f"{100 * column['accuracy'].mean():+.1f} points | {column['longer'].mean():+.0%} | "
-                f"{np.mean(column['middle'] <= 0.03):.0%} | {np.mean(column['truth'] <= 0.03):.0%} |"
-            )
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
+        "| λ50 within ±.03 of the grid's | … of the truth |"
+    )
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for (size, name), (rows, _) in zip(designs, found, strict=True):
+        yield grid_line(size, name, rows)
+    yield (
+        "\nThe confidence that a round prints → how often the λ that it prints is as good as any by the truth, in % "
+        "(rounds), over all sizes:\n"
+    )
+    yield "| goal | below 50 % | 50–70 % | 70–85 % | 85–95 % | from 95 % | at the end |\n| --- |" + " ---: |" * 6
+    told = {
+        name: np.array([one for (_, n), (_, t) in zip(designs, found, strict=True) if n == name for one in t])
+        for name in GOALS
+    }
+    for name, rounds in {**told, "all": np.concatenate([*told.values()])}.items():
+        yield confidence_line(name, rounds)
 
 
-def main() -> None:
-    """Print the table, or write it between the marks of a page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--into", type=Path)
-    given = parser.parse_args()
-    warnings.simplefilter("ignore", InterpoleWarning)
-    table = study(given.pairs, ((30, 16), (60, 8), (200, 4), (200, 8)))
-    if given.into:
-        text = given.into.read_text(encoding="utf-8")
-        before, rest = text.split(START)
-        given.into.write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+def calibration(goal: str, num_pairs: int = 24) -> Array:
+    """(2,) offset and slope by which the log odds of a share of curves become those of being right, by maximum likelihood.
 
+    Run it with `CALIBRATION` at offset 0 and slope 1; rounds of pairs that `tables` does not see.
+    """
+    told = []
+    for size, seed in product(SIZES[:3], range(num_pairs)):
+        pair = SimulatedPair(seed, *size)
+        rounds = explore(pair, GRID, pair.k, pair.goal(goal)).rounds
+        told += [(logit(done.confidence), right(pair, pair.goal(goal), done)) for done in rounds]
+    x, y = np.array(told).T
 
-if __name__ == "__main__":
-    main()
+    def lost(ends: Array) -> float:
+        eta = ends[0] + ends[1] * x
+        return float(-np.sum(y * log_expit(eta) + (1 - y) * log_expit(-eta)))
+
+    return np.asarray(minimize(lost, [0.0, 1.0]).x)

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # one core for each of two processes
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # so that this file does not stand in for Python's `statistics`
 
-PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md", "adaptive": "statistics.md"}
+PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md", "adaptive": "search.md"}
 
 
 def quiet() -> None:

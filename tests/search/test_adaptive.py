@@ -1,6 +1,7 @@
 """Adaptive sweeps: the grid's answer for less, on simulated pairs; and over an engine, resumable, in an ordinary run folder."""
 
 import json
+import math
 import re
 import sys
 from itertools import product
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from typer.testing import CliRunner
 
 import live
@@ -18,13 +20,23 @@ from interpole.errors import AnalysisError, RunError
 from interpole.runs import samples
 from interpole.runs.runfile import RunFile
 from interpole.search import adaptive
-from interpole.search.allocation import Goal, Observed, as_good, choose, parse_goal, plausible, worth
+from interpole.search.allocation import (
+    CALIBRATION,
+    Goal,
+    Observed,
+    as_good,
+    choose,
+    confidence,
+    parse_goal,
+    plausible,
+    worth,
+)
 from interpole.search.explore import ENOUGH, Spending, bisect, explore
 from interpole.sweep.config import SweepConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from adaptive_simulation import GRID, SimulatedPair, compare
+from adaptive_simulation import GRID, SimulatedPair, compare, right
 
 GOALS = ("balanced", "max-tokens", "min-accuracy")
 
@@ -60,6 +72,19 @@ def test_a_sure_answer_ends_the_search_early():
     assert found.rounds[-1].confidence >= ENOUGH
     assert found.rounds[-1].lam == recommend(found.samples, **pair.goal("min-accuracy").options).lam
     assert "as good as any" in found.stopped
+
+
+def test_an_adaptive_sweep_is_as_sure_of_a_balanced_lambda_as_it_is_right():
+    said, shares, were = [], [], []
+    for seed in range(2000, 2012):
+        pair = SimulatedPair(seed)
+        for done in explore(pair, GRID, pair.k, Goal(), rounds=4, seed=seed).rounds[1:]:
+            offset, slope = CALIBRATION["balanced"]
+            said.append(done.confidence)
+            shares.append(expit((logit(done.confidence) - offset) / slope))  # of curves, before it is corrected
+            were.append(right(pair, Goal(), done))
+    assert abs(np.mean(said) - np.mean(were)) <= 0.1
+    assert np.mean(said) < np.mean(shares) - 0.05
 
 
 @pytest.mark.parametrize("spending", [Spending(num_tokens=120_000), Spending(num_samples=900)])
@@ -113,6 +138,21 @@ def test_noise_pulls_a_measurement_towards_its_neighbours_as_kriging_says():
     expected = value.mean() + covariance @ precision @ (value - value.mean())
     assert np.allclose(accuracy.mean(axis=0), expected, atol=0.002)
     assert np.allclose(np.cov(accuracy.T), covariance, atol=0.0005)
+
+
+@pytest.mark.parametrize("name", CALIBRATION)
+def test_a_confidence_rises_with_the_share_of_curves_and_is_never_certain(name):
+    goal, tokens = Goal(name, 5.0 if name == "max_tokens" else 0.5), np.tile([[1.0, 4.0]], (1000, 1))
+    better = np.repeat([[0.9, 0.6]], 1000, axis=0)
+    found = []
+    for num in (0, 300, 700, 1000):  # curves on which the second λ is the one to use
+        accuracy = better.copy()
+        accuracy[:num] = [0.1, 0.6]
+        assert as_good(1, accuracy, tokens, goal) == num / 1000
+        found.append(confidence(1, accuracy, tokens, goal))
+    assert 0 < found[0] < found[1] < found[2] < found[3] < 1
+    offset, slope = CALIBRATION[name]
+    assert logit(found[2]) == pytest.approx(offset + slope * math.log(0.7 / 0.3), abs=0.01)
 
 
 @pytest.mark.parametrize("goal", [Goal(), Goal("accuracy"), Goal("max_tokens", 55), Goal("min_accuracy", 0.55)])

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from interpole.analysis.intervals import Array
 from interpole.analysis.recommend import BALANCED
 from interpole.analysis.selection import chosen
 from interpole.errors import AnalysisError
 
-__all__ = ["Goal", "Observed", "as_good", "choose", "parse_goal", "plausible", "worth"]
+__all__ = ["Goal", "Observed", "as_good", "choose", "confidence", "parse_goal", "plausible", "worth"]
 
 Indices = NDArray[np.intp]
 START_SD = 1.0  # of accuracy, and of log tokens about the mean, where nothing is known
@@ -26,6 +27,10 @@ ACCURACY_RATE = (0.04, 0.25)  # variance gained over the whole dial, and over th
 TOKENS_RATE = (0.3, 4.0)  # the same of log tokens
 TOLERANCE = 0.01  # of accuracy: what is that close is as good
 TOKENS_TOLERANCE = 0.05  # share of tokens likewise
+CALIBRATION = {
+    "balanced": (-0.25, 0.55), "accuracy": (0.35, 1.0), "max_tokens": (1.0, 0.65), "min_accuracy": (0.4, 1.2),
+}  # fmt: skip
+"""Offset and slope of log odds, fitted on simulated pairs (benchmarks/adaptive_simulation.py); see `confidence`."""
 
 
 class Goal(NamedTuple):
@@ -111,6 +116,17 @@ def as_good(index: int, accuracy: Array, tokens: Array, goal: Goal) -> float:
         within = tokens[:, index] <= (1 + TOKENS_TOLERANCE) * np.maximum(most, tokens[rows, best])
         good = (ours >= theirs - TOLERANCE) & within
     return float(np.mean(good | (best == index)))
+
+
+def confidence(index: int, accuracy: Array, tokens: Array, goal: Goal) -> float:
+    """The probability that the λ number `index` is as good as any: the share of curves on which it is, recalibrated.
+
+    Curves know the noise of few samples, but not how smooth accuracy is beyond the transition, so shares are off, most for
+    `balanced`, whose limit is the highest of noisy values. Their log odds are corrected as simulated pairs say (Platt 1999).
+    """
+    num, (offset, slope) = len(accuracy), CALIBRATION[goal.name]
+    share = (num * as_good(index, accuracy, tokens, goal) + 0.5) / (num + 1)
+    return float(expit(offset + slope * logit(share)))
 
 
 def worth(accuracy: Array, tokens: Array, goal: Goal) -> Array:

@@ -19,7 +19,7 @@ from interpole.analysis.links import fit_logistic
 from interpole.analysis.transition import Transition, find_transition, from_samples
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
-from interpole.search.allocation import Goal, Observed, as_good, choose, plausible, worth
+from interpole.search.allocation import Goal, Observed, choose, confidence, plausible, worth
 
 __all__ = ["ENOUGH", "Found", "Oracle", "Round", "Spending", "bisect", "explore"]
 
@@ -137,12 +137,12 @@ def explore(
             stopped = "the budget is spent" if min(search.counts) < num_samples else "the whole grid was measured"
             break
         search.see(oracle.measure({float(search.lams[i]): k for i, k in added.items()}))
-        lam, confidence = search.standing()
-        done.append(Round({float(search.lams[i]): k for i, k in added.items()}, search.spent_tokens, lam, confidence))
+        lam, sure = search.standing()
+        done.append(Round({float(search.lams[i]): k for i, k in added.items()}, search.spent_tokens, lam, sure))
         shown = ", ".join(f"λ={lam:g} × {k}" for lam, k in done[-1].added.items())
-        tell(f"round {number + 1}: {shown}; λ={lam:g} is as good as any with {confidence:.0%}")
-        if confidence >= ENOUGH and number:
-            stopped = f"λ={lam:g} is as good as any of the grid with {confidence:.0%}"
+        tell(f"round {number + 1}: {shown}; λ={lam:g} is as good as any with {sure:.0%}")
+        if sure >= ENOUGH and number:
+            stopped = f"λ={lam:g} is as good as any of the grid with {sure:.0%}"
             break
     everything = [*search.samples, *search.extra_probes]
     return Found(
@@ -194,7 +194,7 @@ class _Search:
         means = [_by_lam(self.samples, value) for value in (lambda s: s.score, lambda s: float(s.num_tokens))]
         accuracy, tokens = (np.array([[of[float(self.lams[i])][0] for i in measured]]) for of in means)
         best = measured[int(choose(accuracy, tokens, self._goal)[0])]
-        return float(self.lams[best]), as_good(best, *self._curves, self._goal)
+        return float(self.lams[best]), confidence(best, *self._curves, self._goal)
 
     def next(self, spending: Spending, rounds_left: int) -> dict[int, int]:
         """Grid index → samples per question to have, for the next round; nothing where no more can be had."""
