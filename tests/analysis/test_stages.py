@@ -234,7 +234,20 @@ def test_random_effects_of_equal_errors_are_the_t_interval_of_the_values():
     known = t.interval(0.95, 3, loc=values.mean(), scale=values.std(ddof=1) / 2)
     assert found == pytest.approx((values.mean(), *known), rel=1e-3)
     alike = random_effects([Interval(0.5, 0.4, 0.6)] * 2)
-    assert alike.high - alike.low > 0.2 / math.sqrt(2)  # two tasks that agree by chance are not certain
+    assert alike.high - alike.low == pytest.approx(0.2 / math.sqrt(2))  # two tasks that agree by chance are not certain
+
+
+def test_a_task_that_is_known_best_does_not_stand_for_all():
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(400):
+        true, error = 0.5 + 0.02 * rng.standard_normal(3), np.array([0.002, 0.003, 0.005])
+        values, said = true + error * rng.standard_normal(3), error * [1, 1, 10]  # a bracket says more than it errs by
+        hits.append(
+            random_effects(
+                [Interval(v, v - 1.96 * e, v + 1.96 * e) for v, e in zip(values, said, strict=True)]
+            ).includes(0.5)
+        )
+    assert np.mean(hits) >= 0.93  # weighed by their errors: about 80 %
 
 
 def test_boundaries_come_in_order_with_their_values_inside_their_intervals():
