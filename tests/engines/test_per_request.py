@@ -17,6 +17,7 @@ from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.save import save
 from interpole.engines.base import Request
 from interpole.engines.per_request import PerRequestEngine, Token, open_per_request
+from interpole.engines.scripted import ScriptedEngine
 from interpole.engines.transformers import Row, TransformersEngine
 from interpole.errors import EngineError
 from interpole.merging.merged import merge
@@ -127,10 +128,13 @@ def test_a_request_without_a_lambda_between_0_and_1_is_refused(engine, lam):
     assert engine.num_waiting == 0
 
 
-def test_an_engine_at_one_lambda_refuses_a_request_with_its_own(pair):
+def test_an_engine_refuses_what_it_does_not_do_with_a_request(pair):
     plain = TransformersEngine(open_checkpoint(pair[0]))
-    with pytest.raises(EngineError, match="takes no lam"):
-        plain.add(Request(0, "x", GREEDY, 0, lam=0.5))
+    written = ScriptedEngine([{"responses": ["7"]}])
+    plain.add(Request(0, "x", GREEDY, 0, min_p=0.1))
+    for engine, name, value in ((plain, "lam", 0.5), (plain, "top_logprobs", 0), (written, "min_p", 0.1)):
+        with pytest.raises(EngineError, match=f"takes no {name}"):
+            engine.add(Request(1, "x", GREEDY, 0)._replace(**{name: value}))
 
 
 def test_the_ends_of_a_recipe_are_taken_as_it_merges_them(pair, engine):
