@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interpole.chat import Markers, ThinkFormat
+from interpole.chat import Markers, ThinkFormat, template
 from interpole.chat.response import marks_of, misspelt
 from interpole.chat.stream import Parts, ThoughtStream, settled
 from interpole.records import Outcome
@@ -148,3 +148,13 @@ def test_a_response_of_markers_alone_takes_no_longer_than_its_length():
     for _ in range(3000):
         splitter.take("</think>")
     splitter.end("length")
+
+
+def test_long_conversations_are_rendered_and_not_kept():
+    form = ThinkFormat(Markers("<think>", "</think>"), "{{ messages[-1].content }}")
+    kept = template._remembered.cache_info().currsize
+    long = "word " * 20_000
+    assert form.render([{"role": "user", "content": long}]) == long
+    assert template._remembered.cache_info().currsize == kept
+    assert form.render([{"role": "user", "content": "this one is short"}]) == "this one is short"
+    assert template._remembered.cache_info().currsize == kept + 1

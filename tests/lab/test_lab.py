@@ -281,7 +281,19 @@ def test_the_demo_runs_every_command_it_shows_and_merges_once(tmp_path, monkeypa
     done = CliRunner().invoke(app, demo)
     assert done.exit_code == 0, done.output
     typed = [shlex.split(line)[2:] for line in done.stdout.splitlines() if line.startswith("$ interpole ")]
-    words = ["sweep", "stages", "recommend", "recommend", "compare", "sweep", "search", "report", "plot", "merge"]
+    words = [
+        "sweep",
+        "stages",
+        "recommend",
+        "recommend",
+        "compare",
+        "sweep",
+        "search",
+        "report",
+        "plot",
+        "merge",
+        "serve",
+    ]
     assert [arguments[0] for arguments in typed] == words
     points = {(s.point, s.budget_forced) for s in samples.read(out / "run", texts=False)}
     assert {("λ=0", False), ("λ=1", False), ("ties", False), ("λ=1, budget 40", True)} <= points
@@ -289,10 +301,15 @@ def test_the_demo_runs_every_command_it_shows_and_merges_once(tmp_path, monkeypa
         assert said in " ".join(done.stdout.split())
     assert (out / "run/report.html").exists()
     assert "<svg" in (out / "pareto.svg").read_text()
-    merged = Path(typed[-1][-1])
+    asked = re.findall(r"^ *(none|low|medium|high) +\d[.\d]* +(\d+) \((\d+) thinking\)", done.stdout, re.M)
+    assert [effort for effort, _, _ in asked] == ["none", "low", "medium", "high"]
+    assert asked[0][2] == "0" < asked[3][2]
+    assert int(asked[0][1]) < int(asked[3][1])
+    merged = Path(typed[-2][-1])
     assert interpole.open(merged).num_bytes == interpole.open(shipped().thinking).num_bytes
 
     again = []  # every other command knows what it has done already, and is tested for that
     monkeypatch.setattr("interpole.cli.lab._step", lambda _, *arguments: again.append([*map(str, arguments)]))
+    monkeypatch.setattr("interpole.cli.lab._served", lambda *_: None)
     assert CliRunner().invoke(app, demo).exit_code == 0
-    assert again == typed[:-1]
+    assert again == typed[:-2]

@@ -1,9 +1,15 @@
-"""A server in a thread, for the length of a block."""
+"""A server in a thread, for the length of a block; and requests that wait for it on a machine with much to do."""
 
 import threading
 from contextlib import contextmanager
+from functools import partial
+
+import httpx
 
 from interpole.serve.run import Options, listener
+
+PATIENCE_SECONDS = 120
+get, post = (partial(ask, timeout=PATIENCE_SECONDS) for ask in (httpx.get, httpx.post))
 
 
 @contextmanager
@@ -14,8 +20,8 @@ def running(server, options=None):
     listening = listener(server, options, lambda address: (found.append(address), ready.set()))
     thread = threading.Thread(target=listening.run, daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE_SECONDS)
     yield found[0]
     listening.should_exit = True
-    thread.join(20)
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()

@@ -14,7 +14,7 @@ import time
 import httpx
 import psutil
 import pytest
-from serving import running
+from serving import PATIENCE_SECONDS, get, running
 from written import WrittenEngine, server_of
 
 from interpole.lab import shipped
@@ -28,7 +28,7 @@ def body(text, **fields):
 
 def empty(server, engine):
     """Whether nothing is left anywhere; it may take a moment."""
-    for _ in range(400):
+    for _ in range(3000):
         if not (server.driver.num_requests or server.num_active or engine.rows or engine.waiting):
             return True
         time.sleep(0.01)
@@ -36,7 +36,7 @@ def empty(server, engine):
 
 
 def post(address, content, **options):
-    return httpx.post(f"{address}/v1/chat/completions", json=content, timeout=30, **options)
+    return httpx.post(f"{address}/v1/chat/completions", json=content, timeout=PATIENCE_SECONDS, **options)
 
 
 async def one_stream(client, number, lams):
@@ -67,7 +67,9 @@ def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_le
 
     async def load(address):
         found, sizes, process = [], [], psutil.Process()
-        async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=200)) as client:
+        async with httpx.AsyncClient(
+            base_url=address, timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=200)
+        ) as client:
             for wave in range(3):
                 found += await asyncio.gather(*(one_stream(client, 200 * wave + i, lams) for i in range(200)))
                 sizes.append(process.memory_info().rss)
@@ -84,7 +86,7 @@ def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_le
         assert engine.most_rows == 64  # all λ in one batch
         assert sizes[2] - sizes[0] < 32 << 20  # nothing grows with the number of requests
         assert post(address, body("say 2")).json()["choices"][0]["message"]["content"] == "xx"
-        health = httpx.get(f"{address}/health").json()
+        health = get(f"{address}/health").json()
         assert health == {"status": "ok", "in_flight": 0, "engine_failures": 1}
 
 
@@ -99,7 +101,9 @@ def test_an_engine_that_fails_answers_500_in_the_schema_and_the_next_request_is_
             "message": "the engine failed: out of memory", "type": "server_error", "param": None, "code": "engine_failed",
         }  # fmt: skip
         engine.fails = 1
-        with httpx.stream("POST", f"{address}/v1/messages", json=body("say 5", stream=True, max_tokens=99)) as stream:
+        with httpx.stream(
+            "POST", f"{address}/v1/messages", json=body("say 5", stream=True, max_tokens=99), timeout=60
+        ) as stream:
             events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
         assert events[-1] == {
             "type": "error",
@@ -156,7 +160,7 @@ def test_a_client_that_hangs_up_frees_its_row(stream):
             while not engine.rows:
                 time.sleep(0.01)
         assert empty(server, engine)
-        assert 'status="499"' in httpx.get(f"{address}/metrics").text
+        assert 'status="499"' in get(f"{address}/metrics").text
 
 
 def test_a_client_that_reads_nothing_is_left_and_frees_its_row():
@@ -172,7 +176,7 @@ def test_a_client_that_reads_nothing_is_left_and_frees_its_row():
             client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
             while not engine.rows:
                 time.sleep(0.01)
-            for _ in range(1500):
+            for _ in range(6000):
                 if not server.num_active:
                     break
                 time.sleep(0.01)
@@ -188,14 +192,14 @@ def test_without_the_key_nothing_is_told_and_the_key_is_written_nowhere(caplog):
             encoded = {name: value.encode() for name, value in headers.items()}
             reply = post(address, body("say 1"), headers=encoded)
             assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
-            assert httpx.get(f"{address}/v1/models", headers=encoded).status_code == 401
-        assert httpx.get(f"{address}/metrics").status_code == 401
-        assert httpx.get(f"{address}/health").status_code == 200
+            assert get(f"{address}/v1/models", headers=encoded).status_code == 401
+        assert get(f"{address}/metrics").status_code == 401
+        assert get(f"{address}/health").status_code == 200
         for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
             assert post(address, body("say 1"), headers=headers).status_code == 200
-        told = httpx.post(f"{address}/v1/messages", json=body("say 1", max_tokens=5)).json()
+        told = httpx.post(f"{address}/v1/messages", json=body("say 1", max_tokens=5), timeout=PATIENCE_SECONDS).json()
         assert told["error"]["type"] == "authentication_error"
-        assert key not in httpx.get(address).text
+        assert key not in get(address).text
     assert key not in caplog.text
 
 
@@ -205,7 +209,7 @@ def test_pages_of_other_origins_may_ask_only_where_they_are_named():
     asks["access-control-request-headers"] = "content-type"
     for cors, allowed in (((), None), (("http://ours.example",), "http://ours.example")):
         with running(server_of(engine), Options(port=0, cors=cors)) as address:
-            preflight = httpx.options(f"{address}/v1/chat/completions", headers=asks)
+            preflight = httpx.options(f"{address}/v1/chat/completions", headers=asks, timeout=PATIENCE_SECONDS)
             assert preflight.headers.get("access-control-allow-origin") == allowed
             other = post(address, body("say 1"), headers={"origin": "http://other.example"})
             assert "access-control-allow-origin" not in other.headers
@@ -227,7 +231,7 @@ def test_an_engine_that_hangs_is_not_healthy():
         thread.start()
         found = set()
         while thread.is_alive():
-            reply = httpx.get(f"{address}/health")
+            reply = get(f"{address}/health")
             found.add((reply.status_code, reply.json()["status"]))
         assert (503, "stalled") in found
 
@@ -258,20 +262,22 @@ def test_the_command_serves_and_on_sigterm_finishes_what_streams_and_refuses_wha
             "stream": True,
             "n": 4,
         }
-        with httpx.stream("POST", f"{address}/v1/completions", json=wild, headers=headers, timeout=60) as stream:
+        with httpx.stream(
+            "POST", f"{address}/v1/completions", json=wild, headers=headers, timeout=PATIENCE_SECONDS
+        ) as stream:
             lines = stream.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
             statuses = set()
             for _ in range(100):
-                statuses.add(httpx.get(f"{address}/health").status_code)
+                statuses.add(get(f"{address}/health").status_code)
                 if 503 in statuses:
                     break
             assert 503 in statuses
-            refused = httpx.post(f"{address}/v1/completions", json=wild, headers=headers)
+            refused = httpx.post(f"{address}/v1/completions", json=wild, headers=headers, timeout=PATIENCE_SECONDS)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
             assert [line for line in lines if line][-1] == "data: [DONE]"
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()

@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-import httpx
 import pytest
+from serving import get, post
 
 from interpole.report.style import COLOURS
 from interpole.serve.levels import Level, Levels
@@ -69,7 +69,7 @@ def test_three_lams_answer_side_by_side_and_their_tokens_are_counted(opened, add
     ask(it)
     for number, lam in enumerate((0.4, 0.6, 1.0)):
         body = {"messages": [{"role": "user", "content": QUESTION}], "lam": lam, "temperature": 0}
-        said = httpx.post(f"{address}/v1/chat/completions", json=body).json()
+        said = post(f"{address}/v1/chat/completions", json=body).json()
         column = it.locator(".column").nth(number)
         message, usage = said["choices"][0]["message"], said["usage"]
         assert column.locator(".answer").inner_text() == message["content"]
@@ -120,7 +120,7 @@ def test_its_colours_are_those_of_the_report():
 
 
 def test_it_runs_its_own_script_only(address):
-    reply = httpx.get(address)
+    reply = get(address)
     policy = reply.headers["content-security-policy"]
     assert policy == headers()["Content-Security-Policy"]
     assert "default-src 'none'" in policy

@@ -5,6 +5,7 @@ import re
 
 import httpx
 import pytest
+from serving import PATIENCE_SECONDS, get, post
 
 QUESTION = "34 a-1 b-5 c*2 = ?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -12,7 +13,7 @@ PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def ask(address, body, path="chat/completions", status=200, **headers):
-    reply = httpx.post(f"{address}/v1/{path}", json=body, headers=headers, timeout=60)
+    reply = post(f"{address}/v1/{path}", json=body, headers=headers)
     assert reply.status_code == status, reply.text
     return reply.json()
 
@@ -23,7 +24,7 @@ def chat(address, **fields):
 
 def events(address, body, path="chat/completions"):
     """The data of all events; `[DONE]` as it is."""
-    with httpx.stream("POST", f"{address}/v1/{path}", json=body | {"stream": True}, timeout=60) as reply:
+    with httpx.stream("POST", f"{address}/v1/{path}", json=body | {"stream": True}, timeout=PATIENCE_SECONDS) as reply:
         assert reply.status_code == 200
         assert reply.headers["content-type"].startswith("text/event-stream")
         found = [line.removeprefix("data: ") for line in reply.iter_lines() if line.startswith("data: ")]
@@ -65,7 +66,7 @@ def test_effort_says_how_much_is_thought(address):
     "fields", [{"lam": 0.85}, {"model": "pair@0.85"}, {"lam": 0.85, "model": "pair:low", "reasoning_effort": "none"}]
 )
 def test_every_response_says_its_lam_and_its_weights(address, pair_server, fields):
-    reply = httpx.post(f"{address}/v1/chat/completions", json={"messages": MESSAGES} | fields)
+    reply = post(f"{address}/v1/chat/completions", json={"messages": MESSAGES} | fields)
     assert reply.headers["x-interpole-lambda"] == "0.85"
     body = reply.json()
     assert body["system_fingerprint"] == f"lam=0.85;{pair_server.served.fingerprint[:16]}"
@@ -82,7 +83,7 @@ def test_a_response_is_what_the_engine_says_at_that_lam(address, pair_server):
 
 
 def test_models_are_listed_with_their_lam(address):
-    listed = httpx.get(f"{address}/v1/models").json()["data"]
+    listed = get(f"{address}/v1/models").json()["data"]
     assert [(one["id"], one["lam"]) for one in listed] == [
         ("pair", 0.6), ("pair:none", 0.0), ("pair:low", 0.4), ("pair:medium", 0.6), ("pair:high", 1.0),
     ]  # fmt: skip
@@ -312,10 +313,10 @@ def test_bodies_that_are_no_requests_are_refused_in_the_schema(address):
         (b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
         (b" " * (9 << 20), json_type, 413, "request_too_large"),
     ):
-        reply = httpx.post(url, content=content, headers=headers)
+        reply = post(url, content=content, headers=headers)
         assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
-    assert httpx.get(url).json()["error"]["code"] == "method_not_allowed"
-    assert httpx.get(f"{address}/v1/nothing").status_code == 404
+    assert get(url).json()["error"]["code"] == "method_not_allowed"
+    assert get(f"{address}/v1/nothing").status_code == 404
 
 
 def test_a_prompt_that_does_not_fit_is_refused(address):
@@ -433,9 +434,9 @@ def test_metrics_count_by_lam_and_say_think_r(address):
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
         return float(found[1]) if found else 0.0
 
-    before = httpx.get(f"{address}/metrics").text
+    before = get(f"{address}/metrics").text
     usage = chat(address, lam=0.97)["usage"]
-    after = httpx.get(f"{address}/metrics").text
+    after = get(f"{address}/metrics").text
     label = '{lam="0.95"}'
     for name, tokens in (
         ("prompt_tokens_total", usage["prompt_tokens"]),
@@ -453,14 +454,13 @@ def test_metrics_count_by_lam_and_say_think_r(address):
 
 
 def test_it_is_healthy_and_nothing_is_left_in_the_engine(address, pair_server):
-    assert httpx.get(f"{address}/health").json() == {"status": "ok", "in_flight": 0, "engine_failures": 0}
+    assert get(f"{address}/health").json() == {"status": "ok", "in_flight": 0, "engine_failures": 0}
     assert pair_server.driver.num_requests == pair_server.driver.num_running == 0
 
 
 def test_a_page_of_somebody_else_is_not_answered(address):
-    reply = httpx.get(f"{address}/v1/models", headers={"host": "evil.example"})
+    reply = get(f"{address}/v1/models", headers={"host": "evil.example"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "wrong_host")
     assert (
-        "access-control-allow-origin"
-        not in httpx.get(f"{address}/v1/models", headers={"origin": "http://a.example"}).headers
+        "access-control-allow-origin" not in get(f"{address}/v1/models", headers={"origin": "http://a.example"}).headers
     )

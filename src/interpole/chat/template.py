@@ -18,6 +18,7 @@ from interpole.guarded import Guarded
 __all__ = ["opens_thinking", "prompt_of", "render"]
 
 _WORKER = Guarded(Path(__file__).with_name("template_worker.py"), limit_seconds=3.0, memory_bytes=2**29)
+_MOST_REMEMBERED_CHARS = 50_000  # of a template with its values
 _PROBE = "How much is 7 + 35?"
 
 
@@ -58,9 +59,18 @@ def render(
     )
 
 
-@lru_cache(maxsize=1024)
 def _rendered(question: str) -> dict[str, Any]:
-    """What the worker makes of a template and its values; remembered, for a question is asked k times.
+    """As `_rendered_anew`; what is short is remembered: a question is asked k times. A conversation that is served is long."""
+    return _remembered(question) if len(question) <= _MOST_REMEMBERED_CHARS else _rendered_anew(question)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(question: str) -> dict[str, Any]:
+    return _rendered_anew(question)
+
+
+def _rendered_anew(question: str) -> dict[str, Any]:
+    """What the worker makes of a template and its values.
 
     Raises:
         TaskError: it takes too long, or its process died.
