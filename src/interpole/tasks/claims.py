@@ -83,7 +83,8 @@ _CONCLUDES = re.compile(
     r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
     r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
     r"|elimination|by|to|get|obtain|arrive\sat|(?:stated|described)\sin|what|forced|pressed|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
-    rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$",
+    rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$"
+    rf"|\bthe\s(?:\w{{2,12}}\s){{0,3}}(?:one|{_NOUN}),\s$",
     re.IGNORECASE,
 )
 _IDENTIFIES = re.compile(

@@ -17,11 +17,13 @@ from interpole.tasks.statements import (
     ANNOUNCED,
     CORRECTED,
     SURELY,
+    TAKEN_BACK,
     WITHDRAWN,
     Box,
     asked_back,
     boxes,
     fold,
+    not_meant,
     standing,
     undressed,
 )
@@ -51,7 +53,7 @@ _ONES = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _WORD = rf"(?:{'|'.join((*_TENS, *sorted(_ONES, key=len, reverse=True)))}|hundred|thousand|million)"
 _IN_WORDS = re.compile(
-    rf"(?:(?:minus|negative)\s)?{_WORD}(?:(?:[-\s]|\sand\s){_WORD}){{0,12}}(?=[\s*_]{{0,4}}(?:[.,;!()]|\n|\*|$))",
+    rf"(?:(?:minus|negative)\s)?{_WORD}(?:(?:[-\s]|\sand\s){_WORD}){{0,12}}(?=[\s*_]{{0,4}}(?:[.,;!()]|\n|\*|$)|(?<!\bone)\s(?!(?:of|or|and|to|in|out)\b)[a-z])",
     re.IGNORECASE,
 )
 _PART_NAMES = ("half", "third", "fourt", "fifth", "sixth", "seven", "eight", "ninth", "tenth")
@@ -128,7 +130,9 @@ def stated(text: str) -> str | None:
         if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
             continue
         value = _value_at(text, match.end())
-        if value and _stands(text, match.end(), value.end) and not boxes(value.expression):
+        if not value or not_meant(text, match.start(), value.end):
+            continue
+        if _stands(text, match.end(), value.end) and not boxes(value.expression):
             found.append((match.end(), value.expression))
     if found:
         begin, expression = max(found, key=lambda one: one[0])
@@ -138,7 +142,7 @@ def stated(text: str) -> str | None:
             return concluded
         if boxed and len(set(_SET.findall(expression))) > 1 and (concluded := _concluded(after)):
             return concluded  # "\boxed{p = 3, q = 4}, hence p + q = 7"
-        back = [] if boxed else [match.start() for match in _TAKEN_BACK.finditer(text, begin)][-1:]
+        back = [] if boxed else [match.start() for match in TAKEN_BACK.finditer(text, begin)][-1:]
         if back and (corrected := _concluded(text[back[0] :])):
             return corrected
         return None if len(expression) > MAX_LENGTH or _BOUNDED.search(expression) else expression
@@ -277,6 +281,7 @@ _BRACKETED = re.compile(r"^[(\[](-?\d[\d.]{0,60})[)\]]$")
 _UNITS = r"km|cm|mm|m|kg|mg|g|ml|mi|ft|in|s|h|min|Hz|N|J|W|V|am|pm"
 _MEASURED = re.compile(rf"-?[\d.,:]{{1,60}}\s(?:{_UNITS})(?:/(?:{_UNITS}))?(?:\^?[23²³])?")
 _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
+_QED = re.compile(r"\$?\s{0,2}\\(?:blacksquare|square|qed|qedhere|Box)(?![A-Za-z])\s{0,2}\$?")
 _DISPLAY = re.compile(r"^[ \t]{0,20}\\[\[\]][ \t]{0,20}$", re.MULTILINE)
 _ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
 _ASIDE = re.compile(
@@ -323,7 +328,7 @@ _A_NUMBER = re.compile(r"(?<![\w.,/^+<>:±-])(?:\\?[$€£])?-?(?=\d)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
 _TAGS = re.compile(r"</?(?:b|strong|em|i|(?:final_)?answer)>", re.IGNORECASE)
 _REMARK = re.compile(  # what may follow an answer without being one
-    r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|the\s(?:next|other|second)\b|for\sexample"
+    r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:(?:if|should)\syou\b|please|let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|the\s(?:next|other|second)\b|for\sexample"
     r"|explanation|reasoning|proof|q\.?e\.?d)\b)",
     re.IGNORECASE,
 )
@@ -337,10 +342,6 @@ _NO_MORE = re.compile(
 _PART = re.compile(r"^\s{0,4}\(?[A-Ha-h][).:]\s{1,3}(?=[-$\\]{0,2}\d)", re.MULTILINE)  # the answers to several parts
 _TAIL = 8 * MAX_LENGTH
 _MOST_LINES = 12
-_TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
-    r"\b(?:(?:edit|update|correction):|actually,(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))|wait,\sno\b|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|miscounted)\b)",
-    re.IGNORECASE,
-)
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE)
@@ -369,7 +370,7 @@ _UNITS_AFTER = re.compile(
 def _concluded(text: str) -> str | None:
     """What the last sentence comes to that is no remark, or a first line that is a value and nothing else."""
     text = _TAGS.sub("**", _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")).rstrip()
-    text = _DISPLAY.sub("", text)
+    text = _DISPLAY.sub("", _QED.sub("", text)).rstrip()
     if len(_PART.findall(text[-MAX_LENGTH:])) > 1:
         return None
     last = _sentence(text)

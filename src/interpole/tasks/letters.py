@@ -10,7 +10,17 @@ import re
 from collections.abc import Iterator, Sequence
 
 from interpole.tasks.claims import JUDGED, claimed
-from interpole.tasks.statements import ANNOUNCED, CORRECTED, asked_back, boxes, fold, last_line, standing
+from interpole.tasks.statements import (
+    ANNOUNCED,
+    CORRECTED,
+    TAKEN_BACK,
+    asked_back,
+    boxes,
+    fold,
+    last_line,
+    not_meant,
+    standing,
+)
 
 __all__ = ["read_choice"]
 
@@ -59,11 +69,6 @@ _REASON = re.compile(
 _DOUBTED = re.compile(
     r"(?:\bif|\bwhether|\bunless|\bnot|\bn't|\bwrong|\bincorrect)\s{1,2}(?:the\s|that\s){0,2}[(*]{0,3}$", re.IGNORECASE
 )
-_OTHERS = re.compile(
-    r"\b(?:students|people|others|many|most|some|one|they|candidates|readers)\s{1,2}(?:\w{2,12}\s{1,2}){0,2}$",
-    re.IGNORECASE,
-)
-_WERE_IT_SO = re.compile(r"[\s)*]{1,4}if\s[^.;\n]{1,60}?\b(?:were|had|did|was)\b", re.IGNORECASE)
 _MARKED_ITEM = re.compile(r"[\s*_>|\-•✅✓✔☑❌✗✘✖]{0,8}[(\[]?([A-Za-z])(?![A-Za-z])")
 _CALLED_RIGHT = re.compile(
     r"[\s*_>|\-•]{0,8}[(\[]?[A-Za-z][)\].:\s*_|–—-]{1,8}(?:right|correct|true)[\s*_.!|]{0,8}", re.IGNORECASE
@@ -107,9 +112,10 @@ def read_choice(text: str, num_choices: int, options: Sequence[str] = ()) -> str
         options: what they say, where that is known.
     """
     text, letters = standing(fold(text)), _LETTERS[:num_choices]
-    found = [letter for _, letter in sorted(_statements(text, letters))]
-    if found and found[-1]:
-        return found[-1]
+    found = sorted(_statements(text, letters))
+    if found and found[-1][1]:
+        back = [match.start() for match in TAKEN_BACK.finditer(text, found[-1][0])][-1:]
+        return (claimed(text[back[0] :], letters) if back else None) or found[-1][1]
     answer = claimed(text, letters)
     if answer is not None:
         return answer or None
@@ -177,11 +183,7 @@ def _set_aside(text: str, match: re.Match[str]) -> bool:
     """Whether others would choose it, its condition does not hold, or the sentence only goes on to speak of it."""
     opening = _OPENING.match(text, match.end())
     after = opening.end() + 1 if opening else match.end()
-    return bool(
-        _OTHERS.search(text[max(0, match.start() - 40) : match.start()])
-        or _WERE_IT_SO.match(text, after)
-        or _SUBJECT.match(text, after)
-    )
+    return not_meant(text, match.start(), after) or bool(_SUBJECT.match(text, after))
 
 
 def _ticked(lines: Sequence[str], letters: str) -> str | None:

@@ -16,6 +16,7 @@ __all__ = [
     "CORRECTED",
     "LEAD",
     "SURELY",
+    "TAKEN_BACK",
     "WITHDRAWN",
     "Box",
     "asked_back",
@@ -23,6 +24,7 @@ __all__ = [
     "fold",
     "last_boxed",
     "last_line",
+    "not_meant",
     "standing",
     "undressed",
 ]
@@ -132,6 +134,25 @@ def asked_back(text: str, position: int) -> bool:
     return bool(_BACK.match(text, position))
 
 
+_OTHERS_SAY = re.compile(
+    r"\b(?:students|people|others|many|most|some|they|candidates|readers)\s{1,2}(?:(?!(?:so|thus|hence|then|therefore|and)\b)\w{2,12}\s{1,2}){0,3}$"
+    r"|(?<!\bi\s)(?<!\bwe\s)\b(?:might|may|could|would|can|tempted\sto)\s(?:\w{2,12}\s){0,2}(?:think|say|guess|expect|assume|believe|conclude"
+    r"|answer|claim|suppose|choose|pick|select)\b[^.;,\n]{0,20}$",
+    re.IGNORECASE,
+)
+_WERE_IT_SO = re.compile(r"\b(?:if|had)\s[^.;?\n]{1,80}?\b(?:were|had|did|was|been)\b[^.;?\n]{0,80}$", re.IGNORECASE)
+_WERE_IT_SO_AFTER = re.compile(r"[\s)*$]{1,4}if\s[^.;\n]{1,60}?\b(?:were|had|did|was)\b", re.IGNORECASE)
+_WOULD = re.compile(r"\b(?:would|might|could)\b", re.IGNORECASE)
+_MOST_BEFORE = 160  # characters of a sentence before what it claims
+
+
+def not_meant(text: str, begin: int, end: int) -> bool:
+    """Whether what is claimed there is what others think ("one might say the answer is 70"), or would hold "if it were so"."""
+    before = text[max(0, begin - _MOST_BEFORE) : begin]
+    supposed = _WERE_IT_SO.search(before) and _WOULD.search(text, begin, end)
+    return bool(_OTHERS_SAY.search(before) or supposed or _WERE_IT_SO_AFTER.match(text, end))
+
+
 # ── what stands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _Y = r"(?=(?:the\s|option\s|choice\s){0,2}[(\[$\\*\"']{0,3}-?(?:\d|[A-Z](?![a-z])))"  # what is claimed
@@ -212,6 +233,13 @@ CORRECTED = (
     r"|make\s(?:that|it)|the\scorrect\s(?:\w{1,12}\s)?is)\s{1,2})?"
 )
 """Words that take something back, up to the answer that replaces it; to be compiled with IGNORECASE."""
+
+TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
+    r"\b(?:(?:edit|update|correction):|(?:actually,|(?:hmm|wait|hold\son|oops|sorry)[,.!…—–]|wait\s[–—-])(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))"
+    r"|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|miscounted)\b)",
+    re.IGNORECASE,
+)
+"""Where an answer is taken back, and another may follow."""
 
 WITHDRAWN = re.compile(
     r"\b(?:can(?:\s?not|['’]t)|could(?:\snot|n['’]t)|unable\sto|not\sable\sto)\s(?:\w{1,12}\s){0,2}(?:decide|tell|choose|determine|solve|say|answer|know|pick)\b"
