@@ -83,7 +83,7 @@ def verdicts(task, choice, mathematics):
             yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
-@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,)])
+@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,), (14,)])
 def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does(sets):
     pytest.importorskip("math_verify")
     odd = [

@@ -186,7 +186,8 @@ def _claims_of(clause: str, begin: int, letters: str) -> Iterator[_Claim]:
         after = clause[group[-1].end() : stop][:_NEAR]
         aside = _ASIDE.search(after)
         after = after[: aside.start()] if aside else after
-        weight = _weight(before, after)
+        labels = group[-1]["close"][:1] in (")", "]") and not group[-1]["open"]  # "B) 2.4 Pa"
+        weight = _weight(before, after, labels=labels)
         if weight == 1 and not after.strip(_TRIM) and len(groups) == 1:
             weight = 2  # nothing else is said
         if weight == 1 and (index or group[0]["letter"] in "AI"):
@@ -209,8 +210,8 @@ def _is_mention(clause: str, mention: re.Match[str], letters: str) -> bool:
     return letter.isupper() and (letter not in "AI" or bool(_AFTER_A.match(clause, mention.end())))
 
 
-def _weight(before: str, after: str) -> int:
-    """What is said of the letters between two pieces of a clause."""
+def _weight(before: str, after: str, *, labels: bool) -> int:
+    """What is said of the letters between two pieces of a clause; or of what they label, where `after` only names it."""
     if before.rstrip().endswith(","):  # "the third one, C, is right"
         after = after.removeprefix(",")
     against = bool(_AGAINST.search(before))
@@ -220,7 +221,7 @@ def _weight(before: str, after: str) -> int:
         return -2
     if _SAYS.match(after) and _FAVOURED.search(after):
         return -2 if _NEITHER.search(before) else 2
-    if _ENDS_CLAUSE.match(after) and _IDENTIFIES.search(before):
+    if (labels or _ENDS_CLAUSE.match(after)) and _IDENTIFIES.search(before):
         return 2 if against else 3
     if _OUTDONE.search(before):
         return 2

@@ -295,7 +295,8 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _PREMISE = re.compile(
-    r"^(?!if\b(?![^,]{1,200},[^,]{1,200},\s(?:so|hence|thus))|suppose|assum)[^;?]{1,400},\s(?:(?:so|hence|thus|therefore)\b\s{0,2}|and\s(?=the\s(?:true|correct|actual|right|real)\b))"
+    r"^(?!if\b(?![^,]{1,200},[^,]{1,200},\s(?:so|hence|thus))|(?:suppose|assum)(?![^;?]{1,200}\b(?:contradict|impossib|absurd)))[^;?]{1,400},\s(?:(?:so|hence|thus|therefore)\b\s{0,2}"
+    r"|(?:and|but|though|although|while|whereas|when|however)\s(?=the\s(?:true|correct|actual|right|real|exact|precise)\b))"
     r"|^(?:since|because|as)\b[^;?]{1,300}?,\s(?=(?:the|we|it|there|this|our)\b|\$?[A-Za-z]\s?=)"
     r"|^[^\d$\\,;?]{1,60}(?:,\s|、)(?=[-$\\(]{0,2}\d[^\s]{0,60}$|\$[^$]{1,200}\$$)",
     re.IGNORECASE,
@@ -344,9 +345,9 @@ _TAIL = 8 * MAX_LENGTH
 _MOST_LINES = 12
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
-_NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s", re.IGNORECASE)
+_NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s(?!.{0,200},\s(?:but|while|whereas)\b)", re.IGNORECASE)
 _DOUBT = re.compile(
-    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|may|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|under|over|slightly"
+    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|(?:under|over)\s\D{{0,3}}\d|slightly"
     r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|page|step|lemma|theorem|equation"
     r"|cases?|example|(?:problem|question)\s\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
     re.IGNORECASE,
@@ -363,7 +364,7 @@ _COMES_TO = re.compile(
     re.IGNORECASE,
 )
 _UNITS_AFTER = re.compile(
-    r"(?!\s{0,2}(?:is|was|are|were|fails?|works?)\b)[\s*_`$)\\\]]{0,6}(?:\s{0,2}\(?mod(?:ulo)?\s\d{1,20}\)?|(?:\s{0,2}\$?[^\W\d_]{1,20}\$?(?:[²³]|\$?\^\{?[23]\}?\$?)?(?:/[a-z]{1,8})?\.?){0,5})[\s*_`.!]{0,6}$|[぀-鿿가-힣]{1,8}[.。]?$"
+    r"(?!\s{0,2}(?:is|was|are|were|fails?|works?)\b)[\s*_`$)\\\]]{0,6}(?:\s{0,2}\(?mod(?:ulo)?\s\d{1,20}\)?|(?:\s{0,2}\$?[^\W\d_]{1,20}\$?(?:[²³]|\$?\^\{?[23]\}?\$?)?(?:/[a-z]{1,8})?\.?){0,8})[\s*_`.!]{0,6}$|[぀-鿿가-힣]{1,8}[.。]?$"
 )
 
 

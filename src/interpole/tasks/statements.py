@@ -137,17 +137,20 @@ def asked_back(text: str, position: int) -> bool:
 _OTHERS_SAY = re.compile(
     r"\b(?:students|people|others|many|most|some|they|candidates|readers)\s{1,2}(?:(?!(?:so|thus|hence|then|therefore|and)\b)\w{2,12}\s{1,2}){0,3}$"
     r"|(?<!\bi\s)(?<!\bwe\s)\b(?:might|may|could|would|can|tempted\sto)\s(?:\w{2,12}\s){0,2}(?:think|say|guess|expect|assume|believe|conclude"
-    r"|answer|claim|suppose|choose|pick|select)\b[^.;,\n]{0,20}$",
+    r"|answer|claim|suppose|choose|pick|select)\b[^.;,\n]{0,20}$"
+    r"|\b(?:(?:consider|examin|evaluat|check|test|analy[sz]|inspect)\w{0,4}|(?:look|turn|start|begin)\w{0,5}\s(?:at|to|with))\s(?:\w{2,12}\s){0,2}$",
     re.IGNORECASE,
 )
-_WERE_IT_SO = re.compile(r"\b(?:if|had)\s[^.;?\n]{1,80}?\b(?:were|had|did|was|been)\b[^.;?\n]{0,80}$", re.IGNORECASE)
+_WERE_IT_SO = re.compile(
+    r"(?:\bif\s[^.;:?\n]{1,100}|(?:^|[.\n]\s{0,3})(?:had|were)\s[^.;:?\n]{1,100}),\s[^.;:,?\n]{0,60}$", re.IGNORECASE
+)
 _WERE_IT_SO_AFTER = re.compile(r"[\s)*$]{1,4}if\s[^.;\n]{1,60}?\b(?:were|had|did|was)\b", re.IGNORECASE)
 _WOULD = re.compile(r"\b(?:would|might|could)\b", re.IGNORECASE)
 _MOST_BEFORE = 160  # characters of a sentence before what it claims
 
 
 def not_meant(text: str, begin: int, end: int) -> bool:
-    """Whether what is claimed there is what others think ("one might say the answer is 70"), or would hold "if it were so"."""
+    """Whether what is claimed there is what others think ("one might say 70"), only looked at, or so "if it were so"."""
     before = text[max(0, begin - _MOST_BEFORE) : begin]
     supposed = _WERE_IT_SO.search(before) and _WOULD.search(text, begin, end)
     return bool(_OTHERS_SAY.search(before) or supposed or _WERE_IT_SO_AFTER.match(text, end))
@@ -166,6 +169,9 @@ AGAINST = (
 SURELY = r"(?:(?:definitely|clearly|certainly|surely|obviously|probably|likely|most|very|i|we|think|believe)\b[,\s]{1,2}){0,4}"
 """Words that say how sure one is of what follows, and claim it."""
 _X = r"(?:[^.;?!\n]|\.(?=\d)){1,60}?"  # what is denied
+_NO_DOUBT = re.compile(
+    r",?\s(?:no|without|beyond)\s(?:an?y?\s)?(?:reasonable\s|shadow\sof\sa\s)?doubt\b,?", re.IGNORECASE
+)
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
     (
@@ -236,7 +242,8 @@ CORRECTED = (
 
 TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
     r"\b(?:(?:edit|update|correction):|(?:actually,|(?:hmm|wait|hold\son|oops|sorry)[,.!…—–]|wait\s[–—-])(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))"
-    r"|on\ssecond\sthought|scratch\sthat|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|miscounted)\b)",
+    r"|(?<=[.…!—–]\s)no,\s|on\ssecond\sthought|scratch\sthat"
+    r"|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|mis(?:counted|read|calculated|took|understood)|mixed\sup|made\san?)\b)",
     re.IGNORECASE,
 )
 """Where an answer is taken back, and another may follow."""
@@ -251,7 +258,7 @@ WITHDRAWN = re.compile(
 
 def standing(text: str) -> str:
     """A text without what it denies beside what it claims: "not 81 but 82" is 82, "82 rather than 81" and "~~81~~ 82" too."""
-    text = _STRUCK.sub("", text)
+    text = _NO_DOUBT.sub("", _STRUCK.sub("", text))
     for denied, kept in _DENIED:
         text = denied.sub(kept, text)
     return text
