@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import adaptive_simulation
+import stages_simulation
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -15,3 +20,14 @@ def test_the_studies_of_shares_and_decisions_run_and_their_intervals_cover():
     (line,) = [line for line in told.splitlines() if line.startswith("| 30 × 8 | 0.98 |")]
     assert float(line.split("|")[3].strip().rstrip("%")) >= 88  # the least coverage, of 60 sets each
     assert "| 541 × 64 | +4 points | 0% | 100% | 0% |" in told
+
+
+def test_the_study_of_stages_runs_and_its_brackets_cover():
+    (line,) = [line for line in stages_simulation.tables(True) if line.startswith("| by a bracket |")]
+    assert all(float(share.strip().rstrip("%")) >= 95 for share in line.split("|")[3:6])
+
+
+def test_the_study_of_adaptive_sweeps_runs_and_they_cost_less_than_the_grid():
+    lines = [line for line in adaptive_simulation.tables(True) if line.startswith("| 20 × 4 |")]
+    assert [line.split("|")[2].strip() for line in lines] == list(adaptive_simulation.GOALS)
+    assert all(float(line.split("|")[3].split("%")[0]) <= 60 for line in lines)
