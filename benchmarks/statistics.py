@@ -2,7 +2,7 @@
 
 python benchmarks/statistics.py [PART …] [--smoke] [--into docs]
 
-Parts are stages, shares, decisions and adaptive; without one, all, in less than an hour on two cores. `--into` puts the tables
+Parts are stages, shares, decisions and adaptive; without one, all: about 1,200 CPU seconds. `--into` puts the tables
 between their marks in the pages of a folder.
 """
 
