@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
@@ -333,12 +332,11 @@ class PairLoader(DefaultModelLoader):
         """
         _refuse(vllm_config)
         graphs = vllm_config.compilation_config
-        eager = graphs.mode == CompilationMode.NONE and not graphs.cudagraph_mode.has_full_cudagraphs()
         self._rows = Rows(
             max(vllm_config.scheduler_config.max_num_batched_tokens, *(graphs.cudagraph_capture_sizes or (0,)), 1),
             vllm_config.scheduler_config.max_num_seqs,
             default=self._default,
-            eager=eager,
+            eager=model_config.enforce_eager,
             device=vllm_config.device_config.device,
         )
         model = super().load_model(vllm_config, model_config, prefix)
