@@ -6,6 +6,7 @@ These tests need vLLM: `make test-vllm` runs them in an environment of their own
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,9 +22,11 @@ pytestmark = pytest.mark.vllm
 import anthropic
 import httpx
 import openai
+from transformers import AutoTokenizer
 
 from interpole.chat import ThinkFormat
 from interpole.checkpoints.open import open_source
+from interpole.engines import vllm_thoughts
 from interpole.engines.open import open_engine
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
@@ -59,12 +62,15 @@ def served(pair, tmp_path_factory):
     command = [sys.executable, "-c", code, *map(str, pair), *FLAGS]
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 400
-    while server.poll() is None and time.monotonic() < deadline:
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
+    healthy = False
+    while not healthy and server.poll() is None and time.monotonic() < deadline:
         with suppress(OSError), urlopen(f"{url}/health"):
-            break
+            healthy = True
         time.sleep(0.5)
-    assert server.poll() is None, log.read_text()[-6000:]
+    if not healthy:
+        server.kill()
+        pytest.fail(log.read_text()[-6000:])
     yield url
     server.terminate()
     assert server.wait(60) in (0, -15)
@@ -249,3 +255,51 @@ def test_anthropics_client_is_answered(served, client):
 def test_metrics_and_health_are_there(served):
     assert "vllm:" in httpx.get(f"{served}/metrics").text
     assert httpx.get(f"{served}/health").status_code == 200
+
+
+# ── the reader of thoughts alone ─────────────────────────────────────────────────────────────────────────────────
+
+OPENS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
+    "<|im_start|>assistant\n{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """Makes readers for a family whose prompt opens the thought."""
+    source = shipped().instruct
+    for path in source.iterdir():
+        if path.suffix == ".json":
+            shutil.copy(path, tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(OPENS)
+    monkeypatch.setenv(vllm_thoughts.FOLDER, str(tmp_path))
+    vllm_thoughts._form.cache_clear()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    yield lambda **variables: vllm_thoughts.ThoughtReader(tokenizer, chat_template_kwargs=variables)
+    vllm_thoughts._form.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("response", "thinking", "answer"),
+    [("add</think>\n\n42", "add", "42"), ("42", "42", None), ("add</think>", "add", "")],
+)
+def test_a_response_whose_prompt_opened_the_thought_is_read_so(reader, response, thinking, answer):
+    assert reader().extract_reasoning(response, None) == (thinking, answer)
+    one = reader()
+    deltas = [one.extract_reasoning_streaming("", "", piece, (), (), ()) for piece in (response[:2], response[2:])]
+    deltas = [delta for delta in [*deltas, one.finish_streaming()] if delta is not None]
+    assert "".join(delta.reasoning or "" for delta in deltas) == thinking
+    said = [delta.content for delta in deltas if delta.content is not None]
+    assert ("".join(said) if said else None) == answer
+    assert one.has_engine_confirmed_reasoning_end() == (answer is not None)
+
+
+def test_tokens_of_the_thought_are_counted_without_its_markers(reader):
+    tokens = reader().model_tokenizer.encode("add</think>42", add_special_tokens=False)
+    num_thought = len(reader().model_tokenizer.encode("add", add_special_tokens=False))
+    assert reader().count_reasoning_tokens(tokens) == num_thought
+    assert reader().count_reasoning_tokens(tokens[:num_thought]) == num_thought  # not closed yet
+    closed = reader(enable_thinking=False)
+    assert closed.count_reasoning_tokens(tokens[:num_thought]) == 0
+    assert closed.extract_reasoning("42", None) == (None, "42")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -107,16 +107,20 @@ class ThoughtReader(ReasoningParser):
     ) -> DeltaMessage | None:
         """What the newest piece of a response adds to both."""
         del previous_text, current_text
-        closed = self._stream.closed
-        parts = self._stream.feed(delta_text)
-        self._answered |= bool(parts.answer)
-        if self._stream.closed > closed:
-            return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer)
-        return _delta(parts)
+        return self._told(self._stream.feed, delta_text)
 
     def finish_streaming(self) -> DeltaMessage | None:
         """What was held back, because it could have become a marker."""
-        return _delta(self._stream.finish())
+        return self._told(self._stream.finish)
+
+    def _told(self, news: Callable[..., Parts], *text: str) -> DeltaMessage | None:
+        """New text; a thought that has just been closed has an answer from now on, if an empty one."""
+        closed = self._stream.closed
+        parts = news(*text)
+        self._answered |= bool(parts.answer)
+        if self._stream.closed > closed:
+            return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer)
+        return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer or None) if any(parts) else None
 
     def _thought(self, token_ids: Sequence[int]) -> tuple[int, int]:
         """Where the thought begins and ends among the tokens of a response."""
@@ -127,10 +131,6 @@ class ThoughtReader(ReasoningParser):
         start = 0 if opened is None else opened + len(self._opening)
         end = _find(tokens[start:], self._closing)
         return start, len(tokens) if end is None else start + end
-
-
-def _delta(parts: Parts) -> DeltaMessage | None:
-    return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer or None) if any(parts) else None
 
 
 def _find(tokens: list[int], part: list[int]) -> int | None:
