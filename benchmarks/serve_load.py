@@ -12,7 +12,6 @@ import asyncio
 import json
 import random
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 
 from interpole.lab import shipped
@@ -53,10 +53,10 @@ async def efforts(client: httpx.AsyncClient, num_questions: int) -> None:
             return (await client.post("/v1/chat/completions", json=body)).json()
 
         replies = await asyncio.gather(*map(ask, problems))
-        tokens = statistics.mean(reply["usage"]["completion_tokens"] for reply in replies)
+        tokens = np.mean([reply["usage"]["completion_tokens"] for reply in replies])
         messages = [reply["choices"][0]["message"] for reply in replies]
-        right = statistics.mean(m["content"].strip() == p.answer for m, p in zip(messages, problems, strict=True))
-        thought = statistics.mean("reasoning" in message for message in messages)
+        right = np.mean([m["content"].strip() == p.answer for m, p in zip(messages, problems, strict=True)])
+        thought = np.mean(["reasoning" in message for message in messages])
         print(f"{effort:8} {tokens:9.1f} {right:9.1%} {thought:9.1%}")
 
 
@@ -64,7 +64,7 @@ async def first_tokens(client: httpx.AsyncClient) -> None:
     """Seconds to the first token, alone and with others."""
     for others in (0, 15, 63):
         found = await asyncio.gather(*(first_token(client, number) for number in range(others + 1)))
-        print(f"{others + 1:3} at once: first token after {1000 * statistics.median(found):,.0f} ms (median)")
+        print(f"{others + 1:3} at once: first token after {1000 * np.median(found):,.0f} ms (median)")
 
 
 async def first_token(client: httpx.AsyncClient, number: int) -> float:
@@ -115,11 +115,9 @@ async def load_for(client: httpx.AsyncClient, seconds: float, server: psutil.Pro
     await asyncio.gather(watch(), *map(one, range(200)))
     await asyncio.sleep(1)
     health = (await client.get("/health")).json()
-    half = len(sizes) // 2
+    quarters = [int(max(part)) >> 20 for part in np.array_split(sizes, 4)]
     print(f"200 clients for {seconds:g} s: {dict(ended)}; afterwards {health}")
-    print(
-        f"memory: {max(sizes[:half]) >> 20} MiB at most in the first half, {max(sizes[half:]) >> 20} MiB in the second"
-    )
+    print(f"memory at most, MiB, by quarters: {quarters}")
 
 
 async def measure(address: str, process: psutil.Process, options: argparse.Namespace) -> None:
