@@ -56,6 +56,11 @@ def test_the_last_box_that_is_whole_and_not_blank_is_read(text, expected):
         ("ANSWER: Apples", None),
         ("ANSWER: E", None),
         ("B is wrong, and so is C", None),
+        ("Option A: no.\nOption B: yes.\nOption C: no.\nOption D: no.", "B"),
+        ("B is not right, but A is.", "A"),
+        ("I do not think that the answer is A. It is B.", "B"),
+        ("The answer is B. Wait, what is asked for is the smaller one. So it must be C.", "C"),
+        ("Were it colder, the answer would be B. As it is, C is right.", "C"),
         ("", None),
     ],
 )
@@ -83,7 +88,7 @@ def verdicts(task, choice, mathematics):
             yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
-@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,), (14,)])
+@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,), (14,), (15,)])
 def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does(sets):
     pytest.importorskip("math_verify")
     odd = [
@@ -263,6 +268,9 @@ def test_other_answers_are_not_the_same(text, reference):
         ("12", "The answer is 12. I forgot to mention that n is 3."),
         ("12", "Thus $6 + 6 = \\underline{12}$."),
         ("12.5", "12.5 cm"),
+        ("12", "At first sight the answer is 13. Yet one of them is counted twice, which leaves 12."),
+        ("12", "In both cases we find 12. If you would like more detail, just ask."),
+        ("12", "One might say the answer is 13, and if we kept both ends, it would be 13. We do not: 12."),
         ("\\{1, 2\\}", "\\boxed{\\{1, 2\\}}"),
     ],
 )

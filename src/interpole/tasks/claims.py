@@ -26,7 +26,7 @@ _MAX_CLAUSE = 600  # characters; what is longer is no clause
 _CLAUSES = re.compile(
     r"(?<![A-Za-z]\b[A-Z])[.!](?=\s|$|[*\"”)])|(?<=[a-z0-9)\]*])[.!](?=\s|$|[*\"”)])|(?<=\b[A-Z])[.!](?=\s{1,4}[A-Z])"
     r"|[?。；！？\n]|;(?!\s(?:or|alternatively)\b)|\s[—–-]{1,2}\s|,\s{1,2}(?=[(\[]?[A-Z]\s?[)\]:])|(?=→|⇒|∴|[=-]>)"
-    r"|(?=\b(?:while|whereas|although|though|because|since|so(?!\sthat)|hence|therefore|thus|if|unless|when|leaving|making"
+    r"|(?=\b(?:while|whereas|although|though|because|since|so(?!\sthat)|(?<!\band\s)(?:hence|therefore|thus)|if|unless|when|leaving|making"
     r"|(?<!\bthat\s)which)\b)|(?<!\beverything\s)(?<!\banything\s)(?<!\bnothing\s)(?<!\ball\s)(?=\bbut\b)",
     re.IGNORECASE,
 )
@@ -34,7 +34,7 @@ _LABEL = re.compile(r"(?:\s{0,4}\d{1,2}[.)])?\s{0,4}[-*•>]{0,3}\s{0,2}[A-Za-z]
 _NUMBERED = re.compile(r"\s{0,4}\d{1,2}")
 _WHY = re.compile(r"\s{0,4}why\s", re.IGNORECASE)
 _SUPPOSED = re.compile(
-    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto|\sforced|\spressed)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|cannot\sbe\sboth)\b",
+    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto|\sforced|\spressed)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|at\sfirst|initially|cannot\sbe\sboth)\b",
     re.IGNORECASE,
 )
 _WOULD = re.compile(r"(?<!\bi)\swould\b(?!\sbe\s(?:my|the)\b)", re.IGNORECASE)
@@ -82,7 +82,7 @@ _FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|[✓✔✅☑]|正しい|
 _CONCLUDES = re.compile(
     r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
     r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
-    r"|elimination|by|to|get|obtain|arrive\sat|(?:stated|described)\sin|what|forced|pressed|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
+    r"|elimination|by|to|get|obtain|arrive\sat|\w{2,10}(?:ed|wn|en)\sin|what|forced|pressed|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|requires?|demands?|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
     rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$"
     rf"|\bthe\s(?:\w{{2,12}}\s){{0,3}}(?:one|{_NOUN}),\s$",
     re.IGNORECASE,
@@ -96,6 +96,7 @@ _ENDS_CLAUSE = re.compile(
 )
 _ASIDE = re.compile(r"(?<=\w)[)*_\"]{0,3},\s|\s\((?!i\.e)")
 _SURELY = re.compile(rf"[\s,*_>]{{0,4}}(?:(?:why|but|and)\s)?{SURELY}", re.IGNORECASE)
+_ONLY = re.compile(r"\bonly\s$", re.IGNORECASE)
 _LIKEWISE = re.compile(r"\b(?:and\s|but\s)?(?:so|neither|nor)\s(?:is|are|does|do)\s$", re.IGNORECASE)
 _TITLED = re.compile(r":\s{1,2}$")
 _OTHER_NOUN = re.compile(
@@ -223,7 +224,9 @@ def _weight(before: str, after: str, *, labels: bool) -> int:
         return -2 if _NEITHER.search(before) else 2
     if (labels or _ENDS_CLAUSE.match(after)) and _IDENTIFIES.search(before):
         return 2 if against else 3
-    if _OUTDONE.search(before):
+    if _OUTDONE.search(before) or after.strip(_TRIM) in ("is", "does"):  # "B is not right, but A is"
+        return 2
+    if not against and _ONLY.search(before):
         return 2
     if against or _LIKEWISE.search(before):
         return -2 if against else 0

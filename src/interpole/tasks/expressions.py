@@ -73,11 +73,6 @@ _ANNOUNCED = re.compile(
     r"(?:not\s[^\n.;]{1,40}?[,\s](?:it's|it\sis)\s)?",
     re.IGNORECASE,
 )
-_UNSURE_BEFORE = re.compile(
-    r"(?:\bif|\bsuppose|\bassum\w{1,3}|\bsay|\bdoubt|\bunlikely|\bwhether|\bunless|\bwrong|\bincorrect|\bfirst|\bnaive|\btempting|\binitial|\bprevious"
-    r"|\bearlier|\boriginal|\bobvious|\bintuitive|\b(?:thought|believed|assumed|expected|guessed)(?:\sthat)?)\s{1,2}(?:the\s|that\s|my\s){0,2}[*_]{0,3}$",
-    re.IGNORECASE,
-)
 _NOT_BEFORE = re.compile(r"\bnot\s{1,2}(?:\$|\\\(|\*){0,3}$", re.IGNORECASE)
 _CONDITIONAL = re.compile(
     r"[\s*_$)\\]{0,6}\s(?:if|unless|when|or\s(?:more|less|so|fewer|above|below))\b", re.IGNORECASE
@@ -86,7 +81,7 @@ _BOUNDED = re.compile(r"\bor\s(?:more|less|fewer|greater|above|below)\b|\bat\s(?
 _DELIMITED = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(([^\n]{1,2000}?)\\\)|\\\[([\s\S]{1,2000}?)\\\]"
 )
-_SKIP = re.compile(r"[\s*_`\"“”「『:>]{0,12}(?:(?<=\n)[-•+]\s{1,3})?")
+_SKIP = re.compile(r"[\s*_`\"“”「『:>,]{0,12}(?:(?<=\n)[-•+]\s{1,3})?")
 _SMALL_WORDS = "or|pi|ln|it|is|so|we|be|to|of|in|at|an|as|by|if|no|do|he|me|my|us|up|on"
 _LETTERS = rf"(?<![A-Za-z])(?!(?i:{_SMALL_WORDS})(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
 _PLAIN_MATH = re.compile(
@@ -127,8 +122,6 @@ def stated(text: str) -> str | None:
     text = _VULGAR.sub(_fraction, _MINUS.sub("-", standing(fold(text))))
     found = [(box.begin, _boxed(text, box)) for box in boxes(text) if _stands(text, box.begin, box.end)]
     for match in _ANNOUNCED.finditer(text):
-        if _UNSURE_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
-            continue
         value = _value_at(text, match.end())
         if not value or not_meant(text, match.start(), value.end):
             continue
@@ -281,16 +274,17 @@ _BRACKETED = re.compile(r"^[(\[](-?\d[\d.]{0,60})[)\]]$")
 _UNITS = r"km|cm|mm|m|kg|mg|g|ml|mi|ft|in|s|h|min|Hz|N|J|W|V|am|pm"
 _MEASURED = re.compile(rf"-?[\d.,:]{{1,60}}\s(?:{_UNITS})(?:/(?:{_UNITS}))?(?:\^?[23²³])?")
 _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
+_CUT_OFF = re.compile(r"\s(?:to|the|an?|of|be|that|and|or|we|if|for|with|by|from|which|because)$")
 _QED = re.compile(r"\$?\s{0,2}\\(?:blacksquare|square|qed|qedhere|Box)(?![A-Za-z])\s{0,2}\$?")
 _DISPLAY = re.compile(r"^[ \t]{0,20}\\[\[\]][ \t]{0,20}$", re.MULTILINE)
 _ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
 _ASIDE = re.compile(
     r"(?<=\S)\s\(=\s?[^()]{1,80}\)$|(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})[^()]{1,80}\)$"
-    r"|,\s(?:as|which|and\swe|so\swe|since|because|for|completing)\b[^\d]{0,80}$"
+    rf"|,\s(?:as|which(?!\s(?:\w{{1,8}}\s)?{AGAINST})|and\swe|so\swe|since|because|for|completing)\b[^\d]{{0,80}}$"
     r"|,?\s(?:and|so)\s(?:we|that|this|I|it)(?:\s|['’])[^\d$\\]{1,60}$"
     r"|,?\s(?:while|whereas|and|but)\s[^;?]{1,160}\b(?:rejected|discarded|extraneous|excluded|invalid|inadmissible|impossible|makes?\sno\ssense)$"
     r"|,\s(?:though|although|even\sthough)\b.{0,120}$"
-    r"|,\s(?:which\s(?:is|are|was)\s)?(?:attained|achieved|reached|taken|occurring|obtained|realised|realized)\b.{0,120}$"
+    r"|(?:,|,?\sand)\s(?:(?:which|it|this|that)\s(?:is|are|was)\s)?(?:attained|achieved|reached|taken|occurring|obtained|realised|realized)\b.{0,120}$"
     r"|,\s(?:which|as)\s(?:\w{1,8}\s){0,3}(?:checked|verified|confirmed|checks|check|verify|confirm|verifies|confirms)\b.{0,200}$",
     re.IGNORECASE,
 )
@@ -347,9 +341,8 @@ _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s(?!.{0,200},\s(?:but|while|whereas)\b)", re.IGNORECASE)
 _DOUBT = re.compile(
-    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|(?:under|over)\s\D{{0,3}}\d|slightly"
-    r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|page|step|lemma|theorem|equation"
-    r"|cases?|example|(?:problem|question)\s\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
+    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|(?:under|over)\s\D{{0,3}}\d{{1,9}}|slightly"
+    r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|example|(?:page|step|lemma|theorem|equation|cases?|problem|question)\s\(?\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
     re.IGNORECASE,
 )
 _NEARLY = re.compile(
@@ -372,7 +365,11 @@ def _concluded(text: str) -> str | None:
     """What the last sentence comes to that is no remark, or a first line that is a value and nothing else."""
     text = _TAGS.sub("**", _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")).rstrip()
     text = _DISPLAY.sub("", _QED.sub("", text)).rstrip()
-    if len(_PART.findall(text[-MAX_LENGTH:])) > 1:
+    if (
+        _CUT_OFF.search(text[-12:])
+        or WITHDRAWN.search(text, text.rfind("\n") + 1)
+        or len(_PART.findall(text[-MAX_LENGTH:])) > 1
+    ):
         return None
     last = _sentence(text)
     if last and (bare := _bare(last)):
@@ -386,8 +383,6 @@ def _concluded(text: str) -> str | None:
 def _sentence(text: str) -> str | None:
     """The last sentence that is no remark, without asides; None where it asks, doubts, denies or compares."""
     for part in _from_the_end(text):
-        if WITHDRAWN.search(part):
-            return None
         if _REMARK.match(part) or not _VALUE.search(part):
             if _DOUBT.search(part) and len(part) < MAX_LENGTH and not _REMARK.match(part):
                 return None

@@ -46,7 +46,7 @@ _STATED = re.compile(
     r"|(?<!不)(?:选择|選擇|选(?!项)|選(?!項))[为為:]{0,2}\s{0,2}"
     rf"|\b(?:opción|opção|option|opzione|alternativa)\s{JUDGED}\s(?:es|é|è|est)\s"
     r"|(?:答案|正解|정답)】?\s{1,3}(?=[(\[*]{0,3}[A-Z][)\]*]{0,3}\s{0,2}(?:[.。\n,;:—]|$))"
-    rf"|\b{_ANSWER}\s{{1,2}}(?=[(\[*]{{0,3}}[A-Z][)\]*]{{0,3}}\s{{0,2}}(?:[.\n,;:—]|$))"
+    rf"|\b{_ANSWER}\s{{1,2}}(?=[(\[*]{{0,3}}[A-Z][)\]*]{{0,3}}\s{{0,2}}(?:[.\n,;—]|$))"
     rf"){_NAMES}",
     re.IGNORECASE,
 )
@@ -63,11 +63,8 @@ _SECOND = re.compile(
 )
 _SPACED_OUT = re.compile(r"\s{0,2}[=+*^<>≤≥≈×·](?!>)")
 _REASON = re.compile(
-    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|from|in)\b",
+    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|from|in|here)\b",
     re.IGNORECASE,
-)
-_DOUBTED = re.compile(
-    r"(?:\bif|\bwhether|\bunless|\bnot|\bn't|\bwrong|\bincorrect)\s{1,2}(?:the\s|that\s){0,2}[(*]{0,3}$", re.IGNORECASE
 )
 _MARKED_ITEM = re.compile(r"[\s*_>|\-•✅✓✔☑❌✗✘✖]{0,8}[(\[]?([A-Za-z])(?![A-Za-z])")
 _CALLED_RIGHT = re.compile(
@@ -126,7 +123,7 @@ def _statements(text: str, letters: str) -> Iterator[tuple[int, str]]:
     """Where an answer is announced or boxed, and its letter; an empty one where two letters are given."""
     for match in _STATED.finditer(text):
         letter = _letter_at(text, match.end(), letters)
-        if letter is not None and not _doubted(text, match.start()) and not _set_aside(text, match):
+        if letter is not None and not _set_aside(text, match):
             yield match.start(), letter
     for box in boxes(text):
         opening = _OPENING.match(text, box.start)
@@ -174,11 +171,6 @@ def _ends(text: str, position: int, said: str) -> bool:
     return bool(_REASON.match(text, position)) if said in "AI" or said.islower() else True
 
 
-def _doubted(text: str, position: int) -> bool:
-    """Whether the words just before say that what follows is a condition or wrong."""
-    return bool(_DOUBTED.search(text[max(0, position - 24) : position]))
-
-
 def _set_aside(text: str, match: re.Match[str]) -> bool:
     """Whether others would choose it, its condition does not hold, or the sentence only goes on to speak of it."""
     opening = _OPENING.match(text, match.end())
@@ -207,7 +199,7 @@ def _in_words(text: str, letters: str, options: Sequence[str]) -> str | None:
     for part in (_plain(text[-_MAX_WORDS:]), *(_plain(text[box.start : box.stop]) for box in boxes(text)[-1:])):
         for match in _NAMES_IT.finditer(part):
             place = next((one for one in by_length if part.startswith(worded[one], match.end())), None)
-            if place is None or _doubted(part, match.start()):
+            if place is None or not_meant(part, match.start(), match.end()):
                 continue
             end = match.end() + len(worded[place])
             if match["verb"] and _SAYS_MORE.search(part, end, end + 1000):

@@ -134,6 +134,13 @@ def asked_back(text: str, position: int) -> bool:
     return bool(_BACK.match(text, position))
 
 
+_UNSURE = re.compile(
+    r"(?:\b(?:if|suppose|assum\w{1,3}|let['’]?s\ssay|doubt|unlikely|whether|unless|not|wrong|incorrect|first|naive|tempting|initial|previous|earlier"
+    r"|original|obvious|intuitive|(?:thought|believed|assumed|expected|guessed)(?:\sthat)?)|n['’]t"
+    r"|(?:\bnot|n['’]t)\s(?:think|believe|say|agree)(?:\sthat)?"
+    r"|\b(?:at\sfirst(?:\s(?:glance|sight))?|initially),?)\s{1,2}(?:the\s|that\s|my\s){0,2}[(*_]{0,3}$",
+    re.IGNORECASE,
+)
 _OTHERS_SAY = re.compile(
     r"\b(?:students|people|others|many|most|some|they|candidates|readers)\s{1,2}(?:(?!(?:so|thus|hence|then|therefore|and)\b)\w{2,12}\s{1,2}){0,3}$"
     r"|(?<!\bi\s)(?<!\bwe\s)\b(?:might|may|could|would|can|tempted\sto)\s(?:\w{2,12}\s){0,2}(?:think|say|guess|expect|assume|believe|conclude"
@@ -150,15 +157,18 @@ _MOST_BEFORE = 160  # characters of a sentence before what it claims
 
 
 def not_meant(text: str, begin: int, end: int) -> bool:
-    """Whether what is claimed there is what others think ("one might say 70"), only looked at, or so "if it were so"."""
+    """Whether what is claimed there is doubted, a first thought, others' ("one might say 70"), or so "if it were so"."""
     before = text[max(0, begin - _MOST_BEFORE) : begin]
     supposed = _WERE_IT_SO.search(before) and _WOULD.search(text, begin, end)
-    return bool(_OTHERS_SAY.search(before) or supposed or _WERE_IT_SO_AFTER.match(text, end))
+    return bool(
+        _UNSURE.search(before[-40:]) or _OTHERS_SAY.search(before) or supposed or _WERE_IT_SO_AFTER.match(text, end)
+    )
 
 
 # ── what stands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _Y = r"(?=(?:the\s|option\s|choice\s){0,2}[(\[$\\*\"']{0,3}-?(?:\d|[A-Z](?![a-z])))"  # what is claimed
+_NO_CLAUSE = r"(?!\S{1,12}\s(?:is|does|was)\b)"  # as in "X is not right, but Y is"
 AGAINST = (
     r"(?:\b(?:not|never|no|neither|nor|cannot|wrong|incorrect|false|fails?|failed|ruled?|ruling|eliminat(?!ion)\w{1,4}|exclud\w{1,4}"
     r"|discard\w{0,3}|reject\w{0,3}|dismiss\w{0,3}|impossible|violat\w{1,4}|contradict\w{0,3}|worse|part(?:ial)?ly|tempting|contrary|retract\w{0,3}|withdr[ae]w\w{0,2}|exceeds?|multiples?\sof"
@@ -183,12 +193,12 @@ _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
     ),
     (
         re.compile(
-            rf"\b(?P<verb>is|are|was)(?:\snot|n['’]t)\s(?!only\b){_X},?\s(?:but(?:\s(?:rather|instead))?|rather)\s{_Y}",
+            rf"\b(?P<verb>is|are|was)(?:\snot|n['’]t)\s(?!only\b){_X},?\s(?:but(?:\s(?:rather|instead))?|rather)\s{_NO_CLAUSE}{_Y}",
             re.I,
         ),
         r"\g<verb> ",
     ),
-    (re.compile(rf"\bnot\s(?!only\b){_X},?\sbut(?:\s(?:rather|instead))?\s{_Y}", re.I), ""),
+    (re.compile(rf"\bnot\s(?!only\b){_X},?\sbut(?:\s(?:rather|instead))?\s{_NO_CLAUSE}{_Y}", re.I), ""),
     (
         re.compile(
             rf"\b(?:it|that)(?:['’]s\snot|\sis\snot|\sisn['’]t)\s{_X}[,;]\s(?=(?:it|that)(?:['’]s|\sis)\b)", re.I
@@ -235,7 +245,7 @@ _MARKED_BACK = (
     r"|korrektur|nein|perdón|pardon|更正|不对)"
 )
 CORRECTED = (
-    rf"(?:\b{_MARKED_BACK}\b[\s,.:;!*_…—–-]{{1,8}}){{1,4}}(?:(?:(?:it|that|this)(?:'s|\s(?:is|was|must\sbe|should\s(?:be|read)))|I\smeant?"
+    rf"(?<!:\s)(?:\b{_MARKED_BACK}\b[\s,.:;!*_…—–-]{{1,8}}){{1,4}}(?:(?:(?:it|that|this)(?:'s|\s(?:is|was|must\sbe|should\s(?:be|read)))|I\smeant?"
     r"|make\s(?:that|it)|the\scorrect\s(?:\w{1,12}\s)?is)\s{1,2})?"
 )
 """Words that take something back, up to the answer that replaces it; to be compiled with IGNORECASE."""
