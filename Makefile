@@ -18,7 +18,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist worksteal
 
-fuzz: $(STAMP) # hostile files for every command; the whole of it (5,000) takes about an hour
+fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half an hour of processor time
 	$(PY) tests/fuzz.py $(FUZZ)
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
