@@ -245,6 +245,16 @@ def test_recipes_are_saved_and_no_checkpoint_is(found):
     assert not list(found.folder.rglob("*.safetensors"))
 
 
+def test_a_trial_of_which_a_crash_tore_a_value_is_no_finalist_and_stops_nobody(found, tmp_path):
+    shutil.copytree(found.folder, tmp_path / "out", symlinks=True)
+    lines = (tmp_path / "out" / STUDY).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"param_name": "λ"' not in line and '"param_name":"\\u03bb"' not in line]
+    assert len(lines) - len(kept) == 7  # one of every trial
+    (tmp_path / "out" / STUDY).write_text("".join(kept))
+    result = search.run(found.file, tmp_path / "out")
+    assert not [one.name for one in result.finalists if one.name.startswith("trial")]
+
+
 def test_another_space_does_not_go_into_the_folder(found):
     other = found.file.model_copy(update={"held_out": 0.3})
     with pytest.raises(RunError, match="another space"):

@@ -108,7 +108,7 @@ def run(
             num_tried = _num_tried(study)
             tell(f"trial {num_tried} of {file.trials}: {found}")
         finals = Finals(file, out, planned, engine, on_progress)
-        best = _best(study, file.finalists)
+        best = _best([trial for trial in study.best_trials if _says_all(file, parts, trial)], file.finalists)
         points = {name: _point(file, parts, trial) for name, trial in best.items()}
         finalists = finals.choose(points, {name: trial.values for name, trial in best.items()}, questions.choose)
         sizes = questions.sizes
@@ -240,9 +240,18 @@ def _point(file: SpaceFile, parts: Mapping[str, Mapping[str, Any]], trial: Froze
     return point_of(_name(trial), file.space, parts, known)
 
 
-def _best(study: Study, num: int) -> dict[str, FrozenTrial]:
+def _says_all(file: SpaceFile, parts: Mapping[str, Mapping[str, Any]], trial: FrozenTrial) -> bool:
+    """Whether a trial's values are complete: a line of the study that a crash tore may have been one of them."""
+    try:
+        _point(file, parts, trial)
+    except KeyError:
+        return False
+    return True
+
+
+def _best(trials: Sequence[FrozenTrial], num: int) -> dict[str, FrozenTrial]:
     """So many trials, spread over the Pareto front of the search."""
-    front = sorted(study.best_trials, key=lambda trial: trial.values[1])
+    front = sorted(trials, key=lambda trial: trial.values[1])
     picked = np.unique(np.linspace(0, len(front) - 1, min(num, len(front))).round().astype(int))
     return {_name(front[i]): front[i] for i in picked} if front else {}
 
