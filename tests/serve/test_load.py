@@ -42,7 +42,7 @@ def post(address, content, **options):
 async def one_stream(client, number, lams):
     """A stream that is read to its end, left in the middle, or read slowly; returns whether it was whole."""
     chance = random.Random(number)
-    content = body(f"say {chance.randrange(1, 25)}", lam=chance.choice(lams), stream=True)
+    content = body(f"say {chance.randrange(1, 9)}", lam=chance.choice(lams), stream=True)
     seen, leaves = [], chance.random() < 0.3
     async with client.stream("POST", "/v1/chat/completions", json=content) as reply:
         if reply.status_code != 200:
