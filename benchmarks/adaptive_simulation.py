@@ -1,7 +1,7 @@
 """Does an adaptive sweep give the grid's answer, for how much, and is it as sure as it says? Simulated pairs of known truth.
 
 Every pair has a transition, a difficulty per question, accuracies and lengths of its own, drawn at random. The grid (11 λ)
-and the adaptive sweep ask the same questions. `python benchmarks/statistics.py adaptive` runs it; `calibration` fits what
+and the adaptive sweep ask the same questions. `python benchmarks/simulations.py adaptive` runs it; `calibration` fits what
 turns shares of plausible curves into confidences (`search.allocation.CALIBRATION`), on other pairs than it is checked on.
 """
 

@@ -1,6 +1,6 @@
 """How honest are the decisions? The winner's accuracy, ties, families of comparisons, over-thinking; λ that are equal in truth.
 
-`python benchmarks/statistics.py decisions` runs it.
+`python benchmarks/simulations.py decisions` runs it.
 """
 
 from __future__ import annotations

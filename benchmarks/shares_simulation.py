@@ -1,6 +1,6 @@
 """Do intervals of Mean@k and of paired changes cover what they claim, up to 0 and 1? Questions differ as beta distributions say.
 
-`python benchmarks/statistics.py shares` runs it.
+`python benchmarks/simulations.py shares` runs it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every question has a transition of its own, around the task's by a normal spread; responses are coin tosses, and strays close, or
 do not close, whatever λ is. The truth is where the mean curve of all questions, strays included, crosses 5 %, 50 % and 95 %; its
-middle is moved about at random between the swept λ. `python benchmarks/statistics.py stages` runs it.
+middle is moved about at random between the swept λ. `python benchmarks/simulations.py stages` runs it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every simulation behind the intervals and verdicts, in one command; docs/statistics.md holds its tables.
 
-python benchmarks/statistics.py [PART …] [--smoke] [--into docs]
+python benchmarks/simulations.py [PART …] [--smoke] [--into docs]
 
 Parts are stages, shares, decisions and adaptive; without one, all: about 1,200 CPU seconds. `--into` puts the tables
 between their marks in the pages of a folder.
@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # one core for each of two processes
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # so that this file does not stand in for Python's `statistics`
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the parts are modules of `benchmarks`
 
 PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md", "adaptive": "search.md"}
 
