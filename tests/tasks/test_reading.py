@@ -270,7 +270,10 @@ def test_other_answers_are_not_the_same(text, reference):
         ("12.5", "12.5 cm"),
         ("12", "At first sight the answer is 13. Yet one of them is counted twice, which leaves 12."),
         ("12", "In both cases we find 12. If you would like more detail, just ask."),
-        ("12", "One might say the answer is 13, and if we kept both ends, it would be 13. We do not: 12."),
+        (
+            "12",
+            "One might say the answer is 13, and if we kept both ends, the answer would be 14. With one end there are 12.",
+        ),
         ("\\{1, 2\\}", "\\boxed{\\{1, 2\\}}"),
     ],
 )
