@@ -1,12 +1,13 @@
 """`interpole serve` before it serves: what is said of levels, keys and addresses, and what is refused."""
 
+import json
 import socket
 
 import pytest
 from typer.testing import CliRunner
 
 from interpole.cli import app
-from interpole.cli.serve import example
+from interpole.cli.serve import _show, example
 from interpole.errors import EngineError, OutputError, RecipeError
 from interpole.lab import shipped
 from interpole.serve.levels import Level, Levels
@@ -52,3 +53,12 @@ def test_the_lines_that_are_shown_never_hold_the_key():
     shown = example(Levels(0.5, {"low": Level(0.2)}, "mine"), "http://127.0.0.1:8000", has_key=True)
     assert 'api_key="…"' in shown
     assert "mine:low" in shown
+
+
+def test_machines_are_told_where_it_listens_and_what_its_levels_are(capsys):
+    levels = Levels(0.5, {"low": Level(0.2, 14.5, 0.4)}, "mine")
+    _show(levels, "http://127.0.0.1:8000", has_key=True, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["address"], told["model"], told["default"]) == ("http://127.0.0.1:8000", "mine", 0.5)
+    assert told["levels"]["none"]["lam"] == 0
+    assert told["levels"]["low"] == {"lam": 0.2, "expected_tokens": 14.5, "expected_accuracy": 0.4}

@@ -50,7 +50,7 @@ def test_show_prompt_prints_what_the_model_will_see_and_generates_nothing(tmp_pa
     (tmp_path / "s.yml").write_text(
         bench.config(markers=OFF["markers"]).model_dump_json(by_alias=True, exclude_unset=True)
     )
-    command = ["sweep", tmp_path / "s.yml", "-o", tmp_path / "out", "--show-prompt"]
+    command = ["sweep", tmp_path / "s.yml", "-o", tmp_path / "out", "--show-prompt", "--trust"]
     told = CliRunner().invoke(app, [*map(str, command), "--template-variable", "enable_thinking=false"])
     assert told.exit_code == 0, told.output
     assert f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" in told.stdout

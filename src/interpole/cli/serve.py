@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpole.cli.options import Instruct, Thinking
+from interpole.cli.options import Instruct, Json, Thinking
 from interpole.errors import EngineError, RecipeError, printable
 
 if TYPE_CHECKING:
@@ -94,11 +96,11 @@ def serve(
     thinking: Thinking,
     flags: Flags = None,
     *,
-    engine: Engine = "transformers",
     lam: Lambda = None,
     effort: Effort = None,
     from_run: FromRun = None,
     name: Name = "interpole",
+    engine: Engine = "transformers",
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -112,6 +114,7 @@ def serve(
     dtype: Dtype = "auto",
     device: Device = None,
     group: Group = False,
+    as_json: Json = False,
 ) -> None:
     """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve,transformers]'`.
 
@@ -139,7 +142,7 @@ def serve(
             device=device,
             group=group,
         )
-        _show(levels, f"http://{host}:{port}", bool(key), page=False)
+        _show(levels, f"http://{host}:{port}", bool(key), page=False, as_json=as_json)
         vllm.main(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
         return
     if engine != "transformers":
@@ -156,7 +159,7 @@ def serve(
     )  # fmt: skip
     _log(log_prompts)
     server = run.open_server(instruct, thinking, levels, options)
-    run.listener(server, options, lambda address: _show(levels, address, bool(key))).run()
+    run.listener(server, options, lambda address: _show(levels, address, bool(key), as_json=as_json)).run()
 
 
 def _refuse_ours(**given: object) -> None:
@@ -198,7 +201,6 @@ def _key(given: str | None, variable: str | None) -> str:
 def _log(prompts: bool) -> None:
     """Errors to stderr; prompts only where they are asked for."""
     import logging
-    import sys
 
     class Formatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -211,10 +213,15 @@ def _log(prompts: bool) -> None:
     log.setLevel(logging.INFO if prompts else logging.WARNING)
 
 
-def _show(levels: Levels, address: str, has_key: bool, *, page: bool = True) -> None:
-    """The levels, the address, and four lines of Python that ask it."""
-    from interpole.cli.show import console, table
+def _show(levels: Levels, address: str, has_key: bool, *, page: bool = True, as_json: bool = False) -> None:
+    """The levels, the address, and four lines of Python that ask it; or, for machines, the address and the levels."""
+    from interpole.cli.show import console, show_json, table
 
+    if as_json:
+        told = {effort: asdict(level) for effort, level in levels.all.items()}
+        show_json({"address": address, "model": levels.name, "default": levels.default, "levels": told})
+        sys.stdout.flush()
+        return
     rows = [
         [
             f"{levels.name}:{effort}",
