@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -10,6 +11,9 @@ import forked
 import tiny
 
 DATA = Path(__file__).parent / "data"
+
+settings.register_profile("no timings", deadline=None)  # a busy machine is no fault
+settings.load_profile("no timings")
 
 
 @pytest.fixture

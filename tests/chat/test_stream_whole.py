@@ -61,7 +61,7 @@ def plain(form, text):
     return not closing or (len(closing) == 1 and marks[-1] == closing[0])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS, form=st.sampled_from([FORM, OPENED]), finish=st.sampled_from(["stop", "length"]))
 def test_a_response_in_pieces_equals_the_whole_one(text, form, finish):
     found, parsed, _ = streamed(form, list(text), finish)
@@ -73,7 +73,7 @@ def test_a_response_in_pieces_equals_the_whole_one(text, form, finish):
     assert parsed == settled(form.parse(text, finish))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS, form=st.sampled_from([FORM, OPENED]), cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_where_the_chunks_end_makes_no_difference(text, form, cuts):
     one, _, _ = streamed(form, [text])
@@ -82,7 +82,7 @@ def test_where_the_chunks_end_makes_no_difference(text, form, cuts):
     assert one == many == each
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXTS, form=st.sampled_from([FORM, OPENED]))
 def test_pieces_stand_where_they_say_in_order(text, form):
     _, parsed, pieces = streamed(form, list(text))

@@ -204,7 +204,7 @@ def test_marker_rows_from_thinking_are_found(family, tmp_path):
 
 
 @given(st.integers(-200, 1200), st.sampled_from(["weighted", "difference", "nearer end"]))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_lambda_of_three_decimals_is_recovered_exactly(family, tmp_path_factory, thousandths, way):
     lam = thousandths / 1000
     with warnings.catch_warnings():

@@ -292,7 +292,7 @@ def alone(engine, prompt, lam, seed=0, sampler=GREEDY):
     return run(engine, [Request(0, prompt, sampler, seed, lam=lam)])[0][0]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lams=st.lists(st.sampled_from([0.0, 0.2, 0.45, 0.8, 1.0]), min_size=2, max_size=8),
     order=st.randoms(use_true_random=False),

@@ -39,7 +39,7 @@ def test_the_ends_are_the_sources_byte_for_byte(pair, end):
     assert all(merged[name].tobytes() == source[name].tobytes() for name in source)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lam=st.floats(0.001, 0.999))
 def test_between_the_ends_it_is_float64_rounded_once_almost_everywhere(pair, lam):
     merged = between(pair, lam)
@@ -47,7 +47,7 @@ def test_between_the_ends_it_is_float64_rounded_once_almost_everywhere(pair, lam
     assert np.concatenate([misses(pair, merged, name, lam).ravel() for name in names]).mean() < 0.01
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lam=st.floats(0, 1), start=st.integers(0, 200), length=st.integers(0, 300))
 def test_where_a_tensor_is_cut_does_not_matter(pair, lam, start, length):
     merged, name = between(pair, lam), "model.embed_tokens.weight"
@@ -287,7 +287,7 @@ def test_a_list_of_layers_means_these_layers(layers):
     assert parse_layers(",".join(map(str, sorted(layers)))) == layers
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shards=st.tuples(st.integers(1, 6), st.integers(1, 6)), reverse=st.tuples(st.booleans(), st.booleans()))
 def test_how_shards_are_laid_out_does_not_matter(tmp_path, shards, reverse):
     shutil.rmtree(tmp_path)

@@ -225,7 +225,7 @@ def test_linear_cannot_normalise_weights_that_cancel():
 # ── identities ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0, 1), st.integers(0, 10**6))
 def test_task_arithmetic_is_interpolation_whatever_the_base(lam, seed):
     base, models = drawn(2, seed)

@@ -302,7 +302,7 @@ PIECES = (
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=24).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts)
 def test_the_readers_never_fail_and_read_the_same_from_what_they_folded(text):
     folded = statements.fold(text)
@@ -335,7 +335,7 @@ def last_box_by_definition(text):
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.sampled_from(["\\boxed{", "\\fbox{", "{", "}", "\\{", "\\}", "a", " ", "1"]), max_size=30).map("".join)
 )

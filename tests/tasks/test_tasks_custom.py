@@ -228,7 +228,7 @@ lines = (
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(lines, max_size=4).map(b"\n".join))
 def test_whatever_the_bytes_are_it_is_a_task_or_a_task_error_with_its_place(tmp_path, content):
     path = tmp_path / "any.jsonl"
