@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 import live
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.save import save
-from interpole.engines.base import Request
-from interpole.engines.per_request import PerRequestEngine, Token, open_per_request
+from interpole.engines.base import Request, Token
+from interpole.engines.per_request import PerRequestEngine, open_per_request
 from interpole.engines.scripted import ScriptedEngine
 from interpole.engines.transformers import Row, TransformersEngine
 from interpole.errors import EngineError

@@ -3,8 +3,7 @@
 import time
 
 from interpole.chat import Markers, ThinkFormat
-from interpole.engines.base import Finished
-from interpole.engines.per_request import Token
+from interpole.engines.base import Finished, Token
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
 from interpole.serve.app import Limits, Server

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -119,7 +120,7 @@ def serve(
     """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve,transformers]'`.
 
     Both checkpoints are loaded once; requests of any λ run in one batch (--group: one λ after the other, with room for one
-    checkpoint). A request says how much it shall think by
+    checkpoint, by either engine). A request says how much it shall think by
     `"reasoning_effort": "low"`, by `"model": "interpole:low"` or `"interpole@0.55"`, or by `"lam": 0.55`; `none` is λ = 0.
     Open the address in a browser to compare three λ side by side.
 
@@ -128,7 +129,7 @@ def serve(
     """
     levels = _levels(lam, effort, from_run, name)
     key = _key(api_key, api_key_env)
-    if engine == "vllm":
+    if engine == "vllm" and not group:
         from interpole.serve import vllm
 
         _refuse_ours(
@@ -140,26 +141,39 @@ def serve(
             timeout=timeout_seconds != 600.0,
             dtype=dtype != "auto",
             device=device,
-            group=group,
         )
         _show(levels, f"http://{host}:{port}", bool(key), page=False, as_json=as_json)
         vllm.main(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
         return
-    if engine != "transformers":
-        raise EngineError(f"no engine {engine!r} serves", remedy="there are transformers and vllm")
-    if flags:
-        raise EngineError(f"these are no flags of ours: {shlex.join(flags)}", remedy="they are for --engine vllm")
+    settings = _settings(engine, flags or (), dtype, device)
     from interpole.serve import run
     from interpole.serve.app import Limits
 
     options = run.Options(
         host=host, port=port, api_key=key, cors=cors or (), max_rows=max_rows, max_queue=max_queue, max_tokens=max_tokens,
         limits=Limits(timeout_seconds=timeout_seconds), log_prompts=log_prompts, group=group,
-        engine={"dtype": dtype, "device": device},
+        vllm=engine == "vllm", engine=settings,
     )  # fmt: skip
     _log(log_prompts)
     server = run.open_server(instruct, thinking, levels, options)
     run.listener(server, options, lambda address: _show(levels, address, bool(key), as_json=as_json)).run()
+
+
+def _settings(engine: str, flags: Sequence[str], dtype: str, device: str | None) -> dict[str, Any]:
+    """The settings of an engine that runs in this process."""
+    if engine == "vllm":
+        from interpole.engines.registry import require
+
+        _refuse_ours(device=device)
+        require("vllm", "vllm")
+        from interpole.engines.vllm_grouped import settings_of_flags
+
+        return {"dtype": dtype, **settings_of_flags(flags)}
+    if engine != "transformers":
+        raise EngineError(f"no engine {engine!r} serves", remedy="there are transformers and vllm")
+    if flags:
+        raise EngineError(f"these are no flags of ours: {shlex.join(flags)}", remedy="they are for --engine vllm")
+    return {"dtype": dtype, "device": device}
 
 
 def _refuse_ours(**given: object) -> None:

@@ -10,14 +10,17 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, final
+from typing import Any, NamedTuple, Protocol, Self, final
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.errors import EngineError
 from interpole.records import Generation, Sampler
 from interpole.schema import Strict
 
-__all__ = ["MESSAGES", "Answer", "Engine", "Finished", "RemoteModel", "Request", "Resolve", "eos_tokens"]
+__all__ = [
+    "MESSAGES", "Answer", "Engine", "Finished", "PerRequest", "RemoteModel", "Request", "Resolve", "Token", "eos_tokens",
+    "lam_of", "pair_fingerprint",
+]  # fmt: skip
 
 Answer = Callable[[str, Sampler, int], Coroutine[Any, Any, Generation]]
 """Answers a rendered prompt with these settings and this seed: `EngineProcess.answer`, or what wraps it."""
@@ -65,6 +68,18 @@ class Finished(NamedTuple):
     key: int
     generation: Generation
     error: EngineError | None = None  # where set, there is no response
+
+
+class Token(NamedTuple):
+    """One token as it was drawn.
+
+    The log-probabilities are those of the model's own distribution, before temperature, top-k, top-p and min-p.
+    """
+
+    key: int  # of the request
+    token_id: int  # the end-of-sequence token included
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()  # the likeliest tokens, with theirs
 
 
 class Engine(ABC):
@@ -176,6 +191,64 @@ class Engine(ABC):
                     raise error
                 answers[key] = generation
         return [answers[key] for key in range(len(prompts))]
+
+
+class PerRequest(Protocol):
+    """What an engine offers besides, whose requests bring a λ each: what a server needs.
+
+    Attributes:
+        instruct, thinking: the checkpoints at λ = 0 and λ = 1.
+        tokenizer: the model's tokenizer.
+        context_tokens: most tokens of a prompt and its response together.
+    """
+
+    instruct: Checkpoint
+    thinking: Checkpoint
+    tokenizer: Any
+    context_tokens: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of both checkpoints."""
+
+    @property
+    def busy(self) -> bool:
+        """As `Engine.busy`."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch; may be asked in any thread."""
+
+    def add(self, request: Request) -> None:
+        """As `Engine.add`."""
+
+    def step(self) -> list[Finished]:
+        """As `Engine.step`."""
+
+    def abandon(self) -> None:
+        """As `Engine.abandon`."""
+
+    def cancel(self, key: int) -> bool:
+        """Forget a request, wherever it is. Returns whether it was there: it is never answered."""
+
+    def events(self) -> list[Token]:
+        """The tokens that the last `step` drew, in order; handed out once."""
+
+
+def lam_of(where: Any) -> float:
+    """A λ that a request may have.
+
+    Raises:
+        EngineError: it is no number between 0 and 1.
+    """
+    if not isinstance(where, int | float) or not 0 <= where <= 1:
+        raise EngineError(f"a request at λ = {where}", remedy="give it a `lam` between 0 and 1")
+    return float(where)
+
+
+def pair_fingerprint(instruct: Checkpoint, thinking: Checkpoint) -> str:
+    """Hash of both ends of a pair."""
+    return hashlib.sha256(f"{instruct.fingerprint()} {thinking.fingerprint()}".encode()).hexdigest()
 
 
 def eos_tokens(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:

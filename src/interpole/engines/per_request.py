@@ -9,17 +9,16 @@ than float32 a row between the ends differs from the merged folder by where it i
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.engines.base import Finished, Request
+from interpole.engines.base import Finished, Request, Token, lam_of, pair_fingerprint
 from interpole.engines.open import dial
 from interpole.engines.transformers import Row, TransformersEngine
 from interpole.engines.weights import load_into
@@ -27,7 +26,7 @@ from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation
 
-__all__ = ["PerRequestEngine", "Token", "open_per_request"]
+__all__ = ["PerRequestEngine", "open_per_request"]
 
 Forward = Callable[..., Any]
 
@@ -47,18 +46,6 @@ ROUTERS = {"olmoe.OlmoeTopKRouter", "qwen2_moe.Qwen2MoeTopKRouter", "qwen3_moe.Q
 """Classes of routers: a product with one weight, and then what has none."""
 PROBE_TOKENS = 8
 _MODELING = re.compile(r"transformers\.models\.(\w+)\.modeling_\1\.")
-
-
-class Token(NamedTuple):
-    """One token as it was drawn.
-
-    The log-probabilities are those of the model's own distribution, before temperature, top-k, top-p and min-p.
-    """
-
-    key: int  # of the request
-    token_id: int  # the end-of-sequence token included
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()  # the likeliest tokens, with theirs
 
 
 class _Lambdas:
@@ -149,8 +136,7 @@ class PerRequestEngine(TransformersEngine):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of both checkpoints."""
-        both = f"{self.instruct.fingerprint()} {self.thinking.fingerprint()}"
-        return hashlib.sha256(both.encode()).hexdigest()
+        return pair_fingerprint(self.instruct, self.thinking)
 
     @property
     def num_running(self) -> int:
@@ -169,14 +155,12 @@ class PerRequestEngine(TransformersEngine):
         Raises:
             EngineError: it has no λ, one outside of [0, 1], a setting out of range, or a prompt that leaves no room.
         """
-        lam = self.where if request.lam is None else request.lam
-        if lam is None or not 0 <= lam <= 1:
-            raise EngineError(f"a request at λ = {lam}", remedy="give it a `lam` between 0 and 1")
+        lam = lam_of(self.where if request.lam is None else request.lam)
         if not 0 <= request.min_p <= 1 or (request.top_logprobs or 0) not in range(self._vocab_size + 1):
             raise EngineError("min_p is between 0 and 1, top_logprobs at least 0")
         if any(row.request.key == request.key for row in self._rows()):
             raise EngineError(f"two requests with the key {request.key}", remedy="give each a key of its own")
-        super().add(request._replace(lam=float(lam)))
+        super().add(request._replace(lam=lam))
 
     def cancel(self, key: int) -> bool:
         """Forget a request, wherever it is. Returns whether it was there: it is never answered.

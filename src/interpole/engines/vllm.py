@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import vllm
@@ -35,12 +35,20 @@ from interpole.engines.open import dial
 from interpole.engines.vllm_worker import Proof, checksum
 from interpole.errors import EngineError, MismatchError
 from interpole.merging.recipe import Recipe
-from interpole.records import Generation, Sampler
+from interpole.records import Generation
 
-__all__ = ["VllmEngine", "cpu_defaults", "open_vllm", "write_assets"]
+__all__ = ["Prepared", "VllmEngine", "cpu_defaults", "open_vllm", "write_assets"]
 
 WORKER = "interpole.engines.vllm_worker.DialWorker"
 SMALLER = "shorten it, or raise max_model_len; an empty prompt cannot be answered"
+
+
+class Prepared(NamedTuple):
+    """A request as vLLM takes it."""
+
+    key: int
+    prompt: list[int]  # token ids
+    settings: SamplingParams
 
 
 class VllmEngine(Engine):
@@ -48,8 +56,12 @@ class VllmEngine(Engine):
 
     Attributes:
         tokenizer: the model's tokenizer.
+        context_tokens: most tokens of a prompt and its response together.
         proofs: what each worker reported of them.
     """
+
+    takes = frozenset({"min_p"})
+    _output_kind = RequestOutputKind.FINAL_ONLY
 
     def __init__(
         self,
@@ -83,7 +95,7 @@ class VllmEngine(Engine):
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._llm = _start(folder, max_rows, settings)
         config = self._llm.vllm_config
-        self._context_tokens, self._dtype = config.model_config.max_model_len, config.model_config.dtype
+        self.context_tokens, self._dtype = config.model_config.max_model_len, config.model_config.dtype
         self._num_workers = config.parallel_config.world_size
         self._eager = bool(config.model_config.enforce_eager)
         self._eos = sorted(eos_tokens(first, self.tokenizer))
@@ -149,16 +161,35 @@ class VllmEngine(Engine):
         Raises:
             EngineError: its prompt leaves no room in the model's context, it asks for what is not done here, or vLLM refuses it.
         """
+        self._submit(self._prepared(request))
+
+    def _prepared(self, request: Request) -> Prepared:
+        """A request as vLLM takes it.
+
+        Raises:
+            EngineError: as `add`.
+        """
         self._check(request)
         prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
-        room = self._context_tokens - len(prompt)
+        room = self.context_tokens - len(prompt)
         if not prompt or room <= 0:
             raise EngineError(
-                f"a prompt of {len(prompt)} tokens does not fit a context of {self._context_tokens}", remedy=SMALLER
+                f"a prompt of {len(prompt)} tokens does not fit a context of {self.context_tokens}", remedy=SMALLER
             )
         try:
-            settings = self._settings(request.sampler, request.seed, room)
-            self._llm.add_request(str(request.key), {"prompt_token_ids": prompt}, settings)
+            return Prepared(request.key, prompt, self._settings(request, room))
+        except (VLLMError, ValueError) as error:
+            raise EngineError(f"vLLM refuses a request: {error}") from error
+
+    def _submit(self, prepared: Prepared) -> None:
+        """Hand a request to vLLM.
+
+        Raises:
+            EngineError: vLLM refuses it.
+        """
+        key, prompt, settings = prepared
+        try:
+            self._llm.add_request(str(key), {"prompt_token_ids": prompt}, settings)
         except (VLLMError, ValueError) as error:
             raise EngineError(f"vLLM refuses a request: {error}") from error
 
@@ -167,34 +198,39 @@ class VllmEngine(Engine):
         if not self.busy:
             return []
         self.progress += 1
-        return [self._finished(output) for output in self._llm.step() if output.finished]
+        done = [output for output in self._llm.step() if output.finished]
+        return [
+            self._finished(int(one.request_id), one.outputs[0].token_ids, one.outputs[0].finish_reason) for one in done
+        ]
 
     def close(self) -> None:
         """End vLLM and its workers."""
         self._llm.engine_core.shutdown()
 
-    def _finished(self, output: Any) -> Finished:
+    def _finished(self, key: int, token_ids: Sequence[int], finish: str) -> Finished:
         """The response without its final end-of-sequence token; everything else, special or not, stays."""
-        (answer,) = output.outputs
-        if answer.finish_reason not in ("stop", "length"):
-            error = EngineError(f"vLLM gave a response up: {answer.finish_reason}", remedy="run again; see vLLM's log")
-            return Finished(int(output.request_id), Generation("", 0, "error"), error)
-        tokens = list(answer.token_ids)
-        kept = tokens[:-1] if answer.finish_reason == "stop" else tokens
+        if finish not in ("stop", "length"):
+            error = EngineError(f"vLLM gave a response up: {finish}", remedy="run again; see vLLM's log")
+            return Finished(key, Generation("", 0, "error"), error)
+        tokens = list(token_ids)
+        kept = tokens[:-1] if finish == "stop" else tokens
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return Finished(int(output.request_id), Generation(text, len(tokens), answer.finish_reason))
+        return Finished(key, Generation(text, len(tokens), finish))
 
-    def _settings(self, sampler: Sampler, seed: int, room: int) -> SamplingParams:
+    def _settings(self, request: Request, room: int) -> SamplingParams:
+        sampler = request.sampler
         return SamplingParams(
             temperature=sampler.temperature,
             top_p=sampler.top_p,
             top_k=sampler.top_k,
             max_tokens=min(sampler.max_tokens, room),
-            seed=seed % 2**63,
+            min_p=request.min_p,
+            seed=request.seed % 2**63,
             stop_token_ids=self._eos,
             detokenize=False,
             skip_special_tokens=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            logprobs=request.top_logprobs,
+            output_kind=self._output_kind,
         )
 
     def _check_fits(self, checkpoint: Checkpoint) -> None:

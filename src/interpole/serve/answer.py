@@ -24,7 +24,7 @@ from interpole.serve.served import Served
 from interpole.serve.text import Detokenizer, StopStrings
 
 if TYPE_CHECKING:
-    from interpole.engines.per_request import Token
+    from interpole.engines.base import Token
 
 __all__ = ["Choice", "Delta", "Item", "answers"]
 

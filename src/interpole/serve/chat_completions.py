@@ -14,7 +14,7 @@ from interpole.serve.head import Head, event, usage_of
 from interpole.serve.served import Served
 
 if TYPE_CHECKING:
-    from interpole.engines.per_request import Token
+    from interpole.engines.base import Token
 
 __all__ = ["as_logprobs", "history", "read_chat", "stream_chat", "whole_chat"]
 

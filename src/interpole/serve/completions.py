@@ -15,7 +15,7 @@ from interpole.serve.head import Head, event, usage_of
 from interpole.serve.served import Served
 
 if TYPE_CHECKING:
-    from interpole.engines.per_request import Token
+    from interpole.engines.base import Token
 
 __all__ = ["read_completions", "stream_completions", "whole_completions"]
 

@@ -23,7 +23,7 @@ from interpole.records import Generation
 from interpole.serve.errors import RequestError
 
 if TYPE_CHECKING:
-    from interpole.engines.per_request import PerRequestEngine, Token
+    from interpole.engines.base import PerRequest, Token
 
 __all__ = ["Driver", "Progress", "Ticket"]
 
@@ -69,7 +69,7 @@ class Driver:
         num_failures: how often the engine has failed.
     """
 
-    def __init__(self, engine: PerRequestEngine, *, max_requests: int) -> None:
+    def __init__(self, engine: PerRequest, *, max_requests: int) -> None:
         """Take an engine; `max_requests`: those in flight, running and waiting, beyond which new ones are refused."""
         self._engine, self._max_requests = engine, max_requests
         self._keys = itertools.count()

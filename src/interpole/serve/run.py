@@ -1,4 +1,7 @@
-"""Open a pair in the embedded engine and serve it, until a signal says to stop: what streams is finished, what is new refused."""
+"""Open a pair in an engine of this process and serve it, until a signal says to stop.
+
+What streams is then finished, what is new refused.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import uvicorn
 
+from interpole.engines.base import PerRequest
 from interpole.errors import OutputError
 from interpole.merging.recipe import Recipe
 from interpole.serve.app import Limits, Server, application
@@ -18,7 +22,7 @@ from interpole.serve.driver import Driver
 from interpole.serve.levels import Levels
 from interpole.serve.served import serve_pair
 
-__all__ = ["Options", "listener", "open_server"]
+__all__ = ["Options", "listener", "open_server", "server_of"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DRAIN_SECONDS = 60.0
@@ -42,6 +46,7 @@ class Options:
     log_prompts: bool = False
     drain_seconds: float = DRAIN_SECONDS
     group: bool = False  # one copy of the weights, one λ at a time
+    vllm: bool = False  # in vLLM, with `group` only
     engine: Mapping[str, Any] = field(default_factory=dict)  # the engine's own
 
 
@@ -53,13 +58,30 @@ def open_server(instruct: str, thinking: str, levels: Levels, options: Options) 
         TaskError: it has no chat template or no think markers.
         OutputError: the port is taken.
     """
+    _check_free(options.host, options.port)
+    recipe = Recipe.between(instruct, thinking, levels.default)
+    return server_of(_open(recipe, options), levels, options)
+
+
+def _open(recipe: Recipe, options: Options) -> PerRequest:
+    """The engine that the options name."""
+    settings = {"max_rows": options.max_rows, **options.engine}
+    if options.vllm:
+        from interpole.engines.vllm_grouped import open_grouped_vllm
+
+        return open_grouped_vllm(recipe, **settings)
     from interpole.engines.grouped import open_grouped
     from interpole.engines.per_request import open_per_request
 
-    _check_free(options.host, options.port)
-    recipe = Recipe.between(instruct, thinking, levels.default)
-    open_pair = open_grouped if options.group else open_per_request
-    engine = open_pair(recipe, **{"max_rows": options.max_rows, **options.engine})
+    return (open_grouped if options.group else open_per_request)(recipe, **settings)
+
+
+def server_of(engine: PerRequest, levels: Levels, options: Options) -> Server:
+    """The server of an engine that is open.
+
+    Raises:
+        TaskError: its pair has no chat template or no think markers.
+    """
     served = serve_pair(
         engine.instruct,
         engine.thinking,
