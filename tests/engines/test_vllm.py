@@ -268,6 +268,8 @@ def test_equal_seeds_give_equal_responses_whatever_else_is_in_the_batch(engine):
 
 
 def test_top_k_and_top_p_are_passed_on(engine):
+    engine.load(0.0)  # whatever was tested before
+
     def first_tokens(**settings):
         sampler = Sampler(temperature=2.0, max_tokens=1, **settings)
         return {answer.text for answer in engine.generate(["x"] * 100, sampler, range(100))}
