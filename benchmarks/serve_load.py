@@ -1,6 +1,8 @@
 """`interpole serve` on the tiny pair: what each effort costs and gets, the time to the first token, and a minute of 200 clients.
 
-    python benchmarks/serve_load.py [--seconds 60] [--questions 96]
+    python benchmarks/serve_load.py [--seconds 60] [--questions 96] [--address http://127.0.0.1:8000 --pid 123]
+
+With an address: a server that runs, of either engine; `--pid` is its process, whose memory is watched with its children's.
 
 Clients hang up at random and read slowly. What is printed goes into docs/serve.md; times are of this machine, ratios of one run.
 """
@@ -26,6 +28,7 @@ from interpole.lab import shipped
 from interpole.tasks.arithmetic import load
 from interpole.tasks.benchmark import Request
 
+RUNNING = r"^(?:interpole_in_flight|vllm:num_requests_running{.*}) (\S+)$"
 EFFORTS = ("none", "low", "medium", "high")
 
 
@@ -56,7 +59,7 @@ async def efforts(client: httpx.AsyncClient, num_questions: int) -> None:
         tokens = np.mean([reply["usage"]["completion_tokens"] for reply in replies])
         messages = [reply["choices"][0]["message"] for reply in replies]
         right = np.mean([m["content"].strip() == p.answer for m, p in zip(messages, problems, strict=True)])
-        thought = np.mean(["reasoning" in message for message in messages])
+        thought = np.mean([bool(message.get("reasoning")) for message in messages])
         print(f"{effort:8} {tokens:9.1f} {right:9.1%} {thought:9.1%}")
 
 
@@ -109,14 +112,17 @@ async def load_for(client: httpx.AsyncClient, seconds: float, server: psutil.Pro
 
     async def watch() -> None:
         while time.monotonic() < deadline:
-            sizes.append(server.memory_info().rss)
+            sizes.append(sum(process.memory_info().rss for process in (server, *server.children(recursive=True))))
             await asyncio.sleep(seconds / 20)
 
     await asyncio.gather(watch(), *map(one, range(200)))
     await asyncio.sleep(1)
-    health = (await client.get("/health")).json()
+    health = await client.get("/health")
+    in_flight = re.findall(RUNNING, (await client.get("/metrics")).text, re.M)
     quarters = [int(max(part)) >> 20 for part in np.array_split(sizes, 4)]
-    print(f"200 clients for {seconds:g} s: {dict(ended)}; afterwards {health}")
+    print(
+        f"200 clients for {seconds:g} s: {dict(ended)}; afterwards health {health.status_code}, in flight {in_flight}"
+    )
     print(f"memory at most, MiB, by quarters: {quarters}")
 
 
@@ -135,7 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--questions", type=int, default=96)
+    parser.add_argument("--address", help="of a server that runs")
+    parser.add_argument("--pid", type=int, help="its process")
     options = parser.parse_args()
+    if options.address:
+        asyncio.run(measure(options.address, psutil.Process(options.pid), options))
+        return
     process, address = start()
     try:
         asyncio.run(measure(address, psutil.Process(process.pid), options))

@@ -16,6 +16,7 @@ from interpole.lab import shipped
 from interpole.serve.levels import Levels, parse_efforts
 from interpole.serve.run import Options, open_server
 
+pytest.register_assert_rewrite("clients")
 LEVELS = Levels(0.6, parse_efforts("low=0.4,medium=0.6,high=1"), "pair")
 
 

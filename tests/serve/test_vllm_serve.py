@@ -5,13 +5,17 @@ These tests need vLLM: `make test-vllm` runs them in an environment of their own
 # ruff: noqa: E402
 
 import asyncio
+import json
 import os
+import random
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from urllib.request import urlopen
 
 import pytest
@@ -19,9 +23,10 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 pytestmark = pytest.mark.vllm
 
-import anthropic
 import httpx
 import openai
+import psutil
+from clients import CHECKS
 from serving import running
 from transformers import AutoTokenizer
 
@@ -55,9 +60,9 @@ def pair(tmp_path_factory):
     return [with_heads_of_32(source, folder / source.name) for source in (found.instruct, found.thinking)]
 
 
-@pytest.fixture(scope="module")
-def served(pair, tmp_path_factory):
-    """The address of a server of the tiny pair; it is told to end, and ends."""
+@contextmanager
+def serving(pair, log):
+    """The address of a server of the tiny pair, and its process; what is left of it ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,22 +70,31 @@ def served(pair, tmp_path_factory):
         "import sys; from interpole.serve.vllm import main; from interpole.serve.levels import Level, Levels\n"
         f"main(*sys.argv[1:3], {LEVELS}, port={port}, api_key={KEY!r}, flags=sys.argv[3:])"
     )
-    log = tmp_path_factory.mktemp("log") / "log"
     command = [sys.executable, "-c", code, *map(str, pair), *FLAGS]
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
     healthy = False
-    while not healthy and server.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), urlopen(f"{url}/health"):
-            healthy = True
-        time.sleep(0.5)
-    if not healthy:
+    try:
+        while not healthy and server.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError), urlopen(f"{url}/health"):
+                healthy = True
+            time.sleep(0.2)
+        if not healthy:
+            pytest.fail(log.read_text()[-6000:])
+        yield url, server
+    finally:
         server.kill()
-        pytest.fail(log.read_text()[-6000:])
-    yield url
-    server.terminate()
-    assert server.wait(60) in (0, -15)
+
+
+@pytest.fixture(scope="module")
+def served(pair, tmp_path_factory):
+    """The address of a server; it is told to end, and ends."""
+    log = tmp_path_factory.mktemp("log") / "log"
+    with serving(pair, log) as (url, server):
+        yield url
+        server.terminate()
+        assert server.wait(60) in (0, -15)
     assert KEY not in log.read_text()
 
 
@@ -248,19 +262,50 @@ def test_without_the_key_nothing_is_said(served):
         stranger.chat.completions.create(**asked("x"))
 
 
-def test_anthropics_client_is_answered(served, client):
-    messages = anthropic.Anthropic(base_url=served, api_key=KEY, max_retries=0)
-    answer = messages.messages.create(
-        model="pair:high",
-        max_tokens=MOST,
-        messages=[{"role": "user", "content": QUESTIONS[0]}],
-        extra_body={"temperature": 0},
-    )
-    chat = client.chat.completions.create(**asked(QUESTIONS[0], model="pair:high"))
-    parts = {part.type: part for part in answer.content}
-    assert parts["text"].text.strip() == chat.choices[0].message.content.strip()
-    assert parts["thinking"].thinking.strip() == chat.choices[0].message.reasoning_content.strip()
-    assert answer.model == "pair:high"
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_client(check, served):
+    check(served, KEY)
+
+
+def num_running(url):
+    """How many requests vLLM works on or has waiting."""
+    metrics = httpx.get(f"{url}/metrics", timeout=60).text
+    found = re.findall(r"^vllm:num_requests_(?:running|waiting){.*} (\S+)$", metrics, re.M)
+    assert len(found) == 2
+    return sum(map(float, found))
+
+
+async def one_stream(client, number):
+    """A stream that is read to its end, left in the middle, or read slowly: how it ended."""
+    chance, num_lines = random.Random(number), 0
+    body = asked(QUESTIONS[number % 3], stream=True, temperature=1, lam=number % 11 / 10)
+    async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        assert reply.status_code == 200
+        async for line in reply.aiter_lines():
+            num_lines += bool(line)
+            if number % 5 == 0 and num_lines > 3:
+                return "left"
+            if number % 7 == 0 and chance.random() < 0.05:
+                await asyncio.sleep(0.2)
+            if line.startswith("data: {"):
+                last = json.loads(line.removeprefix("data: "))
+    assert line == "data: [DONE]" or not line
+    return "error" if "error" in last else last["choices"][0]["finish_reason"]
+
+
+def test_sixty_streams_with_clients_that_leave_and_that_read_slowly_leave_nothing_behind(served):
+    async def load():
+        headers, limits = {"authorization": f"Bearer {KEY}"}, httpx.Limits(max_connections=60)
+        async with httpx.AsyncClient(base_url=served, headers=headers, timeout=300, limits=limits) as client:
+            return await asyncio.gather(*(one_stream(client, number) for number in range(60)))
+
+    found = asyncio.run(load())
+    assert found.count("left") == 12
+    assert set(found) <= {"left", "stop", "length"}
+    deadline = time.monotonic() + 60
+    while num_running(served) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert num_running(served) == 0
 
 
 def test_metrics_and_health_are_there(served):
@@ -410,6 +455,26 @@ def test_flags_are_read_as_vllm_reads_them_and_ours_are_refused():
     ]:
         with pytest.raises(EngineError, match=message):
             settings_of_flags([flag])
+
+
+def is_engine(process):
+    return "EngineCore" in " ".join(process.cmdline())
+
+
+def test_a_server_whose_engine_was_killed_answers_with_an_error_and_ends(pair, tmp_path):
+    with serving(pair, tmp_path / "log") as (url, server):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60)
+        stream = iter(client.completions.create(
+            model="pair", prompt="34 a-1", stream=True, max_tokens=400, extra_body={"ignore_eos": True, "lam": 0.5}
+        ))  # fmt: skip
+        next(stream)
+        engines = [child for child in psutil.Process(server.pid).children(recursive=True) if is_engine(child)]
+        assert len(engines) == 1
+        engines[0].send_signal(signal.SIGKILL)
+        with pytest.raises(openai.APIError):
+            list(stream)
+        assert server.wait(60) == 1
+    assert "died (exit code -9)" in (tmp_path / "log").read_text()
 
 
 # ── the reader of thoughts alone ─────────────────────────────────────────────────────────────────────────────────

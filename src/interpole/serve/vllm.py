@@ -9,11 +9,18 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import entry_points
+from multiprocessing import active_children
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +32,15 @@ from interpole.files import StrPath
 from interpole.merging.recipe import Recipe
 from interpole.serve.levels import Level, Levels
 
-__all__ = ["arguments", "main", "of_environment", "to_environment"]
+__all__ = ["arguments", "main", "of_environment", "to_environment", "watch_engines"]
 
 SERVER = "vllm.entrypoints.openai.api_server"
 PLUGIN, GROUP = "interpole", "vllm.general_plugins"
 _ENVIRONMENT = "INTERPOLE_SERVED"
+GRACE_SECONDS = 30
+"""What a server has to end in once its engine has."""
+_told = threading.Event()
+_engines: list[BaseProcess] = []
 _OURS = {
     "model": "it is INSTRUCT and THINKING",
     "served-model-name": "say --name",
@@ -100,7 +111,7 @@ def main(
         flags: vLLM's own.
 
     Raises:
-        EngineError: vLLM or its plugin is not installed, or a flag is refused.
+        EngineError: vLLM or its plugin is not installed, a flag is refused, or the engine died.
         InterpoleError: the checkpoints do not fit each other.
     """
     require("vllm", "vllm")
@@ -123,6 +134,36 @@ def main(
             os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
         sys.argv = [SERVER, *arguments(folder, levels.name, settings(recipe), host, port, flags)]
         runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
+    if _engines and not _told.is_set():
+        raise EngineError(
+            f"vLLM's engine died (exit code {_engines[0].exitcode}), and the server has ended",
+            remedy="its last words are above; where there are none, it may have been out of memory",
+        )
+
+
+def watch_engines() -> None:
+    """Have this process, a server that starts, end when an engine does: vLLM waits for clients that read nothing, for ever."""
+    _engines[:] = active_children()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):  # the loop hears of them all the same, by its wake-up descriptor
+            signal.signal(number, partial(_tell, signal.getsignal(number)))
+    threading.Thread(target=_end_with, args=([engine.sentinel for engine in _engines],), daemon=True).start()
+
+
+def _tell(before: Any, number: int, frame: Any) -> None:
+    _told.set()
+    if callable(before):
+        before(number, frame)
+
+
+def _end_with(sentinels: list[int]) -> None:
+    if sentinels:
+        wait(sentinels)
+        time.sleep(GRACE_SECONDS)
+        print(
+            f"the engine has ended, the server not within {GRACE_SECONDS} s: it is cut off", file=sys.stderr, flush=True
+        )
+        os._exit(1)
 
 
 def arguments(folder: str, name: str, pair: Mapping[str, Any], host: str, port: int, flags: Sequence[str]) -> list[str]:

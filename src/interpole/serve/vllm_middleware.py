@@ -17,7 +17,7 @@ from interpole.errors import CorruptError
 from interpole.files import parse_json
 from interpole.serve.errors import RequestError
 from interpole.serve.levels import Chosen, Levels, choose, level_name
-from interpole.serve.vllm import of_environment
+from interpole.serve.vllm import of_environment, watch_engines
 
 __all__ = ["LambdaMiddleware", "rewritten"]
 
@@ -218,7 +218,8 @@ class LambdaMiddleware:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "not served with a λ per request"})
             return
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # the server starts
+            watch_engines()
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
