@@ -327,6 +327,15 @@ def test_a_table_with_a_word_for_a_number_is_refused(tmp_path: Path, figure: str
         plot(path, figure, tmp_path / "x.png")
 
 
+def test_a_row_longer_than_its_header_is_named_and_a_short_one_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("model,lam,think\na,0,0\na,1,100,3\n")
+    with pytest.raises(AnalysisError, match="row 2 has more cells than the header"):
+        chart(path, "3")
+    path.write_text("model,lam,think,note\na,0,0,x\na,1,100\n")
+    assert {row["lam"] for row in values(chart(path, "3").to_dict()) if "lam" in row} >= {0, 1}
+
+
 # ── verdicts ──
 
 

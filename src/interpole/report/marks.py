@@ -84,15 +84,17 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a comma-separated file with a header.
 
     Raises:
-        AnalysisError: it cannot be read, or has no rows.
+        AnalysisError: it cannot be read, has no rows, or one that is longer than the header.
     """
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(file, restkey="", restval=""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnalysisError(f"cannot read the table: {error}", path, "give a comma-separated file in UTF-8") from error
     if not rows:
         raise AnalysisError("no rows below the header", path, "give a table with at least one row")
+    if long := next((number for number, row in enumerate(rows, 1) if isinstance(row.get(""), list)), None):
+        raise AnalysisError(f"row {long} has more cells than the header", path, "give each column a name")
     return rows
 
 
