@@ -16,7 +16,7 @@ demo: $(STAMP)
 	.venv/bin/interpole demo
 
 test: $(STAMP)
-	$(PY) -m pytest -n 3 --dist worksteal # three on two cores: some tests wait
+	$(PY) -m pytest -n 2 --dist worksteal
 
 fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half an hour of processor time
 	$(PY) tests/fuzz.py $(FUZZ)
