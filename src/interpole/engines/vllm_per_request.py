@@ -135,7 +135,7 @@ class _PerRow(QuantizeMethodBase):
         self.inner, self._rows = inner, rows
 
     def create_weights(self, layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        """The layer has its weights."""
+        """Never called: the layer had its weights before it was wrapped."""
         raise NotImplementedError
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
@@ -182,7 +182,7 @@ class _PerRowExperts(FusedMoEMethodBase, torch.nn.Module):
         self.inner, self._rows = inner, rows
 
     def create_weights(self, layer: Any, *args: Any, **kwargs: Any) -> None:
-        """The layer has its weights."""
+        """Never called: the layer had its weights before it was wrapped."""
         raise NotImplementedError
 
     def get_fused_moe_quant_config(self, layer: Any) -> Any:
