@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from interpole.engines.base import Engine, Request
 from interpole.engines.open import open_engine
 from interpole.engines.per_request import open_per_request
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
 from interpole.records import Sampler

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from interpole.engines.open import open_engine
 from interpole.engines.process import EngineProcess
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.lab import shipped
 from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep

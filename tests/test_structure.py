@@ -16,6 +16,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "errors",
     "records",
     "files",
+    "formats",
     "schema",
     "guarded",
     "checkpoints",

@@ -13,7 +13,8 @@ import synthetic
 from interpole.analysis.scoring import score
 from interpole.cli import app
 from interpole.errors import OutputError, RunError, TaskError
-from interpole.files import open_to_append, parse_json
+from interpole.files import open_to_append
+from interpole.formats import parse_json
 from interpole.runs import archive, samples
 from interpole.runs.combine import combine
 from interpole.runs.regrade import code_of, regrade

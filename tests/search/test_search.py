@@ -99,7 +99,7 @@ def test_it_begins_with_the_dial_itself(found):
 def test_a_trial_is_what_an_engine_by_hand_gives(found):
     from interpole.chat import parse_response
     from interpole.engines.open import open_engine
-    from interpole.files import seed_of
+    from interpole.formats import seed_of
 
     trial = study(found).trials[5]
     planned = Plan(found.file.sweep)

@@ -173,7 +173,7 @@ def test_answers_and_logs_from_before_force_was_noted_are_read_as_not_forced(tmp
 
 def test_a_budget_over_a_live_model_is_two_requests_by_hand(tmp_path):
     from interpole.engines.open import open_engine
-    from interpole.files import seed_of
+    from interpole.formats import seed_of
 
     instruct, thinking = live.pair(tmp_path)
     config = SweepConfig.of(

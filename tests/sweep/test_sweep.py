@@ -258,7 +258,7 @@ def test_two_sweeps_do_not_write_to_one_run(bench):
 
 def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
     from interpole.engines.open import open_engine
-    from interpole.files import seed_of
+    from interpole.formats import seed_of
     from interpole.sweep.plan import Plan
 
     instruct, thinking = live.pair(tmp_path)

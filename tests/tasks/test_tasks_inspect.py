@@ -22,7 +22,7 @@ from interpole import tasks  # noqa: E402
 from interpole.analysis.metrics import measure  # noqa: E402
 from interpole.chat import Markers, ThinkFormat  # noqa: E402
 from interpole.errors import TaskError  # noqa: E402
-from interpole.files import seed_of  # noqa: E402
+from interpole.formats import seed_of  # noqa: E402
 from interpole.records import Outcome, Sample  # noqa: E402
 from interpole.tasks.benchmark import problem_of  # noqa: E402
 from interpole.tasks.inspect import SCORE, response_text, to_inspect  # noqa: E402

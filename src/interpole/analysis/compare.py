@@ -14,7 +14,7 @@ from typing import Any
 from interpole.analysis.intervals import interval_text
 from interpole.analysis.metrics import SIGNIFICANCE, Difference, Estimand, difference, power_reach
 from interpole.errors import AnalysisError
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.records import Sample
 
 __all__ = ["Comparison", "compare", "holm", "needed", "to_json"]

@@ -25,7 +25,7 @@ from interpole.analysis.selection import chosen, critical, noise, optimism
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.records import Outcome, Sample
 
 Indices = NDArray[np.intp]

@@ -19,7 +19,7 @@ from interpole.analysis.metrics import difference, rows_and_samples
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.records import Outcome, Sample
 
 __all__ = ["MARGIN", "POOLED", "Signature", "Stages", "Step", "bracket", "find_stages", "step", "to_json"]

@@ -22,7 +22,8 @@ from pydantic import TypeAdapter
 
 from interpole.analysis.intervals import Interval
 from interpole.errors import AnalysisError, InterpoleWarning, printable
-from interpole.files import StrPath, open_regular, plain, read_json, write_atomic
+from interpole.files import StrPath, open_regular, write_atomic
+from interpole.formats import plain, read_json
 from interpole.records import Outcome
 
 __all__ = [

@@ -15,7 +15,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, field_validator
 
 from interpole.errors import CorruptError
-from interpole.files import open_regular, read_json
+from interpole.files import open_regular
+from interpole.formats import read_json
 from interpole.schema import Foreign, validated
 
 __all__ = [

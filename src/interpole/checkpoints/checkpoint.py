@@ -27,7 +27,8 @@ from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import NO_ASSETS, fetch_headers, locate
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, refuse_pointer
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
-from interpole.files import LONGEST_NAME, StrPath, read_json
+from interpole.files import LONGEST_NAME, StrPath
+from interpole.formats import read_json
 
 __all__ = [
     "DTYPES",

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints import kernels
 from interpole.errors import OutputError
-from interpole.files import content_hash, write_atomic
+from interpole.files import write_atomic
+from interpole.formats import content_hash
 
 __all__ = ["BLOCK_BYTES", "block_sums", "remembered", "state_of"]
 

@@ -17,7 +17,8 @@ from interpole.checkpoints.views.renaming import same_names
 from interpole.checkpoints.views.scaled import METHODS, MODELOPT, Scaled
 from interpole.checkpoints.views.vocabulary import same_vocabulary
 from interpole.errors import CheckpointError
-from interpole.files import StrPath, read_json
+from interpole.files import StrPath
+from interpole.formats import read_json
 
 __all__ = ["coded", "fit", "open_source", "readable"]
 

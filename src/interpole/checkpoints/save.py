@@ -32,7 +32,8 @@ from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
-from interpole.files import StrPath, content_hash, exclusive, size_text
+from interpole.files import StrPath, exclusive, size_text
+from interpole.formats import content_hash
 
 __all__ = ["CHUNK_ELEMENTS", "Target", "save", "save_all"]
 

@@ -13,7 +13,8 @@ from interpole.cli import options
 from interpole.cli.options import file_not_model, say_what_is_run
 from interpole.engines.registry import default_engine
 from interpole.errors import RunError, printable
-from interpole.files import parse_yaml, read_json, size_text
+from interpole.files import size_text
+from interpole.formats import parse_yaml, read_json
 
 if TYPE_CHECKING:
     from interpole.sweep.config import SweepConfig

@@ -27,7 +27,7 @@ from interpole.checkpoints.reduce import (
     total,
 )
 from interpole.errors import AnalysisError
-from interpole.files import plain
+from interpole.formats import plain
 
 __all__ = ["VARIANTS", "Cell", "Kinship", "Moments", "Similarity", "TensorSimilarity", "compare"]
 

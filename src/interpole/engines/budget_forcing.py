@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from interpole.engines.base import Answer
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.records import Generation, Sampler
 
 __all__ = ["Budget", "within"]

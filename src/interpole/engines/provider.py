@@ -25,7 +25,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from interpole.engines.base import Answer
 from interpole.errors import EngineError
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.records import Sampler
 
 __all__ = ["inspect_model"]

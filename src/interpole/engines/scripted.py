@@ -18,7 +18,8 @@ from typing import Any
 
 from interpole.engines.base import Engine, Finished, Request
 from interpole.errors import EngineError
-from interpole.files import parse_json, read_text
+from interpole.files import read_text
+from interpole.formats import parse_json
 from interpole.merging.recipe import Recipe
 from interpole.records import Generation
 

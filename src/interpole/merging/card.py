@@ -19,7 +19,7 @@ import yaml
 
 from interpole.checkpoints.hub import is_hub_id
 from interpole.errors import CheckpointError
-from interpole.files import parse_yaml
+from interpole.formats import parse_yaml
 from interpole.merging.recipe import Recipe, Source
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
-from interpole.files import StrPath, parse_yaml_lines, read_text
+from interpole.files import StrPath, read_text
+from interpole.formats import parse_yaml_lines
 from interpole.merging.mergekit import lines_of_rules, translate
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (

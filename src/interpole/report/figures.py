@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 
 from interpole.analysis.tables import PointMetrics
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.report.marks import Mark, dial_span, marks, tasks
 from interpole.report.style import COLOURS, OUTCOMES, SERIES
 

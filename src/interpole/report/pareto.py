@@ -13,7 +13,7 @@ import altair as alt
 import numpy as np
 
 from interpole.analysis.pareto import LIKELY, SURE, on_front
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.report.marks import Mark
 from interpole.report.style import COLOURS
 

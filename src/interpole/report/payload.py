@@ -17,7 +17,7 @@ from typing import Any
 
 from interpole.analysis.tables import PointMetrics, curves_text
 from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.records import Sample
 from interpole.report.style import OUTCOMES, UNFINISHED
 

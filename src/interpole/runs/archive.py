@@ -16,7 +16,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 import zstandard
 
 from interpole.errors import RunError
-from interpole.files import open_regular, parse_json
+from interpole.files import open_regular
+from interpole.formats import parse_json
 
 __all__ = ["MAX_VALUES", "members"]
 

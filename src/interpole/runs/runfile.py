@@ -20,7 +20,8 @@ from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_val
 
 from interpole.chat import Markers, ThinkFormat
 from interpole.errors import OutputError, RunError, printable
-from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, parse_json, write_atomic
+from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, write_atomic
+from interpole.formats import parse_json
 from interpole.schema import Strict, validated
 
 __all__ = ["NAME", "Count", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, FiniteFloat, RootModel
 
 from interpole.errors import RunError
-from interpole.files import StrPath, open_regular, parse_json
+from interpole.files import StrPath, open_regular
+from interpole.formats import parse_json
 from interpole.records import Outcome, Sample
 from interpole.runs.archive import members
 from interpole.runs.runfile import Count, Entry, Part, RunFile

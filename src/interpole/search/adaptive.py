@@ -15,7 +15,8 @@ from typing import Any
 
 from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
-from interpole.files import StrPath, plain, write_atomic
+from interpole.files import StrPath, write_atomic
+from interpole.formats import plain
 from interpole.records import Sample
 from interpole.runs.journal import journal_path
 from interpole.runs.runfile import NAME, Part, exclusive

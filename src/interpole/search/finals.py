@@ -22,7 +22,8 @@ from interpole.analysis.scoring import score
 from interpole.analysis.tables import PointMetrics
 from interpole.engines.process import EngineProcess
 from interpole.errors import RunError
-from interpole.files import plain, write_atomic
+from interpole.files import write_atomic
+from interpole.formats import plain
 from interpole.merging.recipe import build
 from interpole.runs.samples import read
 from interpole.search.allocation import Goal, choose, parse_goal

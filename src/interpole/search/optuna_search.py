@@ -18,7 +18,8 @@ import numpy as np
 from interpole.checkpoints.names import num_layers
 from interpole.engines.process import EngineProcess
 from interpole.errors import InterpoleError, RunError
-from interpole.files import StrPath, content_hash, write_atomic
+from interpole.files import StrPath, write_atomic
+from interpole.formats import content_hash
 from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
 from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study

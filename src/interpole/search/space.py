@@ -13,7 +13,8 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from interpole.errors import AnalysisError, RunError
-from interpole.files import StrPath, read_yaml
+from interpole.files import StrPath
+from interpole.formats import read_yaml
 from interpole.schema import Strict, validated
 from interpole.search.allocation import parse_goal
 from interpole.sweep.config import PointConfig, SweepConfig

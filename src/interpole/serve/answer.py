@@ -15,7 +15,7 @@ from interpole.chat import ParsedResponse
 from interpole.chat.stream import Piece, ThoughtStream
 from interpole.engines.base import Request
 from interpole.engines.budget_forcing import within
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.records import Generation, Sampler
 from interpole.serve.call import Call
 from interpole.serve.driver import Driver

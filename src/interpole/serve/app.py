@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interpole.errors import InterpoleError
-from interpole.files import parse_json
+from interpole.formats import parse_json
 from interpole.serve.answer import Choice, Item, answers
 from interpole.serve.call import Call, Draft
 from interpole.serve.chat_completions import read_chat, stream_chat, whole_chat

@@ -14,7 +14,7 @@ from typing import Any
 from interpole.chat import ThinkFormat
 from interpole.engines.budget_forcing import Budget
 from interpole.errors import TaskError
-from interpole.files import MAX_SEED
+from interpole.formats import MAX_SEED
 from interpole.records import Sampler
 from interpole.serve.errors import RequestError
 from interpole.serve.fields import Fields

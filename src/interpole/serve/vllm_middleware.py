@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from interpole.errors import CorruptError
-from interpole.files import parse_json
+from interpole.formats import parse_json
 from interpole.serve.errors import RequestError
 from interpole.serve.levels import Chosen, Levels, choose, level_name
 from interpole.serve.vllm import of_environment, watch_engines

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from interpole.engines.registry import EngineKind, engine_kind
 from interpole.errors import EngineError, RunError, TaskError
-from interpole.files import StrPath, read_yaml
+from interpole.files import StrPath
+from interpole.formats import read_yaml
 from interpole.merging.methods import get_method
 from interpole.merging.recipe import Source, Sources, parse_lambdas
 from interpole.schema import Strict, validated

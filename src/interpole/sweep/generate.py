@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from interpole.chat import ParsedResponse
 from interpole.engines.process import EngineProcess
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.records import Generation, Problem
 from interpole.runs.journal import Journal
 from interpole.sweep.plan import Plan, Point

@@ -20,7 +20,7 @@ from interpole.engines.base import MESSAGES, Answer, RemoteModel
 from interpole.engines.budget_forcing import Budget, within
 from interpole.engines.open import dial
 from interpole.errors import RunError, TaskError
-from interpole.files import content_hash
+from interpole.formats import content_hash
 from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from interpole.errors import TaskError
-from interpole.files import open_named, parse_json
+from interpole.files import open_named
+from interpole.formats import parse_json
 from interpole.records import Problem
 
 __all__ = ["Text", "TextOrNumber", "distinct", "fetch", "kind_of", "read_jsonl"]

@@ -18,7 +18,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from interpole.chat import Markers, ParsedResponse, ThinkFormat
 from interpole.errors import TaskError
-from interpole.files import seed_of
+from interpole.formats import seed_of
 from interpole.records import Problem
 from interpole.tasks.benchmark import Benchmark, Grade, final_text, problem_of, score_metadata
 from interpole.tasks.inspect_internals import scorer_name

@@ -25,7 +25,7 @@ from interpole.checkpoints.names import role_of
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.checkpoints.views.heads import is_tied, untied
 from interpole.errors import CheckpointError, CorruptError, MismatchError
-from interpole.files import read_json
+from interpole.formats import read_json
 from interpole.schema import Foreign, validated
 
 __all__ = ["Adapted", "adapter_base", "is_adapter"]

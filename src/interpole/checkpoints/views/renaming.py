@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import stem
-from interpole.files import content_hash
+from interpole.formats import content_hash
 
 __all__ = ["Renamed", "same_names"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from interpole.checkpoints.assets import read_bytes
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.files import read_json
+from interpole.formats import read_json
 
 __all__ = ["AssetAudit", "audit_assets", "template_source"]
 

@@ -11,7 +11,7 @@ from interpole.diagnostics.audit.assets import AssetAudit
 from interpole.diagnostics.audit.estimate import Estimate
 from interpole.diagnostics.audit.mapping import MOST_RULES, LambdaMap
 from interpole.diagnostics.audit.stated import Stated
-from interpole.files import plain
+from interpole.formats import plain
 from interpole.merging.recipe import Recipe
 
 __all__ = ["ON_LINE", "STATES", "Audit", "TensorAudit"]

@@ -13,7 +13,8 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.open import readable
 from interpole.checkpoints.reduce import count_differing, sum_tensors
 from interpole.errors import InterpoleError, InterpoleWarning
-from interpole.files import open_regular, parse_yaml
+from interpole.files import open_regular
+from interpole.formats import parse_yaml
 from interpole.merging.card import RECIPE_NAME
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe, build

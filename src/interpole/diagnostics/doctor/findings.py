@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.files import plain
+from interpole.formats import plain
 
 __all__ = ["VERDICTS", "Check", "Diagnosis", "Finding", "Side", "differences"]
 

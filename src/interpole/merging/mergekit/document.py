@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from interpole.errors import RecipeError
-from interpole.files import parse_yaml_lines
+from interpole.formats import parse_yaml_lines
 
 __all__ = [
     "Document",
