@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from interpole.chat import Markers, parse_response
 from interpole.records import Problem
-from interpole.tasks import claims, expressions, grading, letters, reading, statements
+from interpole.tasks import claims, expressions, grading, letters, notation, reading, statements, values
 
 QWEN = Markers("<think>", "</think>")
 ADVERSARIAL = [
@@ -317,7 +317,7 @@ def test_the_readers_never_fail_and_read_the_same_from_what_they_folded(text):
     assert not text.strip() or reading.same_text(text, text) or not folded.strip()
     for expression in (text, expressions.stated(text) or ""):
         assert all(
-            isinstance(one, str) for one in expressions.tidy(expression, expressions.Asked(percent=True, radians=False))
+            isinstance(one, str) for one in notation.tidy(expression, notation.Asked(percent=True, radians=False))
         )
 
 
@@ -349,6 +349,9 @@ REPEATED = (
 )
 
 
+READERS = (statements, claims, letters, notation, values, expressions, reading)
+
+
 def work(monkeypatch, text, read):
     """How many characters the regular expressions of the readers could have looked at, and how many steps they took."""
     steps = 0
@@ -374,7 +377,7 @@ def work(monkeypatch, text, read):
             return counted
 
     with monkeypatch.context() as patch:
-        for module in (statements, claims, letters, expressions, reading):
+        for module in READERS:
             for name, value in vars(module).items():
                 if isinstance(value, re.Pattern):
                     patch.setattr(module, name, Counting(value))
@@ -392,7 +395,7 @@ def unbounded(part):
 
 def test_every_quantifier_of_the_readers_is_bounded():
     assert unbounded(re._parser.parse("a(b|c(d*))"))
-    for module in (statements, claims, letters, expressions, reading):
+    for module in READERS:
         patterns = {name: value for name, value in vars(module).items() if isinstance(value, re.Pattern)}
         assert patterns
         assert [name for name, one in patterns.items() if unbounded(re._parser.parse(one.pattern, one.flags))] == []

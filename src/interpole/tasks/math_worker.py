@@ -14,7 +14,8 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from sympy import Equality, Float
 
 from interpole.guarded import serve
-from interpole.tasks.expressions import asked_for, stated, tidy
+from interpole.tasks.expressions import stated
+from interpole.tasks.notation import asked_for, tidy
 
 __all__ = []
 
