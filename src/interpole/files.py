@@ -10,8 +10,9 @@ import os
 import socket
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ __all__ = [
     "open_regular",
     "open_to_append",
     "read_text",
+    "shared",
     "size_text",
     "unlink_others",
     "write_atomic",
@@ -153,7 +155,7 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path, error: type[InterpoleError], what: str, remedy: str) -> Iterator[None]:
+def exclusive(path: Path, error: type[InterpoleError], what: str, remedy: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, in which stands who holds it; the system lets go of it when the process ends, however it ends.
 
     Works across the hosts of a network file system that keeps locks; where none are kept, a warning says so.
@@ -163,11 +165,14 @@ def exclusive(path: Path, error: type[InterpoleError], what: str, remedy: str) -
         error: what to raise.
         what: what the holder does, for the message: `is writing out`.
         remedy: what the second one can do instead of waiting.
+        wait: until nobody holds it.
 
     Raises:
         InterpoleError: of the kind `error`: another process holds it; with its process id and host.
     """
-    handle = _locked(path, error, what, remedy)
+    import fcntl
+
+    handle = _locked(path, error, what, remedy, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
         yield
     finally:
@@ -176,14 +181,53 @@ def exclusive(path: Path, error: type[InterpoleError], what: str, remedy: str) -
         os.close(handle)
 
 
-def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str) -> int:
+@contextmanager
+def shared(path: Path, error: type[InterpoleError], what: str, remedy: str) -> Iterator[Callable[[], bool]]:
+    """Hold the lock file `path` together with others that do so too; `exclusive` and this refuse one another.
+
+    The file stays where it is, since others may hold it.
+
+    Args:
+        path: the lock file; it is made.
+        error: what to raise.
+        what: what the holder does, for the message.
+        remedy: what the second one can do instead of waiting.
+
+    Yields:
+        What says whether no other process holds it, as far as the file system knows.
+
+    Raises:
+        InterpoleError: of the kind `error`: another process holds it for itself; with its process id and host.
+    """
+    import fcntl
+
+    handle = _locked(path, error, what, remedy, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def is_alone() -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            alone = False
+        else:
+            alone = True
+        with suppress(OSError):  # where no locks are kept
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        return alone
+
+    try:
+        yield is_alone
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str, kind: int) -> int:
     """A descriptor that holds the lock on the file which lies at `path` now, not on one that its last holder removed."""
     import fcntl
 
     while True:
         handle = no_follow(str(path), os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind)
             if os.fstat(handle).st_ino == path.lstat().st_ino:
                 with suppress(OSError):  # a full disk still keeps the lock
                     if os.fstat(handle).st_nlink > 1:  # the file of another name would be written to
@@ -201,10 +245,16 @@ def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str) -> 
             if problem.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
                 os.close(handle)
                 raise
-            why = f"the file system of {path.parent} keeps no locks ({problem.strerror}): let no second process write there"
-            warnings.warn(why, InterpoleWarning, stacklevel=4)
+            _warn_of_no_locks(path.parent, str(problem.strerror))
             return handle
         os.close(handle)
+
+
+@cache
+def _warn_of_no_locks(folder: Path, reason: str) -> None:
+    """Once in a process."""
+    why = f"the file system of {folder} keeps no locks ({reason}): let no second process write there"
+    warnings.warn(why, InterpoleWarning, stacklevel=5)
 
 
 def size_text(num_bytes: float) -> str:

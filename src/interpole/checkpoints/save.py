@@ -4,19 +4,23 @@ Shards are written into a hidden folder beside the target, which is renamed when
 (`.NAME.lock`). A run that was killed leaves that folder without a config, so that nothing loads it; the next run of the same
 merge of the same files by the same version goes on at its first missing shard. Several targets are put in place together or
 not at all: until the last one is, each holds a marker that the next run knows it by.
+
+Several processes, on one host or on many, may each write a `Share` of the shards into that folder. They share the lock, and
+each locks the shard that it writes; whichever finds all there finishes the folder (`.NAME.setup.lock`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -32,10 +36,10 @@ from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import TensorSpec
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
-from interpole.files import StrPath, exclusive, size_text
+from interpole.files import StrPath, exclusive, no_follow, shared, size_text
 from interpole.formats import content_hash
 
-__all__ = ["CHUNK_ELEMENTS", "Target", "save", "save_all"]
+__all__ = ["CHUNK_ELEMENTS", "Saved", "Share", "Target", "save", "save_all", "shards_of"]
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements computed at a time: inputs and result stay in the caches."""
@@ -46,9 +50,11 @@ WRITE_BYTES = 1 << 17
 MARKER = ".fingerprint"
 """File of an unfinished folder that says what it will be."""
 INDEX = "model.safetensors.index.json"
+ELSEWHERE = "choose another --out"
 
 Progress = Callable[[int], None]
 Shards = dict[str, list[str]]
+"""File → the tensors in it."""
 
 
 class Target(NamedTuple):
@@ -57,6 +63,21 @@ class Target(NamedTuple):
     checkpoint: Checkpoint
     out: Path
     extra: Mapping[str, str] = {}
+
+
+class Share(NamedTuple):
+    """Part `number` of `of` of the files of a merge, counted from 1: by bytes, the same for whoever asks."""
+
+    number: int
+    of: int
+
+
+class Saved(NamedTuple):
+    """How far a merge is: shards that are there and in all, and whether the folders are in place."""
+
+    num_there: int
+    num_shards: int
+    is_whole: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +98,28 @@ class _Output:
         return self.target.checkpoint
 
     @property
+    def lock(self) -> Path:
+        """Held by whoever writes, alone or with the other shares."""
+        return self.out.parent / f".{self.out.name}.lock"
+
+    @property
+    def setup_lock(self) -> Path:
+        """Held by a share while it begins or finishes the folder."""
+        return self.out.parent / f".{self.out.name}.setup.lock"
+
+    @property
     def is_placed(self) -> bool:
         """Whether a run that was killed before it had placed all its folders placed this one."""
         return _text_of(self.out / MARKER) == self.marker
+
+    @property
+    def is_done(self) -> bool:
+        """Of a folder that this process has joined: whether another one has finished it."""
+        return not self.partial.exists() and self.out.exists()
+
+
+Work = Callable[[Sequence[_Output], Shards], None]
+"""Writes shards into the hidden folders of outputs."""
 
 
 def save(
@@ -122,37 +162,75 @@ def save_all(
     progress: Progress | None = None,
     threads: int | None = None,
     allow_non_finite: bool = False,
-) -> None:
+    share: Share | None = None,
+) -> Saved:
     """Write several checkpoints of one set of names and shapes together, piece by piece, so that the disk is read once.
 
-    Args and errors are those of `save`; either all folders are made or none.
+    Args and errors are those of `save`; either all folders are made or none. With a `share` only its files are written, while
+    other processes may write theirs; what was written stays, also after an error, and the last one makes the folders.
     """
-    if shard_bytes is not None and shard_bytes < 1:
-        raise OutputError(f"files of {shard_bytes} bytes hold nothing", remedy="give a size of at least 1 byte")
     keep_freed_memory()
     first = targets[0].checkpoint
-    shards = _shards_of(first.layout, first.specs) if shard_bytes is None else _cut_shards(first.specs, shard_bytes)
+    shards = shards_of(first, shard_bytes)
     for target in targets:
         _check_same_shapes(first, target.checkpoint, target.out)
         _check_names(target, shards)
     if len({os.path.abspath(target.out) for target in targets}) < len(targets):  # noqa: PTH100 (resolves no link)
         raise OutputError("two results have one output folder", targets[0].out, "give each a folder of its own")
-    outputs = [_planned(target, shards, allow_non_finite) for target in targets]
+    outputs = sorted((_planned(target, shards, allow_non_finite) for target in targets), key=lambda output: output.out)
     broken: list[str] | None = [] if allow_non_finite else None
-    work = partial(_write_shards, shards=shards, threads=threads, progress=progress, broken=broken)
+    told = progress or (lambda _: None)
+    work = partial(_write_shards, threads=threads, progress=told, broken=broken, among_others=share is not None)
     try:
-        with ExitStack() as locks:
-            for output in sorted(outputs, key=lambda output: output.out):
-                output.out.parent.mkdir(parents=True, exist_ok=True)
-                lock = output.out.parent / f".{output.out.name}.lock"
-                locks.enter_context(exclusive(lock, OutputError, f"is writing {output.out}", "choose another --out"))
-            _make(outputs, shards, work)
+        for output in outputs:
+            output.out.parent.mkdir(parents=True, exist_ok=True)
+        if share is None:
+            with ExitStack() as locks:
+                for output in outputs:
+                    locks.enter_context(exclusive(output.lock, OutputError, f"is writing {output.out}", ELSEWHERE))
+                _make(outputs, shards, work)
+            saved = Saved(len(shards), len(shards), is_whole=True)
+        else:
+            saved = _make_share(outputs, shards, shards_of(first, shard_bytes, share), work)
     except OSError as error:
         raise _output_error(error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)) from error
     if broken:
         names = sorted(set(broken))
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         warnings.warn(f"what was written holds NaN or infinity in {shown}", InterpoleWarning, stacklevel=2)
+    return saved
+
+
+def shards_of(checkpoint: Checkpoint, shard_bytes: int | None = None, share: Share | None = None) -> Shards:
+    """The files that a checkpoint is written into, in order of their names, with their tensors in order.
+
+    Args:
+        checkpoint: what is written.
+        shard_bytes: cut the weights into files of about this size; default: as the checkpoint's own layout.
+        share: only the files of this share: the largest first, each goes to the share that has the fewest bytes so far.
+
+    Raises:
+        OutputError: a size of less than a byte.
+    """
+    if shard_bytes is not None and shard_bytes < 1:
+        raise OutputError(f"files of {shard_bytes} bytes hold nothing", remedy="give a size of at least 1 byte")
+    specs, shards = checkpoint.specs, Shards()
+    if shard_bytes is None:
+        for name in specs:
+            shards.setdefault(checkpoint.layout[name], []).append(name)
+        shards = dict(sorted(shards.items()))
+    else:
+        shards = _cut_shards(specs, shard_bytes)
+    if share is None:
+        return shards
+    sizes = {shard: sum(specs[name].num_bytes for name in names) for shard, names in shards.items()}
+    loads, mine = [0] * share.of, set()
+    for shard in sorted(shards, key=lambda shard: (-sizes[shard], shard)):
+        least = loads.index(min(loads))
+        loads[least] += sizes[shard]
+        if least == share.number - 1:
+            mine.add(shard)
+    return {shard: names for shard, names in shards.items() if shard in mine}
 
 
 def _planned(target: Target, shards: Shards, allow_non_finite: bool) -> _Output:
@@ -162,26 +240,18 @@ def _planned(target: Target, shards: Shards, allow_non_finite: bool) -> _Output:
     return _Output(target, target.out.parent / f".{target.out.name}.partial", marker, state)
 
 
-def _make(outputs: Sequence[_Output], shards: Shards, work: Callable[[Sequence[_Output]], None]) -> None:
+def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
     """Write what is not there yet and put all in place; on an error nothing stays, on a kill what is whole stays."""
     placed = [output for output in outputs if output.is_placed]
-    for output in outputs:
-        if output not in placed and (output.out.exists() or output.out.is_symlink()):
-            raise OutputError("the output exists already", output.out, "choose another --out, or remove it")
     todo = [output for output in outputs if output not in placed]
+    for output in todo:
+        _check_free(output)
     try:
         for output in todo:
             _prepare(output, shards)
-        _check_space(todo)
-        work(todo)
-        for output in todo:
-            _write_assets(output, shards)
-            if output.checkpoint.fingerprint(quick=True) != output.state:
-                what = "a file of a source was changed while it was read: the result could hold old and new weights"
-                raise OutputError(what, output.checkpoint.label, "run the merge again when nobody writes there")
-        for output in todo:
-            output.partial.rename(output.out)
-            placed.append(output)
+        _check_space(todo, shards)
+        work(todo, shards)
+        _place(todo, shards)
     except Exception:
         for output in placed:
             _take_back(output)
@@ -190,6 +260,137 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Callable[[Sequence[_
         raise
     for output in outputs:
         (output.out / MARKER).unlink(missing_ok=True)
+
+
+def _make_share(outputs: Sequence[_Output], shards: Shards, part: Shards, work: Work) -> Saved:
+    """Write those shards of `part` that are not there, and put all in place if none is missing then."""
+    with ExitStack() as held:
+        todo, are_alone = [], []
+        with ExitStack() as setup:
+            for output in outputs:
+                setup.enter_context(exclusive(output.setup_lock, OutputError, "", "", wait=True))
+            for output in outputs:
+                if output.is_placed or _is_made(output, shards):
+                    continue
+                _check_free(output)
+                lock = shared(output.lock, OutputError, f"is writing {output.out}, alone", ELSEWHERE)
+                are_alone.append(held.enter_context(lock))
+                _join(output, shards, are_alone[-1])
+                todo.append(output)
+        try:
+            _check_space(todo, part)
+            work(todo, part)
+        except Exception:
+            for output, is_alone in zip(todo, are_alone, strict=True):
+                _leave(output, is_alone)
+            raise
+        missing = {shard for output in todo for shard in _missing(output, shards)}
+        is_whole = not missing and _finish(outputs, todo, shards)
+        return Saved(len(shards) - len(missing), len(shards), is_whole)
+
+
+def _join(output: _Output, shards: Shards, is_alone: Callable[[], bool]) -> None:
+    """Make the hidden folder, if no other share did; what another merge left there goes, if nobody is at it."""
+    if not output.partial.is_symlink() and _text_of(output.partial / MARKER) == output.marker:
+        return
+    if (output.partial.exists() or output.partial.is_symlink()) and not is_alone():
+        raise OutputError(
+            "other shares write another merge there: its sources (place, size, times), recipe, files or version differ",
+            output.out,
+            f"wait until they have ended, {ELSEWHERE}, or remove {output.partial} if nobody is at it",
+        )
+    _prepare(output, shards)
+
+
+def _leave(output: _Output, is_alone: Callable[[], bool]) -> None:
+    """After an error: remove the hidden folder where no share has put anything into it."""
+    with suppress(OSError), exclusive(output.setup_lock, OutputError, "", "", wait=True):
+        if not list(output.partial.glob("*.safetensors")) and is_alone():
+            shutil.rmtree(output.partial, ignore_errors=True)
+            output.lock.unlink(missing_ok=True)
+
+
+def _finish(outputs: Sequence[_Output], joined: Sequence[_Output], shards: Shards) -> bool:
+    """Put all in place, once; False where another process is just doing so."""
+    with ExitStack() as setup:
+        try:
+            for output in outputs:
+                setup.enter_context(exclusive(output.setup_lock, OutputError, "is finishing", "do nothing"))
+        except OutputError:
+            return False
+        todo = [output for output in joined if not output.is_done]
+        for output in todo:
+            _prepare(output, shards)
+        _place(todo, shards)
+        for output in outputs:
+            (output.out / MARKER).unlink(missing_ok=True)
+            output.lock.unlink(missing_ok=True)
+    return True
+
+
+def _place(todo: Sequence[_Output], shards: Shards) -> None:
+    """Write all but the weights and rename the folders; after an error none is in place."""
+    placed: list[_Output] = []
+    try:
+        for output in todo:
+            _write_assets(output, shards)
+            _check_sources(output)
+        for output in todo:
+            output.partial.rename(output.out)
+            placed.append(output)
+    except Exception:
+        for output in placed:
+            _take_back(output)
+        for output in todo:  # what stays of it is no model
+            (output.partial / "config.json").unlink(missing_ok=True)
+        raise
+
+
+def _check_free(output: _Output) -> None:
+    if output.out.exists() or output.out.is_symlink():
+        raise OutputError("the output exists already", output.out, f"{ELSEWHERE}, or remove it")
+
+
+def _check_sources(output: _Output) -> None:
+    if output.checkpoint.fingerprint(quick=True) != output.state:
+        what = "a file of a source was changed while it was read: the result could hold old and new weights"
+        raise OutputError(what, output.checkpoint.label, "run the merge again when nobody writes there")
+
+
+def _missing(output: _Output, shards: Shards) -> list[str]:
+    """The shards that are not whole yet."""
+    if output.is_done:
+        return []
+    there = _sizes(output.partial)
+    return [shard for shard, size in _wanted(output.checkpoint, shards).items() if there.get(shard) != size]
+
+
+def _is_made(output: _Output, shards: Shards) -> bool:
+    """Whether the folder that is there is this merge, as far as sizes, model card and recipe tell."""
+    there = _sizes(output.out)
+    if "config.json" not in there or (output.out / MARKER).exists():
+        return False
+    sizes = _wanted(output.checkpoint, shards)
+    texts = {name: text for name, text in output.checkpoint.documents().items() if name not in output.target.extra}
+    return all(there.get(shard) == size for shard, size in sizes.items()) and all(
+        _text_of(output.out / name) == text() for name, text in texts.items()
+    )
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Name → size of the files in a folder, listed anew (a network file system may remember that one was not there)."""
+    try:
+        return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    except FileNotFoundError:
+        return {}
+
+
+def _wanted(checkpoint: Checkpoint, shards: Shards) -> dict[str, int]:
+    """Shard → its size once it is whole."""
+    return {
+        shard: len(_header_bytes(checkpoint, names)[0]) + sum(checkpoint.specs[name].num_bytes for name in names)
+        for shard, names in shards.items()
+    }
 
 
 def _take_back(output: _Output) -> None:
@@ -226,14 +427,6 @@ def _check_names(target: Target, shards: Shards) -> None:
                 "rename it, or cut new files: --shard-size 5GB",
             )
         seen[name.casefold()] = name
-
-
-def _shards_of(layout: Mapping[str, str], names: Iterable[str]) -> Shards:
-    """Shard file → its tensors in order, with the shards in order of their names."""
-    shards: Shards = {}
-    for name in names:
-        shards.setdefault(layout[name], []).append(name)
-    return dict(sorted(shards.items()))
 
 
 def _cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
@@ -289,59 +482,118 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def _check_space(outputs: Sequence[_Output]) -> None:
-    there = sum(path.stat().st_size for output in outputs for path in output.partial.glob("*.safetensors"))
-    needed = sum(output.checkpoint.num_bytes for output in outputs) - there
-    if outputs and (free := shutil.disk_usage(outputs[0].partial).free) < needed:
+def _check_space(outputs: Sequence[_Output], shards: Shards) -> None:
+    there = sum(size for output in outputs for name, size in _sizes(output.partial).items() if name in shards)
+    needed = sum(_num_bytes(output, names) for output in outputs for names in shards.values()) - there
+    if outputs and not outputs[0].is_done and (free := shutil.disk_usage(outputs[0].partial).free) < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
 
 
 def _write_shards(
     outputs: Sequence[_Output],
-    *,
     shards: Shards,
+    *,
     threads: int | None,
-    progress: Progress | None,
+    progress: Progress,
     broken: list[str] | None,
+    among_others: bool,
 ) -> None:
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         for shard, names in shards.items():
-            paths = {output.partial / shard: output.checkpoint for output in outputs}
-            _write_shard(paths, names, pool, progress or (lambda _: None), broken)
+            with ExitStack() as claims:
+                writers = _claim_shard(outputs, shard, names, claims, broken, among_others)
+                progress(sum(_num_bytes(output, names) for output in outputs if output not in writers))
+                _write_shard([*writers.values()], names, pool, progress)
+                for output, writer in writers.items():
+                    if among_others:  # of whom one may finish the folder as soon as the file has its name
+                        os.fsync(writer.descriptor)
+                        _check_sources(output)
+                    _unfinished(output, shard).rename(output.partial / shard)
 
 
-def _write_shard(
-    targets: Mapping[Path, Checkpoint],
+def _claim_shard(
+    outputs: Sequence[_Output],
+    shard: str,
     names: list[str],
-    pool: ThreadPoolExecutor,
-    progress: Progress,
+    claims: ExitStack,
     broken: list[str] | None,
-) -> None:
-    """Write the same tensors of every checkpoint into its file; files that are there are whole, since they are renamed last."""
-    todo = {}
-    with ExitStack() as stack:
-        writers = []
-        for path, checkpoint in targets.items():
-            num_bytes = sum(checkpoint.specs[name].num_bytes for name in names)
-            header, offsets = _header_bytes(checkpoint, names)
-            if path.is_file() and path.stat().st_size == len(header) + num_bytes:
-                progress(num_bytes)
-                continue
-            todo[path] = path.with_suffix(".unfinished")
-            file = stack.enter_context(todo[path].open("wb", buffering=0))
-            _reserve(file.fileno(), len(header) + num_bytes)
-            _write_all(file.fileno(), header, 0)
-            writers.append(_Writer(checkpoint, file.fileno(), offsets, broken))
-        futures = [pool.submit(job) for job in _jobs(writers, names)] if writers else []
+    among_others: bool,
+) -> dict[_Output, _Writer]:
+    """What writes a shard of every output into its unfinished file, which `claims` closes, and its header there.
+
+    Shards that are there are whole, since they are renamed last; those that another process writes are left to it.
+    """
+    writers = {}
+    for output in outputs:
+        header, offsets = _header_bytes(output.checkpoint, names)
+        size = len(header) + _num_bytes(output, names)
+        if (file := claims.enter_context(_claimed(output, shard, size, among_others))) is not None:
+            _reserve(file, size)
+            _write_all(file, header, 0)
+            writers[output] = _Writer(output.checkpoint, file, offsets, broken)
+    return writers
+
+
+def _write_shard(writers: Sequence[_Writer], names: list[str], pool: ThreadPoolExecutor, progress: Progress) -> None:
+    """Write the same tensors of every checkpoint into its file."""
+    futures = [pool.submit(job) for job in _jobs(writers, names)] if writers else []
+    try:
+        for future in futures:
+            progress(future.result())
+    finally:  # no thread may write once its file is closed
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+def _num_bytes(output: _Output, names: Iterable[str]) -> int:
+    return sum(output.checkpoint.specs[name].num_bytes for name in names)
+
+
+def _unfinished(output: _Output, shard: str) -> Path:
+    """What a shard is written into."""
+    return (output.partial / shard).with_suffix(".unfinished")
+
+
+@contextmanager
+def _claimed(output: _Output, shard: str, num_bytes: int, among_others: bool) -> Iterator[int | None]:
+    """The empty file that a shard is written into, locked; None where the shard is whole or another process writes it."""
+    with ExitStack() as setup:
+        if among_others:  # nobody may finish the folder between the look for the shard and the making of its file
+            setup.enter_context(exclusive(output.setup_lock, OutputError, "", "", wait=True))
+        file = None if output.is_done else _claim(output.partial / shard, _unfinished(output, shard), num_bytes)
+    try:
+        yield file
+    except Exception:
+        if file is not None:
+            _unfinished(output, shard).unlink(missing_ok=True)
+        raise
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _claim(path: Path, unfinished: Path, num_bytes: int) -> int | None:
+    while not _is_whole(path, num_bytes):
+        file = no_follow(str(unfinished), os.O_RDWR | os.O_CREAT)
         try:
-            for future in futures:
-                progress(future.result())
-        finally:  # no thread may write once its file is closed
-            for future in futures:
-                future.cancel()
-            wait(futures)
-    for path, unfinished in todo.items():
-        unfinished.rename(path)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except OSError:  # no locks are kept there, as was told of the folder's
+            pass
+        if _is_whole(path, num_bytes):  # another process wrote it meanwhile
+            unfinished.unlink(missing_ok=True)
+        elif unfinished.exists() and os.fstat(file).st_ino == unfinished.lstat().st_ino:
+            os.ftruncate(file, 0)
+            return file
+        os.close(file)
+    return None
+
+
+def _is_whole(shard: Path, num_bytes: int) -> bool:
+    return shard.is_file() and shard.stat().st_size == num_bytes
 
 
 def _reserve(descriptor: int, size: int) -> None:

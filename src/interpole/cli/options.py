@@ -57,6 +57,7 @@ __all__ = [
     "RunOut",
     "Samples",
     "Seed",
+    "Shard",
     "ShardSize",
     "ShowPrompt",
     "Skip",
@@ -184,6 +185,14 @@ Sources = Annotated[
 ShardSize = Annotated[
     str | None,
     typer.Option(help="Cut the weights into files of this size, e.g. 5GB.", rich_help_panel="The result"),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Write the I-th of N parts of OUT's files; others may write theirs at once, the last one finishes OUT.",
+        rich_help_panel="The result",
+    ),
 ]
 PushToHub = Annotated[
     str | None,

@@ -13,10 +13,13 @@ from interpole.cli.options import file_not_model
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
+    from interpole.checkpoints.save import Saved, Share
     from interpole.merging.recipe import Recipe
 
 __all__ = ["convert", "merge", "presets", "register"]
 
+
+MOST_SHARES = 100_000
 
 recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 
@@ -44,6 +47,7 @@ def merge(
     vocabulary: options.Vocabulary = None,
     source: options.Sources = None,
     shard_size: options.ShardSize = None,
+    shard: options.Shard = None,
     push_to_hub: options.PushToHub = None,
     allow_non_finite: options.AllowNonFinite = False,
     extrapolate: options.Extrapolate = False,
@@ -87,8 +91,10 @@ def merge(
     if push_to_hub:
         check_login(push_to_hub)
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
-    _write(recipes, shard_bytes, doctor=not no_doctor, allow_non_finite=allow_non_finite, as_json=as_json)
-    for folder in recipes if push_to_hub else ():
+    share = None if shard is None else _parse_share(shard)
+    insisted = allow_non_finite or no_doctor
+    written = _write(recipes, shard_bytes, share, doctor=not no_doctor, allow_non_finite=insisted, as_json=as_json)
+    for folder in recipes if push_to_hub and written else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
 
 
@@ -173,18 +179,23 @@ def presets(*, as_json: options.Json = False) -> None:
 
 def _write(
     recipes: dict[Path, Recipe],
-    shard_bytes: int | None = None,
+    shard_bytes: int | None,
+    share: Share | None,
     *,
-    doctor: bool = True,
-    allow_non_finite: bool = False,
-    as_json: bool = False,
-) -> None:
-    """Merge and save with a progress bar, then say what was made. The recipes have the same sources."""
+    doctor: bool,
+    allow_non_finite: bool,
+    as_json: bool,
+) -> bool:
+    """Merge and save with a progress bar, then say what was made. The recipes have the same sources.
+
+    Returns:
+        Whether the folders are there: not, where other shares of them are still to be written.
+    """
     from time import perf_counter
 
     from interpole.checkpoints.hub import is_hub_id
     from interpole.checkpoints.open import fit, open_source
-    from interpole.checkpoints.save import Target, save_all
+    from interpole.checkpoints.save import Target, save_all, shards_of
     from interpole.cli.questions import examine_first
     from interpole.cli.show import bytes_bar, show_json
     from interpole.files import size_text
@@ -200,11 +211,15 @@ def _write(
         if name not in sources or is_hub_id(source.model):  # of which only the headers may be here
             sources[name] = open_source(**dict(source))
     merged = dict(zip(recipes, merge_all(list(recipes.values()), sources), strict=True))
-    num_bytes, start = sum(checkpoint.num_bytes for checkpoint in merged.values()), perf_counter()
+    part = shards_of(next(iter(merged.values())), shard_bytes, share)
+    names = [name for names in part.values() for name in names]
+    num_bytes = sum(checkpoint.specs[name].num_bytes for checkpoint in merged.values() for name in names)
+    start = perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
         targets = [Target(checkpoint, out) for out, checkpoint in merged.items()]
-        insisted = allow_non_finite or not doctor
-        save_all(targets, shard_bytes=shard_bytes, progress=advance, allow_non_finite=insisted)
+        saved = save_all(
+            targets, shard_bytes=shard_bytes, progress=advance, allow_non_finite=allow_non_finite, share=share
+        )
     seconds = perf_counter() - start
     if as_json:
         made = [
@@ -212,13 +227,36 @@ def _write(
             | {"num_tensors": len(checkpoint), "num_bytes": checkpoint.num_bytes, "notes": list(checkpoint.notes)}
             for out, checkpoint in merged.items()
         ]
-        show_json({"merged": made, "seconds": round(seconds, 3)})
-        return
+        show_json({"merged": made, "seconds": round(seconds, 3), "files": saved._asdict()})
+        return saved.is_whole
     for out, checkpoint in merged.items():
         typer.echo(f"{out}: {len(checkpoint)} tensors, {size_text(checkpoint.num_bytes)}")
         for note in checkpoint.notes:
             typer.echo(f"  {note}")
     typer.echo(f"{size_text(num_bytes)} in {seconds:.1f} s ({size_text(num_bytes / seconds)}/s)")
+    if share is not None:
+        typer.echo(_how_far(saved, share))
+    return saved.is_whole
+
+
+def _how_far(saved: Saved, share: Share) -> str:
+    """What a share says at its end."""
+    there = f"share {share.number} of {share.of}: {saved.num_there} of {saved.num_shards} files are there"
+    if saved.is_whole:
+        return f"{there}; the folder is finished"
+    if saved.num_there == saved.num_shards:
+        return f"{there}; another process is finishing the folder"
+    return f"{there}; the share that writes the last one finishes the folder"
+
+
+def _parse_share(text: str) -> Share:
+    """Part and number of parts of `"3/8"`."""
+    from interpole.checkpoints.save import Share
+
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARES):
+        raise typer.BadParameter(f"--shard {text}: write I/N, as 1/8 … 8/8")
+    return Share(int(number), int(of))
 
 
 def _parse_size(text: str) -> int:
