@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import interpole
+from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.names import KINDS, depth_key, in_layer, num_layers, role_of
 from interpole.checkpoints.views.fp8 import quantise
 from interpole.diagnostics.doctor import examine
@@ -17,6 +18,8 @@ from interpole.merging.rules import ablation
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from interpole.engines.weights import load_into  # noqa: E402
 
 BASE = {
     "vocab_size": 48,
@@ -95,6 +98,7 @@ FAMILIES = {  # model class → config; the config class has the same stem
     "LlamaForCausalLM": BASE,
     "MistralForCausalLM": BASE,
     "MinistralForCausalLM": BASE,
+    "MixtralForCausalLM": BASE | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "Mistral3ForConditionalGeneration": wrapped(
         BASE | {"model_type": "mistral"},
         VISION | {"model_type": "pixtral", "head_dim": 16},
@@ -158,6 +162,9 @@ def test_the_merge_of_a_family_loads_and_gives_the_logits_of_weights_interpolate
         assert torch.allclose(loaded.state_dict()[name], value, rtol=1e-6, atol=1e-7), name
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, before, rtol=1e-2, atol=1e-2)
+    load_into(loaded, open_checkpoint(tmp_path / "1"))  # the dial
+    for name, value in models[1].state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

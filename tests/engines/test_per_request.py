@@ -170,6 +170,7 @@ FAMILIES = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "ministral3": {},
     "mistral": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": {},
     "olmo3": {},
     "olmoe": MIXTURE | {"norm_topk_prob": True},

@@ -35,14 +35,19 @@ AFFINE = {
     "transformers.pytorch_utils.Conv1D",
     "gemma.GemmaRMSNorm", "gemma.GemmaTextScaledWordEmbedding", "gemma2.Gemma2RMSNorm", "gemma2.Gemma2TextScaledWordEmbedding",
     "gemma3.Gemma3RMSNorm", "gemma3.Gemma3TextScaledWordEmbedding", "glm4.Glm4RMSNorm", "granite.GraniteRMSNorm",
-    "llama.LlamaRMSNorm", "ministral3.Ministral3RMSNorm", "mistral.MistralRMSNorm", "olmo2.Olmo2RMSNorm", "olmo3.Olmo3RMSNorm",
-    "olmoe.OlmoeRMSNorm", "phi3.Phi3RMSNorm", "qwen2.Qwen2RMSNorm", "qwen2_moe.Qwen2MoeRMSNorm", "qwen3.Qwen3RMSNorm",
-    "qwen3_moe.Qwen3MoeRMSNorm", "smollm3.SmolLM3RMSNorm",
+    "llama.LlamaRMSNorm", "ministral3.Ministral3RMSNorm", "mistral.MistralRMSNorm", "mixtral.MixtralRMSNorm",
+    "olmo2.Olmo2RMSNorm", "olmo3.Olmo3RMSNorm", "olmoe.OlmoeRMSNorm", "phi3.Phi3RMSNorm", "qwen2.Qwen2RMSNorm",
+    "qwen2_moe.Qwen2MoeRMSNorm", "qwen3.Qwen3RMSNorm", "qwen3_moe.Qwen3MoeRMSNorm", "smollm3.SmolLM3RMSNorm",
 }  # fmt: skip
 """Classes of modules whose output is affine in all their weights together; `family.Class` for those of transformers' models."""
-EXPERTS = {"olmoe.OlmoeExperts", "qwen2_moe.Qwen2MoeExperts", "qwen3_moe.Qwen3MoeExperts"}
+EXPERTS = {"mixtral.MixtralExperts", "olmoe.OlmoeExperts", "qwen2_moe.Qwen2MoeExperts", "qwen3_moe.Qwen3MoeExperts"}
 """Classes of experts: a product, an activation, a product."""
-ROUTERS = {"olmoe.OlmoeTopKRouter", "qwen2_moe.Qwen2MoeTopKRouter", "qwen3_moe.Qwen3MoeTopKRouter"}
+ROUTERS = {
+    "mixtral.MixtralTopKRouter",
+    "olmoe.OlmoeTopKRouter",
+    "qwen2_moe.Qwen2MoeTopKRouter",
+    "qwen3_moe.Qwen3MoeTopKRouter",
+}
 """Classes of routers: a product with one weight, and then what has none."""
 PROBE_TOKENS = 8
 _MODELING = re.compile(r"transformers\.models\.(\w+)\.modeling_\1\.")
