@@ -20,6 +20,25 @@ def test_the_next_turn_is_that_of_the_request_that_has_waited_longest():
     assert (moves, turns.num_turns, turns.lam) == ([0.7, 0.2, 1.0], 3, 1.0)
 
 
+def test_while_the_weights_move_the_turns_say_so_also_where_that_fails():
+    turns, seen = Turns(0.0, 10), []
+    turns.put(1.0, 0, "one")
+    for error in (RuntimeError("no memory"), None):
+
+        def move(_, error=error):
+            seen.append(turns.moving)
+            if error:
+                raise error
+
+        if error:
+            with pytest.raises(RuntimeError, match="no memory"):
+                run(turns, move=move)
+        else:
+            run(turns, move=move)
+        assert not turns.moving
+    assert seen == [True, True]
+
+
 def test_a_turn_takes_in_what_comes_until_another_has_waited_for_its_patience():
     turns = Turns(0.0, 3)
     turns.put(1.0, 100, "other")

@@ -4,7 +4,9 @@ import asyncio
 
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from interpole.cli import app
 from interpole.errors import EngineError
 
 QUESTIONS = ["34 a-1 = ?", "7 a*3 = ?"]
@@ -29,9 +31,17 @@ def test_a_server_that_groups_answers_as_one_that_does_not(address, grouped_addr
     assert asyncio.run(answers(grouped_address)) == asyncio.run(answers(address))
 
 
-def test_what_is_said_to_the_embedded_engine_is_not_said_to_vllm():
-    from interpole.cli.serve import _refuse_ours
-
-    _refuse_ours(max_rows=False, device=None)
-    with pytest.raises(EngineError, match="--max-rows is for --engine transformers"):
-        _refuse_ours(max_rows=True)
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        (["--max-rows", "5"], "say --max-num-seqs after --, vLLM's own; or add --group"),
+        (["--max-queue", "5"], "has no such limit: leave it out; or add --group"),
+        (["--timeout", "5"], "add --group: the server is ours then, and takes it"),
+        (["--device", "cpu"], "vLLM chooses the device"),
+    ],
+)
+def test_what_vllms_own_server_does_not_take_is_refused_and_says_what_to_do_instead(option, remedy):
+    done = CliRunner().invoke(app, ["serve", "instruct", "thinking", "--engine", "vllm", *option])
+    assert isinstance(done.exception, EngineError)
+    assert done.exception.what == f"{option[0]} is not for vLLM's own server"
+    assert remedy in (done.exception.remedy or "")

@@ -223,17 +223,23 @@ def test_prompts_are_logged_only_where_that_is_asked_for(caplog):
         assert ("a secret" in caplog.text) == asked
 
 
-def test_an_engine_that_hangs_is_not_healthy():
-    engine = WrittenEngine(step_seconds=0.6)
+@pytest.mark.parametrize("moving", [False, True])
+def test_an_engine_that_hangs_is_not_healthy_one_whose_weights_move_is(moving):
+    engine = WrittenEngine()
+    engine.moving, engine.holds = moving, threading.Event()
     server = server_of(engine, limits=Limits(stall_seconds=0.2))
     with running(server) as address:
         thread = threading.Thread(target=post, args=(address, body("say 1", max_tokens=2)))
         thread.start()
-        found = set()
-        while thread.is_alive():
-            reply = get(f"{address}/health")
-            found.add((reply.status_code, reply.json()["status"]))
-        assert (503, "stalled") in found
+        found = "", 0
+        while server.driver.stalled_seconds < 0.5:  # until it has been in its step for so long
+            time.sleep(0.01)
+        reply = get(f"{address}/health")
+        found = reply.status_code, reply.json()["status"]
+        engine.holds.set()
+        thread.join()
+        assert found == ((200, "ok") if moving else (503, "stalled"))
+        assert get(f"{address}/health").status_code == 200
 
 
 def test_the_command_serves_and_on_sigterm_finishes_what_streams_and_refuses_what_is_new():

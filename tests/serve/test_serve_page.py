@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from serving import get, post
+from serving import as_vllm_serves, get, post
 
 from interpole.report.style import COLOURS
+from interpole.serve import vllm_middleware
 from interpole.serve.levels import Level, Levels
 from interpole.serve.page import headers, page
 
@@ -38,7 +39,7 @@ def opened(browser, address):
     """The page; at the end nothing may have been logged, and nothing requested but this server."""
     contexts, problems, requests = [], [], []
 
-    def open_it(**options):
+    def open_it(address=address, **options):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         contexts.append(context)
         it = context.new_page()
@@ -52,7 +53,17 @@ def opened(browser, address):
     for context in contexts:
         context.close()
     assert problems == []
-    assert all(url.startswith(address) for url in requests)
+    assert all(url.startswith("http://127.0.0.1:") for url in requests)
+    assert len({url.split("/")[2] for url in requests}) <= 1  # the server that it came from
+
+
+@pytest.fixture
+def address_over_vllm(address, pair_server, monkeypatch):
+    """The middleware that stands before vLLM, with the tiny pair in vLLM's place."""
+    known = frozenset({"model", "messages", "temperature", "max_tokens", "stream", "stream_options"})
+    monkeypatch.setattr(vllm_middleware, "_fields", lambda _: known)
+    with as_vllm_serves(address, pair_server.served.levels) as over_vllm:
+        yield over_vllm
 
 
 def ask(it, prompt=QUESTION, temperature="0"):
@@ -81,6 +92,22 @@ def test_three_lams_answer_side_by_side_and_their_tokens_are_counted(opened, add
         assert not column.locator("pre").is_visible()  # folded until it is asked for
     it.locator("summary").last.click()
     assert it.locator("pre").last.is_visible()
+
+
+def test_over_vllm_it_is_the_same_page_with_the_same_answers(opened, address, address_over_vllm):
+    assert get(f"{address_over_vllm}/").text == get(f"{address}/").text
+    it = opened(address_over_vllm)
+    ask(it)
+    for number, lam in enumerate((0.4, 0.6, 1.0)):
+        body = {"messages": [{"role": "user", "content": QUESTION}], "lam": lam, "temperature": 0}
+        said = post(f"{address}/v1/chat/completions", json=body).json()
+        column = it.locator(".column").nth(number)
+        assert column.locator(".answer").inner_text() == said["choices"][0]["message"]["content"]
+        assert column.locator(".tokens").inner_text() == str(said["usage"]["completion_tokens"])
+    it.fill("#prompt", "12 " * 3000)
+    it.click("#ask")
+    it.wait_for_selector(".status.bad")
+    assert "does not fit" in it.locator(".status").first.inner_text()
 
 
 def test_a_slider_moves_by_keyboard_and_says_which_level_it_is_at(opened):

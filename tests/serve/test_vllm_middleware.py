@@ -11,6 +11,7 @@ from interpole.errors import EngineError
 from interpole.serve import vllm, vllm_middleware
 from interpole.serve.errors import RequestError
 from interpole.serve.levels import Level, Levels
+from interpole.serve.page import headers, page
 from interpole.serve.vllm_middleware import CHAT, COMPLETIONS, MESSAGES, RESPONSES, LambdaMiddleware, rewritten
 
 LEVELS = Levels(0.6, {"low": Level(0.4, 120.0, 0.5), "high": Level(1.0)}, "pair")
@@ -255,6 +256,17 @@ def test_models_are_the_levels():
     assert json.loads(sent(app, "GET", "/v1/models/pair:low")[2])["expected_accuracy"] == 0.5
     assert json.loads(sent(app, "GET", "/v1/models/pair@0.7")[2])["lam"] == 0.7
     assert sent(app, "GET", "/v1/models/other")[0] == 404
+
+
+def test_the_page_is_there_without_vllm_and_everything_else_that_is_read_goes_to_it():
+    app = application([b"{}"])
+    for method in ("GET", "HEAD"):
+        status, found, body = sent(app, method, "/")
+        assert (status, body.decode()) == (200, page(LEVELS))
+        assert found[b"content-type"] == b"text/html; charset=utf-8"
+        assert found[b"content-security-policy"].decode() == headers()["Content-Security-Policy"]
+    assert not hasattr(app, "scope")
+    assert sent(app, "GET", "/health")[2] == b"{}"
 
 
 def test_a_key_in_anthropics_header_is_the_key():

@@ -311,9 +311,10 @@ def test_sixty_streams_with_clients_that_leave_and_that_read_slowly_leave_nothin
     assert num_running(served) == 0
 
 
-def test_metrics_and_health_are_there(served):
+def test_metrics_health_and_the_page_are_there(served):
     assert "vllm:" in httpx.get(f"{served}/metrics").text
     assert httpx.get(f"{served}/health").status_code == 200
+    assert "One prompt, three λ" in httpx.get(served).text
 
 
 # ── one copy of the weights in vLLM ──────────────────────────────────────────────────────────────────────────────

@@ -32,11 +32,13 @@ class WrittenEngine:
         self.max_rows, self.step_seconds = max_rows, step_seconds
         self.waiting, self.rows, self.drawn = [], {}, []
         self.fails, self.fails_at_step, self.num_steps = 0, None, 0
+        self.holds = None  # an event that the next steps wait for
         self.lams = set()
         self.most_rows = 0
 
     busy = property(lambda self: bool(self.waiting or self.rows))
     num_running = property(lambda self: len(self.rows))
+    moving = False
     num_waiting = property(lambda self: len(self.waiting))
 
     def add(self, request):
@@ -57,6 +59,8 @@ class WrittenEngine:
 
     def step(self):
         time.sleep(self.step_seconds)
+        if self.holds is not None:
+            self.holds.wait()
         self.num_steps += 1
         self.fails += self.num_steps == self.fails_at_step
         if self.fails:

@@ -142,7 +142,7 @@ def serve(
             dtype=dtype != "auto",
             device=device,
         )
-        _show(levels, f"http://{host}:{port}", bool(key), page=False, as_json=as_json)
+        _show(levels, f"http://{host}:{port}", bool(key), as_json=as_json)
         vllm.main(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
         return
     settings = _settings(engine, flags or (), dtype, device)
@@ -176,12 +176,32 @@ def _settings(engine: str, flags: Sequence[str], dtype: str, device: str | None)
     return {"dtype": dtype, "device": device}
 
 
+_VLLMS = {
+    "max_rows": "--max-num-seqs",
+    "dtype": "--dtype",
+    "cors": "--allowed-origins",
+    "log_prompts": "--enable-log-requests",
+}
+"""The flags of vLLM's server that do what an option of ours does."""
+
+
 def _refuse_ours(**given: object) -> None:
-    """Refuse what is said to the embedded engine where vLLM serves."""
+    """Refuse what is said to a server of ours where vLLM's own serves."""
     for name, value in given.items():
         if value:
-            option = f"--{name.replace('_', '-')}"
-            raise EngineError(f"{option} is for --engine transformers", remedy="vLLM's own flags stand after --")
+            raise EngineError(f"--{name.replace('_', '-')} is not for vLLM's own server", remedy=_remedy(name))
+
+
+def _remedy(name: str) -> str:
+    """What to do about an option that vLLM's own server does not take."""
+    if name == "device":
+        return "vLLM chooses the device; leave it out, or serve by --engine transformers"
+    theirs = (
+        f"say {_VLLMS[name]} after --, vLLM's own"
+        if name in _VLLMS
+        else "vLLM's own server has no such limit: leave it out"
+    )
+    return f"{theirs}; or add --group: the server is ours then, and takes it"
 
 
 def _levels(lam: float | None, effort: str | None, from_run: Path | None, name: str) -> Levels:
@@ -227,7 +247,7 @@ def _log(prompts: bool) -> None:
     log.setLevel(logging.INFO if prompts else logging.WARNING)
 
 
-def _show(levels: Levels, address: str, has_key: bool, *, page: bool = True, as_json: bool = False) -> None:
+def _show(levels: Levels, address: str, has_key: bool, *, as_json: bool = False) -> None:
     """The levels, the address, and four lines of Python that ask it; or, for machines, the address and the levels."""
     from interpole.cli.show import console, show_json, table
 
@@ -253,8 +273,7 @@ def _show(levels: Levels, address: str, has_key: bool, *, page: bool = True, as_
         else "Not measured: --from RUN says what to expect."
     )
     console.print(f"{words} Others: {levels.name}@0.55; without any, λ = {levels.default:g}.")
-    where = f"{address} (the page), {address}/v1 (the API)" if page else f"{address}/v1"
-    console.print(f"\nServing at {where}. Ctrl-C stops it.\n")
+    console.print(f"\nServing at {address} (the page), {address}/v1 (the API). Ctrl-C stops it.\n")
     console.print(example(levels, address, has_key), style="dim")
     console.file.flush()  # a log file or a pipe shall have it now, not when the server ends
 

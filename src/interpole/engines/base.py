@@ -219,6 +219,10 @@ class PerRequest(Protocol):
     def num_running(self) -> int:
         """Requests in the batch; may be asked in any thread."""
 
+    @property
+    def moving(self) -> bool:
+        """Whether the step that runs takes the weights to another λ, which may take long; may be asked in any thread."""
+
     def add(self, request: Request) -> None:
         """As `Engine.add`."""
 

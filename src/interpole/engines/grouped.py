@@ -52,6 +52,11 @@ class GroupedEngine(PerRequestEngine):
         return super().busy or self.num_queued > 0
 
     @property
+    def moving(self) -> bool:
+        """Whether the weights move just now."""
+        return self._turns.moving
+
+    @property
     def num_turns(self) -> int:
         """How often the weights have moved."""
         return self._turns.num_turns

@@ -154,6 +154,11 @@ class PerRequestEngine(TransformersEngine):
         """Requests that wait for a place in the batch."""
         return len(self._waiting)
 
+    @property
+    def moving(self) -> bool:
+        """Never: both ends are held."""
+        return False
+
     def add(self, request: Request) -> None:
         """Tokenise and queue a request.
 

@@ -28,6 +28,7 @@ class Turns(Generic[Item]):
     Attributes:
         lam: λ of the weights; None: not known, so that they move before anybody is let in.
         num_turns: how often the weights have moved.
+        moving: whether they move just now; may be asked in any thread.
     """
 
     def __init__(self, lam: float | None, patience_steps: int) -> None:
@@ -42,7 +43,7 @@ class Turns(Generic[Item]):
         """
         if patience_steps < 1:
             raise EngineError(f"a patience of {patience_steps} steps", remedy="give at least 1")
-        self.lam, self.num_turns = lam, 0
+        self.lam, self.num_turns, self.moving = lam, 0, False
         self._patience_steps, self._num_steps = patience_steps, 0
         self._queues: dict[float, dict[int, _Queued[Item]]] = {}  # by λ, and by the request's key
 
@@ -90,7 +91,11 @@ class Turns(Generic[Item]):
         lam = min(since, key=lambda one: since[one])
         if lam != self.lam:
             self.lam = None  # where the weights are if this fails
-            move(lam)
+            self.moving = True
+            try:
+                move(lam)
+            finally:
+                self.moving = False
             self.lam = lam
             self.num_turns += 1
         return True

@@ -88,6 +88,11 @@ class GroupedVllm(VllmEngine):
         return super().busy or len(self._turns) > 0
 
     @property
+    def moving(self) -> bool:
+        """Whether the weights move just now."""
+        return self._turns.moving
+
+    @property
     def num_turns(self) -> int:
         """How often the weights have moved from one λ to another for requests that waited."""
         return self._turns.num_turns

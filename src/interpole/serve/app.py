@@ -55,6 +55,7 @@ class Limits:
     timeout_seconds: float = 600.0  # for a whole request
     read_seconds: float = 60.0  # for which a client may leave a stream unread
     stall_seconds: float = 120.0  # in one step of the engine, from which on it is not healthy
+    move_seconds: float = 3600.0  # likewise, where the step moves the weights to another λ
 
 
 class _Endpoint(NamedTuple):
@@ -112,7 +113,8 @@ class Server:
 
     async def health(self, _: Request) -> Response:
         """Whether requests are answered; 503 while it shuts down, or where the engine hangs or is gone."""
-        stalled = self.driver.stalled_seconds > self.limits.stall_seconds
+        limit = self.limits.move_seconds if self.driver.moving else self.limits.stall_seconds
+        stalled = self.driver.stalled_seconds > limit
         status = "draining" if self.draining else "stalled" if stalled else "ok" if self.driver.alive else "dead"
         numbers = {"in_flight": self.driver.num_requests, "engine_failures": self.driver.num_failures}
         return JSONResponse({"status": status, **numbers}, 200 if status == "ok" else 503)

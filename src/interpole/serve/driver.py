@@ -109,6 +109,11 @@ class Driver:
         return time.monotonic() - self._moved if self._tickets else 0.0
 
     @property
+    def moving(self) -> bool:
+        """Whether it is the weights, on their way to another λ, that the engine's step takes so long for."""
+        return self._engine.moving
+
+    @property
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()

@@ -64,7 +64,7 @@ function clear(one) {
 }
 
 function numbers(one, seconds) { // while it streams, pieces are counted, which are tokens or a few of them
-  const used = one.used && one.used.completion_tokens, thought = one.used && one.used.completion_tokens_details.reasoning_tokens;
+  const used = one.used?.completion_tokens, thought = one.used?.completion_tokens_details?.reasoning_tokens;
   one.total = used ?? one.pieces.thinking + one.pieces.answer;
   one.thoughtful = thought ?? one.pieces.thinking;
   one.part("tokens").textContent = (one.used || !one.total ? "" : "~") + one.total;

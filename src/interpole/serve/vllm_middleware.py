@@ -1,7 +1,8 @@
 """The middleware that puts λ into the requests of vLLM's own server: in what a client says, out what vLLM understands.
 
 vLLM hands `vllm_xargs` on to the model, where `engines.vllm_per_request` reads `lam`; the cache salt keeps apart the prefixes of
-different λ. Nothing of vLLM is imported but the names of the fields its requests have. Loaded by `--middleware`.
+different λ. Nothing of vLLM is imported but the names of the fields its requests have. Loaded by `--middleware`. The page at `/`,
+which vLLM has not, is served here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from interpole.errors import CorruptError
 from interpole.formats import parse_json
 from interpole.serve.errors import RequestError
 from interpole.serve.levels import Chosen, Levels, choose, level_name
+from interpole.serve.page import headers as page_headers
+from interpole.serve.page import page
 from interpole.serve.vllm import of_environment, watch_engines
 
 __all__ = ["LambdaMiddleware", "rewritten"]
@@ -56,6 +59,7 @@ _REFUSED = {
 }
 MAX_BODY_BYTES = 32 << 20
 _JSON, _SSE = b"application/json", b"text/event-stream"
+_HTML = "text/html; charset=utf-8"
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,11 +231,14 @@ class LambdaMiddleware:
             await self._serve(path, _authorised(scope), receive, send)
         except RequestError as error:
             content = error.anthropic() if path.startswith(MESSAGES) else error.openai()
-            await _answer(send, error.status, content, error.headers)
+            told = json.dumps(content, ensure_ascii=False)
+            await _send_whole(send, error.status, told, {"content-type": _JSON.decode()} | error.headers)
 
     async def _serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            if path == "/v1/models" or path.startswith("/v1/models/"):
+            if path == "" and scope["method"] != "OPTIONS":
+                await _send_whole(send, 200, page(self._levels), {"content-type": _HTML} | page_headers())
+            elif path == "/v1/models" or path.startswith("/v1/models/"):
                 await self._models(path, scope, receive, send)
             else:
                 await self._app(scope, receive, send)
@@ -387,9 +394,9 @@ def _with_body(scope: Scope, content: Mapping[str, Any], receive: Receive) -> tu
     return {**scope, "headers": headers}, again
 
 
-async def _answer(send: Send, status: int, content: Any, headers: Mapping[str, str]) -> None:
-    body = json.dumps(content, ensure_ascii=False).encode()
-    listed = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
-    listed += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+async def _send_whole(send: Send, status: int, text: str, headers: Mapping[str, str]) -> None:
+    body = text.encode()
+    named = {"content-length": str(len(body)), **headers}
+    listed = [(name.lower().encode(), value.encode()) for name, value in named.items()]
     await send({"type": "http.response.start", "status": status, "headers": listed})
     await send({"type": "http.response.body", "body": body})
