@@ -9,7 +9,7 @@ from typing import Any
 
 from interpole.errors import EngineError, TaskError
 
-__all__ = ["Generation", "Outcome", "Problem", "Sample", "Sampler"]
+__all__ = ["Chance", "Generation", "Outcome", "Problem", "Sample", "Sampler"]
 
 
 class Outcome(StrEnum):
@@ -86,6 +86,19 @@ class Generation:
             raise EngineError(
                 f"no response: {self.num_tokens!r} tokens, finish {self.finish!r}, {str(self.text)[:40]!r}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """How likely a response is to begin with some text."""
+
+    probability: float  # that the sampler draws it, by its temperature, top-k and top-p
+    margin: float  # log odds by the model's own distribution, before the sampler's settings
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability."""
+        if not 0 <= self.probability <= 1 or self.margin != self.margin:
+            raise EngineError(f"no chance: probability {self.probability!r}, margin {self.margin!r}")
 
 
 @dataclass(frozen=True, slots=True)

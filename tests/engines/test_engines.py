@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import live
 from interpole.checkpoints.checkpoint import open_checkpoint
+from interpole.engines.base import Request, chance_of
 from interpole.engines.process import EngineProcess
-from interpole.engines.sampling import NO_TOKEN, Settings, draw
+from interpole.engines.sampling import NO_TOKEN, Settings, chances, draw
 from interpole.engines.scripted import ScriptedEngine
 from interpole.engines.transformers import TransformersEngine
 from interpole.errors import EngineError
@@ -81,6 +82,35 @@ def test_the_one_pass_sampler_has_the_probabilities_of_the_definition(top_k, top
     expected, seen = reference(logits, sampler), drawn(logits, sampler)
     assert not seen[expected == 0].any()
     assert np.abs(seen - expected).max() < 2e-4
+
+
+@pytest.mark.parametrize("top_k", [0, 5, 100])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+@pytest.mark.parametrize("temperature", [0, 0.6])
+@pytest.mark.parametrize("min_p", [0.0, 0.2])
+def test_the_chance_of_a_token_is_what_the_definition_gives_and_its_margin_the_models_log_odds(
+    top_k, top_p, temperature, min_p
+):
+    logits = np.random.default_rng(3).normal(scale=2, size=150).astype(np.float32)
+    sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
+    one_hot = np.eye(150)[logits.argmax()]
+    expected = reference(logits, sampler, min_p=min_p) if temperature else one_hot
+    settings = Settings.of([sampler] * 150, 150, torch.device("cpu"), [min_p] * 150)
+    found = chances(torch.tensor(logits).expand(150, -1), settings, torch.arange(150)).numpy()
+    assert found[:, 0] == pytest.approx(expected, abs=1e-6)
+    p = np.exp(logits - logits.max().astype(np.float64))
+    p /= p.sum()
+    assert found[:, 1] - found[:, 2] == pytest.approx(np.log(p / (1 - p)), abs=1e-9)
+
+
+def test_the_chance_of_a_text_is_the_product_over_its_tokens():
+    p, own = np.array([0.9, 0.5, 0.2]), np.array([0.999999999999, 0.6, 0.3])
+    found = chance_of([*zip(p, np.log(own), np.log(1 - own), strict=True)])
+    assert found.probability == pytest.approx(0.09)
+    assert found.margin == pytest.approx(np.log(own.prod() / (1 - own.prod())))
+    assert chance_of([(1.0, 0.0, -np.inf)]).margin == 100
+    with pytest.raises(EngineError, match="not finite"):
+        chance_of([(np.nan, np.nan, np.nan)])
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
@@ -164,6 +194,28 @@ def test_sampled_first_tokens_follow_the_models_distribution(folder, engine):
     assert counts.keys() <= expected_by_text.keys()
     chi_square = sum((counts[text] - mean) ** 2 / mean for text, mean in expected_by_text.items())
     assert chi_square < len(expected_by_text) + 5 * np.sqrt(2 * len(expected_by_text))
+
+
+def test_how_likely_a_response_begins_with_a_text_is_said_beside_others_that_are_generated(folder, engine):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    sampler, text, greedy = Sampler(temperature=0.6, top_p=1.0, top_k=0), "<think>\n7", Sampler(0, max_tokens=4)
+    (alone,) = engine.generate(["7 = ?"], greedy, [1])
+    engine.add(Request(1, "7 = ?", sampler, 0, begins=text))
+    engine.add(Request(2, "7 = ?", greedy, 1))
+    engine.add(Request(3, "a longer prompt", sampler, 0, begins="<think>"))
+    done = {}
+    while engine.busy:
+        done |= {one.key: one for one in engine.step()}
+    assert (done[2].generation, done[2].chance) == (alone, None)
+    for key, prompt, begins in ((1, "7 = ?", text), (3, "a longer prompt", "<think>")):
+        before, after = (engine.tokenizer(part)["input_ids"] for part in (prompt, begins))
+        with torch.inference_mode():
+            logits = model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1].double()  # (S, V)
+        at = torch.arange(len(after)), torch.tensor(after)
+        assert done[key].chance.probability == pytest.approx((logits / 0.6).softmax(-1)[at].prod().item(), rel=1e-4)
+        assert done[key].chance.margin == pytest.approx(torch.logit(logits.softmax(-1)[at].prod()).item(), abs=1e-4)
+    with pytest.raises(EngineError, match="does not fit after the prompt"):
+        engine.add(Request(4, "7 = ?", sampler, 0, begins=""))
 
 
 def test_both_ends_of_sequence_stop_and_all_other_special_tokens_stay(engine, monkeypatch):
@@ -263,6 +315,16 @@ def test_an_engine_that_answers_nonsense_is_replaced_and_nothing_is_lost(tmp_pat
         assert answers(engine, "x")[0].text == "good"
     (report,) = reports
     assert "answered what makes no sense" in report
+
+
+def test_a_child_process_says_how_likely_a_response_begins_with_a_text():
+    script = [{"contains": "7", "chance": 0.25, "responses": ["7"]}, {"responses": ["8"]}]
+    with EngineProcess({"engine": "scripted", "recipe": {}, "options": {"script": script}}) as process:
+        process.load(0.5)
+        found = asyncio.run(process.chance("7 = ?", "<think>", Sampler()))
+        assert (found.probability, found.margin) == (0.25, pytest.approx(np.log(1 / 3)))
+        with pytest.raises(EngineError, match="knows no chance"):
+            asyncio.run(process.chance("8 = ?", "<think>", Sampler()))
 
 
 def test_an_engine_that_keeps_failing_is_given_up_until_the_next_place():

@@ -57,7 +57,7 @@ def run(engine, requests):
         finished = engine.step()
         for token in engine.events():
             tokens[token.key].append(token)
-        for key, generation, error in finished:
+        for key, generation, error, _ in finished:
             assert error is None
             answers[key] = generation
     return answers, tokens
@@ -322,7 +322,7 @@ def test_an_answer_does_not_depend_on_who_joins_leaves_or_is_cancelled(small):
             small.add(requests[key])
         if random.random() < 0.1 and small.cancel(victim := int(random.integers(len(requests) + 1))):
             cancelled.add(victim)
-        answers |= {key: generation for key, generation, _ in small.step()}
+        answers |= {one.key: one.generation for one in small.step()}
     assert answers.keys() | cancelled == requests.keys()
     assert not answers.keys() & cancelled
     assert len(cancelled) > 3
@@ -352,7 +352,7 @@ def drained(engine):
     """By key: the reason of its failure, empty where there is none."""
     found = {}
     while engine.busy:
-        found |= {key: str(error or "") for key, _, error in engine.step()}
+        found |= {one.key: str(one.error or "") for one in engine.step()}
     return found
 
 

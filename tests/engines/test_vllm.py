@@ -13,9 +13,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 vllm = pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
@@ -277,6 +279,25 @@ def test_top_k_and_top_p_are_passed_on(engine):
     assert len(first_tokens(top_k=0, top_p=1.0)) > 8
     assert 1 < len(first_tokens(top_k=3, top_p=1.0)) < 6  # in bfloat16 some tie with the third
     assert len(first_tokens(top_k=0, top_p=1e-6)) < 3
+
+
+def test_how_likely_a_response_begins_with_a_text_is_what_the_transformers_engine_says(engine, pair, fresh):  # noqa: ARG001
+    from interpole.engines.base import Request
+
+    other = open_engine("transformers", Recipe.between(*pair, 0.0))
+    found = []
+    for one in (engine, other):
+        one.load(0.4)
+        for key, (prompt, text) in enumerate(product(PROMPTS, ("<think>", "<think>\n7"))):
+            sampler = Sampler(0.6, top_p=0.95, top_k=(0, 5)[key % 2])
+            one.add(Request(key, prompt, sampler, 0, begins=text))
+        one.add(Request(99, "x", GREEDY, 0))
+        done = {}
+        while one.busy:
+            done |= {each.key: each for each in one.step()}
+        assert done.pop(99).generation.num_tokens > 0
+        found.append([(done[key].chance.probability, done[key].chance.margin) for key in range(6)])
+    assert np.array(found[0]) == pytest.approx(np.array(found[1]), abs=0.06)  # bfloat16
 
 
 def test_a_setting_that_vllm_does_not_take_is_an_engine_error(engine):

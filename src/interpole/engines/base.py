@@ -7,6 +7,7 @@ benchmarks or recipes; `engines.open` opens engines with a recipe, `engines.proc
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple, Protocol, Self, final
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.errors import EngineError
-from interpole.records import Generation, Sampler
+from interpole.records import Chance, Generation, Sampler
 from interpole.schema import Strict
 
 __all__ = [
-    "MESSAGES", "Answer", "Engine", "Finished", "PerRequest", "RemoteModel", "Request", "Resolve", "Token", "eos_tokens",
-    "lam_of", "pair_fingerprint",
+    "MESSAGES", "Answer", "Engine", "Finished", "PerRequest", "RemoteModel", "Request", "Resolve", "Token",
+    "chance_finished", "chance_of", "eos_tokens", "lam_of", "marker_tokens", "pair_fingerprint",
 ]  # fmt: skip
 
 Answer = Callable[[str, Sampler, int], Coroutine[Any, Any, Generation]]
@@ -28,6 +29,8 @@ Resolve = Callable[[Any], Checkpoint]
 """Makes a checkpoint of what `Engine.load` is given: λ, a recipe or a checkpoint."""
 MESSAGES = "{# the server renders with its own template #}{{ messages | tojson }}"
 """The chat template where a server has its own: what is sent are the messages."""
+
+MOST_MARGIN = 100.0  # of log odds: beyond, a token is simply certain, or impossible
 
 
 class RemoteModel(Strict):
@@ -60,6 +63,7 @@ class Request(NamedTuple):
         None  # how many likely tokens to report beside each one drawn; None: no log-probabilities
     )
     min_p: float = 0.0  # tokens are drawn whose probability is at least this share of the likeliest one's
+    begins: str | None = None  # nothing is drawn: the answer is how likely a response begins with this text
 
 
 class Finished(NamedTuple):
@@ -68,6 +72,7 @@ class Finished(NamedTuple):
     key: int
     generation: Generation
     error: EngineError | None = None  # where set, there is no response
+    chance: Chance | None = None  # of what the request `begins` with
 
 
 class Token(NamedTuple):
@@ -186,7 +191,7 @@ class Engine(ABC):
             self.add(Request(key, prompt, sampler, seed))
         answers: dict[int, Generation] = {}
         while len(answers) < len(prompts):
-            for key, generation, error in self.step():
+            for key, generation, error, _ in self.step():
                 if error is not None:
                     raise error
                 answers[key] = generation
@@ -237,6 +242,52 @@ class PerRequest(Protocol):
 
     def events(self) -> list[Token]:
         """The tokens that the last `step` drew, in order; handed out once."""
+
+
+def chance_of(steps: Sequence[Sequence[float]]) -> Chance:
+    """The chance of a text from those of its tokens in turn, each after the ones before it.
+
+    Args:
+        steps: of each token its probability under the sampler, and by the model's own distribution the logarithms of its
+            probability and of all other tokens' together (`sampling.chances`).
+
+    Raises:
+        EngineError: they are no numbers.
+    """
+    drawn, own, others = 1.0, 0.0, -math.inf
+    for probability, log_own, log_others in steps:
+        drawn *= probability
+        others = _log_sum(others, own + log_others)  # log of 1 − Π p, without cancellation
+        own += log_own
+    if math.isnan(drawn) or math.isnan(own - others):
+        raise EngineError("the model's logits are not finite", remedy="its weights are broken, or need a wider dtype")
+    return Chance(min(1.0, max(0.0, drawn)), min(MOST_MARGIN, max(-MOST_MARGIN, own - others)))
+
+
+def chance_finished(request: Request, steps: Sequence[Sequence[float]]) -> Finished:
+    """A request that `begins` with a text, answered by what was found of its tokens (`chance_of`)."""
+    try:
+        return Finished(request.key, Generation("", 0, "stop"), chance=chance_of(steps))
+    except EngineError as error:
+        return Finished(request.key, Generation("", 0, "error"), error)
+
+
+def marker_tokens(tokenizer: Any, text: str, room: int) -> list[int]:
+    """The tokens of a text that responses may begin with, as it stands alone.
+
+    Raises:
+        EngineError: it has none, or more than there is room for.
+    """
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not 0 < len(tokens) <= room:
+        raise EngineError(f"{text!r} of {len(tokens)} tokens does not fit after the prompt", remedy="shorten either")
+    return tokens
+
+
+def _log_sum(a: float, b: float) -> float:
+    """The logarithm of the sum of two numbers that are given by theirs."""
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def lam_of(where: Any) -> float:

@@ -108,7 +108,8 @@ def _obey(message: Message, voice: _Voice, running: set[int], open_spec: Callabl
             voice.say(key, fingerprint=engine.load(message["where"]))
         case _:
             sampler = Sampler(**message["sampler"])
-            _opened(voice.engine).add(Request(key, message["prompt"], sampler, message["seed"]))
+            request = Request(key, message["prompt"], sampler, message["seed"], begins=message.get("begins"))
+            _opened(voice.engine).add(request)
             running.add(key)
 
 
@@ -118,10 +119,12 @@ def _advance(engine: Engine, voice: _Voice, running: set[int]) -> None:
         finished = engine.step()
     except InterpoleError as error:
         sys.exit(str(error))  # the parent reads it from the log
-    for key, generation, failure in finished:
+    for key, generation, failure, chance in finished:
         running.discard(key)
         if failure is not None:
             voice.fail(key, failure)
+        elif chance is not None:
+            voice.say(key, chance=astuple(chance))
         else:
             voice.say(key, generation=astuple(generation))
     if running and not engine.busy:

@@ -106,7 +106,7 @@ class PerRequestEngine(TransformersEngine):
         instruct, thinking: the checkpoints at λ = 0 and λ = 1.
     """
 
-    takes = frozenset({"lam", "top_logprobs", "min_p"})
+    takes = frozenset({"lam", "top_logprobs", "min_p", "begins"})
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 
 from interpole import errors
 from interpole.errors import EngineError, InterpoleError, printable
-from interpole.records import Generation, Sampler
+from interpole.records import Chance, Generation, Sampler
 
 __all__ = ["COMMAND", "START_SECONDS", "EngineProcess"]
 
@@ -115,13 +115,27 @@ class EngineProcess:
             EngineError: there is none.
         """
         message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": seed}
+        generation: Generation = (await self._reply(message))["generation"]
+        return generation
+
+    async def chance(self, prompt: str, begins: str, sampler: Sampler) -> Chance:
+        """How likely the response to a prompt begins with a text; nothing is generated.
+
+        Raises:
+            EngineError: the engine cannot say.
+        """
+        message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": 0, "begins": begins}
+        chance: Chance = (await self._reply(message))["chance"]
+        return chance
+
+    async def _reply(self, message: Message) -> Message:
+        """Send a message and await its reply; nobody waits for it any more where this is cancelled."""
         key, reply = self._send(message)
         try:
-            generation: Generation = (await asyncio.wrap_future(reply))["generation"]
+            return await asyncio.wrap_future(reply)
         finally:
             with self._lock:
                 self._pending.pop(key, None)
-        return generation
 
     def close(self) -> None:
         """End the child; what is in flight fails."""
@@ -263,6 +277,8 @@ class EngineProcess:
         """Pass a reply on. Returns what is wrong where a new child did not reach the old one's weights."""
         if "generation" in reply:
             reply["generation"] = Generation(*reply["generation"])
+        if "chance" in reply:
+            reply["chance"] = Chance(*reply["chance"])
         if reply.get("notice"):
             self._tell(str(reply["notice"])[:MOST_NOTICE])
         if "versions" in reply:

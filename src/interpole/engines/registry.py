@@ -34,6 +34,7 @@ class EngineKind:
         default_dtype: of the weights it holds, where its options do not say; `auto`: the checkpoint's.
         packages: what it imports; responses depend on their versions.
         extra: what to install them with, `pip install 'interpole[extra]'`.
+        chances: it says how likely a response begins with a text (`Request.begins`).
     """
 
     name: str
@@ -47,6 +48,7 @@ class EngineKind:
     default_dtype: str = "auto"
     packages: tuple[str, ...] = ()
     extra: str = ""
+    chances: bool = False
 
 
 _BUILT_IN = (
@@ -58,6 +60,7 @@ _BUILT_IN = (
         default_rows=128,
         packages=("transformers", "torch"),
         extra="transformers",
+        chances=True,
     ),
     EngineKind(
         name="vllm",
@@ -65,6 +68,7 @@ _BUILT_IN = (
         default_rows=128,
         packages=("vllm", "torch"),
         extra="vllm",
+        chances=True,
     ),
     EngineKind(
         name="openai",
@@ -86,6 +90,7 @@ _BUILT_IN = (
         writes=("journal", "failed"),
         matters=(),
         needs_recipe=False,
+        chances=True,
     ),
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ import torch
 
 from interpole.records import Sampler
 
-__all__ = ["NO_TOKEN", "Settings", "draw"]
+__all__ = ["NO_TOKEN", "Settings", "chances", "draw"]
 
 NUM_CANDIDATES = 64
 NO_TOKEN = -1
@@ -70,6 +70,51 @@ def draw(
         return torch.where(finite, draw(logits.where(finite[:, None], 0), settings, uniforms, num_candidates), NO_TOKEN)
     if bool(settings.greedy.all()):
         return likeliest
+    tokens, probabilities, kept, doubtful = _filtered(logits, settings, num_candidates)
+    if bool((doubtful & ~settings.greedy).any()):
+        return draw(logits, settings, uniforms, logits.shape[-1])
+    mass = (probabilities * kept).cumsum(-1)
+    index = (mass <= uniforms[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
+    index = index.minimum(kept.sum(-1, keepdim=True) - 1)  # rounding must not lead past the last
+    drawn = tokens.gather(-1, index)[:, 0]
+    return torch.where(settings.greedy, likeliest, drawn)
+
+
+def chances(logits: torch.Tensor, settings: Settings, tokens: torch.Tensor) -> torch.Tensor:
+    """How likely `draw` draws a token of each row, and how likely it is by the logits themselves.
+
+    Args:
+        logits: (B, V), any float dtype.
+        settings: per row.
+        tokens: (B,) token ids.
+
+    Returns:
+        (B, 3) float64: the probability of being drawn; by the softmax of the logits the logarithms of the token's
+        probability, and of all other tokens' together. NaN where the logits are not finite.
+    """
+    logits, chosen = logits.double(), tokens[:, None]
+    order, probabilities, kept, _ = _filtered(logits, settings, logits.shape[-1])
+    masses = probabilities * kept
+    drawn = (masses * (order == chosen)).sum(-1) / masses.sum(-1)
+    drawn = torch.where(settings.greedy, (logits.argmax(-1) == tokens).double(), drawn)
+    norm = logits.logsumexp(-1)
+    own = logits.gather(-1, chosen)[:, 0] - norm
+    others = logits.scatter(-1, chosen, -torch.inf).logsumexp(-1) - norm
+    found = torch.stack([drawn, own, others], dim=-1)
+    return torch.where(logits.amax(-1).isfinite()[:, None], found, torch.nan)
+
+
+class _Filtered(NamedTuple):
+    """The likeliest tokens in order, before and after the filters."""
+
+    tokens: torch.Tensor  # (B, K)
+    probabilities: torch.Tensor  # (B, K) by temperature and top-k
+    kept: torch.Tensor  # (B, K) bool: may be drawn
+    doubtful: torch.Tensor  # (B,) bool: tokens beyond these may count, too
+
+
+def _filtered(logits: torch.Tensor, settings: Settings, num_candidates: int) -> _Filtered:
+    """The candidates of each row, as the sampler's settings leave them."""
     whole = num_candidates >= logits.shape[-1]
     values, tokens = logits.sort(dim=-1, descending=True) if whole else logits.topk(num_candidates)  # (B, K)
     off = settings.top_k >= logits.shape[-1]
@@ -84,11 +129,5 @@ def draw(
     kept = in_k & ((before < settings.top_p) | (settings.top_p >= 1))
     if settings.min_p is not None:
         kept &= probabilities >= settings.min_p * probabilities[:, :1]
-    doubtful = torch.where(off, kept, in_k)[:, -1] & ~settings.greedy  # tokens beyond the candidates may count, too
-    if not whole and bool(doubtful.any()):
-        return draw(logits, settings, uniforms, logits.shape[-1])
-    mass = (probabilities * kept).cumsum(-1)
-    index = (mass <= uniforms[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
-    index = index.minimum(kept.sum(-1, keepdim=True) - 1)  # rounding must not lead past the last
-    drawn = tokens.gather(-1, index)[:, 0]
-    return torch.where(settings.greedy, likeliest, drawn)
+    doubtful = torch.where(off, kept, in_k)[:, -1] & (not whole)
+    return _Filtered(tokens, probabilities, kept, doubtful)

@@ -1,7 +1,8 @@
 """An engine that replays written responses: for tests of everything around generation, and for re-playing recorded runs.
 
 A script is a list of entries; the first whose `contains` is in the prompt, and whose `lambda` (if it has one) is the current λ,
-answers with its `responses` in turn. A response is a text, or a mapping: `text`, `num_tokens`, `finish`, or `fail` for what can
+answers with its `responses` in turn. `chance` of an entry is how likely its responses begin with whatever they are asked to begin
+with. A response is a text, or a mapping: `text`, `num_tokens`, `finish`, or `fail` for what can
 go wrong (`"refuse"`: this request; `"die"`: the process; `"memory"`: there is none left; `"hang"`: never; with `once: true`
 only the first time, which the file `failed` tells a new process).
 """
@@ -9,6 +10,7 @@ only the first time, which the file `failed` tells a new process).
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import Counter, deque
@@ -16,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interpole.engines.base import Engine, Finished, Request
+from interpole.engines.base import Engine, Finished, Request, chance_finished
 from interpole.errors import EngineError
 from interpole.files import read_text
 from interpole.formats import parse_json
@@ -28,6 +30,8 @@ __all__ = ["ScriptedEngine", "open_scripted"]
 
 class ScriptedEngine(Engine):
     """Replays a script (see the module's docstring and `engines.base.Engine`)."""
+
+    takes = frozenset({"begins"})
 
     def __init__(
         self,
@@ -84,6 +88,8 @@ class ScriptedEngine(Engine):
             EngineError: the script has no answer, or answers `"fail": "refuse"`; or it asks for what is not done here.
         """
         self._check(request)
+        if request.begins is not None and "chance" not in self._script[self._entry(request.prompt)]:
+            raise EngineError("the script knows no chance for this prompt", request.prompt[-80:], "give the entry one")
         if self._response(request.prompt).get("fail") == "refuse":
             raise EngineError("the script refuses this prompt", request.prompt[-80:])
         self._queue.append(request)
@@ -108,6 +114,9 @@ class ScriptedEngine(Engine):
         return {"text": response} if isinstance(response, str) else dict(response)
 
     def _answer(self, request: Request) -> Finished:
+        if request.begins is not None:
+            chance = float(self._script[self._entry(request.prompt)]["chance"])
+            return chance_finished(request, [(chance, math.log(chance), math.log1p(-chance))])
         response = self._response(request.prompt)
         self._turns[self._entry(request.prompt)] += 1
         if response.get("once") and self._failed:

@@ -19,9 +19,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.attention import attend_in_groups, growing_cache
-from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
+from interpole.engines.base import (
+    Engine,
+    Finished,
+    Request,
+    Resolve,
+    chance_finished,
+    eos_tokens,
+    marker_tokens,
+)
 from interpole.engines.open import dial
-from interpole.engines.sampling import NO_TOKEN, Settings, draw
+from interpole.engines.sampling import NO_TOKEN, Settings, chances, draw
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
@@ -49,6 +57,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     finish: str = ""
     uniforms: list[float] = field(default_factory=list)
+    begins: list[int] = field(default_factory=list)  # tokens that it is led through, in place of drawn ones
+    steps: list[list[float]] = field(default_factory=list)  # how likely each of them was
 
     def next_uniform(self) -> float:
         """The next number of this row's own stream, drawn ahead by the hundred."""
@@ -77,7 +87,7 @@ class TransformersEngine(Engine):
         context_tokens: most tokens of a prompt and its response together.
     """
 
-    takes = frozenset({"min_p"})
+    takes = frozenset({"min_p", "begins"})
 
     def __init__(
         self,
@@ -172,8 +182,9 @@ class TransformersEngine(Engine):
                 f"a prompt of {len(prompt)} tokens does not fit a context of {self.context_tokens}",
                 remedy="shorten it; an empty prompt cannot be answered",
             )
+        begins = [] if request.begins is None else marker_tokens(self.tokenizer, request.begins, room)
         random = np.random.Generator(np.random.Philox(request.seed % 2**64))
-        self._waiting.append(Row(request, prompt, min(request.sampler.max_tokens, room), random))
+        self._waiting.append(Row(request, prompt, min(request.sampler.max_tokens, room), random, begins=begins))
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:
@@ -227,8 +238,8 @@ class TransformersEngine(Engine):
         """Draw a token per row; returns the rows that this finished."""
         uniforms = torch.tensor([row.next_uniform() for row in batch.rows], device=self._device)
         drawn = draw(logits, batch.settings, uniforms).tolist()
+        finished = self._lead(batch, logits, drawn)
         self._after_draw(batch.rows, drawn, logits)
-        finished = []
         for row, token in zip(batch.rows, drawn, strict=True):
             if row.finish:
                 continue
@@ -240,9 +251,27 @@ class TransformersEngine(Engine):
                 finished.append(Finished(row.request.key, Generation("", 0, "error"), error))
                 continue
             row.tokens.append(token)
+            if row.begins:
+                continue
             row.finish = "stop" if token in self._eos else "length" if len(row.tokens) >= row.cap_tokens else ""
             if row.finish:
                 finished.append(Finished(row.request.key, self._generation(row)))
+        return finished
+
+    def _lead(self, batch: _Batch, logits: torch.Tensor, drawn: list[int]) -> list[Finished]:
+        """Weigh the next tokens of rows that are led through a text, and put them into `drawn`; returns the rows at its end."""
+        led = [i for i, row in enumerate(batch.rows) if row.begins and not row.finish]
+        if not led:
+            return []
+        rows, finished = [batch.rows[i] for i in led], []
+        tokens = [row.begins[len(row.tokens)] for row in rows]
+        found = chances(logits[led], self._settings(rows), torch.tensor(tokens, device=self._device)).tolist()
+        for i, row, token, step in zip(led, rows, tokens, found, strict=True):
+            drawn[i] = token
+            row.steps.append(step)
+            if len(row.steps) == len(row.begins):
+                row.finish = "stop"
+                finished.append(chance_finished(row.request, row.steps))
         return finished
 
     def _before_forward(self, rows: Sequence[Row], num_tokens: int) -> None:

@@ -30,8 +30,17 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from interpole.checkpoints.assets import copy
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.engines.base import Engine, Finished, Request, Resolve, eos_tokens
+from interpole.engines.base import (
+    Engine,
+    Finished,
+    Request,
+    Resolve,
+    chance_finished,
+    eos_tokens,
+    marker_tokens,
+)
 from interpole.engines.open import dial
+from interpole.engines.sampling import Settings, chances
 from interpole.engines.vllm_worker import Proof, checksum
 from interpole.errors import EngineError, MismatchError
 from interpole.merging.recipe import Recipe
@@ -49,6 +58,15 @@ class Prepared(NamedTuple):
     key: int
     prompt: list[int]  # token ids
     settings: SamplingParams
+    number: int | None = None  # of several that are asked for one request
+
+
+class _Weighed(NamedTuple):
+    """A request that `begins` with a text, under way: its tokens, and what is known of each."""
+
+    request: Request
+    tokens: list[int]
+    steps: dict[int, list[float]]
 
 
 class VllmEngine(Engine):
@@ -60,7 +78,7 @@ class VllmEngine(Engine):
         proofs: what each worker reported of them.
     """
 
-    takes = frozenset({"min_p"})
+    takes = frozenset({"min_p", "begins"})
     _output_kind = RequestOutputKind.FINAL_ONLY
 
     def __init__(
@@ -99,7 +117,7 @@ class VllmEngine(Engine):
         self._num_workers = config.parallel_config.world_size
         self._eager = bool(config.model_config.enforce_eager)
         self._eos = sorted(eos_tokens(first, self.tokenizer))
-        self.proofs = list[Proof]()
+        self.proofs, self._weighed = list[Proof](), dict[int, _Weighed]()
         self._llm.collective_rpc("interpole_open", args=(opener,))
         self.load(where)
 
@@ -123,6 +141,7 @@ class VllmEngine(Engine):
     def abandon(self) -> None:
         """Abort all requests."""
         self._llm.abort_request(list(self._llm.output_processor.request_states), internal=True)
+        self._weighed.clear()
 
     def _move(self, where: Any) -> str:
         """Replace the weights in every worker, forget all cached prefixes, prove it, and return the fingerprint.
@@ -161,7 +180,25 @@ class VllmEngine(Engine):
         Raises:
             EngineError: its prompt leaves no room in the model's context, it asks for what is not done here, or vLLM refuses it.
         """
-        self._submit(self._prepared(request))
+        if request.begins is None:
+            self._submit(self._prepared(request))
+        else:
+            self._weigh(request, request.begins)
+
+    def _weigh(self, request: Request, text: str) -> None:
+        """Ask for what comes next before each of a text's tokens: one token each, of which all chances are wanted.
+
+        Raises:
+            EngineError: as `add`.
+        """
+        key, prompt, *_ = self._prepared(request)
+        tokens = marker_tokens(self.tokenizer, text, self.context_tokens - len(prompt))
+        settings = SamplingParams(
+            max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=self._output_kind
+        )
+        self._weighed[key] = _Weighed(request, tokens, {})
+        for number in range(len(tokens)):
+            self._submit(Prepared(key, [*prompt, *tokens[:number]], settings, number))
 
     def _prepared(self, request: Request) -> Prepared:
         """A request as vLLM takes it.
@@ -187,9 +224,10 @@ class VllmEngine(Engine):
         Raises:
             EngineError: vLLM refuses it.
         """
-        key, prompt, settings = prepared
+        key, prompt, settings, number = prepared
+        name = str(key) if number is None else f"{key}:{number}"
         try:
-            self._llm.add_request(str(key), {"prompt_token_ids": prompt}, settings)
+            self._llm.add_request(name, {"prompt_token_ids": prompt}, settings)
         except (VLLMError, ValueError) as error:
             raise EngineError(f"vLLM refuses a request: {error}") from error
 
@@ -198,10 +236,28 @@ class VllmEngine(Engine):
         if not self.busy:
             return []
         self.progress += 1
-        done = [output for output in self._llm.step() if output.finished]
-        return [
-            self._finished(int(one.request_id), one.outputs[0].token_ids, one.outputs[0].finish_reason) for one in done
-        ]
+        finished = []
+        for output in self._llm.step():
+            if output.finished and ":" in output.request_id:
+                finished += self._seen(output)
+            elif output.finished:
+                answer = output.outputs[0]
+                finished.append(self._finished(int(output.request_id), answer.token_ids, answer.finish_reason))
+        return finished
+
+    def _seen(self, output: Any) -> list[Finished]:
+        """Take in what comes before one token of a text; returns the request when its last is known."""
+        key, number = map(int, output.request_id.split(":"))
+        request, tokens, steps = self._weighed[key]
+        found = output.outputs[0].logprobs
+        logits = torch.full((1, max(found.token_ids) + 1), -torch.inf, dtype=torch.float64)
+        logits[0, found.token_ids] = torch.tensor(found.logprobs, dtype=torch.float64)
+        settings = Settings.of([request.sampler], logits.shape[1], logits.device, [request.min_p])
+        steps[number] = chances(logits, settings, torch.tensor([tokens[number]]))[0].tolist()
+        if len(steps) < len(tokens):
+            return []
+        del self._weighed[key]
+        return [chance_finished(request, [step for _, step in sorted(steps.items())])]
 
     def close(self) -> None:
         """End vLLM and its workers."""
@@ -271,7 +327,7 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
             seed=0,
             worker_extension_cls=WORKER,
             generation_config="vllm",
-            **options,
+            **{"max_logprobs": -1} | options,
         )
         config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         size = config.model_config.get_head_size()
