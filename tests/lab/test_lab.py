@@ -22,7 +22,7 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from interpole.lab.tokenizer import VOCAB_SIZE, build_tokenizer, prompt  # noqa: E402
-from interpole.lab.train import SCHEDULE, Schedule, Stage, learning_rate_factor, train  # noqa: E402
+from interpole.lab.train import SCHEDULE, Schedule, Stage, _batches, learning_rate_factor, train  # noqa: E402
 from interpole.tasks import chains  # noqa: E402
 
 EXAMPLE = "34 a-1 b-5 c*2 d-2 e+9 = ?"
@@ -134,6 +134,37 @@ def test_think_marks_are_single_tokens_and_not_special_and_turn_marks_are_specia
 
 def test_digits_are_cut_one_by_one_and_labels_cost_one_token_each(tokenizer):
     assert tokenizer.tokenize("34 a-1 f*2 = ?") == ["3", "4", "Ġa", "-", "1", "Ġf", "*", "2", "Ġ=", "Ġ?"]
+
+
+def test_a_pair_whose_template_opens_the_thinking_is_trained_from_a_base_that_is_there(trained, tmp_path):
+    base = trained[0] / "base"
+    train("qwen3", 0, tmp_path / "opened", schedule=TINY, base=base, opens_thinking=True)
+    pair = pair_in(tmp_path / "opened")
+    assert (pair.base / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    assert json.loads((tmp_path / "opened/training.json").read_text())["opens_thinking"] is True
+    for folder in (pair.instruct, pair.thinking):
+        opened = transformers.AutoTokenizer.from_pretrained(folder)
+        messages = [{"role": "user", "content": EXAMPLE}]
+        text = opened.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert text == prompt(EXAMPLE, opens_thinking=True)
+        assert text.endswith("assistant\n<think>\n")
+        weights = load_file(folder / "model.safetensors")
+        moved = [
+            name for name, weight in load_file(base / "model.safetensors").items() if not weight.equal(weights[name])
+        ]
+        assert len(moved) > len(weights) / 2
+    with pytest.raises(CheckpointError, match="no base"):
+        train("qwen3", 0, tmp_path / "none", schedule=TINY, base=tmp_path)
+
+
+def test_what_is_learned_begins_after_the_opened_thinking(tokenizer):
+    stage = Stage(steps=1, batch=2, lr=0, lr_muon=0)
+    style = lambda _, question: chains.thinking(question, 0)  # noqa: E731
+    ((ids, labels),) = _batches(tokenizer, style, stage, np.random.default_rng(0), opens_thinking=True)
+    text, learned = (tokenizer.decode(row[row >= 0]) for row in (ids[0], labels[0]))
+    assert "assistant\n<think>\n" in text
+    assert "<think>" not in learned
+    assert "</think>" in learned
 
 
 def test_the_template_writes_chatml_and_does_not_open_the_thinking(tokenizer):

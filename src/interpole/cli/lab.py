@@ -168,6 +168,12 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, with base, instruct and thinking in it.")],
     arch: Annotated[str, typer.Option(help="qwen3 or llama.")] = "qwen3",
     seed: Annotated[int, typer.Option(help="Of weights, data and order.")] = 0,
+    base: Annotated[
+        Path | None, typer.Option(help="Fine-tune this base, e.g. PAIR/base, in place of a new one.")
+    ] = None,
+    opens_thinking: Annotated[
+        bool, typer.Option("--opens-thinking", help="A pair whose chat template opens the thinking.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train the tiny pair anew: a base and its two fine-tunes, on one core, in minutes."""
@@ -191,7 +197,7 @@ def train(
                 tasks[stage] = int(bar.add_task(stage, total=total))
             bar.update(tasks[stage], completed=step, description=f"{stage} {loss:.3f}")  # type: ignore[arg-type]
 
-        train_pair(arch, seed, out, progress=progress)
+        train_pair(arch, seed, out, progress=progress, base=base, opens_thinking=opens_thinking)
     _show_pair(pair_in(out), as_json)
 
 

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from interpole.tasks import chains
 
-__all__ = ["END_OF_TEXT", "IM_END", "VOCAB_SIZE", "build_tokenizer", "prompt"]
+__all__ = ["END_OF_TEXT", "IM_END", "OPENED", "VOCAB_SIZE", "build_tokenizer", "prompt"]
 
 END_OF_TEXT, IM_START, IM_END = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKS = ("<think>", "</think>")
+OPENED = f"{MARKS[0]}\n"
+"""What a template that opens the thinking puts at the end of every prompt."""
 VOCAB_SIZE = 292  # 256 bytes, 31 merges, 5 added tokens
 
 # How Qwen2 and Qwen3 cut text before BPE: contractions, words, single digits, punctuation, white space.
@@ -38,9 +40,9 @@ CHAT_TEMPLATE = """\
 {%- endif %}"""
 
 
-def prompt(question: str) -> str:
+def prompt(question: str, *, opens_thinking: bool = False) -> str:
     """What the chat template makes of one user message, ready for the answer (a test compares the two)."""
-    return f"{IM_START}user\n{question}{IM_END}\n{IM_START}assistant\n"
+    return f"{IM_START}user\n{question}{IM_END}\n{IM_START}assistant\n{OPENED if opens_thinking else ''}"
 
 
 def _corpus(num_chains: int = 100) -> Iterator[str]:
@@ -57,8 +59,14 @@ def _corpus(num_chains: int = 100) -> Iterator[str]:
         )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Learn the merges and dress the result as a Hugging Face tokenizer; the same every time."""
+def build_tokenizer(*, opens_thinking: bool = False) -> PreTrainedTokenizerFast:
+    """Learn the merges and dress the result as a Hugging Face tokenizer; the same every time.
+
+    Args:
+        opens_thinking: its template's generation prompt ends inside a think block, as that of Qwen3's Thinking-2507 does.
+    """
+    header = "{{- '<|im_start|>assistant\\n"
+    template = CHAT_TEMPLATE.replace(header, f"{header}<think>\\n") if opens_thinking else CHAT_TEMPLATE
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     cut = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False)
@@ -78,7 +86,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=bpe,
         eos_token=IM_END,
         pad_token=END_OF_TEXT,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=template,
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )

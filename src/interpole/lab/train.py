@@ -24,9 +24,9 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from interpole.errors import OutputError, TaskError
+from interpole.errors import CheckpointError, MismatchError, OutputError, TaskError
 from interpole.files import StrPath
-from interpole.lab.tokenizer import END_OF_TEXT, IM_END, build_tokenizer, prompt
+from interpole.lab.tokenizer import END_OF_TEXT, IM_END, OPENED, build_tokenizer, prompt
 from interpole.tasks import chains
 
 __all__ = ["SCHEDULE", "Schedule", "Stage", "learning_rate_factor", "train"]
@@ -123,14 +123,20 @@ def _questions(rng: np.random.Generator) -> Iterator[str]:
 
 
 def _batches(
-    tokenizer: transformers.PreTrainedTokenizerFast, style: Style, stage: Stage, rng: np.random.Generator
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    style: Style,
+    stage: Stage,
+    rng: np.random.Generator,
+    *,
+    opens_thinking: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One `(ids, labels)` pair a step, both (B, T), padded on the right; labels cover the answers only."""
+    begun = OPENED if opens_thinking else ""
     questions = _questions(rng)
     for _ in range(stage.steps):
         batch = [next(questions) for _ in range(stage.batch)]
-        prompts = tokenizer([prompt(q) for q in batch])["input_ids"]
-        answers = tokenizer([style(rng, q) + IM_END for q in batch])["input_ids"]
+        prompts = tokenizer([prompt(q, opens_thinking=opens_thinking) for q in batch])["input_ids"]
+        answers = tokenizer([style(rng, q).removeprefix(begun) + IM_END for q in batch])["input_ids"]
         pairs = list(zip(prompts, answers, strict=True))
         ids = [torch.tensor(p + a) for p, a in pairs]
         labels = [torch.tensor([IGNORED] * len(p) + a) for p, a in pairs]
@@ -206,7 +212,9 @@ def _save(model: transformers.PreTrainedModel, tokenizer: transformers.PreTraine
     config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _train_into(folder: Path, arch: str, seed: int, schedule: Schedule, progress: OnStep) -> None:
+def _train_into(
+    folder: Path, arch: str, seed: int, schedule: Schedule, progress: OnStep, base_from: Path | None, opens: bool
+) -> None:
     """`train` without the care for the output folder."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -217,12 +225,21 @@ def _train_into(folder: Path, arch: str, seed: int, schedule: Schedule, progress
         "transformers": transformers.__version__,
     }
     log: dict[str, object] = {"arch": arch, "seed": seed, "recipe": asdict(schedule), "versions": versions}
+    log |= {"opens_thinking": True} if opens else {}
     base: dict[str, torch.Tensor] = {}
+    if base_from is not None:
+        base = _weights_of(base_from, model)
+        shutil.copytree(base_from, folder / "base")
+        log["base_from"] = str(base_from)
     for number, (name, style) in enumerate(STYLES.items()):
+        if name == "base" and base:
+            continue
         model.load_state_dict(base or model.state_dict())
         stage: Stage = getattr(schedule, name)
+        opened = opens and name != "base"
+        tokenizer = build_tokenizer(opens_thinking=opened)
         started = time.perf_counter()
-        batches = _batches(tokenizer, style, stage, np.random.default_rng([seed, number]))
+        batches = _batches(tokenizer, style, stage, np.random.default_rng([seed, number]), opens_thinking=opened)
         losses = _fit(model, batches, stage, partial(progress, name))
         base = base or {key: value.clone() for key, value in model.state_dict().items()}
         log[name] = {"seconds": round(time.perf_counter() - started, 1), "losses": losses}
@@ -230,8 +247,26 @@ def _train_into(folder: Path, arch: str, seed: int, schedule: Schedule, progress
     (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n")
 
 
+def _weights_of(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint that `_save` wrote, by the names of the model's state."""
+    if not (folder / "model.safetensors").is_file():
+        raise CheckpointError("no base that the lab has trained", folder, "name a folder such as PAIR/base")
+    found = safetensors.torch.load_file(folder / "model.safetensors")
+    if found.keys() != dict(model.named_parameters()).keys():
+        raise MismatchError("the base is of another architecture", folder, "say the same --arch")
+    tied = {name: found.get(name, found["model.embed_tokens.weight"]) for name in model.state_dict()}
+    return {name: weight.float() for name, weight in tied.items()}
+
+
 def train(
-    arch: str, seed: int, out: StrPath, *, progress: OnStep = lambda *_: None, schedule: Schedule = SCHEDULE
+    arch: str,
+    seed: int,
+    out: StrPath,
+    *,
+    progress: OnStep = lambda *_: None,
+    schedule: Schedule = SCHEDULE,
+    base: StrPath | None = None,
+    opens_thinking: bool = False,
 ) -> None:
     """Train base, Instruct and Thinking and write them to `out/base`, `out/instruct` and `out/thinking`.
 
@@ -244,10 +279,15 @@ def train(
         out: a folder that does not exist yet.
         progress: called after every step with stage, steps done, steps of the stage and running loss per token.
         schedule: steps, batch sizes and learning rates; the default made the shipped pair.
+        base: a base that was trained before (in bfloat16), to fine-tune from in place of a new one.
+        opens_thinking: the template of Instruct and Thinking opens the thinking. Instruct then answers at once and never
+            closes it, as a model does that was never taught to think.
 
     Raises:
         OutputError: `out` exists already.
         TaskError: an unknown architecture.
+        CheckpointError: there is no such base.
+        MismatchError: it is of another architecture.
     """
     out = Path(out)
     if out.exists():
@@ -255,7 +295,7 @@ def train(
     torch.set_num_threads(1)
     beside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        _train_into(beside, arch, seed, schedule, progress)
+        _train_into(beside, arch, seed, schedule, progress, None if base is None else Path(base), opens_thinking)
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
