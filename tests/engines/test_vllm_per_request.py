@@ -5,7 +5,11 @@ These tests need vLLM: `make test-vllm` runs them in an environment of their own
 # ruff: noqa: E402
 
 import gc
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -76,9 +80,9 @@ def scores(llm, jobs, *, salted=True):
     return [found[number] for number in range(len(jobs))]
 
 
-def of_folder(folder, prompts):
+def of_folder(folder, prompts, **settings):
     """The same from a plain vLLM on a folder, which Interpole has no part in: prompt → tokens and log-probabilities."""
-    llm = LLM(str(folder), **SETTINGS)
+    llm = LLM(str(folder), **SETTINGS | settings)
     try:
         return dict(zip(prompts, scores(llm, [(prompt, None) for prompt in prompts]), strict=True))
     finally:
@@ -100,10 +104,10 @@ def differences(found, expected):
 def test_a_batch_of_mixed_lambdas_equals_the_written_folders(kind, tmp_path):
     pair = live.pair(tmp_path, norms=True, **SIZES, **KINDS[kind])
     folder = {lam: save(merge(Recipe.between(*pair, lam, dtype="float32")), tmp_path / f"at-{lam}") for lam in LAMS}
-    first, workers = kind == "Qwen3, tied", "experts" in kind
+    first, experts = kind == "Qwen3, tied", "experts" in kind
     expected = {lam: of_folder(folder[lam], PROMPTS + LONG * first) for lam in LAMS}
     recipe = Recipe.between(*pair, 0.45)
-    exact = not workers  # experts are computed by other kernels than vLLM's own
+    exact = not experts  # they are computed by other kernels than vLLM's own
     llm = start(recipe, tmp_path / "assets")
     try:
         jobs = [(prompt, lam) for prompt in PROMPTS for lam in LAMS]
@@ -119,7 +123,9 @@ def test_a_batch_of_mixed_lambdas_equals_the_written_folders(kind, tmp_path):
             _prefixes(llm, expected)
     finally:
         llm.llm_engine.engine_core.shutdown()
-    if workers:
+    if first:
+        _in_the_new_runner(pair, tmp_path / "new", expected)
+    if first or experts:
         llm = start(recipe, tmp_path / "workers", tensor_parallel_size=2, distributed_executor_backend="mp")
         try:
             for (prompt, lam), found in zip(jobs, scores(llm, jobs), strict=True):
@@ -136,6 +142,47 @@ def _prefixes(llm, expected):
     scores(llm, [(prompt, 0.0) for prompt in LONG], salted=False)
     mixed_up = scores(llm, [(prompt, 1.0) for prompt in LONG], salted=False)
     assert mixed_up != [expected[1.0][prompt] for prompt in LONG]  # without salts these prompts do show it
+
+
+def _in_the_new_runner(pair, folder, expected):
+    """The same in vLLM's new model runner, in a process of its own."""
+    together = [(prompt, lam) for prompt in PROMPTS for lam in LAMS]
+    batches = [together, *([(prompt, lam) for prompt in LONG] for lam in (0.0, 1.0, 0.0))]
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    words = [here / "new_runner.py", *pair, folder, json.dumps(batches)]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for batch, answers in zip(batches, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        for (prompt, lam), found in zip(batch, answers, strict=True):
+            assert differences([tuple(pair) for pair in found], expected[lam][prompt]) < 1e-4, (prompt, lam)
+
+
+def test_in_bfloat16_the_ends_are_bit_equal_and_between_them_is_one_rounding(tmp_path):
+    pair = live.pair(tmp_path, norms=True, **SIZES, **KINDS["Qwen3, tied"])
+    recipe = Recipe.between(*pair, 0.45)
+    folder = {lam: save(merge(recipe.at(lam)), tmp_path / f"at-{lam}") for lam in LAMS}
+    expected = {lam: of_folder(folder[lam], PROMPTS, dtype="bfloat16") for lam in LAMS}
+    llm = start(recipe, tmp_path / "assets", dtype="bfloat16")
+    try:
+        jobs = [(prompt, lam) for prompt in PROMPTS for lam in LAMS]
+        for (prompt, lam), found in zip(jobs, scores(llm, jobs), strict=True):
+            if lam in (0, 1):
+                assert found == expected[lam][prompt]
+                continue
+            apart = [abs(ours - theirs) for (_, ours), (_, theirs) in _until_they_part(found, expected[lam][prompt])]
+            assert 0 < max(apart) < 0.2
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def _until_they_part(found, expected):
+    """Pairs of steps up to and with the first of two tokens, which are about equally likely there."""
+    pairs = list(zip(found, expected, strict=True))
+    parted = next((number for number, ((ours, _), (theirs, _)) in enumerate(pairs) if ours != theirs), len(pairs))
+    return pairs[: parted + 1]
 
 
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────
