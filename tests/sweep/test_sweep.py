@@ -23,10 +23,9 @@ from forked import APART
 from interpole.errors import RunError
 from interpole.records import Outcome
 from interpole.runs import samples
-from interpole.runs.runfile import Part, RunFile
+from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
-from interpole.sweep.plan import missing_parts
 
 
 @pytest.fixture
@@ -312,18 +311,6 @@ def test_a_point_whose_weights_are_broken_fails_and_the_others_stand(tmp_path):
     assert "the model's logits are not finite" in summary.failed[0].parts[0].error
     outcomes = {(one.lam, one.outcome is Outcome.FAILED) for one in samples.read(tmp_path / "run")}
     assert outcomes == {(0.0, False), (1.0, True)}
-
-
-def test_parts_cover_exactly_what_is_missing():
-    done, failed = (
-        Part(first_sample=1, num_samples=4, status="done"),
-        Part(first_sample=5, num_samples=4, status="failed"),
-    )
-    assert missing_parts((), 3) == (Part(first_sample=1, num_samples=3),)
-    assert missing_parts((done,), 2) == (done,)
-    assert missing_parts((done, failed), 6) == (done, failed.model_copy(update={"num_samples": 2}))
-    assert missing_parts((done, failed), 9) == (done, failed, Part(first_sample=9, num_samples=1))
-    assert missing_parts((done, failed), 4) == (done,)
 
 
 def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):

@@ -330,6 +330,15 @@ Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Begin anew; a run that is there is moved beside (OUT.1).", rich_help_panel="The run"),
 ]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only share I of N, into a run folder of its own; `interpole runs merge` unites them (docs/cluster.md).",
+        rich_help_panel="More than one machine",
+    ),
+]
 BaseUrl = Annotated[
     str | None,
     typer.Option(

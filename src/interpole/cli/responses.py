@@ -150,6 +150,7 @@ def merge(
             "num_samples": made.num_samples,
             "num_duplicates": made.num_duplicates,
             "unfinished": list(made.unfinished),
+            "missing": list(made.missing),
         }
         show_json({"run": str(out)} | shown)
         return
@@ -157,6 +158,10 @@ def merge(
     typer.echo(f"{made.num_samples:,} responses{again} → {out}")
     for part in made.unfinished:
         typer.echo(f"left out, as it is not finished: {part}", err=True)
+    for shard in made.missing:
+        typer.echo(
+            f"not there: {shard}; give its folder, too, or sweep into {out}, which makes what is missing", err=True
+        )
     show_next("score", out)
 
 

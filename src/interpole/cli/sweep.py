@@ -17,6 +17,7 @@ from interpole.files import size_text
 from interpole.formats import parse_yaml, read_json
 
 if TYPE_CHECKING:
+    from interpole.runs.runfile import Shard
     from interpole.sweep.config import SweepConfig
     from interpole.sweep.estimate import Estimate
     from interpole.sweep.run import Changed
@@ -55,6 +56,7 @@ def sweep(
     base_url: options.BaseUrl = None,
     model: options.Models = None,
     api_key_env: options.KeyVariable = None,
+    shard: options.ShardOf = None,
     also: options.Also = False,
     fresh: options.Fresh = False,
     dry_run: options.DryRun = False,
@@ -95,14 +97,15 @@ def sweep(
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
     config = _config(instruct, thinking, given, served=bool(served), trust=trust)
     changed = _changed(also=also, fresh=fresh, adaptive=adaptive)
+    share = _share(shard, adaptive=adaptive)
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
-        _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed, doctor=not no_doctor)
+        _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed, share, doctor=not no_doctor)
     elif adaptive:
         _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
-        start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed)
+        start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share)
 
 
 def _engine_options(given: Sequence[str], api_key_env: str | None) -> dict[str, Any]:
@@ -175,10 +178,33 @@ def _changed(*, also: bool, fresh: bool, adaptive: bool) -> Changed:
     return "also" if also else "fresh" if fresh else "refuse"
 
 
+def _share(shard: str | None, *, adaptive: bool) -> Shard | None:
+    """The share of the sweep that `I/N` says."""
+    if shard is None:
+        return None
+    from pydantic import ValidationError
+
+    from interpole.runs.runfile import Shard
+
+    if adaptive:
+        raise typer.BadParameter("--adaptive goes by what it has seen so far, so it has no shards")
+    number, _, total = shard.partition("/")
+    try:
+        return Shard.model_validate({"number": number, "total": total})
+    except ValidationError:
+        raise typer.BadParameter(f"--shard {shard}: write I/N, from 1/N to N/N, e.g. 2/8") from None
+
+
 def start(
-    config: SweepConfig, out: Path, *, doctor: bool = True, as_json: bool = False, changed: Changed = "refuse"
+    config: SweepConfig,
+    out: Path,
+    *,
+    doctor: bool = True,
+    as_json: bool = False,
+    changed: Changed = "refuse",
+    shard: Shard | None = None,
 ) -> None:
-    """Run a sweep with a progress display, write its tables and say what came of it."""
+    """Run a sweep or a share of it with a progress display, write its tables and say what came of it."""
     from interpole.analysis.scoring import score
     from interpole.cli.show import show_json, show_metrics, show_next, sweep_bar
     from interpole.sweep.run import run
@@ -187,11 +213,14 @@ def start(
         _examine(config)
     _say_where_the_key_goes(config)
     with sweep_bar() as on_progress:
-        summary = run(config, out, on_progress, changed=changed)
+        summary = run(config, out, on_progress, changed=changed, shard=shard)
     for entry in summary.failed:
         reason = next((part.error for part in entry.parts if part.error), "")
         where = f"{entry.task} at {entry.point}"
         typer.echo(printable(f"failed: {where}; run the same command to try again. {reason}"), err=True)
+    if shard is not None and not summary.run.current:
+        typer.echo(f"nothing to do for shard {shard}: there are fewer questions at all points")
+        return
     metrics = score(out)
     if as_json:
         made = {"num_generated": summary.num_generated, "num_tokens": summary.num_tokens, "seconds": summary.seconds}
@@ -201,7 +230,10 @@ def start(
         show_metrics(metrics)
         made_here = f"{summary.num_generated:,} responses, {summary.num_tokens:,} tokens in {summary.seconds:.0f} s"
         typer.echo(f"{made_here} → {out}")
-        show_next("report", out)
+        if shard is None:
+            show_next("report", out)
+        else:
+            typer.echo(f"shard {shard}; when all are done: interpole runs merge RUN RUN … --out NEW")
     if summary.failed:
         raise typer.Exit(1)
 
@@ -272,6 +304,7 @@ def _estimate(
     tokens_per_second: float | None,
     as_json: bool,
     changed: Changed,
+    shard: Shard | None,
     *,
     doctor: bool,
 ) -> None:
@@ -283,7 +316,7 @@ def _estimate(
 
     if doctor:
         _examine(config)
-    planned = plan(config, out, changed=changed)
+    planned = plan(config, out, changed=changed, shard=shard)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
     if as_json:
         show_json({"points": [asdict(point) for point in planned], **asdict(found), "hours": found.hours})

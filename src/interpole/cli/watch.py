@@ -82,11 +82,10 @@ class Watcher:
         if len(self._logs) > known:
             samples = [sample for path in self._paths(entries) for sample in self._logs[path]]
             self._metrics = measure(samples, resamples=RESAMPLES)
-        sizes = [file.tasks[entry.task].num_problems for entry in entries]
         return Reading(
             entries,
-            tuple(self._done(entry, size) for entry, size in zip(entries, sizes, strict=True)),
-            tuple(size * sum(p.num_samples for p in entry.parts) for entry, size in zip(entries, sizes, strict=True)),
+            tuple(self._done(file, entry) for entry in entries),
+            tuple(file.num_responses(entry) for entry in entries),
             self._metrics,
             is_written(self.run),
         )
@@ -95,12 +94,11 @@ class Watcher:
         paths = [entry.within(self.run, part.log) for entry in entries for part in entry.parts if part.log]
         return [path for path in paths if path in self._logs]
 
-    def _done(self, entry: Entry, num_problems: int) -> int:
+    def _done(self, file: RunFile, entry: Entry) -> int:
         """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
-        finished = num_problems * sum(part.num_samples for part in entry.parts if part.status == "done")
         journals = entry.within(self.run).glob("*.answers.jsonl")
-        total = num_problems * sum(part.num_samples for part in entry.parts)
-        return min(total, finished + sum(_num_lines(path) for path in journals))
+        answers = sum(_num_lines(path) for path in journals)
+        return min(file.num_responses(entry), file.num_responses(entry, "done") + answers)
 
 
 def to_json(reading: Reading) -> dict[str, Any]:

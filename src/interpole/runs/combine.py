@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Combined:
     num_samples: int
     num_duplicates: int  # responses that were in more than one of the runs, and are once in the new one
     unfinished: tuple[str, ...]  # parts that were left out because they are not finished
+    missing: tuple[str, ...] = ()  # shards of the sweep that are not among the runs
 
 
 class _Piece(NamedTuple):
@@ -47,7 +49,8 @@ def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
     drawn with another seed are numbered on, so that k grows.
 
     Args:
-        runs: run folders; the first one's settings and seed become the new run's. Nothing in them is changed.
+        runs: run folders; the first one's settings and seed become the new run's. Nothing in them is changed. The shards of a
+            sweep, in any order, become the run that one machine would have made.
         out: the folder to make.
 
     Raises:
@@ -57,28 +60,62 @@ def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("the folder for the combined run exists already", out, "choose another --out")
-    files = {Path(run): RunFile.load(run) for run in runs}
-    _check(files)
+    given_files = {Path(run): RunFile.load(run) for run in runs}
+    files = _ordered({run: file for run, file in given_files.items() if file.current})
+    if files:
+        _check(files)
     groups: dict[tuple[str, str], dict[str, list[_Piece]]] = {}  # by task and point, then by identity
     for run, file in files.items():
         for entry in file.current:
             pieces = groups.setdefault((entry.task, entry.point), {}).setdefault(entry.identity, [])
             pieces += [_Piece(run, entry, part) for part in entry.parts]
     given = [piece for group in groups.values() for pieces in group.values() for piece in pieces]
-    pooled = {key: pool for key, group in groups.items() if (pool := _pool(group))}
+    count = {key: info.num_problems for one in files.values() for key, info in one.tasks.items()}
+    pooled = {key: pool for key, group in groups.items() if (pool := _pool(group, count[key[0]]))}
     if not pooled:
         raise RunError("none of the runs has a finished part", ", ".join(map(str, runs)), "finish the sweeps first")
     file = _run_file(list(files.values()), pooled)
     _write(file, list(pooled.values()), Path(os.path.realpath(out)))
-    count = {key: info.num_problems for one in files.values() for key, info in one.tasks.items()}
-    num = sum(count[entry.task] * part.num_samples for entry in file.entries for part in entry.parts)
-    finished = sum(count[entry.task] * part.num_samples for _, entry, part in given if part.status == "done")
+    num = sum(file.num_responses(entry) for entry in file.entries)
+    finished = sum(part.num_responses(count[entry.task]) for _, entry, part in given if part.status == "done")
     unfinished = [
-        f"{e.task} at {e.point} in {run}, samples {p.first_sample} to {p.first_sample + p.num_samples - 1}"
-        for run, e, p in given
-        if p.status != "done"
+        f"{entry.task} at {entry.point} in {run}{_shown(files[run])}, {_extent(part)}"
+        for run, entry, part in given
+        if part.status != "done"
     ]
-    return Combined(file, num, finished - num, tuple(unfinished))
+    return Combined(file, num, finished - num, tuple(unfinished), tuple(_missing(given_files.values())))
+
+
+def _ordered(files: Mapping[Path, RunFile]) -> dict[Path, RunFile]:
+    """Shards in the order of the sweep; other runs as they were given."""
+    if not all(file.shard for file in files.values()):
+        return dict(files)
+    return dict(sorted(files.items(), key=lambda pair: _share(pair[1])))
+
+
+def _share(file: RunFile) -> Fraction:
+    return Fraction(file.shard.number, file.shard.total) if file.shard else Fraction(0)
+
+
+def _missing(files: Iterable[RunFile]) -> Iterator[str]:
+    """The shards that are not there, of every sweep in shards of which some are."""
+    there: dict[int, set[int]] = {}
+    for file in files:
+        if file.shard:
+            there.setdefault(file.shard.total, set()).add(file.shard.number)
+    for total, numbers in there.items():
+        yield from (f"shard {number} of {total}" for number in range(1, total + 1) if number not in numbers)
+
+
+def _shown(file: RunFile) -> str:
+    return f" (shard {file.shard})" if file.shard else ""
+
+
+def _extent(part: Part) -> str:
+    """Which responses a part has, in words."""
+    last = part.first_sample + part.num_samples - 1
+    block = f"questions {part.block.first} to {part.block.first + part.block.num - 1}, " if part.block else ""
+    return f"{block}samples {part.first_sample} to {last}"
 
 
 def _check(files: Mapping[Path, RunFile]) -> None:
@@ -123,29 +160,52 @@ def _equal(a: Mapping[str, Any], b: Mapping[str, Any], where: str, what: str) ->
             )
 
 
-def _pool(group: Mapping[str, list[_Piece]]) -> list[_Piece]:
+def _pool(group: Mapping[str, list[_Piece]], num_problems: int) -> list[_Piece]:
     """The finished pieces of one task at one point, numbered on from seed to seed; no log is taken twice."""
     taken: list[_Piece] = []
     for pieces in group.values():
         logs = {piece.part.log for piece in taken}
-        shift = sum(piece.part.num_samples for piece in taken)
-        for piece in _chain(p for p in pieces if p.part.status == "done"):
-            if piece.part.log in logs:
-                shift -= piece.part.num_samples
-            else:
+        shift = _num_samples(piece.part for piece in taken)
+        for layer in _chain((p for p in pieces if p.part.status == "done"), num_problems):
+            new = [piece for piece in layer if piece.part.log not in logs]
+            shift -= 0 if new else layer[0].part.num_samples
+            for piece in new:
                 moved = piece.part.model_copy(update={"first_sample": piece.part.first_sample + shift})
                 taken.append(piece._replace(part=moved))
     return taken
 
 
-def _chain(pieces: Iterable[_Piece]) -> tuple[_Piece, ...]:
-    """The pieces that cover most samples from the first on, each once."""
-    reached: dict[int, tuple[_Piece, ...]] = {0: ()}
-    for piece in sorted(pieces, key=lambda piece: piece.part.first_sample + piece.part.num_samples):
-        before = piece.part.first_sample - 1
-        if before in reached:
-            reached.setdefault(before + piece.part.num_samples, (*reached[before], piece))
-    return reached[max(reached)]
+def _chain(pieces: Iterable[_Piece], num_problems: int) -> list[list[_Piece]]:
+    """The pieces that cover most responses from the first sample on, each response once; those of the same samples together."""
+    layers: dict[tuple[int, int], list[_Piece]] = {}  # by last and first sample
+    for piece in pieces:
+        first = piece.part.first_sample
+        layers.setdefault((first + piece.part.num_samples - 1, first), []).append(piece)
+    reached: dict[int, tuple[int, list[list[_Piece]]]] = {0: (0, [])}
+    for (last, first), layer in sorted(layers.items(), key=lambda pair: pair[0][0]):
+        if first - 1 in reached:
+            num, before = reached[first - 1]
+            fitting = _apart(layer, num_problems)
+            num += sum(piece.part.num_responses(num_problems) for piece in fitting)
+            if last not in reached or num > reached[last][0]:
+                reached[last] = num, [*before, fitting]
+    return max(reached.values(), key=lambda pair: pair[0])[1]
+
+
+def _apart(layer: Iterable[_Piece], num_problems: int) -> list[_Piece]:
+    """Of pieces of the same samples those that cover most problems, each once."""
+    best: list[tuple[int, list[_Piece]]] = [(0, [])] * (num_problems + 1)  # of the first problems alone
+    ends: dict[int, list[_Piece]] = {}
+    for piece in layer:
+        ends.setdefault(piece.part.problems(num_problems).stop, []).append(piece)
+    for end in range(1, num_problems + 1):
+        best[end] = best[end - 1]
+        for piece in ends.get(end, ()):
+            num, before = best[piece.part.problems(num_problems).start]
+            num += len(piece.part.problems(num_problems))
+            if num > best[end][0]:
+                best[end] = num, [*before, piece]
+    return best[num_problems][1]
 
 
 def _run_file(files: Sequence[RunFile], pooled: Mapping[tuple[str, str], list[_Piece]]) -> RunFile:
@@ -156,7 +216,8 @@ def _run_file(files: Sequence[RunFile], pooled: Mapping[tuple[str, str], list[_P
         for pieces in pooled.values()
     )
     tasks: dict[str, TaskInfo] = {name: info for file in reversed(files) for name, info in file.tasks.items()}
-    most = {name: max(_num_samples(e) for e in entries if e.task == name) for name in {e.task for e in entries}}
+    names = {entry.task for entry in entries}
+    most = {name: max(_num_samples(e.parts) for e in entries if e.task == name) for name in names}
     return files[0].model_copy(
         update={
             "created": min(file.created for file in files),
@@ -164,12 +225,14 @@ def _run_file(files: Sequence[RunFile], pooled: Mapping[tuple[str, str], list[_P
             "sources": {name: source for file in reversed(files) for name, source in file.sources.items()},
             "tasks": {name: tasks[name].model_copy(update={"samples": k}) for name, k in sorted(most.items())},
             "entries": entries,
+            "shard": None,
         }
     )
 
 
-def _num_samples(entry: Entry) -> int:
-    return sum(part.num_samples for part in entry.parts)
+def _num_samples(parts: Iterable[Part]) -> int:
+    """Samples per problem: the last number that a part has."""
+    return max((part.first_sample + part.num_samples - 1 for part in parts), default=0)
 
 
 def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None:

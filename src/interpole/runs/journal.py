@@ -73,7 +73,8 @@ class Journal:
 
 def journal_path(folder: Path, part: Part) -> Path:
     """Where the answers of a part are kept until its log is whole."""
-    return folder / f"sample-{part.first_sample}.answers.jsonl"
+    block = f"-problem-{part.block.first}-{part.block.num}" if part.block else ""
+    return folder / f"sample-{part.first_sample}{block}.answers.jsonl"
 
 
 def num_answers(path: Path) -> int:

@@ -24,7 +24,20 @@ from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, writ
 from interpole.formats import parse_json
 from interpole.schema import Strict, validated
 
-__all__ = ["NAME", "Count", "Entry", "Part", "RunFile", "SourceInfo", "TaskInfo", "exclusive", "is_written", "release"]
+__all__ = [
+    "NAME",
+    "Block",
+    "Count",
+    "Entry",
+    "Part",
+    "RunFile",
+    "Shard",
+    "SourceInfo",
+    "TaskInfo",
+    "exclusive",
+    "is_written",
+    "release",
+]
 
 NAME = "run.json"
 """The file that makes a folder a run."""
@@ -77,14 +90,53 @@ class TaskInfo(Strict):
     private: bool = False
 
 
+class Block(Strict):
+    """Problems `first` … `first + num − 1` of a task, in its order, counted from 1."""
+
+    first: Count
+    num: Count
+
+
+class Shard(Strict):
+    """The share of a sweep that a run is: number 1 … `total`."""
+
+    number: Count
+    total: Count
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Shard:
+        if self.number > self.total:
+            raise ValueError(f"no shard {self.number} of {self.total}")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.total}"
+
+
 class Part(Strict):
-    """One Inspect log: samples `first_sample` … `first_sample + num_samples − 1` of every problem."""
+    """One Inspect log: samples `first_sample` … `first_sample + num_samples − 1` of every problem, or of a block of them."""
 
     first_sample: Count = Field(validation_alias=AliasChoices("first_sample", "first_epoch"))  # the older name
     num_samples: Count = Field(validation_alias=AliasChoices("num_samples", "epochs"))
+    block: Block | None = None  # None: all problems
     status: Literal["planned", "done", "failed"] = "planned"
     log: Annotated[str, AfterValidator(_log_name)] | None = None  # file name in the entry's folder
     error: str = ""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """What tells it from the other parts of an entry: its first sample and its first problem."""
+        return self.first_sample, self.block.first if self.block else 1
+
+    def problems(self, num_problems: int) -> range:
+        """Which of a task's problems it covers, counted from 0."""
+        if self.block is None:
+            return range(num_problems)
+        return range(min(self.block.first - 1, num_problems), min(self.block.first - 1 + self.block.num, num_problems))
+
+    def num_responses(self, num_problems: int) -> int:
+        """How many responses it has when it is done, for a task of so many problems."""
+        return self.num_samples * len(self.problems(num_problems))
 
 
 class Entry(Strict):
@@ -150,12 +202,18 @@ class RunFile(Strict):
     engine_options: dict[str, Any]
     tasks: dict[Name, TaskInfo]
     entries: tuple[Entry, ...]
+    shard: Shard | None = None  # None: the whole sweep
 
     @model_validator(mode="after")
     def _tasks_are_known(self) -> RunFile:
         if unknown := next((entry.task for entry in self.entries if entry.task not in self.tasks), None):
             raise ValueError(f"an entry is of the task {unknown!r}, which is not among the tasks")
         return self
+
+    def num_responses(self, entry: Entry, status: str = "") -> int:
+        """How many responses an entry's parts have when they are done; `status`: of those parts alone."""
+        num_problems = self.tasks[entry.task].num_problems
+        return sum(part.num_responses(num_problems) for part in entry.parts if status in ("", part.status))
 
     @property
     def current(self) -> tuple[Entry, ...]:

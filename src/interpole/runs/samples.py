@@ -96,12 +96,26 @@ class Logged(Foreign):
         return self.target if isinstance(self.target, str) else "\n".join(self.target)
 
 
+class _Dataset(Foreign):
+    sample_ids: list[str | int] | None = None
+
+
+class _Eval(Foreign):
+    dataset: _Dataset = _Dataset()
+
+
+class _Header(Foreign):
+    eval: _Eval = _Eval()
+
+
 class _Differences(RootModel[list[tuple[str, int, dict[str, Any]]]]):
     """The content of a file of new grades: problem, epoch within the log, and what is another now."""
 
 
 def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
-    """All samples of a run, one per task, point, problem and epoch, in the order of `run.json` and of the problems.
+    """All samples of a run, one per task, point, problem and number, in the order of `run.json`, the problems and the numbers.
+
+    The order is the same whichever engines, shards and machines made the logs, and in whatever order the responses came.
 
     Args:
         run: the run folder; parts of it that were never finished are not among the samples.
@@ -114,12 +128,27 @@ def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
     run = Path(run)
     found: dict[tuple[str, str, str, int], Sample] = {}
     for entry in RunFile.load(run).current:
+        own: dict[tuple[str, int], Sample] = {}
+        order: dict[str, int] = {}
         for part in entry.parts:
             if part.log is None:
                 continue
-            for sample in read_log(entry.within(run, part.log), entry, part, texts=texts):
-                found[sample.task, sample.point, sample.problem_id, sample.number] = sample
+            log = entry.within(run, part.log)
+            made = {(one.problem_id, one.number): one for one in read_log(log, entry, part, texts=texts)}
+            asked = _asked(log) or dict.fromkeys(name for name, _ in made)
+            order |= {name: place for place, name in enumerate(asked, part.place[1])}
+            own |= made
+        for problem, number in sorted(own, key=lambda key: (order.get(key[0], len(order)), key)):
+            found[entry.task, entry.point, problem, number] = own[problem, number]
     return list(found.values())
+
+
+def _asked(log: Path) -> list[str]:
+    """The problems that a log asks, in the order of the task; empty where it does not say."""
+    for name, content in members(log, lambda name: name == "header.json"):
+        header = validated(_Header, content, f"{log}, {name}", RunError, _AGAIN)
+        return [str(one) for one in header.eval.dataset.sample_ids or ()]
+    return []
 
 
 def read_log(path: Path, entry: Entry, part: Part, *, texts: bool = True) -> Iterator[Sample]:

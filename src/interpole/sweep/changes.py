@@ -106,9 +106,10 @@ def _of_entry(before: RunFile, after: RunFile, entry: Entry) -> Iterator[str]:
 
 def _num_responses(run: RunFile, entry: Entry, out: Path) -> int:
     """Responses in an entry's logs and journals."""
-    problems, folder = run.tasks[entry.task].num_problems, entry.within(out)
+    num_problems, folder = run.tasks[entry.task].num_problems, entry.within(out)
     return sum(
-        part.num_samples * problems if part.log else num_answers(journal_path(folder, part)) for part in entry.parts
+        part.num_responses(num_problems) if part.log else num_answers(journal_path(folder, part))
+        for part in entry.parts
     )
 
 

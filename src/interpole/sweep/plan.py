@@ -25,11 +25,11 @@ from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
 from interpole.records import Sampler
-from interpole.runs.runfile import Entry, Part, SourceInfo, TaskInfo, release
+from interpole.runs.runfile import Entry, SourceInfo, TaskInfo, release
 from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig, dial_name
 from interpole.tasks import Benchmark
 
-__all__ = ["Plan", "Point", "missing_parts"]
+__all__ = ["Plan", "Point"]
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,15 @@ class Plan:
         """The sampler of a task at a point."""
         return _adjusted(benchmark.sampler, point.sampler)
 
+    def expected_tokens(self, benchmark: Benchmark, point: Point) -> float:
+        """Tokens of a response before anything is known, to deal out work by; only ratios mean something.
+
+        From λ = 0 to 1 lengths grow 1.5 times (AIME), 1.8 times (IFEval) and 16 times (GPQA) in arXiv 2510.10977: twice, here.
+        """
+        cap = self.sampler(benchmark, point).max_tokens
+        most = min(cap, point.budget.num_tokens) if point.budget else cap
+        return most * (1.0 + min(1.0, max(0.0, 1.0 if point.lam is None else point.lam)))
+
     def task_info(self, task: TaskConfig, benchmark: Benchmark) -> TaskInfo:
         """How a task is written down."""
         return TaskInfo(
@@ -290,26 +299,6 @@ def _dumped(recipe: Recipe) -> dict[str, Any]:
 def _problems_hash(benchmark: Benchmark) -> str:
     """Hash of the problems as they are asked: ids, prompts and reference answers."""
     return content_hash([[problem.id, benchmark.prompt(problem), problem.answer] for problem in benchmark.problems])
-
-
-def missing_parts(parts: tuple[Part, ...], samples: int) -> tuple[Part, ...]:
-    """The parts of an entry that shall have `samples` per problem: those that are done, and what is missing as planned ones.
-
-    What is done is never given up; unfinished parts end at `samples`; what is not covered becomes one more part.
-    """
-    kept, covered = [], 0
-    for part in sorted(parts, key=lambda part: part.first_sample):
-        num_samples = (
-            part.num_samples if part.status == "done" else min(part.num_samples, samples - part.first_sample + 1)
-        )
-        if num_samples > 0:
-            kept.append(
-                part if num_samples == part.num_samples else part.model_copy(update={"num_samples": num_samples})
-            )
-            covered = part.first_sample + num_samples - 1
-    if covered < samples:
-        kept.append(Part(first_sample=covered + 1, num_samples=samples - covered))
-    return tuple(kept)
 
 
 def _adjusted(sampler: Sampler, settings: Mapping[str, float], **more: int) -> Sampler:

@@ -24,11 +24,12 @@ from interpole.errors import InterpoleError, OutputError, RunError
 from interpole.files import StrPath
 from interpole.records import Generation
 from interpole.runs.journal import Journal, journal_path, num_answers
-from interpole.runs.runfile import NAME, Entry, Part, RunFile, exclusive
+from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive
 from interpole.runs.samples import read_log, regraded_path
 from interpole.sweep.changes import assumed_engine, left_aside
 from interpole.sweep.config import SweepConfig
-from interpole.sweep.plan import Plan, Point, missing_parts
+from interpole.sweep.plan import Plan, Point
+from interpole.sweep.units import deal, missing_parts
 from interpole.tasks import Benchmark
 
 __all__ = ["Changed", "OnProgress", "Planned", "Summary", "SweepProgress", "engine_of", "plan", "run"]
@@ -81,13 +82,16 @@ Changed = Literal["refuse", "also", "fresh"]
 """Where a run was made with other settings: refuse; also go on with these, its responses left aside; or begin afresh."""
 
 
-def plan(config: SweepConfig, out: StrPath, *, changed: Changed = "refuse") -> list[Planned]:
+def plan(
+    config: SweepConfig, out: StrPath, *, changed: Changed = "refuse", shard: Shard | None = None
+) -> list[Planned]:
     """What a sweep would do, without starting an engine; refused is what `run` refuses.
 
     Args:
         config: the sweep.
         out: the run folder; what it holds counts as present if it was made with the same settings.
         changed: as in `run`.
+        shard: as in `run`.
 
     Raises:
         InterpoleError: as `run`.
@@ -95,8 +99,9 @@ def plan(config: SweepConfig, out: StrPath, *, changed: Changed = "refuse") -> l
     out = Path(out)
     _require(config)
     existing = None if changed == "fresh" else _existing(out)
+    _refuse_shard(out, existing, shard)
     planned = Plan(config)
-    work = _work(planned, existing, assumed_engine(config, existing).versions)
+    work = _work(planned, existing, assumed_engine(config, existing).versions, shard)
     if changed == "refuse":
         _refuse_changes(planned, out, existing, work)
     return [
@@ -128,6 +133,7 @@ def run(
     *,
     engine: EngineProcess | None = None,
     changed: Changed = "refuse",
+    shard: Shard | None = None,
 ) -> Summary:
     """Run a sweep, or the rest of it. Where nothing is left to do, no engine is started.
 
@@ -137,6 +143,7 @@ def run(
         on_progress: told of every answer, from any thread.
         engine: one that is open already (`engine_of`), and stays so.
         changed: what to do where the folder holds responses that were made with other settings.
+        shard: only this share of the sweep, in a run folder of its own; `runs.combine` makes one run of all of them.
 
     Raises:
         InterpoleError: a source or task does not fit, the run was made with other settings, the engine cannot be opened, or `out`
@@ -148,20 +155,21 @@ def run(
         _move_aside(out)
     with exclusive(out), ExitStack() as stack:
         existing = _existing(out)
+        _refuse_shard(out, existing, shard)
         planned = Plan(config)
         tell = _ProgressReporter(on_progress)
         for benchmark in planned.benchmarks.values():
             tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
         assumed = assumed_engine(config, existing)
-        work = _work(planned, existing, assumed.versions)
+        work = _work(planned, existing, assumed.versions, shard)
         if changed == "refuse":
             _refuse_changes(planned, out, existing, work)
-        if assumed.certain and all(job.entry.status == "done" for job in work.jobs):
+        if not work.jobs or (assumed.certain and all(job.entry.status == "done" for job in work.jobs)):
             return _Sweep(planned, out, existing, work, tell).run(engine)
         running = engine or stack.enter_context(engine_of(planned, tell.message))
         import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
 
-        work = _work(planned, existing, running.versions())
+        work = _work(planned, existing, running.versions(), shard)
         if changed == "refuse":
             _refuse_changes(planned, out, existing, work)
         return _Sweep(planned, out, existing, work, tell).run(running)
@@ -172,6 +180,17 @@ def _require(config: SweepConfig) -> None:
     require("inspect_ai", "eval", RunError)
     for package in config.kind.packages:
         require(package, config.kind.extra)
+
+
+def _refuse_shard(out: Path, existing: RunFile | None, shard: Shard | None) -> None:
+    """Refuse a folder that holds another share of a sweep, or all of it.
+
+    Raises:
+        RunError: with what it holds.
+    """
+    if existing is not None and shard is not None and existing.shard != shard:
+        held = f"shard {existing.shard}" if existing.shard else "a whole sweep"
+        raise RunError(f"the folder holds {held}, not shard {shard}", out, "give every shard an --out of its own")
 
 
 def _refuse_changes(planned: Plan, out: Path, existing: RunFile | None, work: _Work) -> None:
@@ -215,14 +234,13 @@ class _Job:
 
     @property
     def num_samples(self) -> int:
-        return len(self.benchmark.problems) * sum(part.num_samples for part in self.entry.parts)
+        return sum(part.num_responses(len(self.benchmark.problems)) for part in self.entry.parts)
 
     @property
     def num_done(self) -> int:
         """Samples in finished logs."""
-        return len(self.benchmark.problems) * sum(
-            part.num_samples for part in self.entry.parts if part.status == "done"
-        )
+        done = (part for part in self.entry.parts if part.status == "done")
+        return sum(part.num_responses(len(self.benchmark.problems)) for part in done)
 
     def num_present(self, out: Path) -> int:
         """Samples that need not be generated: those of finished logs, and answers in journals."""
@@ -232,27 +250,31 @@ class _Job:
 
 
 class _Work(NamedTuple):
-    """All jobs of a sweep, and the engine that they are for."""
+    """All jobs of a sweep, or of a shard of it, and the engine that they are for."""
 
     engine: Mapping[str, str]
     jobs: tuple[_Job, ...]
+    shard: Shard | None = None
 
     @property
     def entries(self) -> list[Entry]:
         return [job.entry for job in self.jobs]
 
 
-def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str]) -> _Work:
+def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str], shard: Shard | None) -> _Work:
     """All jobs, point by point so that weights move once per point; parts that earlier runs made are taken over."""
     known = {entry.key: entry for entry in (existing.entries if existing else ())}
+    pairs = [(point, benchmark) for point in planned.points for benchmark in planned.benchmarks.values()]
+    wanted = [[Part(first_sample=1, num_samples=benchmark.k)] for _, benchmark in pairs]
+    if shard is not None:
+        wanted = deal([(benchmark, planned.expected_tokens(benchmark, point)) for point, benchmark in pairs], shard)
     jobs = []
-    for point in planned.points:
-        for benchmark in planned.benchmarks.values():
-            entry = planned.entry(benchmark, point, engine)
-            before = known[entry.key].parts if entry.key in known else ()
-            parts = missing_parts(before, benchmark.k)
+    for (point, benchmark), mine in zip(pairs, wanted, strict=True):
+        entry = planned.entry(benchmark, point, engine)
+        before = known[entry.key].parts if entry.key in known else ()
+        if parts := missing_parts(before, mine, len(benchmark.problems)):
             jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
-    return _Work(engine, tuple(jobs))
+    return _Work(engine, tuple(jobs), shard)
 
 
 class _Sweep:
@@ -294,8 +316,10 @@ class _Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(journal_path(folder, part), planned.answer(job.point, engine.answer), self._tell.answer)
         sampler = planned.sampler(job.benchmark, job.point)
+        problems = job.benchmark.problems
+        block = problems if part.block is None else tuple(problems[i] for i in part.problems(len(problems)))
         task = to_inspect(
-            replace(job.benchmark, k=part.num_samples, sampler=sampler),
+            replace(job.benchmark, problems=block, k=part.num_samples, sampler=sampler),
             planned.form_at(job.point),
             first_sample=part.first_sample,
         )
@@ -314,7 +338,7 @@ class _Sweep:
     def _record(self, job: _Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
         before = next(entry for entry in self._file.entries if entry.key == job.entry.key)
-        parts = tuple(made if part.first_sample == made.first_sample else part for part in before.parts)
+        parts = tuple(made if part.place == made.place else part for part in before.parts)
         after = before.model_copy(update={"parts": parts})
         entries = tuple(after if entry is before else entry for entry in self._file.entries)
         self._file = self._file.model_copy(update={"entries": entries, "updated": _now()})
@@ -440,7 +464,7 @@ def _run_file(planned: Plan, existing: RunFile | None, work: _Work) -> RunFile:
             update={
                 "current": entry.current
                 and (entry.task, entry.point) not in ours
-                and entry.settings == entries[0].settings
+                and all(entry.settings == one.settings for one in entries[:1])
                 and (entry.task not in infos or entry.problems_hash == infos[entry.task].problems_hash)
             }
         )
@@ -463,6 +487,7 @@ def _run_file(planned: Plan, existing: RunFile | None, work: _Work) -> RunFile:
         engine_options=config.engine_options,
         tasks={**(existing.tasks if existing else {}), **infos},
         entries=(*entries, *kept),
+        shard=work.shard,
     )
 
 
