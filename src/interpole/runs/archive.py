@@ -31,12 +31,13 @@ LOCAL_HEADER_BYTES = 30
 REMEDY = "run the sweep again: it makes what is missing"
 
 
-def members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+def members(path: Path, wanted: Callable[[str], bool], *, needed: bool = True) -> Iterator[tuple[str, Any]]:
     """The names and the contents of a log's members.
 
     Args:
         path: the log.
         wanted: takes a name, and says whether that member shall be read.
+        needed: a log without any such member is no log.
 
     Raises:
         RunError: the log is missing, damaged, or would unpack to more than a log can hold.
@@ -57,7 +58,7 @@ def members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, An
         raise
     except Exception as error:  # whatever a damaged archive makes zipfile, zlib and zstandard raise
         raise RunError(f"a log cannot be read: {error or type(error).__name__}", path, REMEDY) from error
-    if not found:
+    if needed and not found:
         raise RunError("a log cannot be read: it holds no samples", path, REMEDY)
 
 

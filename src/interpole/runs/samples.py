@@ -145,7 +145,7 @@ def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
 
 def _asked(log: Path) -> list[str]:
     """The problems that a log asks, in the order of the task; empty where it does not say."""
-    for name, content in members(log, lambda name: name == "header.json"):
+    for name, content in members(log, lambda name: name == "header.json", needed=False):
         header = validated(_Header, content, f"{log}, {name}", RunError, _AGAIN)
         return [str(one) for one in header.eval.dataset.sample_ids or ()]
     return []

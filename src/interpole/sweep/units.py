@@ -58,7 +58,7 @@ def _block(problems: range, num_problems: int) -> Block | None:
     return Block(first=problems.start + 1, num=len(problems))
 
 
-def units(jobs: Sequence[tuple[Benchmark, float]], finer: int = 1) -> list[Unit]:
+def _units(jobs: Sequence[tuple[Benchmark, float]], finer: int = 1) -> list[Unit]:
     """All units of a sweep in its order.
 
     Args:
@@ -74,14 +74,14 @@ def units(jobs: Sequence[tuple[Benchmark, float]], finer: int = 1) -> list[Unit]
 
 
 def deal(jobs: Sequence[tuple[Benchmark, float]], shard: Shard) -> list[list[Part]]:
-    """What a shard has to do of each job (see `units`): a stretch of all units that costs as much as any other shard's.
+    """What a shard has to do of each job (see `_units`): a stretch of all units that costs as much as any other shard's.
 
     Units are cut finer only where there would be too few to deal out evenly.
     """
-    found, finer = units(jobs), 1
+    found, finer = _units(jobs), 1
     while len(found) < UNITS_PER_SHARD * shard.total:
         finer, before = 2 * finer, len(found)
-        found = units(jobs, finer)
+        found = _units(jobs, finer)
         if len(found) == before:  # every unit is one question
             break
     costs = np.array([unit.cost for unit in found])
