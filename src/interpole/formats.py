@@ -24,6 +24,7 @@ __all__ = [
     "content_hash",
     "parse_json",
     "parse_yaml",
+    "parse_yaml_documents",
     "parse_yaml_lines",
     "plain",
     "read_json",
@@ -163,13 +164,25 @@ def parse_yaml_lines(text: str, where: object, error: type[InterpoleError]) -> t
     """The value of a YAML text, and the line of every key and item by its path.
 
     Raises:
+        InterpoleError: as `parse_yaml`; or it is several documents.
+    """
+    documents = parse_yaml_documents(text, where, error)
+    if len(documents) > 1:
+        raise error("not valid YAML here: several documents, one below the other", where, "give each a file of its own")
+    return documents[0] if documents else (None, {})
+
+
+def parse_yaml_documents(
+    text: str, where: object, error: type[InterpoleError]
+) -> list[tuple[Any, dict[tuple[Any, ...], int]]]:
+    """The documents of a YAML text, `---` standing between them, each with the lines of its keys and items by their paths.
+
+    Raises:
         InterpoleError: as `parse_yaml`.
     """
     import yaml
 
-    lines: dict[tuple[Any, ...], int] = {}
-
-    def plain(node: yaml.Node, path: tuple[Any, ...]) -> Any:
+    def plain(node: yaml.Node, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> Any:
         lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag.endswith(":map"):
             loader.flatten_mapping(node)
@@ -177,19 +190,20 @@ def parse_yaml_lines(text: str, where: object, error: type[InterpoleError]) -> t
             for key_node, value_node in node.value:
                 key = loader.construct_object(key_node, deep=True)
                 lines[*path, key] = key_node.start_mark.line + 1
-                result[key] = plain(value_node, (*path, key))
+                result[key] = plain(value_node, (*path, key), lines)
             return result
         if isinstance(node, yaml.SequenceNode) and node.tag.endswith(":seq"):
-            return [plain(item, (*path, i)) for i, item in enumerate(node.value)]
+            return [plain(item, (*path, i), lines) for i, item in enumerate(node.value)]
         return loader.construct_object(node, deep=True)
 
+    documents = []
     with _yaml_problems(where, error):
         loader = _yaml_loader()(text)
-        root = loader.get_single_node()
-        if root is None:
-            return None, lines
-        _check_nodes(root, {}, where, error)
-        return plain(root, ()), lines
+        while loader.check_node():
+            root, lines = loader.get_node(), dict[tuple[Any, ...], int]()
+            _check_nodes(root, {}, where, error)
+            documents.append((plain(root, (), lines), lines))
+    return documents
 
 
 def _check_nodes(node: Any, sizes: dict[int, int], where: object, error: type[InterpoleError]) -> int:

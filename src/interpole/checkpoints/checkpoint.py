@@ -69,10 +69,12 @@ class Checkpoint(Mapping[str, Array], ABC):
         assets: file name → path of the files that hold no weights: config, tokenizer, templates, code, licence; in folders
             below by their path from the model's folder. The README is none, as it speaks of other weights.
         notes: of a merge what had to be done to its sources so that they fit, in words.
+        given_template: a chat template that takes the place of the one in the assets.
     """
 
     label: str
     notes: tuple[str, ...] = ()
+    given_template: str | None = None
     specs: Mapping[str, TensorSpec]
     layout: Mapping[str, str]
     config: Mapping[str, Any]
@@ -132,8 +134,8 @@ class Checkpoint(Mapping[str, Array], ABC):
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The default chat template, from `chat_template.jinja` or the tokenizer's config."""
-        return template_of(self.assets)
+        """The default chat template: the one that was given, else that of `chat_template.jinja` or the tokenizer's config."""
+        return template_of(self.assets) if self.given_template is None else self.given_template
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.diagnostics.doctor import Diagnosis
+    from interpole.merging.recipe import Part
 
-__all__ = ["audit", "doctor", "examine_first", "register", "similarity"]
+__all__ = ["audit", "doctor", "examine_first", "open_examined", "register", "similarity"]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,6 +104,35 @@ def audit(
         show_json(found.to_json())
     else:
         show_audit(found, tensors=tensors)
+
+
+def open_examined(
+    parts: Mapping[str, Part], template_source: str, vocabulary: str | None = None
+) -> dict[str, Checkpoint]:
+    """Open what a recipe names, of the hub the headers alone, and ask the doctor about it; before, about each merge within.
+
+    Args:
+        parts: the recipe's sources.
+        template_source: the name of the one whose config and tokenizer go with the result.
+        vocabulary: the recipe's, to be made to fit before; None: the doctor says what does not fit.
+
+    Raises:
+        InterpoleError: something cannot be opened, or does not fit.
+    """
+    from interpole.checkpoints.open import fit, open_source
+    from interpole.merging.merged import merge
+    from interpole.merging.recipe import Recipe
+
+    opened: dict[str, Checkpoint] = {}
+    for name, part in parts.items():
+        if isinstance(part, Recipe):
+            below = open_examined(part.sources, part.template_source, part.vocabulary)
+            opened[name] = merge(part, below, weights=False)
+        else:
+            opened[name] = open_source(**dict(part), weights=False)
+    fitted = opened if vocabulary is None else fit(opened, template_source, vocabulary)[0]
+    examine_first(fitted, template_source)
+    return opened
 
 
 def examine_first(sources: Mapping[str, Checkpoint], template_source: str) -> Diagnosis:

@@ -267,7 +267,7 @@ def _start_adaptive(
     spending = Spending(budget_tokens, budget_samples)
     found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
     metrics = score(out)
-    sources = [config.sources[name].model for name in ("instruct", "thinking") if name in config.sources]
+    sources = [config.sources[name].label for name in ("instruct", "thinking") if name in config.sources]
     names = (sources[0], sources[1]) if len(sources) == 2 else ("INSTRUCT", "THINKING")
     chosen = recommend(found.samples, sources=names, **wanted.options)
     if as_json:
@@ -288,13 +288,10 @@ def _say_where_the_key_goes(config: SweepConfig) -> None:
 
 def _examine(config: SweepConfig) -> None:
     """Ask the doctor about whatever is merged in a sweep of weights at hand."""
-    from interpole.checkpoints.open import open_source
-    from interpole.cli.questions import examine_first
+    from interpole.cli.questions import open_examined
 
     for sources, template_source in config.merges():
-        examine_first(
-            {name: open_source(**dict(source), weights=False) for name, source in sources.items()}, template_source
-        )
+        open_examined(sources, template_source)
 
 
 def _estimate(

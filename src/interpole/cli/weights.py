@@ -112,14 +112,13 @@ def _load(path: Path, settings: dict[str, Any], places: Sequence[str]) -> Recipe
     from interpole.merging.recipe import Recipe
 
     recipe = Recipe.load(path)
-    sources = {name: source.model_dump(exclude_none=True) for name, source in recipe.sources.items()}
+    found = recipe.places
     for place in places:
         name, _, model = place.partition("=")
-        if name not in sources or not model:
-            raise typer.BadParameter(f"--source {place}: write NAME=PLACE; the recipe's names are {', '.join(sources)}")
-        sources[name] |= {"model": model}
-        sources[name].pop("revision", None)  # of the other place
-    return recipe.with_(**settings, sources=sources)
+        if name not in found or not model:
+            raise typer.BadParameter(f"--source {place}: write NAME=PLACE; the recipe's names are {', '.join(found)}")
+        found[name] = found[name].model_copy(update={"model": model, "revision": None})  # that is of the other place
+    return recipe.placed(found).with_(**settings)
 
 
 def _preset(name: str, instruct: str, thinking: str, base: str | None, settings: dict[str, Any]) -> Recipe:
@@ -194,22 +193,20 @@ def _write(
     from time import perf_counter
 
     from interpole.checkpoints.hub import is_hub_id
-    from interpole.checkpoints.open import fit, open_source
     from interpole.checkpoints.save import Target, save_all, shards_of
-    from interpole.cli.questions import examine_first
+    from interpole.cli.questions import open_examined
     from interpole.cli.show import bytes_bar, show_json
     from interpole.files import size_text
-    from interpole.merging.merged import merge_all
+    from interpole.merging.merged import merge_all, open_part
+    from interpole.merging.recipe import Recipe
 
     first = next(iter(recipes.values()))
     sources: dict[str, Checkpoint] = {}
     if doctor:  # before weights are downloaded
-        sources = {name: open_source(**dict(source), weights=False) for name, source in first.sources.items()}
-        fitted, _ = fit(sources, first.template_source, first.vocabulary)
-        examine_first(fitted, first.template_source)
+        sources = open_examined(first.sources, first.template_source, first.vocabulary)
     for name, source in first.sources.items():
-        if name not in sources or is_hub_id(source.model):  # of which only the headers may be here
-            sources[name] = open_source(**dict(source))
+        if name not in sources or isinstance(source, Recipe) or is_hub_id(source.model):  # there may be headers alone
+            sources[name] = open_part(source)
     merged = dict(zip(recipes, merge_all(list(recipes.values()), sources), strict=True))
     part = shards_of(next(iter(merged.values())), shard_bytes, share)
     names = [name for names in part.values() for name in names]

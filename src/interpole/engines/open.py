@@ -11,12 +11,11 @@ from importlib import import_module
 from typing import Any
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.checkpoints.open import open_source
 from interpole.engines.base import Engine, Resolve
 from interpole.engines.registry import engine_kind
 from interpole.errors import EngineError
-from interpole.merging.merged import Fitting
-from interpole.merging.recipe import Recipe, Source, build
+from interpole.merging.merged import Fitting, open_part
+from interpole.merging.recipe import Part, Recipe, Source, build
 
 __all__ = ["dial", "load_into", "open_engine"]
 
@@ -50,13 +49,10 @@ def open_engine(name: str, recipe: Recipe | None, **options: Any) -> Engine:
 
 def dial(recipe: Recipe) -> Resolve:
     """A function from λ, a recipe, its mapping or a source to the checkpoint it names; sources are opened and fitted once."""
+    opened = cache(open_part)
 
     @cache
-    def opened(source: Source) -> Checkpoint:
-        return open_source(**dict(source))
-
-    @cache
-    def fitting(sources: tuple[tuple[str, Source], ...]) -> Fitting:
+    def fitting(sources: tuple[tuple[str, Part], ...]) -> Fitting:
         return Fitting({name: opened(source) for name, source in sources})
 
     def resolve(where: float | Recipe | Mapping[str, Any] | Source | Checkpoint) -> Checkpoint:

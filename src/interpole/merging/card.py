@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ import yaml
 from interpole.checkpoints.hub import is_hub_id
 from interpole.errors import CheckpointError
 from interpole.formats import parse_yaml
-from interpole.merging.recipe import Recipe, Source
+from interpole.merging.recipe import Part, Recipe, Source
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def texts(merged: Merged) -> dict[str, Callable[[], str]]:
 def _recipe_text(merged: Merged) -> str:
     """The recipe as a file, with the fingerprints of the sources."""
     recipe = pinned(merged)
-    hashes = "".join(f"# {name}: {source.fingerprint()}\n" for name, source in merged.sources.items())
+    hashes = "".join(f"# {name}: {source.fingerprint()}\n" for name, _, source in _chain(merged, recipe))
     return (
         "# Made by Interpole; make it again with: interpole merge interpole_recipe.yml --out DIR\n"
         "# Folders are looked for from where you are; one that lies elsewhere: --source NAME=FOLDER\n"
@@ -50,12 +50,21 @@ def _recipe_text(merged: Merged) -> str:
 
 def pinned(merged: Merged) -> Recipe:
     """The recipe with hub ids at the commit that was read, and no absolute path."""
-    sources = {}
-    for name, source in merged.recipe.sources.items():
-        places = {"model": _place(source.model), "adapter": source.adapter and _place(source.adapter)}
-        revision = _commit_of(merged.sources[name]) if is_hub_id(source.model) else None
-        sources[name] = source.model_copy(update=places | {"revision": revision or source.revision})
-    return merged.recipe.model_copy(update={"sources": sources})
+    found = {}
+    for name, source, checkpoint in _chain(merged, merged.recipe):
+        if isinstance(source, Source):
+            places = {"model": _place(source.model), "adapter": source.adapter and _place(source.adapter)}
+            revision = _commit_of(checkpoint) if is_hub_id(source.model) else None
+            found[name] = source.model_copy(update=places | {"revision": revision or source.revision})
+    return merged.recipe.placed(found)
+
+
+def _chain(merged: Merged, recipe: Recipe, at: str = "") -> Iterator[tuple[str, Part, Checkpoint]]:
+    """Every source with its name, as `Recipe.places` has it, and its checkpoint; below a source that is a merge, its own."""
+    for name, source in recipe.sources.items():
+        yield f"{at}{name}", source, merged.sources[name]
+        if isinstance(source, Recipe) and name in merged.stages:
+            yield from _chain(merged.stages[name], source, f"{at}{name}/")
 
 
 def _place(place: str) -> str:
@@ -85,8 +94,10 @@ def _front_matter(source: Checkpoint) -> Mapping[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _named(source: Source) -> str:
-    """The source as a reader knows it: model, commit and adapter."""
+def _named(source: Part) -> str:
+    """The source as a reader knows it: model, commit and adapter; of a merge its method and what it is made of."""
+    if isinstance(source, Recipe):
+        return source.label
     at = f" @ {source.revision}" if source.revision else ""
     return source.model + at + ("" if source.adapter is None else f" + {source.adapter}")
 
@@ -97,16 +108,17 @@ def model_card(merged: Merged) -> str:
     matter, terms = _matter(merged, recipe)
     at = f" at λ = {recipe.lam:g}" if isinstance(recipe.lam, float) else ""
     rows = "\n".join(
-        f"| `{name}` | {_named(recipe.sources[name])} | `{source.fingerprint()}` |"
-        for name, source in merged.sources.items()
+        f"| `{name}` | {_named(source)} | `{checkpoint.fingerprint()}` |"
+        for name, source, checkpoint in _chain(merged, recipe)
     )
+    stages = f" in {recipe.num_stages} stages, each rounded to its dtype" if recipe.num_stages > 1 else ""
     notes = "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in (*merged.notes, *terms))
     versions = f"interpole {version('interpole')}, numpy {np.__version__}, Python {platform.python_version()}"
     return f"""---
 {yaml.safe_dump(matter, sort_keys=False).strip()}
 ---
 
-# Merge of {len(merged.sources)} models by `{recipe.method}`{at}
+# Merge of {len(recipe.places)} models by `{recipe.method}`{at}{stages}
 
 Made with Interpole: Θ(λ) = (1 − λ)·Θ_instruct + λ·Θ_thinking and its relatives ([arXiv 2510.10977](https://arxiv.org/abs/2510.10977)),
 computed in float32 with one rounding. Config, tokenizer, chat template and generation config are those of
@@ -128,9 +140,10 @@ computed in float32 with one rounding. Config, tokenizer, chat template and gene
 
 def _matter(merged: Merged, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """The front matter, and a sentence where the sources' licences differ, which then stand in it as `other`."""
-    said = {name: _front_matter(source) for name, source in merged.sources.items()}
+    read = {name: source for name, place, source in _chain(merged, recipe) if isinstance(place, Source)}
+    said = {name: _front_matter(source) for name, source in read.items()}
     licences = {name: str(matter["license"]) for name, matter in said.items() if matter.get("license")}
-    template = said[recipe.template_source]
+    template = _front_matter(merged.sources[recipe.template_source])
     carried = {key: template[key] for key in CARRIED if isinstance(template.get(key), str)}
     differ = []
     if len(set(licences.values())) > 1:
@@ -139,7 +152,7 @@ def _matter(merged: Merged, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     elif licences and "license" not in carried:
         carried = {"license": next(iter(licences.values()))}
     pipeline = template.get("pipeline_tag")
-    hub_ids = [source.model for source in recipe.sources.values() if is_hub_id(source.model)]
+    hub_ids = list(dict.fromkeys(source.model for source in recipe.places.values() if is_hub_id(source.model)))
     return {
         **({"base_model": hub_ids} if hub_ids else {}),
         "base_model_relation": "merge",

@@ -28,10 +28,10 @@ from interpole.checkpoints.views.vocabulary import vocabulary
 from interpole.errors import MismatchError, RecipeError
 from interpole.merging.card import texts
 from interpole.merging.methods import Stream, get_method
-from interpole.merging.recipe import DTYPE_NAMES, Recipe
+from interpole.merging.recipe import DTYPE_NAMES, Part, Recipe
 from interpole.merging.rules import Coefficients, list_layers
 
-__all__ = ["Fitting", "Merged", "merge", "merge_all"]
+__all__ = ["Fitting", "Merged", "merge", "merge_all", "open_part"]
 
 FP8 = "float8_e4m3fn"
 
@@ -57,6 +57,7 @@ class Merged(Checkpoint):
         recipe: what is computed.
         sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
         notes: what had to be done to the sources so that they fit, in words.
+        stages: the sources that are merges themselves, which round to their own dtype, as they do when they are written.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Merged(Checkpoint):
         sources: Mapping[str, Checkpoint],
         notes: tuple[str, ...] = (),
         *,
+        stages: Mapping[str, Merged] | None = None,
         wide: frozenset[str] = frozenset(),
         read: Read = _read_plainly,
     ) -> None:
@@ -74,15 +76,16 @@ class Merged(Checkpoint):
             recipe: what is computed.
             sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
             notes: what had to be done to the sources so that they fit.
+            stages: the sources that are merges themselves, as they were before they were made to fit.
             wide: tensors that are left in float32, whatever the recipe's dtype, to be quantised.
             read: how sources are read.
         """
         self.recipe, self.sources, self.notes, self._read_source = recipe, sources, notes, read
+        self.stages = stages or {}
         template = sources[recipe.template_source]
         self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
         self.assets = template.assets
-        if recipe.chat_template is not None:
-            self.chat_template = recipe.chat_template
+        self.given_template = template.given_template if recipe.chat_template is None else recipe.chat_template
         first = sources[recipe.merged_names[0]]  # its names and shards, whatever λ: all points of a dial look alike
         self.layout = first.layout
         self.config = _with_dtype(template.config, recipe.dtype)
@@ -215,9 +218,9 @@ class Merged(Checkpoint):
 class Fitting:
     """Sources, opened once and made to fit once for all recipes that ask for the same."""
 
-    def __init__(self, sources: Mapping[str, Checkpoint], read: Read = _read_plainly) -> None:
-        """Take sources by name, and how merges of them are to read them."""
-        self.sources, self._read = sources, read
+    def __init__(self, sources: Mapping[str, Checkpoint], read: Read = _read_plainly, *, weights: bool = True) -> None:
+        """Take sources by name, how merges of them are to read them, and whether their tensors can be read."""
+        self.sources, self._read, self._weights = sources, read, weights
         self._fitted: dict[tuple[Any, ...], tuple[dict[str, Checkpoint], tuple[str, ...]]] = {}
 
     def merge(self, recipe: Recipe) -> Checkpoint:
@@ -233,11 +236,12 @@ class Fitting:
         if asked not in self._fitted:
             self._fitted[asked] = self._fit(recipe)
         sources, notes = self._fitted[asked]
+        stages = {name: stage for name in sources if (stage := _stage(self.sources[name])) is not None}
         if recipe.dtype != FP8:
-            return Merged(recipe, sources, notes, read=self._read)
+            return Merged(recipe, sources, notes, stages=stages, read=self._read)
         like, config = _fp8_target(recipe, sources)
-        coded = frozenset(like.blocks.codes)
-        return Quantised(Merged(recipe, sources, notes, wide=coded, read=self._read), like.blocks, config)
+        wide = frozenset(like.blocks.codes)
+        return Quantised(Merged(recipe, sources, notes, stages=stages, wide=wide, read=self._read), like.blocks, config)
 
     def _fit(self, recipe: Recipe) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
         chosen = {name: self.sources[name] for name in recipe.sources}
@@ -246,13 +250,28 @@ class Fitting:
         for other in others:
             for clash in clashes(first, other, dtypes=recipe.dtype is None):
                 raise clash
-            _check_integers(first, other)
+            if self._weights:
+                _check_integers(first, other)
         if recipe.stack is not None:
             sources = {name: stacked(source, list_layers(recipe.stack)) for name, source in sources.items()}
-        return sources, notes
+        below = (f"{name}: {note}" for name, source in chosen.items() for note in source.notes)
+        return sources, (*below, *notes)
 
 
-def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Checkpoint:
+def open_part(part: Part, *, weights: bool = True) -> Checkpoint:
+    """Open what a recipe names as a source: a checkpoint, or the merge that another recipe is.
+
+    Args:
+        part: the source.
+        weights: False for questions that read no tensor, as in `open_source`.
+
+    Raises:
+        InterpoleError: as `open_source` and `merge`.
+    """
+    return merge(part, weights=weights) if isinstance(part, Recipe) else open_source(**dict(part), weights=weights)
+
+
+def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None, *, weights: bool = True) -> Checkpoint:
     """Open what the recipe names and check that it fits.
 
     What cannot be computed is refused here. Whether it makes sense (tokenizers, templates, settings that differ) is for
@@ -262,14 +281,15 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None) -> Ch
     Args:
         recipe: the merge.
         sources: checkpoints by source name, if they are open already.
+        weights: False where only headers are there, for questions that read no tensor.
 
     Raises:
         MismatchError: a tensor is missing or extra, or differs in shape or dtype; names, both sides, remedy.
         RecipeError: a rule does not fit the model.
     """
     if sources is None:
-        sources = {name: open_source(**dict(source)) for name, source in recipe.sources.items()}
-    return Fitting(sources).merge(recipe)
+        sources = {name: open_part(source, weights=weights) for name, source in recipe.sources.items()}
+    return Fitting(sources, weights=weights).merge(recipe)
 
 
 def merge_all(recipes: Sequence[Recipe], sources: Mapping[str, Checkpoint]) -> list[Checkpoint]:
@@ -308,6 +328,12 @@ class _ReadOnce:
             while len(pieces) > KEPT_PIECES:
                 pieces.popitem(last=False)
         return piece
+
+
+def _stage(source: Checkpoint) -> Merged | None:
+    """The merge that a source is, before it is written as FP8; None where it is none."""
+    plain = source.plain if isinstance(source, Quantised) else source
+    return plain if isinstance(plain, Merged) else None
 
 
 def _to_float32(array: NDArray[Any]) -> NDArray[np.float32]:

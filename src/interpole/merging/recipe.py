@@ -1,7 +1,8 @@
 """A merge as data: method, sources, λ or weights, and rules that give parts of the model other coefficients.
 
-A `Recipe` is frozen, knows no files and computes nothing but coefficients. Its YAML form is what `interpole merge` takes and what
-it leaves in every folder it writes.
+A `Recipe` is frozen and computes nothing but coefficients. Its YAML form is what `interpole merge` takes and what it leaves in
+every folder it writes. A source may be a recipe itself, a stage of a chain of merges; one that is named by its file is read with
+the recipe that names it, and stands in it from then on.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from interpole.checkpoints.names import num_layers, role_of
 from interpole.errors import InterpoleWarning, RecipeError
 from interpole.files import StrPath, read_text
-from interpole.formats import parse_yaml_lines
-from interpole.merging.mergekit import lines_of_rules, translate
+from interpole.formats import parse_yaml_documents
+from interpole.merging.mergekit import translate_lines
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (
     Coefficients,
@@ -38,7 +42,7 @@ from interpole.merging.rules import (
 )
 from interpole.schema import Strict, validated
 
-__all__ = ["DTYPE_NAMES", "Recipe", "Source", "Sources", "build", "parse_lambdas"]
+__all__ = ["DTYPE_NAMES", "Part", "Recipe", "Source", "Sources", "build", "parse_lambdas"]
 
 
 class Source(Strict):
@@ -48,22 +52,75 @@ class Source(Strict):
     revision: str | None = None
     adapter: str | None = None
 
+    @property
+    def label(self) -> str:
+        """What the user called it."""
+        return self.model
 
-def _plain_sources(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: {"model": os.fspath(v)} if isinstance(v, str | os.PathLike) else v for k, v in value.items()}
-    return value
+
+def _read_sources(value: Any) -> Any:
+    """Sources as mappings: a place alone is a model, or a recipe where it is a file of one."""
+    return {name: _read_source(part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
-Sources = Annotated[dict[str, Source], BeforeValidator(_plain_sources)]
-"""Name → source; a source may be written as its folder or hub id alone."""
+def _read_source(value: Any) -> Any:
+    named = isinstance(value, Mapping) and set(value) == {"recipe"}
+    value = value["recipe"] if named else value
+    if isinstance(value, Mapping) and named:
+        return {"method": "linear", **value}
+    if not isinstance(value, str | os.PathLike):
+        return value
+    path = Path(value)
+    is_recipe = named or (path.suffix in (".yml", ".yaml") and not path.is_dir())
+    return Recipe.load(_beside(path)) if is_recipe else {"model": os.fspath(value)}
+
+
+def _kind_of(value: Any) -> str:
+    """The tag of what a source is; tags are blank, since nobody wrote them and messages name keys."""
+    is_recipe = isinstance(value, Recipe) or (
+        isinstance(value, Mapping) and not {"sources", "method"}.isdisjoint(value)
+    )
+    return _RECIPE if is_recipe else _SOURCE
+
+
+_SOURCE, _RECIPE = "", " "
+Part = Annotated[Annotated[Source, Tag(_SOURCE)] | Annotated["Recipe", Tag(_RECIPE)], Discriminator(_kind_of)]
+"""What a recipe merges: a checkpoint, or another recipe."""
+Sources = Annotated[dict[str, Part], BeforeValidator(_read_sources)]
+"""Name → source; one may be written as its folder or hub id alone, and a recipe as its file alone."""
+
+_reading: ContextVar[tuple[Path, ...]] = ContextVar("recipes that are being read", default=())
+MOST_STAGES = 100
+"""Merges in a chain, counted each time that one is named."""
+
+
+def _beside(path: Path) -> Path:
+    """A recipe's file as another one names it: beside that one, else from where one is."""
+    beside = _reading.get()[-1].parent / path if _reading.get() else path
+    return beside if beside.is_file() else path
+
+
+@contextmanager
+def _while_reading(path: Path) -> Iterator[None]:
+    """Know what is being read, so that a recipe that is made of itself is refused."""
+    chain, resolved = _reading.get(), path.resolve()
+    if resolved in chain:
+        names = " → ".join(one.name for one in (*chain[chain.index(resolved) :], resolved))
+        raise RecipeError(f"the recipe is made of itself: {names}", chain[-1], "name another source there")
+    if len(chain) >= MOST_STAGES:
+        raise RecipeError(f"more than {MOST_STAGES} recipes, each named by the last", path)
+    token = _reading.set((*chain, resolved))
+    try:
+        yield
+    finally:
+        _reading.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
 class _Places:
     """File and line of every rule; recipes that say the same are equal wherever they were read."""
 
-    of: tuple[str, ...] = field(default=(), compare=False)
+    of: tuple[str, ...] | None = field(default=None, compare=False)
 
 
 class Recipe(Strict):
@@ -71,7 +128,7 @@ class Recipe(Strict):
 
     Attributes:
         method: a name from `interpole.merging.methods.METHODS`.
-        sources: name → `Source`, in order; a dial has `instruct` and `thinking`, `base` is the base of task vectors.
+        sources: name → `Source` or `Recipe`, in order; a dial has `instruct` and `thinking`, `base` is the base of task vectors.
         lam: λ (`lambda` in YAML): weights 1 − λ for `instruct` and λ for `thinking`.
         weights: a weight per source instead of λ.
         parameters: the method's parameters; where it allows one per source, a mapping by source name.
@@ -135,6 +192,8 @@ class Recipe(Strict):
             check_parameters(part.parameters, self.method, self.merged_names)
         if self.lam is None and self.weights is None and method.uses_weights and not self.rules:
             raise ValueError("neither `lambda` nor `weights` is given")
+        if self.num_stages > MOST_STAGES:
+            raise ValueError(f"{self.num_stages} merges in one chain; there can be {MOST_STAGES}")
         return self
 
     def _check_weights(self, part: Recipe | Rule, method: Method) -> None:
@@ -163,6 +222,44 @@ class Recipe(Strict):
                 )
         if unknown := set(part.weights or {}) - set(self.merged_names):
             raise ValueError(f"weights: no source {min(unknown)!r}; there are {', '.join(self.merged_names)}")
+
+    def __hash__(self) -> int:
+        """Equal recipes have equal hashes."""
+        return hash(self.model_dump_json())
+
+    @property
+    def label(self) -> str:
+        """Method and sources, by the names they have here."""
+        return f"{self.method}({', '.join(self.sources)})"
+
+    @cached_property
+    def num_stages(self) -> int:
+        """Merges in the chain, this one included."""
+        return 1 + sum(source.num_stages for source in self.sources.values() if isinstance(source, Recipe))
+
+    @property
+    def places(self) -> dict[str, Source]:
+        """Every checkpoint that is read, by name; of a recipe that is a source with the source's name before: `thinking/base`."""
+        found: dict[str, Source] = {}
+        for name, source in self.sources.items():
+            if isinstance(source, Recipe):
+                found |= {f"{name}/{inner}": place for inner, place in source.places.items()}
+            else:
+                found[name] = source
+        return found
+
+    def placed(self, places: Mapping[str, Source]) -> Recipe:
+        """The same recipe with other places, by the names of `places`."""
+        sources: dict[str, Source | Recipe] = {}
+        for name, source in self.sources.items():
+            if isinstance(source, Recipe):
+                inner = {
+                    key.removeprefix(f"{name}/"): place for key, place in places.items() if key.startswith(f"{name}/")
+                }
+                sources[name] = source.placed(inner)
+            else:
+                sources[name] = places.get(name, source)
+        return self.model_copy(update={"sources": sources})
 
     @property
     def merged_names(self) -> tuple[str, ...]:
@@ -210,7 +307,8 @@ class Recipe(Strict):
 
     def _place(self, number: int) -> str:
         """Where rule `number` stands: file and line, or nothing where the recipe is of no file."""
-        return self._places.of[number] if number < len(self._places.of) else ""
+        places = self._places.of or ()
+        return places[number] if number < len(places) else ""
 
     def _resolve(self, name: str, rules: list[Rule], depth: int) -> Coefficients:
         layer = found.layer if (found := role_of(name)) else None
@@ -254,25 +352,28 @@ class Recipe(Strict):
 
     def with_(self, **settings: Any) -> Recipe:
         """The same recipe with other settings, checked like any recipe; keys as in YAML."""
-        changed = build(self.model_dump(by_alias=True, exclude_none=True) | settings, "the recipe")
+        content = self.model_dump(by_alias=True, exclude_none=True, exclude={"sources"}) | {"sources": self.sources}
+        changed = build(content | settings, "the recipe")
         if changed.rules == self.rules:
             changed._places = self._places
         return changed
 
     def identity(self) -> str:
-        """Canonical JSON of everything but where the sources lie: equal for recipes that do the same to the same weights."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"extrapolate"})
+        """Canonical JSON of everything but what the sources are: equal for recipes that do the same to the same weights."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"extrapolate", "sources"})
         return json.dumps(content | {"sources": sorted(self.sources)}, sort_keys=True)
 
     def to_yaml(self) -> str:
         """The recipe as YAML that `Recipe.load` reads back equal."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        content = {"method": self.method} | content
-        content["sources"] = {
-            name: source.model if source == Source(model=source.model) else source.model_dump(exclude_none=True)
-            for name, source in self.sources.items()
-        }
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self._content(), sort_keys=False, allow_unicode=True)
+
+    def _content(self) -> dict[str, Any]:
+        """What is said, with the method first, and models by their place alone where that is all."""
+        content = {"method": self.method} | self.model_dump(
+            mode="json", by_alias=True, exclude_defaults=True, exclude={"sources"}
+        )
+        sources = {name: _content_of(source) for name, source in self.sources.items()}
+        return {"method": content.pop("method"), "sources": sources, **content}
 
     @classmethod
     def between(cls, instruct: StrPath, thinking: StrPath, lam: float, **settings: Any) -> Recipe:
@@ -294,18 +395,37 @@ class Recipe(Strict):
         path = Path(path)
         if path.is_dir():
             raise RecipeError("a folder is no recipe", path, "to merge checkpoints name both: INSTRUCT THINKING")
-        text = read_text(path, RecipeError, "the recipe")
-        content, lines = parse_yaml_lines(text, path, RecipeError)
-        if not isinstance(content, dict):
-            raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
-        if "merge_method" in content:
-            content = translate(text, path)
-            recipe, numbers = build(content, path), lines_of_rules(text, path, content.get("rules") or ())
-        else:
+        with _while_reading(path):
+            text = read_text(path, RecipeError, "the recipe")
+            documents = parse_yaml_documents(text, path, RecipeError)
+            mergekits = any(isinstance(content, dict) and "merge_method" in content for content, _ in documents)
+            if len(documents) > 1 and not mergekits:
+                raise RecipeError("several documents", path, "name one recipe as a source of the other: {recipe: FILE}")
+            content, lines = translate_lines(text, path) if mergekits else [*documents, (None, {})][0]
+            if not isinstance(content, dict):
+                raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
             recipe = build(content, path)
-            numbers = [lines.get(("rules", number)) for number in range(len(recipe.rules))]
-        recipe._places = _Places(tuple(f"{path}, line {number}" if number else str(path) for number in numbers))
+        recipe._set_places(lines.get, path)
         return recipe
+
+    def _set_places(
+        self, line_of: Callable[[tuple[Any, ...]], int | None], path: Path, at: tuple[Any, ...] = ()
+    ) -> None:
+        """Note file and line of every rule; recipes inside that were read from files of their own know theirs."""
+        if self._places.of is not None:
+            return
+        numbers = [line_of((*at, "rules", number)) for number in range(len(self.rules))]
+        self._places = _Places(tuple(f"{path}, line {number}" if number else str(path) for number in numbers))
+        for name, source in self.sources.items():
+            if isinstance(source, Recipe):
+                source._set_places(line_of, path, (*at, "sources", name))
+
+
+def _content_of(source: Source | Recipe) -> Any:
+    """A source as it is written."""
+    if isinstance(source, Recipe):
+        return source._content()
+    return source.model if source == Source(model=source.model) else source.model_dump(exclude_none=True)
 
 
 DTYPE_NAMES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float8_e4m3fn": "F8_E4M3"}

@@ -89,7 +89,9 @@ def _dial(file: RunFile) -> list[Entry]:
 
 
 def _is_plain(entry: Entry) -> bool:
-    """Whether λ says all of a point's recipe."""
+    """Whether λ says all of a point's recipe, between two models and not between merges."""
+    if any("sources" in source for source in (entry.recipe.get("sources") or {}).values()):
+        return False
     said = {key: value for key, value in entry.recipe.items() if value and key not in ("sources", "lambda")}
     return said.items() <= PLAIN.items()
 
@@ -123,17 +125,25 @@ def _value(value: Any) -> str:
 
 def _yaml(entry: Entry) -> str:
     """A point's recipe without what is empty, and below it what else is special in how it was asked."""
-    recipe = {key: value for key, value in entry.recipe.items() if value not in ({}, [], None, "")}
-    if isinstance(sources := recipe.get("sources"), Mapping):
-        recipe["sources"] = {name: _source(source) for name, source in sources.items()}
+    recipe = _short(entry.recipe)
     asked = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entry.asking.items()]
     return "\n".join([*([_dump(recipe).strip()] if recipe else []), *(["# asked with", *asked] if asked else [])])
+
+
+def _short(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without what is empty, its sources with short names."""
+    said = {key: value for key, value in recipe.items() if value not in ({}, [], None, "")}
+    if isinstance(sources := said.get("sources"), Mapping):
+        said["sources"] = {name: _source(source) for name, source in sources.items()}
+    return said
 
 
 def _source(source: Any) -> Any:
     """A source with short names; its folder or hub id alone where that is all."""
     if not isinstance(source, Mapping):
         return source
+    if "sources" in source:
+        return _short(source)
     said = {k: short_name(v) if k in ("model", "adapter") and isinstance(v, str) else v for k, v in source.items() if v}
     return said["model"] if set(said) == {"model"} else said
 

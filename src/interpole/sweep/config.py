@@ -16,7 +16,7 @@ from interpole.errors import EngineError, RunError, TaskError
 from interpole.files import StrPath
 from interpole.formats import read_yaml
 from interpole.merging.methods import get_method
-from interpole.merging.recipe import Source, Sources, parse_lambdas
+from interpole.merging.recipe import Part, Sources, parse_lambdas
 from interpole.schema import Strict, validated
 from interpole.tasks import code_of
 from interpole.tasks.profiles import profile
@@ -261,7 +261,7 @@ class SweepConfig(Strict):
         """Whether points are models that somebody else serves, not weights at hand."""
         return self.kind.remote
 
-    def merges(self) -> list[tuple[dict[str, Source], str]]:
+    def merges(self) -> list[tuple[dict[str, Part], str]]:
         """The sources that are merged somewhere in the sweep, each time with the one whose config and tokenizer go with it.
 
         A base is among them where some point has a preset, or a method that takes one; a point may have sources of its own.

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from interpole.checkpoints.open import open_source
 from interpole.errors import RunError
 from interpole.files import StrPath
+from interpole.merging.merged import open_part
 from interpole.records import Outcome, Sample
 from interpole.runs import samples
 from interpole.runs.archive import members
@@ -110,7 +110,7 @@ def memory(config: SweepConfig, mean_tokens: float) -> Memory | None:
     kind, options = config.kind, config.engine_options
     if kind.default_rows is None:
         return None
-    checkpoint = open_source(**dict(config.sources[config.template_from]))
+    checkpoint = open_part(config.sources[config.template_from])
     dtype = str(options.get("dtype") or kind.default_dtype)
     width = VALUE_BYTES.get(dtype)
     weights = sum(spec.num_elements for spec in checkpoint.specs.values()) * width if width else checkpoint.num_bytes

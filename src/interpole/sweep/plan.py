@@ -15,12 +15,12 @@ from typing import Any
 from interpole import tasks
 from interpole.chat import Markers, ThinkFormat
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.checkpoints.open import open_source
 from interpole.engines.base import MESSAGES, Answer, RemoteModel
 from interpole.engines.budget_forcing import Budget, within
 from interpole.engines.open import dial
 from interpole.errors import RunError, TaskError
 from interpole.formats import content_hash
+from interpole.merging.merged import open_part
 from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
@@ -81,7 +81,7 @@ class Plan:
             InterpoleError: something does not exist, or does not fit.
         """
         self.config = config
-        resolve: Any = _open if config.served else dial(self.base_recipe)
+        resolve: Any = open_part if config.served else dial(self.base_recipe)
         self._resolve = resolve
         self._template_source = resolve(config.sources[config.template_from]) if config.sources else None
         self.form = self._read_template(self._template_source)
@@ -94,8 +94,8 @@ class Plan:
             raise RunError("two tasks have one name", remedy="run them as two sweeps")
         self.sources = {
             name: SourceInfo(
-                label=source.model,
-                revision=source.revision,
+                label=source.label,
+                revision=source.revision if isinstance(source, Source) else None,
                 fingerprint="" if config.served else resolve(source).fingerprint(),
             )
             for name, source in config.sources.items()
@@ -262,12 +262,14 @@ class Plan:
             raise RunError(f"no source {min(missing)!r} for preset {point.preset}", point.name, "name it in `sources`")
         recipe = preset(point.preset, **names, **own)
         return self._recipe(
-            _dumped(recipe) | {"sources": {k: self._sources[v.model] for k, v in recipe.sources.items()}}
+            _dumped(recipe) | {"sources": {k: self._sources[v.label] for k, v in recipe.sources.items()}}
         )
 
     @cached_property
     def _sources(self) -> dict[str, dict[str, Any]]:
-        return {name: source.model_dump(exclude_none=True) for name, source in self.config.sources.items()}
+        return {
+            name: source.model_dump(by_alias=True, exclude_none=True) for name, source in self.config.sources.items()
+        }
 
     def _recipe(self, own: Mapping[str, Any]) -> Recipe:
         """A recipe of the sweep's sources; a base is left out where the method takes none."""
@@ -286,10 +288,6 @@ def _among(benchmark: Benchmark, ids: Sequence[str]) -> Benchmark:
     if missing := set(ids) - {problem.id for problem in found}:
         raise TaskError(f"no problem {min(missing)!r}", benchmark.name, "check `only`, and the limit")
     return replace(benchmark, problems=found)
-
-
-def _open(source: Source) -> Checkpoint:
-    return open_source(**dict(source))
 
 
 def _dumped(recipe: Recipe) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class PerExpert(Checkpoint):
         """
         self.fused = fused
         self.label, self.config, self.assets = fused.label, fused.config, fused.assets
+        self.given_template = fused.given_template
         self.specs: dict[str, TensorSpec] = {}
         self.layout: dict[str, str] = {}
         self._parts: dict[str, _Part] = {}

@@ -155,6 +155,7 @@ class Dequantised(Checkpoint):
         """
         self.raw, self.blocks = raw, _find_blocks(raw)
         self.label, self.assets = raw.label, raw.assets
+        self.given_template = raw.given_template
         self.config = without_quantisation(raw.config)
         scales = {name + SUFFIX for name in self.blocks.codes}
         self.specs = {
@@ -211,11 +212,11 @@ class Quantised(Checkpoint):
         """
         blocks.writable_block()
         self.plain, self.blocks, self.config = plain, blocks, config
-        self.label, self.assets, self.notes, self.chat_template = (
+        self.label, self.assets, self.notes, self.given_template = (
             plain.label,
             plain.assets,
             plain.notes,
-            plain.chat_template,
+            plain.given_template,
         )
         self.specs = blocks.specs(plain.specs)
         self.layout = {name: plain.layout[blocks.weight(name)] for name in self.specs}

@@ -32,6 +32,7 @@ class Renamed(Checkpoint):
         """
         self.source, self._names = source, dict(names)
         self.label, self.assets = source.label, source.assets
+        self.given_template = source.given_template
         self.config = source.config if config is None else config
         self.specs = {name: source.specs[old] for name, old in names.items()}
         self.layout = {name: source.layout[old] for name, old in names.items()}

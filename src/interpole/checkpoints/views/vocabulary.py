@@ -55,6 +55,7 @@ class Aligned(Checkpoint):
         """
         self.source, self.target, self._rows = source, target, rows
         self.label, self.config, self.assets = source.label, source.config, source.assets
+        self.given_template = source.given_template
         self.layout = source.layout
         self._names = vocabulary_tensors(source) & vocabulary_tensors(target)
         self.specs = {

@@ -73,12 +73,12 @@ def verify(merged: Checkpoint, sources: Mapping[str, Checkpoint], threads: int |
         recipe = _read(folder / file) if file else None
         if file is None or recipe is None:
             return None
-        given = {name: _given(name, source.model, sources) for name, source in recipe.sources.items()}
+        given = {name: _given(name, place.model, sources) for name, place in recipe.places.items()}
         if missing := [name for name, source in given.items() if source is None]:
-            model = recipe.sources[missing[0]].model
+            model = recipe.places[missing[0]].model
             what = f"its source {missing[0]!r} ({model}) is none of those given"
             return Stated(file, recipe, None, what + ("; give it as --base" if missing == ["base"] else ""))
-        again = readable(merge(recipe, {name: source for name, source in given.items() if source is not None}))
+        again = readable(_made(recipe, {name: source for name, source in given.items() if source is not None}))
     except InterpoleError as error:
         return Stated(str(file), None, None, error.what)
     return Stated(file, recipe, _differing(merged, again, threads))
@@ -99,9 +99,23 @@ def _read(path: Path) -> Recipe | None:
 
 
 def _given(name: str, model: str, sources: Mapping[str, Checkpoint]) -> Checkpoint | None:
-    """The checkpoint that a recipe means: of that name, else from that place."""
+    """The checkpoint that a recipe means: of that name, else from that place; of a merge within it, first from that place."""
     places = {_place(source.label): source for source in sources.values()}
+    if "/" in name:
+        return places.get(_place(model)) or sources.get(name.rpartition("/")[2])
     return sources.get(name) or places.get(_place(model))
+
+
+def _made(recipe: Recipe, places: Mapping[str, Checkpoint]) -> Checkpoint:
+    """The merge by a recipe, the checkpoints by the names of `Recipe.places`."""
+    sources = {}
+    for name, source in recipe.sources.items():
+        if isinstance(source, Recipe):
+            inner = {key.removeprefix(f"{name}/"): place for key, place in places.items() if key.startswith(f"{name}/")}
+            sources[name] = _made(source, inner)
+        else:
+            sources[name] = places[name]
+    return merge(recipe, sources)
 
 
 def _place(model: str) -> str:

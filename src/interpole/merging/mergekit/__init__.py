@@ -15,16 +15,18 @@ from interpole.merging.mergekit.document import Document, Path, items, line_of_f
 from interpole.merging.mergekit.settings import check_keys, read_segments, rules_of, settings
 from interpole.merging.methods import METHODS, get_method
 
-__all__ = ["lines_of_rules", "translate"]
+__all__ = ["translate", "translate_lines"]
 
 TOP_KEYS = {
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
-    *("tokenizer_source", "tokenizer", "chat_template"),
+    *("tokenizer_source", "tokenizer", "chat_template", "name"),
 }
 
 
 def translate(text: str, where: object) -> dict[str, Any]:
     """Translate a mergekit file.
+
+    Of several documents the result is the one without a `name`, else the last; what it names by theirs are its stages.
 
     Args:
         text: the YAML.
@@ -36,8 +38,79 @@ def translate(text: str, where: object) -> dict[str, Any]:
     Raises:
         RecipeError: something is not supported or makes no sense; with its line.
     """
-    document = parse(text, where)
-    data = document.known((), document.data, TOP_KEYS)
+    return translate_lines(text, where)[0]
+
+
+def translate_lines(text: str, where: object) -> tuple[dict[str, Any], Lines]:
+    """Translate a mergekit file; also the line of the filter that each rule stands for, by its path in the result.
+
+    Raises:
+        RecipeError: as `translate`.
+    """
+    documents = parse(text, where)
+    stages = _name_stages(documents)
+    result = next((name for name in stages if name is None), list(stages)[-1])
+    done: dict[str | None, tuple[dict[str, Any], Lines]] = {}
+    _translate_stage(result, stages, done, ())
+    if unused := [name for name in stages if name not in done]:
+        stages[unused[0]].fail(("name",), f"the result does not use {unused[0]}", "give it a file of its own")
+    return done[result]
+
+
+Lines = dict[Path, int]
+"""Path in a recipe's content → line of the file."""
+MOST_STAGES = 100
+"""As in `interpole.merging.recipe`."""
+
+
+def _name_stages(documents: Sequence[Document]) -> dict[str | None, Document]:
+    """The documents by name; one may have none."""
+    stages: dict[str | None, Document] = {}
+    for document in documents:
+        name = document.known((), document.data, TOP_KEYS).get("name")
+        if name is not None and not isinstance(name, str):
+            document.fail(("name",), f"name: expected text, found {name!r}")
+        if name in stages:
+            document.fail(("name",), f"two documents are called {name}" if name else "two documents have no `name`")
+        stages[name] = document
+    return stages
+
+
+def _translate_stage(
+    name: str | None,
+    stages: Mapping[str | None, Document],
+    done: dict[str | None, tuple[dict[str, Any], Lines]],
+    chain: tuple[str | None, ...],
+) -> None:
+    """Put the recipe of a document into `done`, after those of the documents it names."""
+    document, chain = stages[name], (*chain, name)
+    named = [] if "merge_method" not in document.data else _list_models(document)
+    for model in [*named, *([reference(document, ("base_model",))] if "base_model" in document.data else [])]:
+        stage = re.split("[@+]", model)[0]
+        if stage not in stages:
+            continue
+        if stage != model:
+            document.fail((), f"{model}: a revision or an adapter of {stage}, which is a document of this file")
+        if stage in chain:
+            names = " → ".join(str(one) for one in (*chain[chain.index(stage) :], stage))
+            document.fail(("name",), f"the merge is made of itself: {names}")
+        if stage not in done:
+            _translate_stage(stage, stages, done, chain)
+    content, lines = _translate(document), {}
+    for number, rule in enumerate(content["rules"]):
+        word = re.sub(r"\[(.)\]", r"\1", str(rule.get("name") or "")).strip("*")
+        if word and (line := line_of_filter(document, word)):
+            lines["rules", number] = line
+    for source, place in content["sources"].items():
+        if (stage := place["model"]) in stages:
+            content["sources"][source], inner = done[stage]
+            lines |= {("sources", source, *path): line for path, line in inner.items()}
+    done[name] = content, lines
+
+
+def _translate(document: Document) -> dict[str, Any]:
+    """One document; the stages that it names stand in it as if they were models."""
+    data = document.data
     method = str(data.get("merge_method"))
     if method not in METHODS:
         document.fail(
@@ -59,13 +132,6 @@ def translate(text: str, where: object) -> dict[str, Any]:
     if "slices" in data:
         recipe["stack"] = ",".join(f"{s.source[0]}-{s.source[-1]}" for s in segments if s.source)
     return recipe | _tokenizer(document, names, base) | _template(document)
-
-
-def lines_of_rules(text: str, where: object, rules: Sequence[Mapping[str, Any]]) -> list[int | None]:
-    """For every rule of a translated file the line of the filter that it stands for."""
-    document = parse(text, where)
-    words = [re.sub(r"\[(.)\]", r"\1", str(rule.get("name") or "")).strip("*") for rule in rules]
-    return [line_of_filter(document, word) if word else None for word in words]
 
 
 def _list_models(document: Document) -> list[str]:

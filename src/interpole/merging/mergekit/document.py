@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from interpole.errors import RecipeError
-from interpole.formats import parse_yaml_lines
+from interpole.formats import parse_yaml_documents
 
 __all__ = [
     "Document",
@@ -53,10 +53,14 @@ class Document:
         return mapping
 
 
-def parse(text: str, where: object) -> Document:
-    """The file as data, with the line of everything."""
-    data, lines = parse_yaml_lines(text, where, RecipeError)
-    return Document({} if data is None else data, lines, where)
+def parse(text: str, where: object) -> list[Document]:
+    """The documents of the file as data, with the line of everything; those that say nothing are left out."""
+    found = [
+        Document(data, lines, where)
+        for data, lines in parse_yaml_documents(text, where, RecipeError)
+        if data is not None
+    ]
+    return found or [Document({}, {}, where)]
 
 
 def items(document: Document, path: Path) -> Iterator[tuple[Path, Any]]:
