@@ -45,7 +45,7 @@ def validated(
         return record.model_validate(content)
     except ValidationError as problem:
         first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(part for part in map(str, first["loc"]) if part.strip())  # tags of unions are blank
         message = first["msg"].removeprefix("Value error, ")
         raise error(f"{key + ': ' if key else ''}{message}", where, remedy) from None
     except RecursionError:

@@ -178,7 +178,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=PLACE",
-        help="Where a recipe's source lies now: a folder or a hub id. Repeat it.",
+        help="Where a recipe's source lies now: a folder or a hub id; of a merge within it: OUTER/NAME. Repeat it.",
         rich_help_panel="Where on the dial",
     ),
 ]

@@ -49,6 +49,14 @@ def _read_plainly(source: Checkpoint, name: str, start: int, stop: int) -> NDArr
     return source.read(name, start, stop)
 
 
+class _Last(threading.local):
+    """The merge that was cut last, whole; every thread has its own."""
+
+    def __init__(self) -> None:
+        self.key: tuple[str, Span, Coefficients] | None = None
+        self.whole: NDArray[Any] = np.empty(0)
+
+
 @final
 class Merged(Checkpoint):
     """A checkpoint computed on read. Make it with `merge`; attributes are those of `Checkpoint` and these.
@@ -96,6 +104,7 @@ class Merged(Checkpoint):
         self._method = get_method(recipe.method)
         self._inputs = [sources[name] for name in recipe.merged_names]
         self._plan = recipe.coefficients(first.specs)
+        self._last = _Last()
         self._rows = {name: rows for name in self._plan if (rows := self._row_plan(name))}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -166,8 +175,12 @@ class Merged(Checkpoint):
             return _cast(self._read_source(source, name, *span), dtype)
         if self._method.elementwise:
             return _cast(self._merge(name, coefficients, span, dtype), dtype)
-        merged = _cast(self._merge(name, coefficients, whole, dtype), dtype)
-        return merged[span[0] - whole[0] : span[1] - whole[0]]
+        if span == whole:
+            return _cast(self._merge(name, coefficients, whole, dtype), dtype)
+        if self._last.key != (name, whole, coefficients):  # a view may read it in many runs of rows
+            self._last.whole = _cast(self._merge(name, coefficients, whole, dtype), dtype)
+            self._last.key = (name, whole, coefficients)
+        return self._last.whole[span[0] - whole[0] : span[1] - whole[0]].copy()
 
     def _is_sum(self, coefficients: Coefficients) -> bool:
         return self.recipe.method == "linear" and not dict(coefficients.parameters).get("normalize")

@@ -84,11 +84,6 @@ def _kind_of(value: Any) -> str:
 
 
 _SOURCE, _RECIPE = "", " "
-Part = Annotated[Annotated[Source, Tag(_SOURCE)] | Annotated["Recipe", Tag(_RECIPE)], Discriminator(_kind_of)]
-"""What a recipe merges: a checkpoint, or another recipe."""
-Sources = Annotated[dict[str, Part], BeforeValidator(_read_sources)]
-"""Name → source; one may be written as its folder or hub id alone, and a recipe as its file alone."""
-
 _reading: ContextVar[tuple[Path, ...]] = ContextVar("recipes that are being read", default=())
 MOST_STAGES = 100
 """Merges in a chain, counted each time that one is named."""
@@ -103,13 +98,14 @@ def _beside(path: Path) -> Path:
 @contextmanager
 def _while_reading(path: Path) -> Iterator[None]:
     """Know what is being read, so that a recipe that is made of itself is refused."""
-    chain, resolved = _reading.get(), path.resolve()
-    if resolved in chain:
-        names = " → ".join(one.name for one in (*chain[chain.index(resolved) :], resolved))
+    chain = _reading.get()
+    resolved = [one.resolve() for one in chain]
+    if path.resolve() in resolved:
+        names = " → ".join(one.name for one in (*chain[resolved.index(path.resolve()) :], path))
         raise RecipeError(f"the recipe is made of itself: {names}", chain[-1], "name another source there")
     if len(chain) >= MOST_STAGES:
         raise RecipeError(f"more than {MOST_STAGES} recipes, each named by the last", path)
-    token = _reading.set((*chain, resolved))
+    token = _reading.set((*chain, path))
     try:
         yield
     finally:
@@ -419,6 +415,13 @@ class Recipe(Strict):
         for name, source in self.sources.items():
             if isinstance(source, Recipe):
                 source._set_places(line_of, path, (*at, "sources", name))
+
+
+Part = Annotated[Annotated[Source, Tag(_SOURCE)] | Annotated[Recipe, Tag(_RECIPE)], Discriminator(_kind_of)]
+"""What a recipe merges: a checkpoint, or another recipe."""
+Sources = Annotated[dict[str, Part], BeforeValidator(_read_sources)]
+"""Name → source; one may be written as its folder or hub id alone, and a recipe as its file alone."""
+Recipe.model_rebuild()  # its sources may be recipes
 
 
 def _content_of(source: Source | Recipe) -> Any:

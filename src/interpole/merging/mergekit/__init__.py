@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from interpole.merging.mergekit.document import Document, Path, items, line_of_filter, lookup, parse, reference
 from interpole.merging.mergekit.settings import check_keys, read_segments, rules_of, settings
@@ -50,21 +50,31 @@ def translate_lines(text: str, where: object) -> tuple[dict[str, Any], Lines]:
     documents = parse(text, where)
     stages = _name_stages(documents)
     result = next((name for name in stages if name is None), list(stages)[-1])
-    done: dict[str | None, tuple[dict[str, Any], Lines]] = {}
+    done: dict[str | None, _Stage] = {}
     _translate_stage(result, stages, done, ())
     if unused := [name for name in stages if name not in done]:
         stages[unused[0]].fail(("name",), f"the result does not use {unused[0]}", "give it a file of its own")
-    return done[result]
+    return done[result].content, done[result].lines
 
 
 Lines = dict[Path, int]
 """Path in a recipe's content → line of the file."""
 MOST_STAGES = 100
-"""As in `interpole.merging.recipe`."""
+"""Merges in a chain, counted each time that one is named."""
+
+
+class _Stage(NamedTuple):
+    """A document as the content of a recipe, with the lines of its rules, and how many merges it takes."""
+
+    content: dict[str, Any]
+    lines: Lines
+    num_stages: int
 
 
 def _name_stages(documents: Sequence[Document]) -> dict[str | None, Document]:
     """The documents by name; one may have none."""
+    if len(documents) > MOST_STAGES:
+        documents[0].fail((), f"{len(documents)} documents; there can be {MOST_STAGES}")
     stages: dict[str | None, Document] = {}
     for document in documents:
         name = document.known((), document.data, TOP_KEYS).get("name")
@@ -79,13 +89,14 @@ def _name_stages(documents: Sequence[Document]) -> dict[str | None, Document]:
 def _translate_stage(
     name: str | None,
     stages: Mapping[str | None, Document],
-    done: dict[str | None, tuple[dict[str, Any], Lines]],
+    done: dict[str | None, _Stage],
     chain: tuple[str | None, ...],
 ) -> None:
     """Put the recipe of a document into `done`, after those of the documents it names."""
     document, chain = stages[name], (*chain, name)
-    named = [] if "merge_method" not in document.data else _list_models(document)
-    for model in [*named, *([reference(document, ("base_model",))] if "base_model" in document.data else [])]:
+    _check_method(document)
+    base = [reference(document, ("base_model",))] if "base_model" in document.data else []
+    for model in [*_list_models(document), *base]:
         stage = re.split("[@+]", model)[0]
         if stage not in stages:
             continue
@@ -96,28 +107,35 @@ def _translate_stage(
             document.fail(("name",), f"the merge is made of itself: {names}")
         if stage not in done:
             _translate_stage(stage, stages, done, chain)
-    content, lines = _translate(document), {}
+    content, lines = _translate(document), Lines()
     for number, rule in enumerate(content["rules"]):
         word = re.sub(r"\[(.)\]", r"\1", str(rule.get("name") or "")).strip("*")
         if word and (line := line_of_filter(document, word)):
             lines["rules", number] = line
-    for source, place in content["sources"].items():
-        if (stage := place["model"]) in stages:
-            content["sources"][source], inner = done[stage]
-            lines |= {("sources", source, *path): line for path, line in inner.items()}
-    done[name] = content, lines
+    below = {source: done[place["model"]] for source, place in content["sources"].items() if place["model"] in stages}
+    num_stages = 1 + sum(stage.num_stages for stage in below.values())
+    if num_stages > MOST_STAGES:
+        document.fail((), f"{num_stages} merges in one chain; there can be {MOST_STAGES}")
+    for source, stage in below.items():
+        content["sources"][source] = stage.content
+        lines |= {("sources", source, *path): line for path, line in stage.lines.items()}
+    done[name] = _Stage(content, lines, num_stages)
 
 
-def _translate(document: Document) -> dict[str, Any]:
-    """One document; the stages that it names stand in it as if they were models."""
-    data = document.data
-    method = str(data.get("merge_method"))
+def _check_method(document: Document) -> None:
+    """Refuse a method that is not known, and a document that says twice, or not at all, what it merges."""
+    method = str(document.data.get("merge_method"))
     if method not in METHODS:
         document.fail(
             ("merge_method",), f"merge method {method!r} is not supported", f"supported: {', '.join(METHODS)}"
         )
-    if ("models" in data) == ("slices" in data):
+    if ("models" in document.data) == ("slices" in document.data):
         document.fail((), "give either `models` or `slices`")
+
+
+def _translate(document: Document) -> dict[str, Any]:
+    """One document; the stages that it names stand in it as if they were models."""
+    data, method = document.data, str(document.data["merge_method"])
     models = _list_models(document)
     names, base = _name_sources(document, method, models)
     recipe: dict[str, Any] = {"method": method, "sources": {name: _source(model) for model, name in names.items()}}
