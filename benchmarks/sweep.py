@@ -20,13 +20,11 @@ import random
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from interpole.engines.open import open_engine
-from interpole.engines.process import EngineProcess
 from interpole.formats import seed_of
 from interpole.lab import shipped
 from interpole.runs.runfile import RunFile
@@ -62,43 +60,16 @@ class Times(NamedTuple):
         return self.bare_seconds / (self.wall_seconds - self.start_seconds)
 
 
-class Watch:
-    """Notes when requests are with an engine."""
-
-    def __init__(self, engine: EngineProcess) -> None:
-        """Put itself before the engine's `answer`."""
-        self.busy_seconds, self.first, self._since, self._num = 0.0, 0.0, 0.0, 0
-        self._lock, self._answer = threading.Lock(), engine.answer
-        engine.answer = self.answer  # type: ignore[method-assign]
-
-    async def answer(self, *request: Any) -> Any:
-        """Pass a request on."""
-        self._count(1)
-        try:
-            return await self._answer(*request)
-        finally:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        with self._lock:
-            now = time.perf_counter()
-            self.first = self.first or now
-            if self._num:
-                self.busy_seconds += now - self._since
-            self._num, self._since = self._num + change, now
-
-
 def time_both(config: SweepConfig, out: Path) -> Times:
     """Run a sweep, then its engine alone."""
-    begin = time.perf_counter()
-    with sweep.engine_of(Plan(config)) as engine:
-        watch = Watch(engine)
-        summary = sweep.run(config, out, engine=engine)
-        wall = time.perf_counter() - begin
+    begin = time.monotonic()
+    with sweep.pool_of(Plan(config)) as pool:
+        summary = sweep.run(config, out, pool=pool)
+        wall = time.monotonic() - begin
+        start, busy = pool.first_request - begin, pool.busy_seconds
     if summary.failed:
         raise SystemExit(f"failed: {summary.failed[0].parts}")
-    start = watch.first - begin
-    return Times(summary.num_generated, summary.num_tokens, wall, start, watch.busy_seconds, time_bare(config))
+    return Times(summary.num_generated, summary.num_tokens, wall, start, busy, time_bare(config))
 
 
 def time_bare(config: SweepConfig) -> float:

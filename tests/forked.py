@@ -32,18 +32,18 @@ APART.set_forkserver_preload(
 
 def Popen(command, **options):  # noqa: N802
     """A child of ours, forked, or any other program, started."""
-    return _Forked(options["stderr"]) if command == COMMAND else subprocess.Popen(command, **options)
+    return _Forked(options["stderr"], options["env"]) if command == COMMAND else subprocess.Popen(command, **options)
 
 
 class _Forked:
     """What `engines.process` uses of `subprocess.Popen`."""
 
-    def __init__(self, log):
+    def __init__(self, log, environ):
         orders, stdin = APART.Pipe(duplex=False)
         stdout, answers = APART.Pipe(duplex=False)
         errors = Connection(os.dup(log.fileno()), readable=False)
         ends = (orders, answers, errors)
-        self._process = APART.Process(target=_run, args=(*ends, dict(os.environ), Path.cwd()), daemon=True)
+        self._process = APART.Process(target=_run, args=(*ends, dict(environ), Path.cwd()), daemon=True)
         self._process.start()
         self.pid = self._process.pid
         for end in ends:

@@ -94,6 +94,12 @@ def test_the_core_imports_no_torch(path):
     assert not heavy or layer_of(path) in MAY_BE_HEAVY, f"{path.name} imports {heavy}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_engines_in_processes_are_asked_through_the_pool(path):
+    taken = {module for module, _, _ in imports(path) if module.startswith("interpole.engines.process.")}
+    assert not taken or layer_of(path) == "engines"
+
+
 def tree_of(path):
     return ast.parse(path.read_text())
 

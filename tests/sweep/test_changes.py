@@ -112,7 +112,7 @@ def test_a_finished_sweep_starts_no_engine(made, monkeypatch):
     def must_not_be_called(*_):
         raise AssertionError("an engine was started")
 
-    monkeypatch.setattr("interpole.sweep.run.engine_of", must_not_be_called)
+    monkeypatch.setattr("interpole.sweep.run.pool_of", must_not_be_called)
     summary = sweep.run(made.config(lambdas="0,1"), made.out)
     assert (summary.num_generated, summary.failed, len(made.read())) == (0, (), 16)
     with pytest.raises(AssertionError, match="was started"):

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from interpole import errors
@@ -31,6 +32,8 @@ __all__ = ["COMMAND", "START_SECONDS", "EngineProcess"]
 Message = dict[str, Any]
 COMMAND = (sys.executable, "-P", "-m", "interpole.engines.child")
 MOST_NOTICE = 600  # characters
+ANSWERS = ("generation", "chance", "fingerprint", "versions")  # what a reply holds, by what was asked for
+NOTHING: Mapping[str, str] = MappingProxyType({})
 START_SECONDS = 20.0
 """How much longer than `hang_seconds` a child may be silent that starts, opens or loads: imports hold up all its threads."""
 
@@ -39,7 +42,7 @@ class _Asked(NamedTuple):
     """A message that is to be answered, and where the answer is awaited."""
 
     message: Message
-    reply: Future[Message]
+    reply: Future[Any]
 
 
 class EngineProcess:
@@ -54,6 +57,7 @@ class EngineProcess:
         spec: Mapping[str, Any],
         *,
         command: Sequence[str] = COMMAND,
+        environ: Mapping[str, str] = NOTHING,
         max_failures: int = 3,
         hang_seconds: float = 600.0,
         report: Callable[[str], None] = lambda _: None,
@@ -63,12 +67,13 @@ class EngineProcess:
         Args:
             spec: what the child's engine is opened with, as JSON.
             command: the program to run; it speaks as `engines.child` does.
+            environ: variables of the child's environment besides ours, e.g. which device it may use.
             max_failures: how many failures of one place are borne.
             hang_seconds: how long a child that should generate may stand still, though it lives.
             report: told in a sentence of every failure, and of what the engine waits for where it says so.
         """
         self._command, self._max_failures, self._hang_seconds = command, max_failures, hang_seconds
-        self._report = report
+        self._environ, self._report = dict(environ), report
         self._lock = threading.Lock()
         self._num_keys = 0
         self._open: Message = {"do": "open", "spec": dict(spec)}
@@ -85,13 +90,19 @@ class EngineProcess:
         _, self._opened = self._send(self._open)
         self._start()
 
+    @property
+    def given_up(self) -> InterpoleError | None:
+        """Why it is not started any more, until the next `load`; None: it is alive, or being started."""
+        with self._lock:
+            return self._given_up
+
     def versions(self) -> dict[str, str]:
         """The engine's `versions`; blocks until it is open.
 
         Raises:
             InterpoleError: it cannot be opened.
         """
-        return dict(self._opened.result()["versions"])
+        return dict(self._opened.result())
 
     def load(self, where: Any) -> str:
         """Go to other weights; blocks until they are in place. Returns their fingerprint.
@@ -99,6 +110,10 @@ class EngineProcess:
         Raises:
             InterpoleError: they cannot be loaded, answers are still awaited, or the engine keeps failing.
         """
+        return self.start_load(where).result()
+
+    def start_load(self, where: Any) -> Future[str]:
+        """`load` that returns at once; its result comes later."""
         with self._lock:
             self.failures, self._place = 0, None
             restart, self._given_up = self._given_up is not None, None
@@ -106,7 +121,23 @@ class EngineProcess:
         _, reply = self._send({"do": "load", "where": where, "alone": alone})
         if restart:
             self._start()
-        return str(reply.result()["fingerprint"])
+        return reply
+
+    def start_answer(
+        self, prompt: str, sampler: Sampler, seed: int, begins: str | None = None
+    ) -> tuple[int, Future[Any]]:
+        """Ask for the response to a prompt, or for how likely it `begins` with a text.
+
+        Returns:
+            The request's key, with which it is forgotten, and where the `Generation` or `Chance` comes.
+        """
+        message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": seed}
+        return self._send(message if begins is None else message | {"begins": begins})
+
+    def forget(self, key: int) -> None:
+        """Nobody waits for this response any more: it is lost, and not asked for again."""
+        with self._lock:
+            self._pending.pop(key, None)
 
     async def answer(self, prompt: str, sampler: Sampler, seed: int) -> Generation:
         """The response to a prompt. Where this is cancelled, nobody waits for the response any more, and it is lost.
@@ -114,8 +145,7 @@ class EngineProcess:
         Raises:
             EngineError: there is none.
         """
-        message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": seed}
-        generation: Generation = (await self._reply(message))["generation"]
+        generation: Generation = await self._reply(*self.start_answer(prompt, sampler, seed))
         return generation
 
     async def chance(self, prompt: str, begins: str, sampler: Sampler) -> Chance:
@@ -124,18 +154,15 @@ class EngineProcess:
         Raises:
             EngineError: the engine cannot say.
         """
-        message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": 0, "begins": begins}
-        chance: Chance = (await self._reply(message))["chance"]
+        chance: Chance = await self._reply(*self.start_answer(prompt, sampler, 0, begins))
         return chance
 
-    async def _reply(self, message: Message) -> Message:
-        """Send a message and await its reply; nobody waits for it any more where this is cancelled."""
-        key, reply = self._send(message)
+    async def _reply(self, key: int, reply: Future[Any]) -> Any:
+        """Await a reply; nobody waits for it any more where this is cancelled."""
         try:
             return await asyncio.wrap_future(reply)
         finally:
-            with self._lock:
-                self._pending.pop(key, None)
+            self.forget(key)
 
     def close(self) -> None:
         """End the child; what is in flight fails."""
@@ -152,9 +179,9 @@ class EngineProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, message: Message) -> tuple[int, Future[Message]]:
+    def _send(self, message: Message) -> tuple[int, Future[Any]]:
         """Note the message as pending and send it to the child, if there is one. Returns its key, and where its reply comes."""
-        reply: Future[Message] = Future()
+        reply: Future[Any] = Future()
         with self._lock:
             if self._given_up or self._closed:
                 reply.set_exception(self._given_up or EngineError("the engine is closed"))
@@ -212,8 +239,9 @@ class EngineProcess:
             if self._closed:
                 return "was closed"
             self._child = child = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
-            )
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                env=os.environ | self._environ,
+            )  # fmt: skip
             self._num_repeated = 0
             self._outbox = outbox = queue.SimpleQueue[str | None]()
             for message in (self._open, self._place):  # unless they are pending, they were answered before
@@ -275,6 +303,8 @@ class EngineProcess:
 
     def _receive(self, reply: Message) -> str:
         """Pass a reply on. Returns what is wrong where a new child did not reach the old one's weights."""
+        if reply["key"] > 0 and not any(name in reply for name in (*ANSWERS, "error")):
+            raise EngineError("no answer")
         if "generation" in reply:
             reply["generation"] = Generation(*reply["generation"])
         if "chance" in reply:
@@ -296,11 +326,11 @@ class EngineProcess:
         if asked is not None and "error" in reply:
             _settle(asked.reply, getattr(errors, reply["type"], EngineError)(*reply["error"]))
         elif asked is not None:
-            _settle(asked.reply, reply)
+            _settle(asked.reply, next(reply[name] for name in ANSWERS if name in reply))
         return ""
 
 
-def _settle(future: Future[Message], result: Message | Exception) -> None:
+def _settle(future: Future[Any], result: Any) -> None:
     """Hand a result to whoever still waits for it."""
     if not future.set_running_or_notify_cancel():
         return

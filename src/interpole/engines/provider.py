@@ -43,6 +43,10 @@ class _Provider(ModelAPI):
         self._answer, self._render, self._sampler = answer, render, sampler
         self._asked: Counter[str] = Counter()
 
+    def connection_key(self) -> str:
+        """Models do not wait for each other's requests."""
+        return self.model_name
+
     async def generate(
         self,
         input: list[ChatMessage],

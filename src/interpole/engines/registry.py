@@ -6,10 +6,12 @@ here; an engine's module is imported when the engine is opened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from typing import Any
 
 from interpole.errors import EngineError, InterpoleError
 
@@ -49,6 +51,10 @@ class EngineKind:
     packages: tuple[str, ...] = ()
     extra: str = ""
     chances: bool = False
+
+    def num_rows(self, options: Mapping[str, Any]) -> int | None:
+        """How many responses an engine with these options generates at once; None: not known."""
+        return options.get("max_rows") or options.get("rows") or self.default_rows
 
 
 _BUILT_IN = (

@@ -28,6 +28,7 @@ from interpole.engines.base import (
     eos_tokens,
     marker_tokens,
 )
+from interpole.engines.devices import SMALL_PARAMETERS
 from interpole.engines.open import dial
 from interpole.engines.sampling import NO_TOKEN, Settings, chances, draw
 from interpole.engines.weights import load_into
@@ -43,7 +44,6 @@ OTHERWISE = (
     "or serve it elsewhere and sweep it with --base-url"
 )
 LONGEST_REASON = 600  # characters
-SMALL_PARAMETERS = 50_000_000  # below, more than one CPU thread costs more than it brings
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from interpole.engines.process import EngineProcess
+from interpole.engines.pool import Pool
 from interpole.errors import RunError
 from interpole.files import StrPath, write_atomic
 from interpole.formats import plain
@@ -27,7 +27,7 @@ from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan, Point
-from interpole.sweep.run import OnProgress, engine_of
+from interpole.sweep.run import OnProgress, pool_of
 from interpole.tasks import Benchmark
 
 __all__ = ["LivePair", "run", "to_json"]
@@ -69,8 +69,8 @@ def run(
         raise RunError(
             f"task {foreign} asks in its own way, so it cannot be probed", remedy="sweep it without --adaptive"
         )
-    with engine_of(planned, tell) as engine:
-        pair = LivePair(config, out, planned, engine, on_progress)
+    with pool_of(planned, tell) as pool:
+        pair = LivePair(config, out, planned, pool, on_progress)
         num_samples = max(bench.k for bench in planned.benchmarks.values())
         found = explore(
             pair, config.lambdas, num_samples, goal, rounds=rounds, spending=spending, seed=config.seed, tell=tell
@@ -100,13 +100,11 @@ def to_json(found: Found) -> dict[str, Any]:
 
 
 class LivePair:
-    """An `Oracle` whose answers come from an engine and lie in a run folder."""
+    """An `Oracle` whose answers come from engines and lie in a run folder."""
 
-    def __init__(
-        self, config: SweepConfig, out: Path, planned: Plan, engine: EngineProcess, on_progress: OnProgress
-    ) -> None:
-        """Wrap an open engine; `planned` is the plan of `config`."""
-        self._config, self._out, self._plan, self._engine = config, out, planned, engine
+    def __init__(self, config: SweepConfig, out: Path, planned: Plan, pool: Pool, on_progress: OnProgress) -> None:
+        """Wrap open engines; `planned` is the plan of `config`."""
+        self._config, self._out, self._plan, self._pool = config, out, planned, pool
         self._on_progress = on_progress
         self._k = {name: bench.k for name, bench in planned.benchmarks.items()}
         self._have: dict[float, int] = {}
@@ -120,7 +118,6 @@ class LivePair:
         known = [s for s in read(self._out) if s.lam == lam and s.number == 1] if (self._out / NAME).exists() else []
         found = []
         with exclusive(self._out):
-            self._engine.load(point.where)
             for bench in planned.benchmarks.values():
                 asked = [problem.id for problem in bench.problems[:each]]
                 mine = [s for s in known if s.task == bench.name and s.problem_id in asked]
@@ -135,9 +132,7 @@ class LivePair:
         """Sweep what is missing, then read as much of the run as was asked for so far: a second time is as the first."""
         missing = sorted((k, lam) for lam, k in wanted.items() if k > self._have.get(lam, 0))
         for k, group in groupby(missing, key=lambda pair: pair[0]):
-            summary = sweep.run(
-                self._at([lam for _, lam in group], k), self._out, self._on_progress, engine=self._engine
-            )
+            summary = sweep.run(self._at([lam for _, lam in group], k), self._out, self._on_progress, pool=self._pool)
             if summary.failed:
                 first = summary.failed[0]
                 raise RunError(
@@ -155,9 +150,9 @@ class LivePair:
         return self._config.model_copy(update={"lambdas": tuple(lams), "tasks": tuple(tasks)})
 
     def _ask(self, point: Point, bench: Benchmark) -> list[Sample]:
-        """Ask the engine itself; answers go where a sweep of all problems will look for them."""
+        """Ask the engines themselves; answers go where a sweep of all problems will look for them."""
         whole = self._plan.benchmarks[bench.name]
-        entry = self._plan.entry(whole, point, self._engine.versions())
+        entry = self._plan.entry(whole, point, self._pool.versions())
         path = journal_path(entry.within(self._out), Part(first_sample=1, num_samples=1))
         return [
             Sample(
@@ -176,5 +171,5 @@ class LivePair:
                 answer=None,
                 grades={},
             )
-            for problem, number, answer, seen in ask(self._plan, self._engine, point, bench, path)
+            for problem, number, answer, seen in ask(self._plan, self._pool, point, bench, path)
         ]

@@ -20,7 +20,7 @@ from interpole.analysis.pareto import on_front
 from interpole.analysis.recommend import average
 from interpole.analysis.scoring import score
 from interpole.analysis.tables import PointMetrics
-from interpole.engines.process import EngineProcess
+from interpole.engines.pool import Pool
 from interpole.errors import RunError
 from interpole.files import write_atomic
 from interpole.formats import plain
@@ -146,12 +146,12 @@ def winner_of(accuracy: Sequence[float], tokens: Sequence[float], goal: Goal) ->
 
 @dataclass(frozen=True, slots=True)
 class Finals:
-    """Measures the best of a search with the engine that it used."""
+    """Measures the best of a search with the engines that it used."""
 
     file: SpaceFile
     out: Path
     planned: Plan
-    engine: EngineProcess
+    pool: Pool
     on_progress: OnProgress
 
     def choose(
@@ -219,7 +219,7 @@ class Finals:
         config = self.planned.config.model_copy(
             update={"tasks": tuple(tasks), "lambdas": lambdas, "points": tuple(points)}
         )
-        summary = sweep.run(config, self.out / folder, self.on_progress, engine=self.engine, changed="also")
+        summary = sweep.run(config, self.out / folder, self.on_progress, pool=self.pool, changed="also")
         if summary.failed:
             first = summary.failed[0]
             raise RunError(f"{first.task} failed at {first.point}", self.out / folder, "run it again to go on")

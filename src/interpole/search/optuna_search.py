@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interpole.checkpoints.names import num_layers
-from interpole.engines.process import EngineProcess
+from interpole.engines.pool import Pool
 from interpole.errors import InterpoleError, RunError
 from interpole.files import StrPath, write_atomic
 from interpole.formats import content_hash
@@ -26,7 +26,7 @@ from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_stud
 from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import OnProgress, SweepProgress, engine_of
+from interpole.sweep.run import OnProgress, SweepProgress, pool_of
 from interpole.tasks import Benchmark
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def run(
     about = _about(file, planned)
     with (
         open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell) as study,
-        engine_of(planned, tell) as engine,
+        pool_of(planned, tell) as pool,
     ):
         share = confirm_share(study, out, file.confirm)
         questions = split(planned.benchmarks.values(), file.held_out, share, file.sweep.seed)
-        trials = _Trials(file, out, planned, engine, questions.seen, parts)
+        trials = _Trials(file, out, planned, pool, questions.seen, parts)
         for values in uniform(file.space, list(parts)):
             study.enqueue_trial(values, skip_if_exists=True)
         trials.finish(study)
@@ -108,7 +108,7 @@ def run(
             found = trials.try_one(study)
             num_tried = _num_tried(study)
             tell(f"trial {num_tried} of {file.trials}: {found}")
-        finals = Finals(file, out, planned, engine, on_progress)
+        finals = Finals(file, out, planned, pool, on_progress)
         best = _best([trial for trial in study.best_trials if _says_all(file, parts, trial)], file.finalists)
         points = {name: _point(file, parts, trial) for name, trial in best.items()}
         finalists = finals.choose(points, {name: trial.values for name, trial in best.items()}, questions.choose)
@@ -170,11 +170,11 @@ class _Trials:
         file: SpaceFile,
         out: Path,
         planned: Plan,
-        engine: EngineProcess,
+        pool: Pool,
         benchmarks: Sequence[Benchmark],
         parts: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self._file, self._out, self._plan, self._engine = file, out, planned, engine
+        self._file, self._out, self._plan, self._pool = file, out, planned, pool
         self._benchmarks, self._parts = benchmarks, parts
         self.num_tokens = 0
 
@@ -209,10 +209,9 @@ class _Trials:
     def _values(self, config: PointConfig, path: Path) -> tuple[float, float]:
         """Accuracy and tokens, each task weighing the same."""
         point = self._plan.point(config)
-        self._engine.load(point.where)
         values = []
         for bench in self._benchmarks:
-            asked = ask(self._plan, self._engine, point, bench, path)
+            asked = ask(self._plan, self._pool, point, bench, path)
             lengths = [one.answer.num_tokens for one in asked]
             grades = [next(iter(bench.grade(one.problem, one.parsed).values())).score for one in asked]
             values.append((np.mean(grades), np.mean(lengths)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -163,6 +163,7 @@ class SweepConfig(Strict):
     markers: tuple[str, str] | None = None
     engine: str = "transformers"
     engine_options: dict[str, Any] = {}
+    engines: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     concurrency: int = Field(256, ge=1)
     max_failures: int = Field(3, ge=0)
     hang_seconds: float = Field(600.0, gt=0)

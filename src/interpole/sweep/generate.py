@@ -6,14 +6,15 @@ A response is the same as in a sweep: same prompt, same settings, same seed.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from interpole.chat import ParsedResponse
-from interpole.engines.process import EngineProcess
+from interpole.engines.pool import Pool
 from interpole.formats import seed_of
 from interpole.records import Generation, Problem
-from interpole.runs.journal import Journal
+from interpole.runs.journal import Journal, num_answers
 from interpole.sweep.plan import Plan, Point
 from interpole.tasks import Benchmark
 
@@ -29,24 +30,24 @@ class Asked(NamedTuple):
     parsed: ParsedResponse
 
 
-def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark, journal: Path) -> list[Asked]:
-    """Every problem of a benchmark, k times, at the weights that the engine is at.
+def ask(planned: Plan, pool: Pool, point: Point, benchmark: Benchmark, journal: Path) -> list[Asked]:
+    """Every problem of a benchmark, k times, at a point.
 
     Args:
         planned: how prompts are rendered and responses read.
-        engine: at the point's weights.
-        point: whose way of asking is used.
+        pool: the engines.
+        point: the weights, and the way of asking.
         benchmark: problems and k.
         journal: where answers are kept; those it has are not asked for.
 
     Raises:
-        EngineError: there is no answer.
+        InterpoleError: there is no answer.
     """
     journal.parent.mkdir(parents=True, exist_ok=True)
-    kept = Journal(journal, planned.answer(point, engine.answer), lambda *_: None)
     sampler = planned.sampler(benchmark, point)
+    wrap = partial(planned.answer, point)
 
-    async def one(problem: Problem, prompt: str, number: int) -> Asked:
+    async def one(kept: Journal, problem: Problem, prompt: str, number: int) -> Asked:
         answer = await kept.answer(prompt, sampler, seed_of(sampler.seed, problem.id, number))
         return Asked(problem, number, answer, planned.form_at(point).parse(answer.text, answer.finish))
 
@@ -56,6 +57,11 @@ def ask(planned: Plan, engine: EngineProcess, point: Point, benchmark: Benchmark
             for problem in benchmark.problems
         ]
         numbers = range(1, benchmark.k + 1)
-        return await asyncio.gather(*(one(problem, prompt, n) for problem, prompt in prompts for n in numbers))
+        num = max(0, len(prompts) * benchmark.k - num_answers(journal))
+        with pool.visit(point.where, point.fingerprint, label=point.name, num_expected=num, wrap=wrap) as visit:
+            kept = Journal(journal, visit.answer, lambda *_: None)
+            return await asyncio.gather(
+                *(one(kept, problem, prompt, n) for problem, prompt in prompts for n in numbers)
+            )
 
     return asyncio.run(all_of_them())

@@ -1,26 +1,27 @@
-"""The one loop: points × tasks × repeats, with one engine whose weights are moved from point to point.
+"""The one loop: points × tasks × repeats, with engines whose weights are moved from point to point.
 
-Inspect runs and logs each evaluation; what it needs to know of weights is in the model's name. A sweep that is run again
-generates only what is missing: finished logs stay, and answers of unfinished ones are in their journals.
+Inspect runs and logs each task at each point, several at a time; what it needs to know of weights is in the model's name. A sweep
+that is run again generates only what is missing: finished logs stay, and answers of unfinished ones are in their journals.
 """
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count, groupby
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from interpole import __version__
-from interpole.engines.process import EngineProcess
+from interpole.engines.base import RemoteModel
+from interpole.engines.devices import devices
+from interpole.engines.pool import Pool, Visit
 from interpole.engines.registry import require
-from interpole.errors import InterpoleError, OutputError, RunError
+from interpole.errors import OutputError, RunError
 from interpole.files import StrPath
 from interpole.records import Generation
 from interpole.runs.journal import Journal, journal_path, num_answers
@@ -32,7 +33,15 @@ from interpole.sweep.plan import Plan, Point
 from interpole.sweep.units import deal, missing_parts
 from interpole.tasks import Benchmark
 
-__all__ = ["Changed", "OnProgress", "Planned", "Summary", "SweepProgress", "engine_of", "plan", "run"]
+if TYPE_CHECKING:
+    from inspect_ai import Task
+    from inspect_ai.model import Model
+
+__all__ = ["Changed", "OnProgress", "Planned", "Summary", "SweepProgress", "plan", "pool_of", "run"]
+
+UNFINISHED = ".unfinished"
+"""Where Inspect writes logs in the run folder until they are whole."""
+NOT_LOGGED = {"parts", "current"}  # of an entry: what a log need not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +127,27 @@ def plan(
     ]
 
 
-def engine_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> EngineProcess:
-    """Start the engine of a sweep; to be closed by whoever asked for it."""
+def pool_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> Pool:
+    """Start the engines of a sweep; to be closed by whoever asked for them.
+
+    Raises:
+        EngineError: they do not fit the devices.
+    """
     config = planned.config
-    return EngineProcess(
-        planned.engine_spec, max_failures=config.max_failures, hang_seconds=config.hang_seconds, report=report
+    where = devices(config.engines, config.kind, config.engine_options, lambda: _num_parameters(planned))
+    return Pool(
+        planned.engine_spec,
+        where,
+        most_requests=config.kind.num_rows(config.engine_options),
+        max_failures=config.max_failures,
+        hang_seconds=config.hang_seconds,
+        report=report,
     )
+
+
+def _num_parameters(planned: Plan) -> int:
+    weights = planned.points[0].weights
+    return 0 if isinstance(weights, RemoteModel) else sum(spec.num_elements for spec in weights.specs.values())
 
 
 def run(
@@ -131,7 +155,7 @@ def run(
     out: StrPath,
     on_progress: OnProgress = lambda _: None,
     *,
-    engine: EngineProcess | None = None,
+    pool: Pool | None = None,
     changed: Changed = "refuse",
     shard: Shard | None = None,
 ) -> Summary:
@@ -141,7 +165,7 @@ def run(
         config: the sweep.
         out: the run folder; made, continued or extended.
         on_progress: told of every answer, from any thread.
-        engine: one that is open already (`engine_of`), and stays so.
+        pool: engines that are open already (`pool_of`), and stay so.
         changed: what to do where the folder holds responses that were made with other settings.
         shard: only this share of the sweep, in a run folder of its own; `runs.combine` makes one run of all of them.
 
@@ -165,8 +189,8 @@ def run(
         if changed == "refuse":
             _refuse_changes(planned, out, existing, work)
         if not work.jobs or (assumed.certain and all(job.entry.status == "done" for job in work.jobs)):
-            return _Sweep(planned, out, existing, work, tell).run(engine)
-        running = engine or stack.enter_context(engine_of(planned, tell.message))
+            return _Sweep(planned, out, existing, work, tell).run(pool)
+        running = pool or stack.enter_context(pool_of(planned, tell.message))
         import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
 
         work = _work(planned, existing, running.versions(), shard)
@@ -287,53 +311,83 @@ class _Sweep:
         self._work = work.jobs
         self._file = _run_file(planned, existing, work)
 
-    def run(self, engine: EngineProcess | None) -> Summary:
-        """Do every job that is not done; an engine is needed where there is one."""
+    def run(self, pool: Pool | None) -> Summary:
+        """Do every job that is not done; engines are needed where there is one."""
         self._file.save(self._out)
         self._tell.begin(self._work)
-        for _, jobs in groupby(self._work, key=lambda job: job.point.name):
-            todo = [job for job in jobs if job.entry.status != "done"]
-            if not todo or engine is None:
-                continue
-            problem = _move(engine, todo[0].point)
-            for job in todo:
-                self._tell.go_to(job)
-                for part in job.entry.parts:
-                    if part.status != "done":
-                        made = part.model_copy(update={"status": "failed", "error": problem})
-                        self._record(job, made if problem else self._evaluate(engine, job, part))
+        parts = [(job, part) for job in self._work for part in job.entry.parts if part.status != "done"]
+        if parts and pool is not None:
+            self._make(pool, parts)
         ours = {job.entry.key for job in self._work}
         failed = tuple(entry for entry in self._file.entries if entry.key in ours and entry.status == "failed")
         tell = self._tell
         return Summary(self._file, tell.num_generated, tell.num_tokens, tell.seconds, failed)
 
-    def _evaluate(self, engine: EngineProcess, job: _Job, part: Part) -> Part:
-        """Make one log."""
+    def _make(self, pool: Pool, parts: Sequence[tuple[_Job, Part]]) -> None:
+        """Make these logs. All points are told to the pool at once, so that its engines know where they are wanted next."""
+        from interpole.sweep.evaluate import Assignment, evaluate
+
+        config, open_visits = self._plan.config, ExitStack()
+        with open_visits:
+            made: dict[str, tuple[_Job, Part, Visit]] = {}
+            for number, (job, part) in enumerate(parts):
+                made[str(number)] = job, part, open_visits.enter_context(self._visit(pool, job, part))
+            evaluate(
+                [
+                    Assignment(key, partial(self._task, *one), one[0].entry.model_dump(mode="json", exclude=NOT_LOGGED))
+                    for key, one in made.items()
+                ],
+                self._out / UNFINISHED,
+                lambda done, log, error: self._finish(*made[done.key], log, error),
+                num_open=(len(pool) + 1) * len(self._plan.benchmarks),
+                concurrency=config.concurrency * len(pool),
+            )
+
+    def _visit(self, pool: Pool, job: _Job, part: Part) -> Visit:
+        """Ask at a job's point; how many questions it will be is known where we ask them."""
+        point, benchmark = job.point, job.benchmark
+        known = num_answers(journal_path(job.entry.within(self._out), part))
+        return pool.visit(
+            point.where,
+            point.fingerprint,
+            label=point.name,
+            num_expected=None if benchmark.foreign else part.num_responses(len(benchmark.problems)) - known,
+            wrap=partial(self._plan.answer, point),
+        )
+
+    def _task(self, job: _Job, part: Part, visit: Visit) -> tuple[Task, Model]:
+        """What Inspect is given."""
         from interpole.engines.provider import inspect_model
         from interpole.tasks.inspect import to_inspect
 
-        planned, folder = self._plan, job.entry.within(self._out)
+        planned, folder, point = self._plan, job.entry.within(self._out), job.point
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(journal_path(folder, part), planned.answer(job.point, engine.answer), self._tell.answer)
-        sampler = planned.sampler(job.benchmark, job.point)
+        self._tell.go_to(job)
+        journal = Journal(journal_path(folder, part), visit.answer, partial(self._tell.answer, job))
+        sampler = planned.sampler(job.benchmark, point)
         problems = job.benchmark.problems
         block = problems if part.block is None else tuple(problems[i] for i in part.problems(len(problems)))
-        task = to_inspect(
-            replace(job.benchmark, problems=block, k=part.num_samples, sampler=sampler),
-            planned.form_at(job.point),
-            first_sample=part.first_sample,
-        )
-        name = f"{job.point.slug}-{job.entry.identity[:12]}"
-        render = partial(planned.render, point=job.point)
-        model = inspect_model(name, journal.answer, render, sampler)
-        metadata = {"interpole": job.entry.model_dump(mode="json", exclude={"parts", "current"})}
-        try:
-            log = _inspect_eval(task, model, folder, metadata, planned.config.concurrency)
-        except Exception as error:  # whatever a task does wrong costs this task, not the sweep
-            return part.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
-        errors = [sample.error for sample in read_log(log, job.entry, part, texts=False) if sample.error]
-        message = f"{len(errors)} samples failed, the first: {errors[0]}" if errors else ""
-        return part.model_copy(update={"log": log.name, "status": "failed" if errors else "done", "error": message})
+        benchmark = replace(job.benchmark, problems=block, k=part.num_samples, sampler=sampler)
+        name = f"{point.slug}-{job.entry.identity[:12]}"
+        model = inspect_model(name, journal.answer, partial(planned.render, point=point), sampler)
+        return to_inspect(benchmark, planned.form_at(point), first_sample=part.first_sample), model
+
+    def _finish(self, job: _Job, part: Part, visit: Visit, log: Path | None, error: str) -> None:
+        """Take over a log that Inspect has made, or what went wrong."""
+        visit.close()
+        made = part.model_copy(update={"status": "failed", "error": error})
+        if visit.load_error is not None:
+            made = made.model_copy(update={"error": str(visit.load_error)})
+        elif log is not None:
+            try:
+                own = log.replace(job.entry.within(self._out, log.name))
+            except OSError as problem:
+                raise OutputError(f"cannot be written: {problem.strerror}", job.entry.within(self._out)) from problem
+            errors = [sample.error for sample in read_log(own, job.entry, part, texts=False) if sample.error]
+            message = f"{len(errors)} samples failed, the first: {errors[0]}" if errors else ""
+            status = "failed" if errors else "done"
+            made = part.model_copy(update={"log": own.name, "status": status, "error": message})
+        self._record(job, made)
 
     def _record(self, job: _Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
@@ -353,60 +407,13 @@ class _Sweep:
         self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
 
 
-def _move(engine: EngineProcess, point: Point) -> str:
-    """Put a point's weights into the engine. Returns what went wrong, if anything."""
-    try:
-        found = engine.load(point.where)
-    except InterpoleError as error:
-        return str(error)
-    return "" if found in ("", point.fingerprint) else "the sources were changed under the sweep: run it again"
-
-
-def _inspect_eval(task: Any, model: Any, folder: Path, metadata: dict[str, Any], concurrency: int) -> Path:
-    """Run one evaluation under Inspect, quietly; returns its log."""
-    from inspect_ai import eval as inspect_eval
-
-    with _rare_collection():
-        logs = inspect_eval(
-            task,
-            model=model,
-            log_dir=str(folder),
-            metadata=metadata,
-            display="log",  # with "none" Inspect still renders a table, in which it reads markup of paths
-            log_level="critical",
-            score_display=False,
-            log_realtime=False,
-            log_buffer=1000,
-            log_model_api=False,
-            ctl_server=False,
-            fail_on_error=False,
-            max_samples=concurrency,
-            max_connections=concurrency,
-        )
-    if not logs or logs[0].status == "cancelled":  # Inspect takes Ctrl-C for itself
-        raise KeyboardInterrupt
-    if logs[0].error:
-        raise RunError(logs[0].error.message, logs[0].location)
-    return folder / Path(logs[0].location).name
-
-
-@contextmanager
-def _rare_collection() -> Iterator[None]:
-    """Let Python look for garbage cycles rarely: Inspect makes many lasting objects, which halves its speed otherwise."""
-    before = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 class _ProgressReporter:
     """Counts answers and tells whoever wants to know."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
         self._state = SweepProgress()
+        self._done: dict[tuple[str, str], int] = {}  # of each job, by its entry's key
         self._start = time.monotonic()
         self.num_generated = self.num_tokens = 0
 
@@ -416,8 +423,9 @@ class _ProgressReporter:
         return time.monotonic() - self._start
 
     def begin(self, work: Sequence[_Job]) -> None:
-        done = sum(job.num_done for job in work)
-        self._state = replace(self._state, done=done, total=sum(job.num_samples for job in work))
+        self._done = {job.entry.key: job.num_done for job in work}
+        total = sum(job.num_samples for job in work)
+        self._state = replace(self._state, done=sum(self._done.values()), total=total)
         self._start = time.monotonic()
 
     def go_to(self, job: _Job) -> None:
@@ -425,25 +433,25 @@ class _ProgressReporter:
             self._state,
             task=job.benchmark.name,
             point=job.point.name,
-            part_done=job.num_done,
+            part_done=self._done[job.entry.key],
             part_total=job.num_samples,
         )
         self._on_progress(self._state)
 
-    def answer(self, generation: Generation, is_new: bool) -> None:
+    def answer(self, job: _Job, generation: Generation, is_new: bool) -> None:
         state = self._state
         if is_new:
             self.num_generated += 1
             self.num_tokens += generation.num_tokens
+        self._done[job.entry.key] += 1
         left = state.total - state.done - 1
         self._state = replace(
             state,
-            part_done=state.part_done + 1,
             done=state.done + 1,
             num_tokens=self.num_tokens,
             seconds_left=self.seconds / self.num_generated * left if self.num_generated else None,
         )
-        self._on_progress(self._state)
+        self.go_to(job)
 
     def message(self, text: str) -> None:
         self._on_progress(replace(self._state, message=text))
