@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_a_module_imports_only_from_its_own_layer_and_those_before_it(path):
         parts = module.split(".")
         if parts[0] == "interpole" and len(parts) > 1 and parts[1] in LAYERS:
             assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{path.name}:{line} imports {module}, a later layer"
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_late_or_for_types():
+    names = {".".join(("interpole", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in MODULES}
+    paths = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    needed = {
+        name: {module if module in paths else module.rpartition(".")[0] for module, _, _ in imports(path)} & {*paths}
+        for name, path in paths.items()
+    }
+    order = list(TopologicalSorter(needed).static_order())  # raises CycleError, with the circle
+    assert order.index("interpole.cli.lab") < order.index("interpole.cli.commands")
 
 
 @pytest.mark.parametrize("package", ORDER_WITHIN)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,6 +63,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for it all; kept, and continued if it is there.")
     ] = Path("demo"),
@@ -73,6 +76,7 @@ def demo(
     from interpole.cli.show import console
     from interpole.lab import shipped
 
+    step = partial(_step, context.find_root().command)
     pair, run, budget = shipped(), out / "run", 50
     ends = (pair.instruct, pair.thinking)
     sources = {name: json.dumps(str(getattr(pair, name))) for name in ("instruct", "thinking", "base")}
@@ -82,19 +86,19 @@ def demo(
     size = ("--task", "arithmetic", "--samples", samples, "--limit", limit, "--engine-option", "dtype=float32")
     goal = ("--goal", f"max-tokens={budget}")
 
-    _step("Sweep the dial, and what people set in its place", "sweep", out / "sweep.yml", "--out", run)
-    _step("Where thinking sets in", "stages", run)
-    _step("The λ to use", "recommend", run, "--balanced")
-    _step(f"The λ for {budget} tokens a response", "recommend", run, "--max-tokens", budget)
-    _step("Is it better than a thinking budget, or TIES?", "compare", run, "0.5", "λ=1, budget 40", "ties")
-    _step("The same λ for fewer tokens", "sweep", *ends, *size, "--adaptive", *goal, "--out", out / "adaptive")
-    _step("Is there more in λ by layers and modules?", "search", out / "space.yml", "--out", out / "search")
-    _step("The page", "report", run)
-    _step("A figure for a paper", "plot", run, "--figure", "pareto", "--out", out / "pareto.svg")
+    step("Sweep the dial, and what people set in its place", "sweep", out / "sweep.yml", "--out", run)
+    step("Where thinking sets in", "stages", run)
+    step("The λ to use", "recommend", run, "--balanced")
+    step(f"The λ for {budget} tokens a response", "recommend", run, "--max-tokens", budget)
+    step("Is it better than a thinking budget, or TIES?", "compare", run, "0.5", "λ=1, budget 40", "ties")
+    step("The same λ for fewer tokens", "sweep", *ends, *size, "--adaptive", *goal, "--out", out / "adaptive")
+    step("Is there more in λ by layers and modules?", "search", out / "space.yml", "--out", out / "search")
+    step("The page", "report", run)
+    step("A figure for a paper", "plot", run, "--figure", "pareto", "--out", out / "pareto.svg")
     choice = recommend(load(run), balanced=True).lam
     merged = out / f"merged-{choice:g}"
     if not merged.exists():
-        _step("The model", "merge", *ends, "--lambda", f"{choice:g}", "--out", merged)
+        step("The model", "merge", *ends, "--lambda", f"{choice:g}", "--out", merged)
     _served(ends, run)
     console.print()
     console.rule("There it is", align="left")
@@ -102,9 +106,8 @@ def demo(
     console.print("For a pair and questions of your own, docs/tutorial.md goes the same way.")
 
 
-def _step(title: str, *words: object) -> None:
+def _step(program: Callable[..., Any], title: str, *words: object) -> None:
     """One command: its title, the file it reads, the line a user would type, and what it says."""
-    from interpole.cli.commands import app
     from interpole.cli.show import console
 
     arguments = [str(word) for word in words]
@@ -113,7 +116,7 @@ def _step(title: str, *words: object) -> None:
     if arguments[1].endswith(".yml"):
         console.print(Path(arguments[1]).read_text(encoding="utf-8"), style="dim", soft_wrap=True)
     console.print(f"$ interpole {shlex.join(arguments)}\n", style="bold", soft_wrap=True)
-    if code := app(arguments, standalone_mode=False):
+    if code := program(arguments, standalone_mode=False):
         raise typer.Exit(code)
 
 

@@ -12,19 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
 
+from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.hub import is_hub_id
 from interpole.errors import CheckpointError
 from interpole.formats import parse_yaml
 from interpole.merging.recipe import Part, Recipe, Source
-
-if TYPE_CHECKING:
-    from interpole.checkpoints.checkpoint import Checkpoint
-    from interpole.merging.merged import Merged
 
 __all__ = ["RECIPE_NAME", "model_card", "pinned", "texts"]
 
@@ -32,12 +29,32 @@ RECIPE_NAME = "interpole_recipe.yml"
 CARRIED = ("license", "license_name", "license_link")
 
 
-def texts(merged: Merged) -> dict[str, Callable[[], str]]:
+class _Merge(Protocol):
+    """What is told of a merge: `merged.Merged`."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was merged."""
+
+    @property
+    def sources(self) -> Mapping[str, Checkpoint]:
+        """The checkpoints by the recipe's source names."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be done to them."""
+
+    @property
+    def stages(self) -> Mapping[str, _Merge]:
+        """The sources that are merges themselves."""
+
+
+def texts(merged: _Merge) -> dict[str, Callable[[], str]]:
     """File name → what makes its text: `README.md`, the model card with the hub's front matter, and the recipe."""
     return {"README.md": partial(model_card, merged), RECIPE_NAME: partial(_recipe_text, merged)}
 
 
-def _recipe_text(merged: Merged) -> str:
+def _recipe_text(merged: _Merge) -> str:
     """The recipe as a file, with the fingerprints of the sources."""
     recipe = pinned(merged)
     hashes = "".join(f"# {name}: {source.fingerprint()}\n" for name, _, source in _chain(merged, recipe))
@@ -48,7 +65,7 @@ def _recipe_text(merged: Merged) -> str:
     )
 
 
-def pinned(merged: Merged) -> Recipe:
+def pinned(merged: _Merge) -> Recipe:
     """The recipe with hub ids at the commit that was read, and no absolute path."""
     found = {}
     for name, source, checkpoint in _chain(merged, merged.recipe):
@@ -59,7 +76,7 @@ def pinned(merged: Merged) -> Recipe:
     return merged.recipe.placed(found)
 
 
-def _chain(merged: Merged, recipe: Recipe, at: str = "") -> Iterator[tuple[str, Part, Checkpoint]]:
+def _chain(merged: _Merge, recipe: Recipe, at: str = "") -> Iterator[tuple[str, Part, Checkpoint]]:
     """Every source with its name, as `Recipe.places` has it, and its checkpoint; below a source that is a merge, its own."""
     for name, source in recipe.sources.items():
         yield f"{at}{name}", source, merged.sources[name]
@@ -102,7 +119,7 @@ def _named(source: Part) -> str:
     return source.model + at + ("" if source.adapter is None else f" + {source.adapter}")
 
 
-def model_card(merged: Merged) -> str:
+def model_card(merged: _Merge) -> str:
     """A model card as the hub reads it: `base_model`, licence, tags; then what was merged, how, and from which bytes."""
     recipe = pinned(merged)
     matter, terms = _matter(merged, recipe)
@@ -138,7 +155,7 @@ computed in float32 with one rounding. Config, tokenizer, chat template and gene
 """
 
 
-def _matter(merged: Merged, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+def _matter(merged: _Merge, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """The front matter, and a sentence where the sources' licences differ, which then stand in it as `other`."""
     read = {name: source for name, place, source in _chain(merged, recipe) if isinstance(place, Source)}
     said = {name: _front_matter(source) for name, source in read.items()}
