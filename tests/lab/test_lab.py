@@ -340,7 +340,9 @@ def test_the_demo_runs_every_command_it_shows_and_merges_once(tmp_path, monkeypa
     assert interpole.open(merged).num_bytes == interpole.open(shipped().thinking).num_bytes
 
     again = []  # every other command knows what it has done already, and is tested for that
-    monkeypatch.setattr("interpole.cli.lab._step", lambda _, *arguments: again.append([*map(str, arguments)]))
+    monkeypatch.setattr(
+        "interpole.cli.lab._step", lambda _program, _title, *arguments: again.append([*map(str, arguments)])
+    )
     monkeypatch.setattr("interpole.cli.lab._served", lambda *_: None)
     assert CliRunner().invoke(app, demo).exit_code == 0
     assert again == typed[:-2]
