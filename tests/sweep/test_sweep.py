@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -56,6 +55,16 @@ def test_a_sweep_asks_every_problem_at_every_point_k_times(bench):
     }
 
 
+def test_a_sweep_of_our_own_tasks_imports_no_clients_of_models_that_it_never_asks(bench, monkeypatch):
+    from inspect_ai.model import _assistant_internal
+
+    monkeypatch.setattr(_assistant_internal, "_HAS_ANTHROPIC", True)
+    monkeypatch.delitem(sys.modules, "inspect_ai.model._providers.anthropic", raising=False)
+    assert bench.sweep(lambdas="0.5", samples=1) == 4
+    assert "inspect_ai.model._providers.anthropic" not in sys.modules
+    assert _assistant_internal._HAS_ANTHROPIC  # a task of somebody else's may grade by one
+
+
 def test_a_finished_sweep_generates_nothing_and_starts_no_evaluation(bench):
     bench.sweep()
     logs = {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.eval")}
@@ -100,23 +109,21 @@ def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
     assert not [one for one in bench.read() if one.outcome is Outcome.FAILED]
 
 
+def interruptible(config, out):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+    sweep.run(config, out)
+
+
 def test_a_sweep_interrupted_mid_point_loses_only_what_was_in_flight(bench):
     hang = {"text": "7", "fail": "hang", "once": True}
     bench.write([{"contains": PROBLEMS[2].question, "lambda": 0.5, "responses": [hang]}, *TALK])
-    (bench.folder / "sweep.json").write_text(bench.config().model_dump_json())
-    code = (
-        "import json, signal, sys; from pathlib import Path; from interpole.sweep import run as sweep\n"
-        "from interpole.sweep.config import SweepConfig\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts in the background
-        "config = SweepConfig.of(json.loads(Path(sys.argv[1]).read_text()))\n"
-        "sweep.run(config, Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code, bench.folder / "sweep.json", bench.out]
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        bench.wait_until((bench.folder / "failed").exists)
-        time.sleep(0.5)  # the answers on their way arrive
-        process.send_signal(signal.SIGINT)
-    assert process.returncode != 0
+    process = APART.Process(target=interruptible, args=(bench.config(), bench.out))
+    process.start()
+    bench.wait_until((bench.folder / "failed").exists)
+    time.sleep(0.5)  # the answers on their way arrive
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode != 0
     before = bench.num_generated
     assert 8 <= before < 16
     assert sum(one.num_present for one in sweep.plan(bench.config(), bench.out)) == before

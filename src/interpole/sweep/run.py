@@ -191,8 +191,10 @@ def run(
         if not work.jobs or (assumed.certain and all(job.entry.status == "done" for job in work.jobs)):
             return _Sweep(planned, out, existing, work, tell).run(pool)
         running = pool or stack.enter_context(pool_of(planned, tell.message))
-        import inspect_ai  # noqa: F401  (takes seconds, in which the engine loads)
+        from interpole.tasks.inspect_internals import sparing_clients  # takes seconds, in which the engine loads
 
+        if all(benchmark.foreign is None for benchmark in planned.benchmarks.values()):
+            stack.enter_context(sparing_clients())
         work = _work(planned, existing, running.versions(), shard)
         if changed == "refuse":
             _refuse_changes(planned, out, existing, work)
