@@ -19,6 +19,7 @@ APART = multiprocessing.get_context("forkserver")
 APART.set_forkserver_preload(
     [
         "inspect_ai._eval.eval",
+        "inspect_ai.agent._acp.server",
         "interpole.engines.child",
         "interpole.engines.scripted",
         "interpole.engines.transformers",
