@@ -88,7 +88,9 @@ def verdicts(task, choice, mathematics, sets=range(1, 16)):
             yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
-@pytest.mark.parametrize("sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,), (14,), (15,)])
+@pytest.mark.parametrize(
+    "sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,), (14,), (15,), (16,), (17,), (18,)]
+)
 def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does(sets):
     pytest.importorskip("math_verify")
     odd = [
@@ -280,6 +282,16 @@ def test_other_answers_are_not_the_same(text, reference):
 def test_numbers_are_read_as_people_write_them(gold, text):
     pytest.importorskip("math_verify")
     assert grading.math_robust(Problem("1", "How long is it?", gold), parse_response(text, "stop", QWEN)).score == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("How many minutes is that?", "45"), ("Give it in hours.", "0.75"), ("Which percentage of an hour?", "75")],
+)
+def test_of_several_measures_the_one_in_the_unit_that_is_asked_for_is_read(question, answer):
+    pytest.importorskip("math_verify")
+    text = "They take 0.75 hours, or 45 minutes, which is 75% of one."
+    assert grading.math_robust(Problem("1", question, answer), parse_response(text, "stop", QWEN)).score == 1
 
 
 @pytest.mark.parametrize(("question", "right"), [("How many degrees?", True), ("How many radians?", False)])

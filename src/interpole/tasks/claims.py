@@ -34,7 +34,7 @@ _LABEL = re.compile(r"(?:\s{0,4}\d{1,2}[.)])?\s{0,4}[-*•>]{0,3}\s{0,2}[A-Za-z]
 _NUMBERED = re.compile(r"\s{0,4}\d{1,2}")
 _WHY = re.compile(r"\s{0,4}why\s", re.IGNORECASE)
 _SUPPOSED = re.compile(
-    r"^[\s,]{0,3}(?:if(?!\si\s(?:had|have)\sto|\sforced|\spressed)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|at\sfirst|initially|cannot\sbe\sboth)\b",
+    r"^[\s,]{0,3}(?:if(?!\si\s(?:had\sto|have\sto|must)|\sforced|\spressed)|unless|suppose|assum\w{1,3}|let)\b|\b(?:could(?!\sonly)|might|may|whether|were|at\sfirst|initially|cannot\sbe\sboth)\b",
     re.IGNORECASE,
 )
 _WOULD = re.compile(r"(?<!\bi)\swould\b(?!\sbe\s(?:my|the)\b)", re.IGNORECASE)
@@ -69,12 +69,12 @@ _NEAR = 100  # characters before and after letters that speak of them
 _TRIM = ' .,*_:"”)]'
 _FOR_IT = (
     rf"(?:{JUDGED}|only|works?|fits?|match(?:es|ing)?|satisf\w{{1,4}}|holds?|remains?|survives?|follows?|agrees?|consistent"
-    r"|supported|preferable|exception|odd|accurate|valid|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess)|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\b|正しい|正解|正确|正確|对|對|[✓✔✅☑])"
+    r"|supported|preferable|closest|nearest|exception|odd|accurate|valid|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess)|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\b|正しい|正解|正确|正確|对|對|[✓✔✅☑])"
 )
 _AGAINST = re.compile(AGAINST, re.IGNORECASE)
 _SAYS = re.compile(
     r"[\s)\]*_:|.–—-]{0,6}(?:[が是はを项項]{1,2}|(?:(?:really|clearly|also|indeed|only|alone)\s)?(?:is|are|was|must\sbe|has\sto\sbe"
-    r"|will\sbe|seems?|appears?|looks?|has|have|remains|describes|captures|explains|ist|est|es|é|è|это)\b|(?:best|alone|correctly|the)\s"
+    r"|will\sbe|should\sbe|seems?|appears?|looks?|has|have|remains|comes|lies|describes|captures|explains|ist|est|es|é|è|это)\b|(?:best|alone|correctly|the)\s"
     rf"|(?={_FOR_IT}(?:\b|(?<=[正解确確对對しい✓✔✅☑]))))",
     re.IGNORECASE,
 )
@@ -82,13 +82,14 @@ _FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|[✓✔✅☑]|正しい|
 _CONCLUDES = re.compile(
     r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
     r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
-    r"|elimination|by|to|get|obtain|arrive\sat|\w{2,10}(?:ed|wn|en)\sin|what|forced|pressed|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|requires?|demands?|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
+    r"|elimination|by|to|get|obtain|arrive\sat|\w{2,10}(?:ed|wn|en)\sin|what|forced|pressed|choose|guess|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|requires?|demands?|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
     rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$"
     rf"|\bthe\s(?:\w{{2,12}}\s){{0,3}}(?:one|{_NOUN}),\s$",
     re.IGNORECASE,
 )
 _IDENTIFIES = re.compile(
-    rf"\b(?:the|only)\s.{{0,80}}\b(?:is|must\sbe|would\sbe)\s{{1,2}}(?:{_NOUN}\s)?$", re.IGNORECASE
+    rf"\b(?:the|only)\s.{{0,80}}\b(?:is|must\sbe|would\sbe)\s{{1,2}}(?:(?:therefore|thus|hence|then|indeed|clearly)\s)?(?:{_NOUN}\s)?$",
+    re.IGNORECASE,
 )
 _ENDS_CLAUSE = re.compile(
     r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given|that|which|over|says|states|claims|predicts|rather|of\scourse)\b|the\s(?:correct|right|best|only)\b)",
@@ -104,6 +105,10 @@ _OTHER_NOUN = re.compile(
     r"|formula|appendix|chapter|vertex|angle|event|set|team|class)\s[(*]{0,2}$",
     re.IGNORECASE,
 )
+_FROM_TO = re.compile(
+    r"(?<!\banswer\s)(?<!\bchoice\s)(?<!\bchange\s)(?<!\bswitch\s)(?<!\bswitching\s)\bfrom\s[A-Z]\sto\s$", re.IGNORECASE
+)
+_PARTLY = re.compile(r"\bonly\s(?:(?:the\s)?(?:first|second|third)|one\sof|some|part\w{0,2})\b", re.IGNORECASE)
 _SAID_TO_BE = re.compile(r"\b(?:it['’]s|it\sis|think|believe|say|answer\sis|so|choose|pick)\s$", re.IGNORECASE)
 _OUTDONE = re.compile(r"\b(?:not\sas\s\w{2,12}\sas|(?:worse|less\s\w{2,14})\sthan|inferior\sto)\s$", re.IGNORECASE)
 _NEITHER = re.compile(
@@ -187,7 +192,7 @@ def _claims_of(clause: str, begin: int, letters: str) -> Iterator[_Claim]:
         after = clause[group[-1].end() : stop][:_NEAR]
         aside = _ASIDE.search(after)
         after = after[: aside.start()] if aside else after
-        labels = group[-1]["close"][:1] in (")", "]") and not group[-1]["open"]  # "B) 2.4 Pa"
+        labels = group[-1]["close"][:1] in (")", "]")  # "B) 2.4 Pa"
         weight = _weight(before, after, labels=labels)
         if weight == 1 and not after.strip(_TRIM) and len(groups) == 1:
             weight = 2  # nothing else is said
@@ -202,12 +207,15 @@ def _claims_of(clause: str, begin: int, letters: str) -> Iterator[_Claim]:
 def _is_mention(clause: str, mention: re.Match[str], letters: str) -> bool:
     """Whether a letter stands for an option there, and is no article, initial or small word."""
     letter = mention["letter"]
-    if letter.upper() not in letters or (not mention["noun"] and _OTHER_NOUN.search(clause[: mention.start()][-16:])):
+    before = clause[: mention.start()][-24:]
+    if letter.upper() not in letters or (
+        not mention["noun"] and (_OTHER_NOUN.search(before) or _FROM_TO.search(before))
+    ):
         return False
     if mention["noun"] or (mention["open"] and mention["close"]):
         return True
     if letter.islower():
-        return not clause[mention.end() :].strip(_TRIM) and bool(_SAID_TO_BE.search(clause[: mention.start()][-24:]))
+        return not clause[mention.end() :].strip(_TRIM) and bool(_SAID_TO_BE.search(before))
     return letter.isupper() and (letter not in "AI" or bool(_AFTER_A.match(clause, mention.end())))
 
 
@@ -218,7 +226,7 @@ def _weight(before: str, after: str, *, labels: bool) -> int:
     against = bool(_AGAINST.search(before))
     if _SPARED.search(before):
         return 2 * int(against or bool(_AGAINST.search(after)))
-    if _AGAINST.search(after):
+    if _AGAINST.search(after) or _PARTLY.search(after):
         return -2
     if _SAYS.match(after) and _FAVOURED.search(after):
         return -2 if _NEITHER.search(before) else 2
@@ -230,7 +238,7 @@ def _weight(before: str, after: str, *, labels: bool) -> int:
         return 2
     if against or _LIKEWISE.search(before):
         return -2 if against else 0
-    if _ENDS_CLAUSE.match(after) and (
+    if (labels or _ENDS_CLAUSE.match(after)) and (
         _CONCLUDES.search(before) or (_TITLED.search(before) and _FAVOURED.search(before))
     ):
         return 2

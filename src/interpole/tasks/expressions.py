@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 
-from interpole.tasks.notation import ARROW, TEXT_UNIT, UNITS
+from interpole.tasks.notation import ARROW, TEXT_UNIT, UNITS, asked_unit
 from interpole.tasks.statements import (
     AGAINST,
     ANNOUNCED,
@@ -43,6 +43,8 @@ from interpole.tasks.values import (
 
 __all__ = ["stated"]
 
+_SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d(?:\.\d{1,40})?)[eE]([-+]?\d{1,3})(?![\w.]\d|\w)")
+_MIXED = re.compile(r"(?<![\d.,/])(\d{1,6})\s(\d{1,4})/(\d{1,4})(?![\d/.]\d|[\d/])")
 _MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\d)")
 _VULGAR = re.compile(r"(\d{0,9})([¼-¾⅐-⅞])")
 _ANNOUNCED = re.compile(
@@ -55,7 +57,7 @@ _CONDITIONAL = re.compile(
     r"[\s*_$)\\]{0,6}\s(?:if|unless|when|or\s(?:more|less|so|fewer|above|below))\b", re.IGNORECASE
 )
 _BOUNDED = re.compile(r"\bor\s(?:more|less|fewer|greater|above|below)\b|\bat\s(?:least|most)\b|\b(?:more|less)\sthan\b")
-_COMPARED = re.compile(r"[<>≤≥≠≈≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|approx|sim|leqslant|geqslant)(?![a-z])")
+_COMPARED = re.compile(r"[<>≤≥≠≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|sim|leqslant|geqslant)(?![a-z])")
 _SUMMED = re.compile(
     r"[^.\n]{0,20}\b(?:so|hence|thus|therefore)\b[^.\n=]{0,40}[A-Za-z]\s?[-+*]\s?[A-Za-z][^.\n=]{0,10}="
 )  # "…, so m + n = 18"
@@ -64,14 +66,15 @@ _EQUALS = re.compile(r"\s{0,2}=\s{0,2}")
 _ONE_LETTER = re.compile(r"[A-Za-z]")
 
 
-def stated(text: str) -> str | None:
+def stated(text: str, question: str = "") -> str | None:
     r"""The expression that a text states as its answer, as it is written there; None where it states none.
 
     The last box or announcement ("the final answer is **70**", in other languages too) that is not put in question or taken
     back; without one, what the last sentence comes to ("Hence b = 70", "So there are 70 apples."), unless it doubts, denies or
-    only bounds it.
+    only bounds it. Of several measures in that sentence it is the one in the unit that the question asks for.
     """
-    text = _VULGAR.sub(_fraction, _MINUS.sub("-", standing(fold(text))))
+    text = _SCIENTIFIC.sub(r"\1 × 10^{\2}", _VULGAR.sub(_fraction, _MINUS.sub("-", standing(fold(text)))))
+    text = _MIXED.sub(r"\\frac{\1 \\cdot \3 + \2}{\3}", text)
     found = [(box.begin, _boxed(text, box)) for box in boxes(text) if _stands(text, box.begin, box.end)]
     for match in _ANNOUNCED.finditer(text):
         value = value_at(text, match.end())
@@ -88,10 +91,10 @@ def stated(text: str) -> str | None:
         if boxed and len(set(_SET.findall(expression))) > 1 and (concluded := _concluded(after)):
             return concluded  # "\boxed{p = 3, q = 4}, hence p + q = 7"
         back = [] if boxed else [match.start() for match in TAKEN_BACK.finditer(text, begin)][-1:]
-        if back and (corrected := _concluded(text[back[0] :])):
+        if back and (corrected := _concluded(text[back[0] :], question)):
             return corrected
         return None if len(expression) > MAX_LENGTH or _BOUNDED.search(expression) else expression
-    return _concluded(text)
+    return _concluded(text, question)
 
 
 def _boxed(text: str, box: Box) -> str:
@@ -142,6 +145,33 @@ _PREMISE = re.compile(
 _ROUNDED = re.compile(  # of what is said exactly before: "2√3 ≈ 3.46"
     r"(?<=[\d}π)])\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…|\s?\\?%)?"
 )
+_REASON = re.compile(r"(?<!\bnot),?\s(?:because|since|given\sthat)\b.{1,300}$", re.IGNORECASE)
+_IN_OTHER_WORDS = re.compile(
+    r"(?:^|\b(?:i\.e\.,?|namely,?|that\sis,?|in\sother\swords,?)\s)(?:(?:on|in|at|equal\sto)\s)(\$[^$]{1,200}\$)$"
+)
+_SO = re.compile(r",\s(?:so|hence|thus|therefore)\W{0,4}$", re.IGNORECASE)
+_ADJUNCT_FIRST = re.compile(
+    r"^(?:(?:so|thus|hence|therefore),?\s)?(?:(?:out\s)?of|at|after|in|with|for|from|on|by|during|within|over|among)\s[^,;:=]{1,120},\s(?=.{0,300}\d)",
+    re.IGNORECASE,
+)
+_ADJUNCT = re.compile(
+    r"\s(?:after|before|by|when|at\s(?:the|an?)\b|for(?!\s(?:every|each)\b)|from|in(?!\s\d{1,3}$)|(?:out\s)?of\s(?:the|these|those|all)|to(?!\s?\S{0,2}\d)|with|without|during|among)\s(?=.{0,300}\d)",
+    re.IGNORECASE,
+)
+_GOES_ON_TO_SAY = re.compile(
+    r"[=≈:]|\b(?:is|are|was|were|equals?|gives?|get|gets|mak(?:es?|ing)|yield(?:s|ing)?|leav(?:es?|ing)|totals?|has|have|so|thus|hence|therefore)\b",
+    re.IGNORECASE,
+)
+_DESCRIBED = re.compile(  # what is counted or measured: words in it neither doubt nor bound the value
+    r"\\text\{[^{}]{1,80}\}(?=[^=]{0,80}=)|\bP(?:r|rob)?\s?\([^()]{1,80}\)"
+    r"|\b(?:probability|chances?|odds|percentage|proportion|fraction|number\sof|how\smany)\b[^.;?]{1,160}\s(?=(?:is|are|was|equals?|=|:)\s)",
+    re.IGNORECASE,
+)
+_SOLVED_FOR = re.compile(
+    r"(?:^|[\s:(])([A-Za-z])(?:_?\d|_\{\d\}|[₀-₉])?\s?=\s?[^=,;$]{1,40}?"
+    r"(?:(?:,?\s(?:and|or)|,)\s\1(?:_?\d|_\{\d\}|[₀-₉])?\s?=\s?[^=,;$]{1,40}?){1,8}$"
+)
+_EACH_SOLUTION = re.compile(r"=\s?([^=,;]{1,40}?)(?=,|\s(?:and|or)\s|$)")
 _SERIES = re.compile(r"(?:\$[^$\n]{1,200}\$(?:,\s(?:and\s|or\s)?|\s(?:and|or)\s)){1,12}\$[^$\n]{1,200}\$$")
 _VARIABLE = re.compile(r"\$\s{0,2}([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,2}=")
 _IN_SHORT = re.compile(
@@ -154,7 +184,9 @@ _IS_LEFT = re.compile(
     r"\s{1,2}(?:works?|remains?|fits?|survives?|qualifies|satisf\w{1,4}|is\s(?:valid|possible|left|admissible))\b",
     re.IGNORECASE,
 )
-_WHOSE = re.compile(r",\s(?:whose|that\sis|(?:or\s)?(?:about|approximately|roughly|around))\b.{1,200}$", re.IGNORECASE)
+_WHOSE = re.compile(
+    r",\s(?:whose|that\sis|(?:or\s|which\sis\s)?(?:about|approximately|roughly|around))\b.{1,200}$", re.IGNORECASE
+)
 _ADDED = re.compile(
     r",\s(?:which|where|with|because|since|as|when|though|although|followed\sby|\d[^,=]{0,40}\s(?:than|of\s(?:them|which|whom)))\b.{1,200}$",
     re.IGNORECASE,
@@ -168,10 +200,10 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
 _TAGS = re.compile(r"</?(?:b|strong|em|i|(?:final_)?answer)>", re.IGNORECASE)
 _REMARK = re.compile(  # what may follow an answer without being one
     r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:(?:if|should)\syou\b|please|let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|the\s(?:next|other|second)\b|for\sexample"
-    r"|explanation|reasoning|proof|q\.?e\.?d)\b)",
+    r"|explanation|reasoning|proof|q\.?e\.?d|(?:a\s)?common\s(?:mistake|error|pitfall)|key\s(?:idea|point|takeaway|insight)|tip|caution|warning)\b)",
     re.IGNORECASE,
 )
-_VALUE = re.compile(rf"[\d∞π]|\\[A-Za-z]|\$|\b(?:{'|'.join((*ONES, *TENS))})\b", re.IGNORECASE)
+_VALUE = re.compile(rf"[\d∞π²³]|\\[A-Za-z]|\$|\b(?:{'|'.join((*ONES, *TENS))})\b", re.IGNORECASE)
 _TO = re.compile(r"(\d{1,6})\sto\s(\d{1,6})")
 _AGAINST = re.compile(AGAINST, re.IGNORECASE)
 _CLAUSES = re.compile(r",?\s(?:but|and|while|whereas)\s|;\s")
@@ -182,10 +214,12 @@ _PART = re.compile(r"^\s{0,4}\(?[A-Ha-h][).:]\s{1,3}(?=[-$\\]{0,2}\d)", re.MULTI
 _TAIL = 8 * MAX_LENGTH
 _MOST_LINES = 12
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
+_STEP = re.compile(r"^[\s*_>#-]{0,8}(?:step|part|case)\s\d{1,2}[*_]{0,2}[.:)][\s*_]{1,4}", re.IGNORECASE)
+_ROW = re.compile(r"\s{0,4}\|([^\n]{1,2000})\|\s{0,4}")
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s(?!.{0,200},\s(?:but|while|whereas)\b)", re.IGNORECASE)
 _DOUBT = re.compile(
-    rf"{AGAINST}|\b(?:if|were|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|(?:under|over)\s\D{{0,3}}\d{{1,9}}|slightly"
+    rf"{AGAINST}|(?:^|,\s)(?:were|let\s\S{{1,12}}\s(?:=|be))\b|\blet\s\S{{1,12}}\s=|\b(?:if|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|(?:under|over)\s\D{{0,3}}\d{{1,9}}|slightly"
     r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|example|(?:page|step|lemma|theorem|equation|cases?|problem|question)\s\(?\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
     re.IGNORECASE,
 )
@@ -194,15 +228,15 @@ _NEARLY = re.compile(
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(
-    r"(?:=|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith"
-    r"|left\swith|arrives?\sat|equals?|is|are|was|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|of|measures|therefore|thus|hence|so|makes?|at|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
+    r"(?:=|(?<=\w\s)(?:≈|\\approx(?![a-z]))|∈|\\in(?![a-z])|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith|(?:leaving|giving)\s\w{1,8}(?:\swith)?"
+    r"|left\swith|arrives?\sat|equals?|is|are|was|were|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|(?<!\bout\s)of|measures|reach(?:es|ed)?|covers?|travels?|pays?|earns?|receives?|spends?|weighs?|lasts?|contains?|holds?|uses?|saves?|therefore|thus|hence|so|makes?|at|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
     r"|yields?|find|answer|say|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|有|剩|得|は|が|—)"
-    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around|the\s(?:point|number|value|pair))\b)?[\s*_`]{0,6}",
+    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around|de|d'|the\s(?:point|number|value|pair))\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
 
 
-def _concluded(text: str) -> str | None:
+def _concluded(text: str, question: str = "") -> str | None:
     """What the last sentence comes to that is no remark, or a first line that is a value and nothing else."""
     text = _TAGS.sub("**", _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")).rstrip()
     text = _DISPLAY.sub("", _QED.sub("", text)).rstrip()
@@ -213,6 +247,8 @@ def _concluded(text: str) -> str | None:
     ):
         return None
     last = _sentence(text)
+    if last and (measured := _in_unit(next(_claims(text)), question)):
+        return measured
     if last and (bare := _bare(last)):
         return bare
     first = _IN_SHORT.sub("", text.strip().split("\n", 1)[0].strip(" \t*_`>#")).strip(" \t*_`").rstrip(".。")
@@ -231,10 +267,24 @@ def _sentence(text: str) -> str | None:
         sentence = _ARTICLE.sub("", _PICTURES.sub("", part)).strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
         sentence = TEXT_UNIT.sub("", sentence)
         sentence = _TO.sub(r"\1:\2", sentence) if "ratio" in sentence else sentence
-        sentence = _without_denials(sentence)
-        sentence = _ASIDE.sub("", _PREMISE.sub("", _ROUNDED.sub("", sentence)))
-        return None if "?" in sentence or _DOUBT.search(sentence) or _COMPARED.search(sentence) else sentence
+        sentence = _without_reason(_without_denials(sentence))
+        if again := _IN_OTHER_WORDS.search(sentence):
+            return again[1]
+        sentence = _ROUNDED.sub("", sentence)
+        rest = _PREMISE.sub("", sentence)
+        for one in (rest, _SO.sub("", sentence.removesuffix(rest))):  # "…, so n is 12", or else what comes before "so"
+            said = _ADJUNCT_FIRST.sub("", _ASIDE.sub("", one)).rstrip(", ")
+            if "?" in said or _DOUBT.search(_DESCRIBED.sub("", said)) or _COMPARED.search(said):
+                return None
+            if rest == sentence or not re.search(r"\d", rest) or _bare(said) or _conclusion(said):
+                return said
     return None
+
+
+def _without_reason(sentence: str) -> str:
+    """A sentence without the reason that follows its value: "n is 9, because 8 is too small"."""
+    reason = _REASON.search(sentence)
+    return sentence[: reason.start()] if reason and _VALUE.search(sentence[: reason.start()]) else sentence
 
 
 def _without_denials(sentence: str) -> str:
@@ -244,10 +294,18 @@ def _without_denials(sentence: str) -> str:
     return kept[-1] if 0 < len(kept) < len(clauses) and re.search(r"\d", kept[-1]) else sentence
 
 
+def _claims(text: str) -> Iterator[str]:
+    """The sentences that hold a value and are no remarks, the last first."""
+    return (part for part in _from_the_end(text) if _VALUE.search(part) and not _REMARK.match(part))
+
+
 def _from_the_end(text: str) -> Iterator[str]:
     """The sentences of a text, the last first; of its last lines."""
     for line in text[-_TAIL:].splitlines()[:-_MOST_LINES:-1]:
-        for part in reversed(_SENTENCES.split(ARROW.sub(": ", line[-MAX_LENGTH:]))):
+        line = _STEP.sub("", line[-MAX_LENGTH:])
+        if row := _ROW.fullmatch(line):
+            line = ": ".join(cell.strip() for cell in row[1].split("|") if cell.strip())
+        for part in reversed(_SENTENCES.split(ARROW.sub(": ", line))):
             if re.search(r"[\w\\]", part):
                 yield part
 
@@ -255,7 +313,7 @@ def _from_the_end(text: str) -> Iterator[str]:
 def _bare(sentence: str) -> str | None:
     """A sentence that is a value and nothing else, or begins with one: "70", "$b = 70$", "70 apples", "70 is the answer"."""
     delimited = DELIMITED.fullmatch(sentence)
-    bare = next(group for group in delimited.groups() if group is not None) if delimited else sentence
+    bare = next(group for group in delimited.groups() if group is not None) if delimited else _BOLD.sub(r"\1", sentence)
     bare = _BRACKETED.sub(r"\1", undressed(bare.strip(" \t:=")))
     if delimited or (PLAIN_MATH.fullmatch(bare) and not _MEASURED.fullmatch(bare)):
         return bare if _solved(bare) and (re.search(r"\d|\\[a-z]", bare) or delimited) else None
@@ -274,13 +332,32 @@ def _conclusion(sentence: str | None) -> str | None:
     if sentence is None:
         return None
     main = _WHOSE.sub("", sentence)
+    for adjunct in islice(_ADJUNCT.finditer(main), _MOST_NUMBERS):
+        head = main[: adjunct.start()]
+        number = next(reversed(list(islice(_A_NUMBER.finditer(head), _MOST_NUMBERS))), None)
+        if number and not _GOES_ON_TO_SAY.search(main, number.end()) and (value := _bare(head) or _said(head)):
+            return value
     value = _said(main)
     added = None if value else _ADDED.search(main)
     return (_said(main[: added.start()]) if added else value) or _said(sentence)
 
 
+def _in_unit(sentence: str, question: str) -> str | None:
+    """The one value of a sentence that is in the unit which the question asks for: "1.5 hours, or 90 minutes"."""
+    unit = asked_unit(question)
+    if not unit:
+        return None
+    stem = r"(?:\\?%|percent)" if unit == "percent" else rf"{re.escape(unit.rstrip('s') or unit)}(?:s|es)?(?![\w²³^])"
+    measures = {
+        one[1] for one in re.finditer(rf"(?<![\d.,/])(-?\d[\d,]{{0,20}}(?:\.\d{{1,20}})?)[ -]?{stem}", sentence)
+    }
+    return measures.pop() if len(measures) == 1 else None
+
+
 def _said(sentence: str) -> str | None:
     """The value behind the last verb or equality sign of a sentence, a series of solutions, or else the one that stands out."""
+    if solved := _SOLVED_FOR.search(sentence):
+        return ", ".join(_EACH_SOLUTION.findall(solved[0]))
     series = _SERIES.search(sentence)
     if series and len(set(_VARIABLE.findall(series[0]))) == 1:
         return ", ".join(part.strip() for part in series[0].split("$")[1::2])
@@ -308,7 +385,12 @@ def _outstanding(sentence: str) -> str | None:
     nearly = _NEARLY.search(sentence) or not _solved(sentence)
     numbers = [] if nearly else list(islice(_A_NUMBER.finditer(sentence), _MOST_NUMBERS))
     if len(numbers) < _MOST_NUMBERS:
-        values = {value.expression for number in numbers if (value := value_at(sentence, number.start()))}
+        values, end = set(), 0
+        for number in numbers:
+            value = value_at(sentence, number.start()) if number.start() >= end else None
+            if value:
+                values.add(value.expression)
+                end = value.end
         if len(values) == 1:
             return values.pop()
     bold = _BOLD.findall(sentence)

@@ -35,7 +35,8 @@ _ANSWER = (
 )
 _BE = r"(?:ist|is|was|must\sbe|would\sbe|should\sbe|has\sto\sbe|will\sbe|seems|:|=)"
 _LABELLED = (
-    r"(?<![A-Za-z][ ])\b(?:(?:my|final|correct|best)\s{1,2}){0,2}(?:choice|selected|selection|letter|pick|verdict|conclusion"
+    r"(?<![A-Za-z][ ])\b(?:(?:my|final|correct|best|selected|chosen|preferred)\s{1,2}){0,2}"
+    r"(?:choice|selected|selection|letter|pick|verdict|conclusion"
     r"|solution|result|option|chosen|auswahl|elección|choix)[\s*_]{0,4}(?:[:=]|→|[=-]>)[\s*_]{0,6}"
 )
 _STATED = re.compile(
@@ -61,14 +62,14 @@ _SECOND = re.compile(
     r"(?P<end>[\s*_)\]}\"'$]{0,6}(?:[.,;:/}]|and\b|or\b|$|\n))?",
     re.IGNORECASE,
 )
-_SPACED_OUT = re.compile(r"\s{0,2}[=+*^<>≤≥≈×·](?!>)")
+_SPACED_OUT = re.compile(r"[ \t]{0,2}(?:[=+^<>≤≥≈×·](?!>)|\*(?!\*))")
 _REASON = re.compile(
-    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|from|in|here)\b",
+    r"\s{1,3}(?:since|because|as|for|due|which|where|with|so|by|if|when|whereas|while|but|and|from|in|on|here)\b",
     re.IGNORECASE,
 )
 _MARKED_ITEM = re.compile(r"[\s*_>|\-•✅✓✔☑❌✗✘✖]{0,8}[(\[]?([A-Za-z])(?![A-Za-z])")
 _CALLED_RIGHT = re.compile(
-    r"[\s*_>|\-•]{0,8}[(\[]?[A-Za-z][)\].:\s*_|–—-]{1,8}(?:right|correct|true)[\s*_.!|]{0,8}", re.IGNORECASE
+    r"[\s*_>|\-•]{0,8}[(\[]?[A-Za-z][)\].:\s*_|–—-]{1,8}(?:right|correct|true|yes)[\s*_.!|]{0,8}", re.IGNORECASE
 )
 _ENDS_WITH = re.compile(r"[.!?]\s{1,3}[*_]{0,3}\(?([A-Z])\)?[*_]{0,3}\.?$")
 _SAYS_MORE = re.compile(r"[.!?]\s{1,8}(?=\w)|\?|\n\s{0,8}\w")
@@ -82,7 +83,10 @@ _ONLY_WORD = re.compile(r"^[\W_]{1,20}|[\W_]{1,20}$")
 _DRESSED = re.compile(r"[^?=+<>\\]{0,60}$")
 _TICKED = re.compile(r"[✅✓✔☑]")
 _DECORATION = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf|textbf)(?=\{)|[{}]")
-_SUBJECT = re.compile(r"[)\]*]{0,4},[^.,;\n]{1,40},\s(?:is|was|would|are|gives|says|describes|refers)\b", re.IGNORECASE)
+_SUBJECT = re.compile(
+    r"[)\]*]{0,4}(?:,[^.,;\n]{1,40},\s(?:is|was|would|are|gives|says|describes|refers)|\s(?:would|might|may|could))\b",
+    re.IGNORECASE,
+)
 _NAMES_IT = re.compile(
     rf"(?:{ANNOUNCED}|^\s{{0,4}}|\n\s{{0,4}}(?:[-•>]\s)?|(?P<verb>\b(?:is|are|be|choose|pick|select|therefore|thus|so|hence)[,:]?\s{{1,2}}))"
     r"(?:the\s|an?\s)?[\s\"'“(]{0,3}",
@@ -257,6 +261,8 @@ def _lone(text: str, letters: str) -> str | None:
         item = None if lists_options else _ITEM.match(line + " ")
         letter = _letter_at(line, 0, letters)
         alone = len(line.strip(" \t*_`$()[]{}.,:;!'\"。「」")) == 1 or line.startswith(("\\", "$"))
+        if item and not letter and ")" in item[0] and item[1].upper() in letters:
+            return item[1].upper()  # "b) 5 eV"
         if letter and (alone or (item and item[1].upper() == letter)):
             return letter
     return None

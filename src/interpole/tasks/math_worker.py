@@ -39,7 +39,7 @@ def _grade(question: dict[str, Any]) -> dict[str, Any]:
     if question["reader"] == "paper":
         found = _read_as_the_paper(text)
         return _reply(found, bool(found) and verify(_as_written(gold), found))
-    expression = stated(text)
+    expression = stated(text, question["question"])
     if expression is None:
         return _reply([], False)
     asked = asked_for(question["question"], gold)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from interpole.tasks.statements import fold
 
-__all__ = ["ARROW", "SCALES", "TEXT_UNIT", "UNITS", "Asked", "asked_for", "tidy"]
+__all__ = ["ARROW", "SCALES", "TEXT_UNIT", "UNITS", "Asked", "asked_for", "asked_unit", "tidy"]
 
 _GROUP = r"(?:\\hspace\{[^{}]{1,12}\}|\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
 _GROUPED = re.compile(rf"(?<![\d.,])(?!0)(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
@@ -19,6 +19,14 @@ _DASH_AS_MINUS = re.compile(r"(?<![\w)}\]])[‐-―](?=\s{0,2}[\d\\.(])")
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 UNITS = r"km|cm|mm|m|kg|mg|g|ml|mi|ft|in|s|h|min|Hz|N|J|W|V|am|pm"
 ARROW = re.compile(r"=>|->|→|⇒|⟹|∴|\\(?:therefore|implies|(?:L|l)?ong[Rr]ightarrow|[Rr]ightarrow|to)(?![a-z])")
+_MEASURE_NAMES = (
+    r"(?:second|minute|hour|day|week|month|year|degree|dollar|cent|foot|feet|inche?|mile|(?:kilo)?gram"
+    r"|(?:kilo|centi)?met(?:er|re)|lit(?:er|re))s?"
+)
+_ASKED_UNIT = re.compile(
+    rf"\bhow\smany\s({_MEASURE_NAMES})\b|\bin\s({_MEASURE_NAMES}|percent|(?:{UNITS})(?:\^?[23]|[²³])?)(?![\w²³^])",
+    re.IGNORECASE,
+)
 _PERCENT = re.compile(r"\\?%|percent|per cent|prozent|pourcent|porcent|процент|百分|パーセント|퍼센트", re.IGNORECASE)
 _STYLE = re.compile(
     r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm|underline|color\{[a-z]{1,12}\})\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
@@ -47,6 +55,9 @@ _OR = re.compile(
     r"\s{0,4}(?:\\(?:quad|qquad|;|,)\s{0,2})?(?:\\(?:text|mathrm|textrm)\s{0,2}\{\s{0,3}(?:or|and)\s{0,3}\}"
     r"|(?<=\s)(?:or|and)(?=\s))(?:\s{0,2}\\(?:quad|qquad|;|,))?\s{0,4}"
 )
+_AMOUNT = re.compile(
+    r"(?:\\[dt]?frac\{)?(?P<whole>-?\d{1,9}(?:\.\d{1,9})?)(?:(?:/|\}\{)(?P<below>[1-9]\d{0,8})\}?)?\s?(?P<percent>\\?%|percent)?"
+)
 _ENDED = re.compile(
     r"(?:\s{0,4}(?:\\(?:quad|qquad|blacksquare|square|qed|checkmark|Box)(?![a-z])|[✓✔∎□■])){1,4}\s{0,4}$"
 )
@@ -54,6 +65,7 @@ _REMAINDER = re.compile(r"[^=<>,]{1,200}\\equiv\s{0,2}(-?\d{1,400})\s{0,4}(?:\\p
 _WRITTEN = (
     (re.compile(r"√\s?(?:\(([^()]{1,60})\)|(\d{1,40}|[a-z]))"), r"\\sqrt{\1\2}"),
     (re.compile(r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,60})\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|log|ln|exp)(?=\s?[(\d\\])"), r"\\\1 "),
     (re.compile(r"\s?\*\s?|·"), r"\\cdot "),
     (re.compile(r"×"), r"\\times "),
     (re.compile(r"π"), r"\\pi "),
@@ -82,13 +94,33 @@ def asked_for(question: str, gold: str) -> Asked:
     )
 
 
+def asked_unit(question: str) -> str:
+    """The unit that a question asks its answer in; "" where it names none."""
+    asked = _ASKED_UNIT.search(question)
+    if asked:
+        return next(group for group in asked.groups() if group)
+    return "percent" if _PERCENT.search(question) else ""
+
+
+def _said_once(text: str) -> str:
+    """The first of two amounts that are one: "3/8, or 37.5%"."""
+    parts = [one for one in re.split(r",\s{1,4}", text) if one.strip(" ,")]
+    amounts = [_AMOUNT.fullmatch(one.strip(" ,$")) for one in parts]
+    if len(parts) != 2 or None in amounts:
+        return text
+    first, second = (
+        float(one["whole"] or 0) / float(one["below"] or 1) / (100 if one["percent"] else 1) for one in amounts if one
+    )
+    return parts[0] if abs(first - second) < 0.006 * max(abs(first), 1e-9) else text
+
+
 def tidy(expression: str, asked: Asked) -> list[str]:
     r"""Write an expression as math-verify reads it; several ways where it may be meant in several.
 
     Marks between thousands, units, currency, degree signs and styles are left out, 70 % is 70/100, and also 70 where percent are
     asked for.
     """
-    text = _DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`")
+    text = _said_once(_DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`"))
     text = text.strip("$").rstrip(".,;:。").strip()
     text = _REMAINDER.sub(r"\1", _ENDED.sub("", text))
     text = _MEASURE.sub(r"\1", text)

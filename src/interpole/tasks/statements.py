@@ -102,7 +102,7 @@ _MORE = (
     r"|with\s(?:the\s)?(?:letter|option)|(?:to|for)\s(?:the|this|your)\s(?:question|problem|exercise)"
 )
 _LINKS = (
-    r"(?:is|was|are|equals?|(?:would|should|must|will|has\sto|can\sonly)\s(?:then\s)?be|comes\sout\s(?:to\sbe|as)"
+    r"(?:is|was|are|remains|stays|equals?|(?:would|should|must|will|has\sto|can\sonly)\s(?:then\s)?be|comes\sout\s(?:to\sbe|as)"
     r"|это|будет|является|равен|es|é|è|sería|será|debe\sser|ist|lautet|wäre|beträgt|est|serait|to|هي|هو|है)\b"
     r"|(?:应该|應該|应|應|就)?(?:是|为|為|选|選)[、,]?|[はが][、,]?|은|는|이(?=[\s:])|】\s{0,2}|[:=]|\s{1,2}[-–—]{1,2}(?=\s)|\s{0,2}(?:→|⇒|[=-]>)|(?<=\bans)\.(?=\s)"
 )
@@ -152,16 +152,24 @@ _WERE_IT_SO = re.compile(
     r"(?:\bif\s[^.;:?\n]{1,100}|(?:^|[.\n]\s{0,3})(?:had|were)\s[^.;:?\n]{1,100}),\s[^.;:,?\n]{0,60}$", re.IGNORECASE
 )
 _WERE_IT_SO_AFTER = re.compile(r"[\s)*$]{1,4}if\s[^.;\n]{1,60}?\b(?:were|had|did|was)\b", re.IGNORECASE)
+_QUOTED = re.compile(
+    r"\b(?:option|choice|statement|says?|said|states?|claim\w{0,2}|wrote|writes|quot\w{1,4})\b[^\"“”\n]{0,40}[\"“][^\"“”\n]{0,100}$",
+    re.IGNORECASE,
+)
 _WOULD = re.compile(r"\b(?:would|might|could)\b", re.IGNORECASE)
 _MOST_BEFORE = 160  # characters of a sentence before what it claims
 
 
 def not_meant(text: str, begin: int, end: int) -> bool:
-    """Whether what is claimed there is doubted, a first thought, others' ("one might say 70"), or so "if it were so"."""
+    """Whether what is claimed there is doubted, a first thought, others' ("one might say 70"), quoted, or so "if it were so"."""
     before = text[max(0, begin - _MOST_BEFORE) : begin]
     supposed = _WERE_IT_SO.search(before) and _WOULD.search(text, begin, end)
     return bool(
-        _UNSURE.search(before[-40:]) or _OTHERS_SAY.search(before) or supposed or _WERE_IT_SO_AFTER.match(text, end)
+        _UNSURE.search(before[-40:])
+        or _OTHERS_SAY.search(before)
+        or _QUOTED.search(before)
+        or supposed
+        or _WERE_IT_SO_AFTER.match(text, end)
     )
 
 
@@ -182,6 +190,7 @@ _X = r"(?:[^.;?!\n]|\.(?=\d)){1,60}?"  # what is denied
 _NO_DOUBT = re.compile(
     r",?\s(?:no|without|beyond)\s(?:an?y?\s)?(?:reasonable\s|shadow\sof\sa\s)?doubt\b,?", re.IGNORECASE
 )
+_EMPHASIS = re.compile(r"</?(?:b|strong|em|i)>", re.IGNORECASE)
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
     (
@@ -245,22 +254,22 @@ _MARKED_BACK = (
     r"|korrektur|nein|perdón|pardon|更正|不对)"
 )
 CORRECTED = (
-    rf"(?<!:\s)(?:\b{_MARKED_BACK}\b[\s,.:;!*_…—–-]{{1,8}}){{1,4}}(?:(?:(?:it|that|this)(?:'s|\s(?:is|was|must\sbe|should\s(?:be|read)))|I\smeant?"
+    rf"(?<![:)]\s)(?:\b{_MARKED_BACK}\b[\s,.:;!*_…—–-]{{1,8}}){{1,4}}(?:(?:(?:it|that|this)(?:'s|\s(?:is|was|must\sbe|should\s(?:be|read)))|I\smeant?"
     r"|make\s(?:that|it)|the\scorrect\s(?:\w{1,12}\s)?is)\s{1,2})?"
 )
 """Words that take something back, up to the answer that replaces it; to be compiled with IGNORECASE."""
 
 TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
-    r"\b(?:(?:edit|update|correction):|(?:actually,|(?:hmm|wait|hold\son|oops|sorry)[,.!…—–]|wait\s[–—-])(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))"
-    r"|(?<=[.…!—–]\s)no,\s|on\ssecond\sthought|scratch\sthat"
-    r"|(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|mis(?:counted|read|calculated|took|understood)|mixed\sup|made\san?)\b)",
+    r"(?:\b(?:edit|update|correction):|\b(?:actually,|(?:hmm|wait|hold\son|oops|sorry)[,.!…—–]|wait\s[–—-])(?![^.\n]{0,60}\b(?:check|verif\w{1,4}|confirm))"
+    r"|(?<=[.…!—–]\s)no,\s|(?:\.{3}|…)\s(?:but|except|only)\s|\b(?:on\ssecond\sthought|scratch\sthat)"
+    r"|\b(?:I|we)\s(?:forgot(?!\sto\s(?:mention|say|note|add\sthat))|missed|overlooked|mis(?:counted|read|calculated|took|understood)|mixed\sup|made\san?)\b)",
     re.IGNORECASE,
 )
 """Where an answer is taken back, and another may follow."""
 
 WITHDRAWN = re.compile(
     r"\b(?:can(?:\s?not|['’]t)|could(?:\snot|n['’]t)|unable\sto|not\sable\sto)\s(?:\w{1,12}\s){0,2}(?:decide|tell|choose|determine|solve|say|answer|know|pick)\b"
-    r"|\b(?:undecided|hard\sto\s(?:say|tell)|impossible\sto\s(?:say|tell))\b",
+    r"|\b(?:undecided|under-?specified|ill-posed|insufficient|not\senough\sinformation|hard\sto\s(?:say|tell)|impossible\sto\s(?:say|tell))\b",
     re.IGNORECASE,
 )
 """An avowal that there is no answer."""
@@ -268,7 +277,7 @@ WITHDRAWN = re.compile(
 
 def standing(text: str) -> str:
     """A text without what it denies beside what it claims: "not 81 but 82" is 82, "82 rather than 81" and "~~81~~ 82" too."""
-    text = _NO_DOUBT.sub("", _STRUCK.sub("", text))
+    text = _NO_DOUBT.sub("", _STRUCK.sub("", _EMPHASIS.sub("**", text)))
     for denied, kept in _DENIED:
         text = denied.sub(kept, text)
     return text

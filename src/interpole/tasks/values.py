@@ -28,9 +28,9 @@ __all__ = [
 MAX_LENGTH = 2000  # characters of an expression; what is longer is no answer
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?)(?:\\?[$€£¥])?"
-    r"(?P<digits>\d{1,3}(?:\.\d{3}){2,20}(?![\d.]\d)"
+    r"(?P<digits>\d{1,3}(?:\.\d{3}){2,20}(?![\d.]\d)|\d{1,3}(?:\.\d{3}){1,20}(?=,\d{1,2}(?!\d|,\d))"
     r"|(?!0)\d{1,3}(?P<mark>[,'’~ ]|\\,|\{,\})\d{3}(?:(?P=mark)\d{3}){0,20}(?!\d)|\d{1,400})"
-    r"(?P<fraction>\.\d{1,400}|(?<=\b0),\d{1,400})?"
+    r"(?P<fraction>\.\d{1,400}|(?<=\b0),\d{1,400}|,\d{1,2}(?!\d|,\d))?"
 )
 _RATIO = re.compile(r"\d{1,20}\s?:\s?\d{1,20}(?::\d{1,20})?(?![\d:]|\.\d)")
 _CHANCE = re.compile(r"(\d{1,3})\s(?:in|out\sof)\s(\d{1,3})(?=[\s*_]{0,4}(?:[.,;]|\n|$))")
@@ -54,7 +54,7 @@ DELIMITED = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(([^\n]{1,2000}?)\\\)|\\\[([\s\S]{1,2000}?)\\\]"
 )
 _SKIP = re.compile(r"[\s*_`\"“”「『:>,]{0,12}(?:(?<=\n)[-•+]\s{1,3})?")
-_SMALL_WORDS = "or|pi|ln|it|is|so|we|be|to|of|in|at|an|as|by|if|no|do|he|me|my|us|up|on"
+_SMALL_WORDS = "or|de|la|le|el|es|en|da|du|di|pi|ln|it|is|so|we|be|to|of|in|at|an|as|by|if|no|do|he|me|my|us|up|on"
 _LETTERS = rf"(?<![A-Za-z])(?!(?i:{_SMALL_WORDS})(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
 PLAIN_MATH = re.compile(
     r"(?:\\[A-Za-z]{1,20}|\\[{},;:! %$]|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln|exp|or|and)(?![A-Za-z])"
