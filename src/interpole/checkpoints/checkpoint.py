@@ -12,7 +12,7 @@ import re
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from interpole.checkpoints.assets import GenerationConfig, TokenizerConfig, read_asset, read_config, read_text
 from interpole.checkpoints.fingerprint import block_sums, remembered, state_of
 from interpole.checkpoints.hub import NO_ASSETS, fetch_headers, locate
+from interpole.checkpoints.names import has_token_rows
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, refuse_pointer
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
 from interpole.files import LONGEST_NAME, StrPath
@@ -123,6 +124,10 @@ class Checkpoint(Mapping[str, Array], ABC):
         """Number of tensors."""
         return len(self.specs)
 
+    def keys(self) -> KeysView[str]:
+        """Tensor names, as a set of `specs`."""
+        return self.specs.keys()
+
     def __contains__(self, name: object) -> bool:
         """Whether there is a tensor of this name; reads nothing."""
         return name in self.specs
@@ -131,6 +136,15 @@ class Checkpoint(Mapping[str, Array], ABC):
     def num_bytes(self) -> int:
         """Size of all tensors on disk."""
         return sum(spec.num_bytes for spec in self.specs.values())
+
+    def stored_bytes(self, name: str) -> int:
+        """About how many bytes are read for the tensor where it is stored."""
+        return self.specs[name].num_bytes
+
+    @cached_property
+    def token_rows(self) -> tuple[str, ...]:
+        """The tensors with one row per token, if their shapes are those of such."""
+        return tuple(filter(has_token_rows, self.specs))
 
     @cached_property
     def chat_template(self) -> str | None:
@@ -250,7 +264,8 @@ class Folder(Checkpoint):
         self.config = read_config(self.assets["config.json"])
         self._tensors = _read_tensors(path)
         self.specs = self._tensors.specs
-        self.layout = {name: origin.path.name for name, origin in self._tensors.origins.items()}
+        names = {path: path.name for path in self._tensors.files}
+        self.layout = {name: names[origin.path] for name, origin in self._tensors.origins.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Elements [start, stop) of tensor `name`, read from its byte range; safe to call from several threads."""
@@ -344,8 +359,9 @@ def open_headers(source: StrPath, folder: Path) -> Folder | Headers:
 def _read_tensors(folder: Path) -> Tensors:
     files, weight_map = _shards(folder)
     tensors = Tensors(files)
+    names = {path: path.name for path in files}
     for name, shard in weight_map.items():
-        if name not in tensors.origins or tensors.origins[name].path.name != shard:
+        if name not in tensors.origins or names[tensors.origins[name].path] != shard:
             raise CorruptError(f"the index places tensor {name} in {shard}, which lacks it", folder, "fetch both again")
     if weight_map and (extra := tensors.specs.keys() - weight_map.keys()):
         raise CorruptError(f"tensor {min(extra)} is in a shard but not in the index", folder, "fetch both again")
@@ -357,7 +373,7 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
+        if not isinstance(weight_map, dict) or not all(map(_is_shard_name, _once(weight_map.values()))):
             words = "the index has no `weight_map` of plain file names that end in .safetensors"
             raise CorruptError(words, index, "fetch the file again, or rename the shards")
         files = [folder / shard for shard in sorted(set(weight_map.values()))]
@@ -383,6 +399,13 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     raise CheckpointError(
         "no model.safetensors and no model.safetensors.index.json", folder, "give a folder with safetensors weights"
     )
+
+
+def _once(values: Iterable[Any]) -> list[Any]:
+    """Texts once each, and whatever else there is."""
+    values = list(values)
+    others = [value for value in values if not isinstance(value, str)]
+    return [*{value for value in values if isinstance(value, str)}, *others]
 
 
 def _is_shard_name(name: object) -> bool:

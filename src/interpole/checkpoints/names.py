@@ -174,22 +174,30 @@ class _Place(NamedTuple):
     role: Role | None
     stem: int
     number: tuple[int, int]
+    has_rows: bool  # one per token, if its shape is that of one
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=10_000)
+def _role(layer: int | None, kind: str) -> Role:
+    """The one role of all tensors of a layer and kind."""
+    return Role(layer, kind)
+
+
+@lru_cache(maxsize=500_000)
 def _place(name: str) -> _Place:
-    seen = _Place(None, 0, (-1, -1))
+    seen = _Place(None, 0, (-1, -1), has_rows=False)
     for naming, pattern in _PATTERNS:
         if not (match := pattern.fullmatch(name)):
             continue
         layer, path = match["layer"], match["path"]
         kind = _kind_inside(naming, path) if layer is not None else _kind_outside(naming, path)
         if kind is not None or (layer is not None and not seen.stem):
-            role = Role(None if layer is None else int(layer), kind) if kind else None
-            seen = _Place(role, match.end("before"), match.span("layer"))
+            role = _role(None if layer is None else int(layer), kind) if kind else None
+            seen = _Place(role, match.end("before"), match.span("layer"), has_rows=False)
         if kind is not None:
             break
-    return seen
+    may_have = seen.role is None or seen.role.kind in ("embedding", "lm_head", "mtp")
+    return seen._replace(has_rows=True) if may_have and _ROWS.fullmatch(name) else seen
 
 
 def _kind_inside(naming: Naming, path: str) -> str | None:
@@ -223,8 +231,7 @@ def in_layer(name: str, layer: int) -> str:
 
 def has_token_rows(name: str) -> bool:
     """Whether a tensor has one row per token of the vocabulary, if its shape is that of one."""
-    role = role_of(name)
-    return bool(_ROWS.fullmatch(name)) and (role is None or role.kind in ("embedding", "lm_head", "mtp"))
+    return _place(name).has_rows
 
 
 def num_layers(names: Iterable[str]) -> int:

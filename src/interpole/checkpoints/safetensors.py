@@ -9,8 +9,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import ml_dtypes
@@ -102,7 +104,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
             )
         header = _parse_header(file.read(length), path)
     specs, ranges = {}, {}
-    for name, entry in header.items():
+    for text, entry in header.items():
+        name = intern(text)  # other files and sources have the same names
         specs[name], ranges[name] = _parse_entry(name, entry, path)
     order = sorted(ranges, key=lambda name: ranges[name])
     _check_cover(order, ranges, size - 8 - length, path)
@@ -124,32 +127,45 @@ def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[i
     if not name.isprintable() or not 0 < len(name) <= MAX_NAME:
         limits = f"no name that can be shown in 1 to {MAX_NAME} characters"
         raise CorruptError(f"a tensor is called {_shown(name)}: {limits}", path, "rename it where it was made")
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if all(
-            type(n) is int and n >= 0 for n in shape
-        ):
-            pass
-        case _:
-            raise CorruptError(f"tensor {name}: malformed header entry {_shown(entry)}", path, "fetch the file again")
+    dtype, shape, ends = map(entry.get, ("dtype", "shape", "data_offsets")) if type(entry) is dict else (None,) * 3
+    if not (
+        type(dtype) is str
+        and type(shape) is type(ends) is list
+        and len(ends) == 2
+        and set(map(type, shape)) | set(map(type, ends)) == {int}
+        and min(shape, default=0) >= 0
+    ):
+        raise CorruptError(f"tensor {name}: malformed header entry {_shown(entry)}", path, "fetch the file again")
+    start, stop = ends
     if dtype not in DTYPES:
         raise CheckpointError(
             f"tensor {name} has dtype {_shown(dtype)[1:-1]}, which Interpole does not read",
             path,
             f"known: {', '.join(DTYPES)}",
         )
-    problem = CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
     if len(shape) > MAX_DIMENSIONS or max(shape, default=0) >= 2**63:
-        raise problem
-    spec = TensorSpec(dtype, tuple(shape))
-    if start < 0 or stop - start != spec.num_bytes:
+        raise _too_large(name, shape, path)
+    spec, num_bytes, is_readable = _sized(dtype, tuple(shape))
+    if start < 0 or stop - start != num_bytes:
         raise CorruptError(
-            f"tensor {name}: {spec} takes {spec.num_bytes} bytes, but the header says {_shown([start, stop])[1:-1]}",
+            f"tensor {name}: {spec} takes {num_bytes} bytes, but the header says {_shown([start, stop])[1:-1]}",
             path,
             "fetch it again",
         )
-    if prod(max(n, 1) for n in shape) >= 2**56:
-        raise problem
+    if not is_readable:
+        raise _too_large(name, shape, path)
     return spec, (start, stop)
+
+
+@lru_cache(maxsize=10_000)
+def _sized(dtype: str, shape: tuple[int, ...]) -> tuple[TensorSpec, int, bool]:
+    """The one spec of all tensors of a dtype and shape, its bytes, and whether an array can have them."""
+    spec = TensorSpec(dtype, shape)
+    return spec, spec.num_bytes, prod(max(n, 1) for n in shape) < 2**56
+
+
+def _too_large(name: str, shape: list[int], path: Path) -> CorruptError:
+    return CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

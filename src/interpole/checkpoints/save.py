@@ -39,7 +39,7 @@ from interpole.errors import CheckpointError, InterpoleWarning, OutputError
 from interpole.files import StrPath, exclusive, no_follow, shared, size_text
 from interpole.formats import content_hash
 
-__all__ = ["CHUNK_ELEMENTS", "Saved", "Share", "Target", "save", "save_all", "shards_of"]
+__all__ = ["CHUNK_ELEMENTS", "Saved", "Share", "Target", "bytes_there", "save", "save_all", "shards_of"]
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements computed at a time: inputs and result stay in the caches."""
@@ -170,14 +170,7 @@ def save_all(
     other processes may write theirs; what was written stays, also after an error, and the last one makes the folders.
     """
     keep_freed_memory()
-    first = targets[0].checkpoint
-    shards = shards_of(first, shard_bytes)
-    for target in targets:
-        _check_same_shapes(first, target.checkpoint, target.out)
-        _check_names(target, shards)
-    if len({os.path.abspath(target.out) for target in targets}) < len(targets):  # noqa: PTH100 (resolves no link)
-        raise OutputError("two results have one output folder", targets[0].out, "give each a folder of its own")
-    outputs = sorted((_planned(target, shards, allow_non_finite) for target in targets), key=lambda output: output.out)
+    shards, outputs = _checked(targets, shard_bytes, allow_non_finite)
     broken: list[str] | None = [] if allow_non_finite else None
     told = progress or (lambda _: None)
     work = partial(_write_shards, threads=threads, progress=told, broken=broken, among_others=share is not None)
@@ -191,7 +184,7 @@ def save_all(
                 _make(outputs, shards, work)
             saved = Saved(len(shards), len(shards), is_whole=True)
         else:
-            saved = _make_share(outputs, shards, shards_of(first, shard_bytes, share), work)
+            saved = _make_share(outputs, shards, shards_of(targets[0].checkpoint, shard_bytes, share), work)
     except OSError as error:
         raise _output_error(error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)) from error
     if broken:
@@ -231,6 +224,43 @@ def shards_of(checkpoint: Checkpoint, shard_bytes: int | None = None, share: Sha
         if least == share.number - 1:
             mine.add(shard)
     return {shard: names for shard, names in shards.items() if shard in mine}
+
+
+def bytes_there(
+    targets: Sequence[Target], shard_bytes: int | None, allow_non_finite: bool, share: Share | None = None
+) -> int:
+    """Bytes of whole shards that a stopped merge or other shares left, which `save_all` would take over; changes nothing.
+
+    Raises:
+        OutputError: as `save_all`, before it writes.
+    """
+    shards, outputs = _checked(targets, shard_bytes, allow_non_finite)
+    part = shards_of(targets[0].checkpoint, shard_bytes, share)
+    there = 0
+    for output in outputs:
+        if output.is_placed or (share is not None and _is_made(output, shards)):
+            there += sum(_num_bytes(output, names) for names in part.values())
+        else:
+            _check_free(output)
+            if _text_of(output.partial / MARKER) == output.marker:
+                missing = _missing(output, part)
+                there += sum(_num_bytes(output, names) for shard, names in part.items() if shard not in missing)
+    return there
+
+
+def _checked(
+    targets: Sequence[Target], shard_bytes: int | None, allow_non_finite: bool
+) -> tuple[Shards, list[_Output]]:
+    """The files, and the targets as they are to be written, in order of their folders."""
+    first = targets[0].checkpoint
+    shards = shards_of(first, shard_bytes)
+    for target in targets:
+        _check_same_shapes(first, target.checkpoint, target.out)
+        _check_names(target, shards)
+    if len({os.path.abspath(target.out) for target in targets}) < len(targets):  # noqa: PTH100 (resolves no link)
+        raise OutputError("two results have one output folder", targets[0].out, "give each a folder of its own")
+    outputs = [_planned(target, shards, allow_non_finite) for target in targets]
+    return shards, sorted(outputs, key=lambda output: output.out)
 
 
 def _planned(target: Target, shards: Shards, allow_non_finite: bool) -> _Output:

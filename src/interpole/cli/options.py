@@ -42,6 +42,7 @@ __all__ = [
     "Limit",
     "MarkerRows",
     "MaxTokens",
+    "MergeDryRun",
     "MergeLambda",
     "MergeOut",
     "Models",
@@ -185,6 +186,14 @@ Sources = Annotated[
 ShardSize = Annotated[
     str | None,
     typer.Option(help="Cut the weights into files of this size, e.g. 5GB.", rich_help_panel="The result"),
+]
+MergeDryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Write nothing; say what would be read and written, in what time, and whether there is room.",
+        rich_help_panel="The result",
+    ),
 ]
 Shard = Annotated[
     str | None,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -13,6 +13,7 @@ from interpole.cli.options import file_not_model
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
+    from interpole.checkpoints.estimate import Estimate
     from interpole.checkpoints.save import Saved, Share
     from interpole.merging.recipe import Recipe
 
@@ -48,6 +49,7 @@ def merge(
     source: options.Sources = None,
     shard_size: options.ShardSize = None,
     shard: options.Shard = None,
+    dry_run: options.MergeDryRun = False,
     push_to_hub: options.PushToHub = None,
     allow_non_finite: options.AllowNonFinite = False,
     extrapolate: options.Extrapolate = False,
@@ -88,12 +90,16 @@ def merge(
     if marker_rows is not None:
         recipe = _with_marker_rows(recipe, marker_rows)
     recipes = _at_lambdas(recipe, lam, out)
-    if push_to_hub:
+    if push_to_hub and not dry_run:
         check_login(push_to_hub)
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
     share = None if shard is None else _parse_share(shard)
     insisted = allow_non_finite or no_doctor
-    written = _write(recipes, shard_bytes, share, doctor=not no_doctor, allow_non_finite=insisted, as_json=as_json)
+    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted)
+    if dry_run:
+        _say_what_it_takes(job, as_json=as_json)
+        return
+    written = _write(job, as_json=as_json)
     for folder in recipes if push_to_hub and written else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
 
@@ -176,46 +182,119 @@ def presets(*, as_json: options.Json = False) -> None:
         typer.echo(f"{name:18} {meaning}")
 
 
-def _write(
-    recipes: dict[Path, Recipe],
-    shard_bytes: int | None,
-    share: Share | None,
-    *,
-    doctor: bool,
-    allow_non_finite: bool,
-    as_json: bool,
-) -> bool:
-    """Merge and save with a progress bar, then say what was made. The recipes have the same sources.
+class _Job(NamedTuple):
+    """What is asked of a merge: recipes by folder, with the same sources; size of files, share, and what is let pass."""
+
+    recipes: dict[Path, Recipe]
+    shard_bytes: int | None
+    share: Share | None
+    doctor: bool
+    allow_non_finite: bool
+
+
+def _open(job: _Job, *, weights: bool) -> dict[str, Checkpoint]:
+    """The sources, once the doctor has seen them; `weights` says whether they are read, and so must be here."""
+    from interpole.checkpoints.hub import is_hub_id
+    from interpole.cli.questions import open_examined
+    from interpole.merging.merged import open_part
+    from interpole.merging.recipe import Recipe
+
+    first = next(iter(job.recipes.values()))
+    sources: dict[str, Checkpoint] = {}
+    if job.doctor:  # before weights are downloaded
+        sources = open_examined(first.sources, first.template_source, first.vocabulary)
+    for name, source in first.sources.items():
+        partly = isinstance(source, Recipe) or is_hub_id(source.model)  # there may be headers alone
+        if name not in sources or (partly and weights):
+            sources[name] = open_part(source, weights=weights)
+    return sources
+
+
+def _say_what_it_takes(job: _Job, *, as_json: bool) -> None:
+    """Plan the merge and print what it takes."""
+    from interpole.checkpoints.estimate import estimate
+    from interpole.checkpoints.save import Target
+    from interpole.cli.show import show_json
+    from interpole.merging.merged import merge_all
+
+    merged = merge_all(list(job.recipes.values()), _open(job, weights=False))
+    targets = [Target(checkpoint, out) for out, checkpoint in zip(job.recipes, merged, strict=True)]
+    found = estimate(
+        targets,
+        shard_bytes=job.shard_bytes,
+        share=job.share,
+        allow_non_finite=job.allow_non_finite,
+    )
+    if as_json:
+        rate = found.rate and found.rate._asdict() | {"bytes_per_second": round(found.rate.bytes_per_second)}
+        said = found._asdict() | {
+            "rate": rate,
+            "seconds": found.seconds and round(found.seconds, 1),
+            "fits": found.fits,
+        }
+        show_json({"folders": [str(out) for out in job.recipes]} | said | {"notes": list(merged[0].notes)})
+        return
+    for line in _estimate_lines(found, [*job.recipes], job.share):
+        typer.echo(line)
+    for note in merged[0].notes:
+        typer.echo(f"  {note}")
+
+
+def _estimate_lines(found: Estimate, folders: Sequence[Path], share: Share | None) -> Iterator[str]:
+    from interpole.files import size_text
+
+    part = "" if share is None else f", share {share.number} of {share.of}"
+    results = f"{len(folders)} results, {folders[0]} …" if len(folders) > 1 else str(folders[0])
+    yield f"would write {results}{part}: {found.num_tensors:,} tensors, {size_text(found.result_bytes)} in all"
+    each = " each" if len(folders) > 1 else ""
+    yield f"  files     {found.num_files:,} of weights{each}, the largest {size_text(found.largest_file_bytes)}"
+    there = f", {size_text(found.there_bytes)} are there already" if found.there_bytes else ""
+    yield f"  to write  {size_text(found.write_bytes)}{there}"
+    yield f"  to read   {size_text(found.read_bytes)}; all of the sources once more where their fingerprints are not known"
+    lacking = "" if found.fits else f": {size_text(found.write_bytes - found.free_bytes)} are lacking"
+    yield f"  free      {size_text(found.free_bytes)} where it goes{lacking}"
+    if found.rate is None or found.seconds is None:
+        yield "  time      not known: nothing could be tried (weights that are not here, or tensors that are merged as a whole)"
+    else:
+        rate, tried = found.rate, size_text(found.rate.sample_bytes)
+        yield f"  time      {_time_text(found.seconds)} at {size_text(rate.bytes_per_second)}/s"
+        yield f"            tried: {rate.num_pieces} pieces, {tried}, read, merged and on the disk in {rate.seconds:.2f} s"
+
+
+def _time_text(seconds: float) -> str:
+    """A time as people read it: `8 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _write(job: _Job, *, as_json: bool) -> bool:
+    """Merge and save with a progress bar, then say what was made.
 
     Returns:
         Whether the folders are there: not, where other shares of them are still to be written.
     """
     from time import perf_counter
 
-    from interpole.checkpoints.hub import is_hub_id
     from interpole.checkpoints.save import Target, save_all, shards_of
-    from interpole.cli.questions import open_examined
     from interpole.cli.show import bytes_bar, show_json
     from interpole.files import size_text
-    from interpole.merging.merged import merge_all, open_part
-    from interpole.merging.recipe import Recipe
+    from interpole.merging.merged import merge_all
 
-    first = next(iter(recipes.values()))
-    sources: dict[str, Checkpoint] = {}
-    if doctor:  # before weights are downloaded
-        sources = open_examined(first.sources, first.template_source, first.vocabulary)
-    for name, source in first.sources.items():
-        if name not in sources or isinstance(source, Recipe) or is_hub_id(source.model):  # there may be headers alone
-            sources[name] = open_part(source)
-    merged = dict(zip(recipes, merge_all(list(recipes.values()), sources), strict=True))
-    part = shards_of(next(iter(merged.values())), shard_bytes, share)
-    names = [name for names in part.values() for name in names]
+    recipes, _, share, *_ = job
+    merged = dict(zip(recipes, merge_all(list(recipes.values()), _open(job, weights=True)), strict=True))
+    names = [
+        name for names in shards_of(next(iter(merged.values())), job.shard_bytes, share).values() for name in names
+    ]
     num_bytes = sum(checkpoint.specs[name].num_bytes for checkpoint in merged.values() for name in names)
     start = perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
-        targets = [Target(checkpoint, out) for out, checkpoint in merged.items()]
         saved = save_all(
-            targets, shard_bytes=shard_bytes, progress=advance, allow_non_finite=allow_non_finite, share=share
+            [Target(checkpoint, out) for out, checkpoint in merged.items()],
+            shard_bytes=job.shard_bytes,
+            progress=advance,
+            allow_non_finite=job.allow_non_finite,
+            share=share,
         )
     seconds = perf_counter() - start
     if as_json:

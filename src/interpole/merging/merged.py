@@ -133,6 +133,13 @@ class Merged(Checkpoint):
             return None
         return tuple(zip(self._inputs, coefficients.weights, strict=True))
 
+    def stored_bytes(self, name: str) -> int:
+        """Those of all sources that the tensor is computed from."""
+        if (source := self.copied_from(name)) is not None:
+            return source.stored_bytes(name)
+        base = [self.sources["base"]] if self._method.base != "no" and "base" in self.sources else []
+        return sum(source.stored_bytes(name) for source in (*self._inputs, *base))
+
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
         source = self.copied_from(name)

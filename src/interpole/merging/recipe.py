@@ -281,11 +281,15 @@ class Recipe(Strict):
         names = list(names)
         depth = num_layers(names)
         unused = {i for i, rule in enumerate(self.rules) if not rule.optional}
-        result = {}
+        result: dict[str, Coefficients] = {}
+        resolved: dict[tuple[Any, ...], Coefficients] = {}  # by all that they depend on
         for name in names:
-            matching = {i: rule for i, rule in enumerate(self.rules) if rule.matches(name)}
+            matching = [i for i, rule in enumerate(self.rules) if rule.matches(name)]
             unused -= set(matching)
-            result[name] = self._resolve(name, list(matching.values()), depth)
+            layer = found.layer if (found := role_of(name)) else None
+            if (key := (layer, *matching)) not in resolved:
+                resolved[key] = self._resolve(name, [self.rules[i] for i in matching], layer, depth)
+            result[name] = resolved[key]
         for rule in self.rules:
             if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers).removeprefix("not "))) >= depth:
                 raise RecipeError(
@@ -306,8 +310,7 @@ class Recipe(Strict):
         places = self._places.of or ()
         return places[number] if number < len(places) else ""
 
-    def _resolve(self, name: str, rules: list[Rule], depth: int) -> Coefficients:
-        layer = found.layer if (found := role_of(name)) else None
+    def _resolve(self, name: str, rules: list[Rule], layer: int | None, depth: int) -> Coefficients:
         t = 0.0 if layer is None or depth < 2 else layer / (depth - 1)
         plain = [rule for rule in rules if rule.rows is None]
         rows = [

@@ -175,6 +175,11 @@ class Dequantised(Checkpoint):
             return codes.astype(DTYPES["BF16"])
         return dequantise(codes, self.blocks.expand(name, start, stop, self.raw.read)).astype(DTYPES["BF16"])
 
+    def stored_bytes(self, name: str) -> int:
+        """Codes and scales."""
+        scales = self.blocks.scales.get(name)
+        return self.raw.stored_bytes(name) + (0 if scales is None else scales.num_bytes)
+
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies, if it is not quantised."""
         return None if name in self.blocks.codes else self.raw.origin(name)
@@ -233,6 +238,13 @@ class Quantised(Checkpoint):
             whole = self.plain.read(weight)
             return self.blocks.encode(name, start, stop, lambda _, first, last: whole[first:last])
         return self.blocks.encode(name, start, stop, self.plain.read)
+
+    def stored_bytes(self, name: str) -> int:
+        """Those of the weight, of codes and of scales: they are computed one after the other."""
+        if not self.blocks.holds(name):
+            return self.plain.stored_bytes(name)
+        stored = self._stored(name)
+        return self.plain.stored_bytes(self.blocks.weight(name)) if stored is None else stored.stored_bytes(name)
 
     def terms(self, name: str) -> tuple[tuple[Checkpoint, float], ...] | None:
         """Those of a tensor that is not quantised; codes are no sum of codes."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.checkpoints.names import has_token_rows, role_of
+from interpole.checkpoints.names import role_of
 from interpole.checkpoints.views.renaming import Renamed
 
 __all__ = ["is_tied", "same_heads", "settled", "untied"]
@@ -75,7 +75,7 @@ def same_heads(sources: Mapping[str, Checkpoint]) -> tuple[dict[str, Checkpoint]
 
 
 def _of_kind(checkpoint: Checkpoint, kind: str) -> str | None:
-    names = (name for name in checkpoint if name.endswith(".weight") and has_token_rows(name))
+    names = (name for name in checkpoint.token_rows if name.endswith(".weight"))
     return next((name for name in names if role_of(name) == (None, kind)), None)
 
 

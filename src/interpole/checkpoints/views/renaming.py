@@ -49,6 +49,10 @@ class Renamed(Checkpoint):
         """As the source."""
         return self.source.chunk_elements(self._names[name])
 
+    def stored_bytes(self, name: str) -> int:
+        """As the source."""
+        return self.source.stored_bytes(self._names[name])
+
     def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of the source's fingerprint, the names, and the config where it is another."""
         changed = {} if self.config is self.source.config else dict(self.config)
@@ -62,13 +66,16 @@ def same_names(sources: Mapping[str, Checkpoint], target: str) -> tuple[dict[str
         sources: checkpoints by name.
         target: the name of the source whose names all take: its config says which class loads them.
     """
+    if all(source.keys() == sources[target].keys() for source in sources.values()):
+        return dict(sources), ()
     wanted = {stem(name): name for name in sources[target]}
     result, notes = {}, []
     for source_name, source in sources.items():
-        theirs = {stem(name): name for name in source}
         result[source_name] = source
-        unlike = theirs.keys() != wanted.keys() or not len(theirs) == len(source) == len(wanted)
-        if source.keys() == sources[target].keys() or unlike:
+        if source.keys() == sources[target].keys():
+            continue
+        theirs = {stem(name): name for name in source}
+        if theirs.keys() != wanted.keys() or not len(theirs) == len(source) == len(wanted):
             continue
         result[source_name] = Renamed(source, {wanted[key]: theirs[key] for key in theirs})
         first = next(key for key in theirs if wanted[key] != theirs[key])

@@ -96,6 +96,10 @@ class Scaled(Checkpoint):
             scales = np.repeat(rows, columns)[start - first * columns : stop - first * columns]
         return dequantise(codes, scales).astype(DTYPES["BF16"])
 
+    def stored_bytes(self, name: str) -> int:
+        """Codes and scales."""
+        return sum(self.raw.stored_bytes(part) for part in (name, *([name + SUFFIX] if name in self.codes else [])))
+
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies, if it is not quantised."""
         return None if name in self.codes else self.raw.origin(name)

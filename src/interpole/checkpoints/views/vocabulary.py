@@ -161,12 +161,12 @@ _LETTERS = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
     """Names of the tensors with one row per token."""
     rows = _num_rows(checkpoint)
-    return {name for name, spec in checkpoint.specs.items() if spec.shape[:1] == (rows,) and has_token_rows(name)}
+    return {name for name in checkpoint.token_rows if checkpoint.specs[name].shape[:1] == (rows,)}
 
 
 def _num_rows(checkpoint: Checkpoint) -> int:
     """Rows of the embeddings; 0 where there are none."""
-    names = [name for name in checkpoint.specs if has_token_rows(name) and checkpoint.specs[name].shape]
+    names = [name for name in checkpoint.token_rows if checkpoint.specs[name].shape]
     return max((checkpoint.specs[name].shape[0] for name in names), default=0)
 
 
