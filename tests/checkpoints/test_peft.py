@@ -9,6 +9,7 @@ import transformers
 
 import interpole
 from interpole.errors import CheckpointError
+from interpole.merging.lora import extract
 
 peft = pytest.importorskip("peft", reason="peft is in the extra `test`")
 
@@ -85,3 +86,30 @@ def test_a_start_that_changes_the_base_is_refused_by_name(base, tmp_path, start)
     (folder / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": start}))
     with pytest.raises(CheckpointError, match=rf"init_lora_weights is {start}(.|\n)*merge_and_unload"):
         interpole.open(folder)
+
+
+@pytest.mark.parametrize(("tied", "rank", "save_rest"), [(True, 48, True), (False, 48, True), (False, 5, False)])
+def test_what_is_extracted_is_in_peft_what_it_is_here(tmp_path, tied, rank, save_rest):
+    config = transformers.Qwen3Config(
+        vocab_size=64, num_key_value_heads=2, tie_word_embeddings=tied, attention_bias=True, **SIZES
+    )
+    for seed, name in enumerate(("base", "merged")):
+        torch.manual_seed(seed)
+        made = transformers.Qwen3ForCausalLM(config)
+        for parameter in made.parameters():  # norms and biases too
+            parameter.data = parameter.data + torch.randn_like(parameter) * 0.05
+        made.save_pretrained(tmp_path / name)
+    adapter, wanted = tmp_path / "adapter", logits(model(tmp_path / "merged"))
+    found = extract(
+        *(interpole.open(tmp_path / name) for name in ("merged", "base")), rank, adapter, save_rest=save_rest
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        by_peft = logits(peft.PeftModel.from_pretrained(model(tmp_path / "base"), adapter))
+    assert not [str(one.message) for one in told if "adapter keys" in str(one.message)]
+    here = logits(model(interpole.save(interpole.open(adapter), tmp_path / "out")))
+    assert (by_peft - here).abs().max() < 1e-4
+    assert (here - logits(model(tmp_path / "base"))).abs().max() > 0.1
+    away = (here - wanted).abs().max()
+    assert away < 1e-4 if rank == 48 else away > 0.01
+    assert bool(found.named("left out")) != save_rest

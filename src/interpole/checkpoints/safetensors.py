@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -21,7 +21,7 @@ import numpy as np
 from interpole.errors import CheckpointError, CorruptError
 from interpole.files import LFS_POINTER, open_regular
 
-__all__ = ["DTYPES", "TensorSpec", "read_header", "refuse_pointer", "unique"]
+__all__ = ["DTYPES", "TensorSpec", "header_bytes", "read_header", "refuse_pointer", "unique"]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -67,6 +67,20 @@ class TensorSpec:
     def __str__(self) -> str:
         """Dtype and shape as in an error message: `BF16 [64, 32]`."""
         return f"{self.dtype} {list(self.shape)}"
+
+
+def header_bytes(specs: Mapping[str, TensorSpec], names: Iterable[str]) -> tuple[bytes, dict[str, int]]:
+    """The header of a file that holds `names` in this order, padded to 8 bytes, and the absolute offset of every tensor."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets, end = {}, 0
+    for name in names:
+        spec = specs[name]
+        offsets[name], end = end, end + spec.num_bytes
+        header[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offsets[name], end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
 
 
 def refuse_pointer(path: Path, name: str) -> None:

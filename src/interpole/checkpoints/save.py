@@ -34,7 +34,7 @@ from interpole.checkpoints.assets import copy, led_out, read_bytes
 from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
-from interpole.checkpoints.safetensors import TensorSpec
+from interpole.checkpoints.safetensors import TensorSpec, header_bytes
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
 from interpole.files import StrPath, exclusive, no_follow, shared, size_text
 from interpole.formats import content_hash
@@ -418,7 +418,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _wanted(checkpoint: Checkpoint, shards: Shards) -> dict[str, int]:
     """Shard → its size once it is whole."""
     return {
-        shard: len(_header_bytes(checkpoint, names)[0]) + sum(checkpoint.specs[name].num_bytes for name in names)
+        shard: len(header_bytes(checkpoint.specs, names)[0]) + sum(checkpoint.specs[name].num_bytes for name in names)
         for shard, names in shards.items()
     }
 
@@ -472,20 +472,6 @@ def _cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
     if len(groups) == 1:
         return {"model.safetensors": groups[0]}
     return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups)}
-
-
-def _header_bytes(checkpoint: Checkpoint, names: list[str]) -> tuple[bytes, dict[str, int]]:
-    """The safetensors header for `names` in this order, padded to 8 bytes, and the absolute offset of every tensor."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offsets, end = {}, 0
-    for name in names:
-        spec = checkpoint.specs[name]
-        offsets[name], end = end, end + spec.num_bytes
-        header[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offsets[name], end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
-    return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
 
 
 def _prepare(output: _Output, shards: Shards) -> None:
@@ -555,7 +541,7 @@ def _claim_shard(
     """
     writers = {}
     for output in outputs:
-        header, offsets = _header_bytes(output.checkpoint, names)
+        header, offsets = header_bytes(output.checkpoint.specs, names)
         size = len(header) + _num_bytes(output, names)
         if (file := claims.enter_context(_claimed(output, shard, size, among_others))) is not None:
             _reserve(file, size)

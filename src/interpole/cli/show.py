@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interpole.errors import printable
+from interpole.files import size_text
 
 if TYPE_CHECKING:
     from interpole.analysis.intervals import Interval
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from interpole.diagnostics.audit import Audit
     from interpole.diagnostics.doctor import Diagnosis
     from interpole.diagnostics.similarity import Similarity
+    from interpole.merging.lora import Extracted
     from interpole.sweep.run import Planned, SweepProgress
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "share",
     "show_audit",
     "show_diagnosis",
+    "show_extracted",
     "show_json",
     "show_metrics",
     "show_next",
@@ -282,6 +285,34 @@ def show_similarity(found: Similarity, by: str) -> None:
 def _figure(value: float, form: str) -> str:
     """A number, or a dash where there is none (no tensor in a layer, a side that did not move, a tensor not compared)."""
     return "–" if math.isnan(value) else f"{value:{form}}"
+
+
+def show_extracted(found: Extracted, *, tensors: bool) -> None:
+    """What an adapter keeps and loses in sentences, and the tensors if wanted."""
+    lora = [found.tensors[name] for name in found.named("lora")]
+    place = f"{found.folder}: " if found.folder else "measured, not written: "
+    console.print(f"{place}{len(lora)} matrices of rank {found.rank}, {size_text(found.num_bytes)}", markup=False)
+    console.print(f"σ to base + adapter: {found.after:.3g} (to the base: {found.before:.3g})")
+    errors = sorted(loss.relative_error for loss in lora)
+    console.print(f"relative error of the matrices: median {errors[len(errors) // 2]:.3g}, largest {errors[-1]:.3g}")
+    for kept in ("whole", "left out"):
+        if names := found.named(kept):
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more (--tensors)" if len(names) > 4 else "")
+            verb = "saved whole" if kept == "whole" else "left out, so that they stay the base's"
+            console.print(f"{len(names)} tensors {verb}: {shown}", markup=False)
+    if tensors:
+        rows = [
+            [
+                name,
+                loss.why or loss.kept,
+                f"{loss.relative_error:.3g}",
+                f"{loss.before.sigma:.3g}",
+                f"{loss.after.sigma:.3g}",
+            ]
+            for name, loss in found.tensors.items()
+        ]
+        console.print()
+        table("Tensors", ["tensor", "as", "relative error", "σ before", "σ after"], rows)
 
 
 def show_audit(found: Audit, *, tensors: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands about weights: merge, recipe convert, recipe presets."""
+"""Commands about weights: merge, extract-lora, recipe convert, recipe presets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interpole.checkpoints.save import Saved, Share
     from interpole.merging.recipe import Recipe
 
-__all__ = ["convert", "merge", "presets", "register"]
+__all__ = ["convert", "extract_lora", "merge", "presets", "register"]
 
 
 MOST_SHARES = 100_000
@@ -28,6 +28,7 @@ recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(rich_help_panel="Weights")(merge)
+    app.command("extract-lora", rich_help_panel="Weights")(extract_lora)
     app.add_typer(recipes_app, name="recipe", rich_help_panel="Weights")
 
 
@@ -145,6 +146,47 @@ def _with_marker_rows(recipe: Recipe, side: str) -> Recipe:
 
     rules = [rule.model_dump(by_alias=True, exclude_none=True) for rule in recipe.rules]
     return recipe.with_(rules=[marker_rows(side), *rules])
+
+
+def extract_lora(
+    merged: Annotated[
+        str, typer.Argument(metavar="MERGED|RECIPE.yml", help="What to come to: a folder, a hub id, or a recipe.")
+    ],
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="The model that the adapter is for: a folder or a hub id.")
+    ],
+    *,
+    rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="Rank of every B·A.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; must not exist. [default: only measure]")
+    ] = None,
+    save_rest: Annotated[
+        bool,
+        typer.Option(
+            "--save-rest", help="Save norms, biases and embeddings whole (modules_to_save) instead of leaving them out."
+        ),
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="Of the adapter: float32, bfloat16 or float16.")] = "float32",
+    tensors: Annotated[bool, typer.Option("--tensors", help="Also one row per tensor.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the LoRA adapter that leads from a base to a merge, as peft reads it, and say what it loses.
+
+    `interpole extract-lora mi-0.8 Qwen/Qwen3-4B-Instruct-2507 --rank 64 --out mi-0.8-lora`
+    """
+    from interpole.checkpoints.open import open_source
+    from interpole.cli.show import bytes_bar, show_extracted, show_json
+    from interpole.merging.lora import extract
+    from interpole.merging.merged import open_part
+    from interpole.merging.recipe import as_part
+
+    opened, below = open_part(as_part(merged)), open_source(base)
+    with bytes_bar("extracting", 2 * opened.num_bytes) as advance:
+        found = extract(opened, below, rank, out, save_rest=save_rest, dtype=dtype, progress=advance)
+    if as_json:
+        show_json(found.to_json())
+    else:
+        show_extracted(found, tensors=tensors)
 
 
 @recipes_app.command()

@@ -42,7 +42,7 @@ from interpole.merging.rules import (
 )
 from interpole.schema import Strict, validated
 
-__all__ = ["DTYPE_NAMES", "Part", "Recipe", "Source", "Sources", "build", "parse_lambdas"]
+__all__ = ["DTYPE_NAMES", "Part", "Recipe", "Source", "Sources", "as_part", "build", "parse_lambdas"]
 
 
 class Source(Strict):
@@ -425,6 +425,16 @@ Part = Annotated[Annotated[Source, Tag(_SOURCE)] | Annotated[Recipe, Tag(_RECIPE
 Sources = Annotated[dict[str, Part], BeforeValidator(_read_sources)]
 """Name → source; one may be written as its folder or hub id alone, and a recipe as its file alone."""
 Recipe.model_rebuild()  # its sources may be recipes
+
+
+def as_part(place: StrPath) -> Part:
+    """What is meant by a place alone where a source may be a recipe: a model, or the recipe in that file.
+
+    Raises:
+        RecipeError: as `Recipe.load`.
+    """
+    value = _read_source(place)
+    return value if isinstance(value, Recipe) else Source(**value)
 
 
 def _content_of(source: Source | Recipe) -> Any:

@@ -28,7 +28,7 @@ from interpole.errors import CheckpointError, CorruptError, MismatchError
 from interpole.formats import read_json
 from interpole.schema import Foreign, validated
 
-__all__ = ["Adapted", "adapter_base", "is_adapter"]
+__all__ = ["CONFIG", "OWN_FILES", "WEIGHTS", "Adapted", "adapter_base", "is_adapter"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -56,6 +56,8 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "tiktoken*")
 _TOKENIZERS = (*_VOCABULARIES, "tokenizer*", "special_tokens_map.json", "added_tokens.json")
 """Globs of the files that make a tokenizer: those that hold its vocabulary, and all."""
+OWN_FILES = (_TOKENIZERS, _TEMPLATES, ("generation_config.json",))
+"""Globs of the files in an adapter's folder that take the place of the base's; those of one group go together."""
 
 
 class _Settings(Foreign):
@@ -205,7 +207,7 @@ def _settings(folder: Path) -> _Settings:
 
 def _own_assets(base: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """The base's files, with the adapter's tokenizer and templates in the place of its own where the adapter has some."""
-    patterns = (*_TOKENIZERS, *_TEMPLATES, "generation_config.json")
+    patterns = [pattern for group in OWN_FILES for pattern in group]
     own = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and _matches(path.name, patterns)}
     replaced: tuple[str, ...] = ()
     if any(_matches(name, _VOCABULARIES) for name in own):
