@@ -238,7 +238,7 @@ def test_a_name_twice_is_found_in_linear_time():
     assert seen[1] <= 3 * seen[0]
 
 
-@settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutated_files_give_only_our_errors(tmp_path_factory, data):
     folder = _fuzz_folder(tmp_path_factory)

@@ -45,7 +45,7 @@ sources:
   thinking: {thinking}
 tasks: arithmetic
 samples: 1
-limit: 48
+limit: {limit}
 lambdas: [0.5, 0.6, 1]               # measured beside what is found
 engine_options: {{dtype: float32}}
 space:
@@ -80,9 +80,9 @@ def demo(
     pair, run, budget = shipped(), out / "run", 50
     ends = (pair.instruct, pair.thinking)
     sources = {name: json.dumps(str(getattr(pair, name))) for name in ("instruct", "thinking", "base")}
-    for name, text in (("sweep.yml", SWEEP), ("space.yml", SPACE)):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text.format(**sources, samples=samples, limit=limit), encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text, num in (("sweep.yml", SWEEP, limit), ("space.yml", SPACE, min(limit, 48))):
+        (out / name).write_text(text.format(**sources, samples=samples, limit=num), encoding="utf-8")
     size = ("--task", "arithmetic", "--samples", samples, "--limit", limit, "--engine-option", "dtype=float32")
     goal = ("--goal", f"max-tokens={budget}")
 
