@@ -19,14 +19,9 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import vllm_here  # noqa: F401
 
-vllm = pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 pytestmark = pytest.mark.vllm
-os.environ |= {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
 
 from vllm import LLM, SamplingParams
 
