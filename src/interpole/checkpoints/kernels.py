@@ -28,16 +28,17 @@ MOST_INPUTS = 16
 Array = NDArray[Any]
 
 
-def weighted_sum(inputs: Sequence[Array], weights: Sequence[float]) -> Array | None:
+def weighted_sum(inputs: Sequence[Array], weights: Sequence[float], out: Array | None = None) -> Array | None:
     """Σ wᵢ·xᵢ as `interpole.merging.methods.linear` defines it, rounded once to bfloat16; None unless all inputs are bfloat16.
 
     Args:
         inputs: flat arrays of one length.
         weights: one number per input.
+        out: where to write the sum, 16 bits a number; default a new array.
     """
     if not _fit(inputs):
         return None
-    out = np.empty(inputs[0].shape, np.uint16)
+    out = np.empty(inputs[0].shape, np.uint16) if out is None else out.view(np.uint16)
     _kernels.weighted_sum(tuple(array.view(np.uint16) for array in inputs), tuple(map(float, weights)), out)
     return out.view(DTYPES["BF16"])
 

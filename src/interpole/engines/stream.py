@@ -6,9 +6,10 @@ the dial is one pass over them; where they do not, the system reads them from di
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,28 +43,39 @@ def _to_torch(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def tensors(checkpoint: Checkpoint, device: torch.device) -> Iterator[Named]:
+def tensors(
+    checkpoint: Checkpoint, device: torch.device, live: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> Iterator[Named]:
     """All tensors of a checkpoint, by name, in its own dtypes, equal to `checkpoint[name]` bit for bit.
 
     A weighted sum of sources (`Merged.terms`) is computed on `device` from their mapped files; anything else by the checkpoint.
+
+    Args:
+        checkpoint: what to read.
+        device: where sums are computed.
+        live: tensors that are about to be replaced; a sum is written into the one of its name, and that is what is yielded,
+            where both are bfloat16 on a CPU. So nothing is copied twice.
     """
     keep_freed_memory()
     for name, spec in checkpoint.specs.items():
         terms = checkpoint.terms(name)
         if terms is not None and len(terms) == 1 and terms[0][0].specs[name].dtype != spec.dtype:
             terms = None  # copied, but cast
-        yield name, _to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device)
+        yield name, _to_torch(checkpoint[name]) if terms is None else _sum(name, spec, terms, device, live.get(name))
 
 
-def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device) -> torch.Tensor:
+def _sum(name: str, spec: TensorSpec, terms: Terms, device: torch.device, live: torch.Tensor | None) -> torch.Tensor:
     """Σ wᵢ·Θᵢ: every product and sum rounded to float32 once, left to right, then once to the result's dtype."""
     arrays = [_mapped(source, name) for source, _ in terms]
     if len(arrays) == 1:
         return _to_torch(arrays[0]).reshape(spec.shape)
     weights = [float(np.float32(weight)) for _, weight in terms]
     fused = device.type == "cpu" and spec.dtype == "BF16"
-    if fused and (rounded := weighted_sum(arrays, weights)) is not None:
-        return _to_torch(rounded).reshape(spec.shape)
+    if live is not None and (live.dtype is not torch.bfloat16 or not live.is_contiguous()):
+        live = None
+    out = None if live is None else live.detach().view(torch.int16).numpy().reshape(-1)
+    if fused and (rounded := weighted_sum(arrays, weights, out)) is not None:
+        return _to_torch(rounded).reshape(spec.shape) if live is None else live
     inputs = list(zip(map(_to_torch, arrays), weights, strict=True))
     dtype = _to_torch(np.empty(0, DTYPES[spec.dtype])).dtype
     result = torch.empty(spec.num_elements, dtype=dtype, device=device)

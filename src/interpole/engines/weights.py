@@ -51,8 +51,8 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """
     views = _plan(model.state_dict(), checkpoint, _reading(model))
     device = next(model.parameters()).device
-    for name, tensor in tensors(checkpoint, device):
-        if name in views:
+    for name, tensor in tensors(checkpoint, device, views):
+        if name in views and tensor is not views[name]:
             views[name].copy_(tensor)
 
 
