@@ -188,3 +188,45 @@ def model_stock(tensors, base, filter_wise=False):
     cosine = sum(pairs) / len(pairs)
     t = count * cosine / (1 + (count - 1) * cosine)
     return t * sum(x.astype(np.float64) for x in tensors) / count + (1 - t) * base
+
+
+def ram(tensors, base, epsilon, r=0.0, alpha=0.0):
+    """RAM, and with r RAM+: element by element, who changed it, and what of it is theirs alone."""
+    deltas = [flat(t - base) for t in tensors]
+    changed = [[abs(d) > np.float32(epsilon) for d in delta] for delta in deltas]
+    counts = [sum(column) for column in zip(*changed, strict=True)]
+    factors = []
+    for mask in changed:
+        shared = sum(m and count > 1 for m, count in zip(mask, counts, strict=True))
+        alone = sum(m and count == 1 for m, count in zip(mask, counts, strict=True))
+        ratio = shared / alone if alone else math.inf if shared else 0.0
+        factors.append(1 + r * min(ratio, alpha))
+    out = np.zeros(base.size)
+    for i, count in enumerate(counts):
+        for delta, mask, factor in zip(deltas, changed, factors, strict=True):
+            if mask[i]:
+                out[i] += delta[i] * factor if count == 1 else delta[i] / count
+    return base.astype(np.float64) + out.reshape(base.shape)
+
+
+def nearswap(tensor, base, t):
+    out = []
+    for a, b in zip(flat(base), flat(tensor), strict=True):
+        out.append(b if abs(b - a) <= t or (abs(b - a) < 1e-6 and t >= 1e-6) else a + t * math.copysign(1, b - a))
+    return np.reshape(out, base.shape) if t else base.astype(np.float64)
+
+
+def arcee_fusion(tensor, base):
+    """The fused tensor, and how many elements were taken over."""
+    importance = []
+    rows, below = (np.atleast_2d(x.reshape(-1, x.shape[-1])) for x in (tensor, base))
+    for row, other in zip(rows, below, strict=True):
+        p, q = (np.exp(x.astype(np.float64)) / math.fsum(np.exp(x.astype(np.float64))) + 1e-8 for x in (row, other))
+        distance = math.fsum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+        importance += [abs(x - y) * distance for x, y in zip(flat(row), flat(other), strict=True)]
+    order = sorted(importance)
+    low, median, high = (order[math.floor(q * (len(order) - 1))] for q in (0.25, 0.5, 0.75))
+    fence = median + 1.5 * (high - low)
+    chosen = [x >= fence * (1 - 1e-12) for x in importance]
+    out = [b if take else a for a, b, take in zip(flat(base), flat(tensor), chosen, strict=True)]
+    return np.reshape(out, base.shape), sum(chosen)

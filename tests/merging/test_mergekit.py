@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import interpole
+import reference
 import tiny
 from interpole.errors import RecipeError
 from interpole.merging.mergekit import translate
@@ -298,7 +299,11 @@ TASK = "merge_method: ties\nbase_model: C\nmodels:\n- model: A\n  parameters:\n 
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("merge_method: arcee_fusion\nmodels: [{model: A}]\n", 1, "arcee_fusion"),
+        ("merge_method: fusion\nmodels: [{model: A}]\n", 1, "fusion"),
+        ("merge_method: nearswap\nbase_model: A\nmodels: [{model: B}]\n", 3, "no t"),
+        ("merge_method: nearswap\nbase_model: A\nmodels: [{model: B, parameters: {t: 1}}]\n", 3, "all models"),
+        ("merge_method: ram\nbase_model: A\nmodels: [{model: B, parameters: {epsilon: 1}}]\n", 3, "all models"),
+        ("merge_method: ram\nbase_model: A\nmodels: [{model: B, parameters: {weight: 1}}]\n", 3, "'weight'"),
         ("models: [{model: A}]\nmerge_method: 3\n", 2, "'3'"),
         (ONE + "    weight: 1\nmodules: {}\n", 9, "'modules'"),
         (ONE + "    wieght: 1\n", 8, "'wieght'"),
@@ -374,3 +379,24 @@ def test_control_characters_in_yaml_are_a_recipe_error(tmp_path, text):
     (tmp_path / "x.yml").write_text(text)
     with pytest.raises(RecipeError, match="not valid YAML"):
         Recipe.load(tmp_path / "x.yml")
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "models_", "wanted"),
+    [
+        ("ram", {"epsilon": 0.5}, "BC", lambda base, tensors: reference.ram(tensors, base, 0.5)),
+        ("ramplus_tl", {"r": 0.5}, "BC", lambda base, tensors: reference.ram(tensors, base, 1e-5, 0.5, 0.2)),
+        ("nearswap", {"t": 0.01}, "AB", lambda base, tensors: reference.nearswap(tensors[0], base, 0.01)),
+        ("arcee_fusion", {}, "B", lambda base, tensors: reference.arcee_fusion(tensors[0], base)[0]),
+    ],
+    ids=["ram", "ramplus_tl", "nearswap", "arcee_fusion"],
+)
+def test_methods_without_weights_are_read_with_their_parameters(models, method, parameters, models_, wanted):
+    content = {"merge_method": method, "base_model": "A", "models": [{"model": name} for name in models_]}
+    merged = interpole.merge(
+        recipe_of(yaml.safe_dump(content | {"parameters": parameters, "dtype": "float32"}), models)
+    )
+    base, *tensors = (
+        interpole.open(name)[UP.format(1)].astype(np.float32) for name in ["A", *models_.removeprefix("A")]
+    )
+    np.testing.assert_allclose(merged[UP.format(1)], wanted(base, tensors), rtol=2e-6, atol=2e-7)

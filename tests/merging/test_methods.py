@@ -209,6 +209,67 @@ def test_model_stock_of_opposite_models_is_the_base():
     np.testing.assert_allclose(merge("model_stock", [model, 2 * base - model], (1, 1), base=base), base, atol=1e-6)
 
 
+def sparse(count, seed):
+    """A base and models that changed a part of it each, some elements by almost nothing."""
+    base, models = drawn(count, seed, ties=False)
+    rng = np.random.default_rng(seed)
+    for model in models:
+        same, little = rng.random(SHAPE) < 0.5, rng.random(SHAPE) < 0.1
+        model[same] = base[same]
+        model[little] = (base + np.float32(5e-6))[little]
+    return base, models
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("epsilon", [1e-5, 0.1])
+def test_ram_adds_what_one_changed_and_averages_what_several_did(count, epsilon):
+    base, models = sparse(count, 9)
+    ours = merge("ram", models, (1.0,) * count, base=base, epsilon=epsilon)
+    np.testing.assert_allclose(ours, reference.ram(models, base, epsilon), rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("options", [{}, {"r": 0.7, "alpha": 5.0}, {"r": 1.0, "alpha": 0.0}])
+def test_ramplus_scales_what_one_alone_changed(count, options):
+    base, models = sparse(count, 10)
+    ours = merge("ramplus_tl", models, (1.0,) * count, base=base, **options)
+    wanted = reference.ram(models, base, 1e-5, **{"r": 0.1, "alpha": 0.2} | options)
+    np.testing.assert_allclose(ours, wanted, rtol=2e-6, atol=2e-7)
+
+
+def test_ramplus_of_models_that_share_all_is_ram():
+    base, models = drawn(2, 3)
+    models = [np.where(model == base, base + 1, model) for model in models]
+    both = [merge(name, models, (1, 1), base=base) for name in ("ram", "ramplus_tl")]
+    np.testing.assert_array_equal(*both)
+
+
+@pytest.mark.parametrize("t", [0.0, 1e-4, 0.05, 10.0])
+def test_nearswap_moves_by_t_and_swaps_what_is_nearer(t):
+    base, (model,) = sparse(1, 11)
+    ours = merge("nearswap", [model], (1,), base=base, t=t)
+    np.testing.assert_allclose(ours, reference.nearswap(model, base, t), rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (40,), (1, 1), (3, 5, 4)])
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_arcee_fusion_takes_over_what_lies_beyond_the_fence(shape, size):
+    base, (model,) = drawn(1, 12, shape, ties=False)
+    model = (base + (model - base) * np.random.default_rng(0).exponential(size=shape) ** 3 * size).astype(np.float32)
+    ours = merge("arcee_fusion", [model], (1,), base=base)
+    wanted, taken = reference.arcee_fusion(model, base)
+    np.testing.assert_allclose(ours, wanted, rtol=2e-6, atol=2e-7)
+    if base.size > 30:
+        assert 0 < taken < base.size / 4
+
+
+def test_arcee_fusion_takes_blocks_of_rows_as_one(monkeypatch):
+    base, (model,) = drawn(1, 13)
+    whole = merge("arcee_fusion", [model], (1,), base=base)
+    monkeypatch.setattr("interpole.merging.methods.arcee_fusion.BLOCK_ELEMENTS", 50)
+    assert merge("arcee_fusion", [model], (1,), base=base).tobytes() == whole.tobytes()
+
+
 def test_passthrough_takes_and_scales_one_source():
     _, (a, b) = drawn(2)
     np.testing.assert_array_equal(merge("passthrough", [a, b], (0.0, 0.5)), b * np.float32(0.5))
@@ -296,6 +357,8 @@ def trio(tmp_path, pair):
 
 def recipe(trio, method, **content):
     sources = trio if get_method(method).base != "no" else {k: trio[k] for k in ("instruct", "thinking")}
+    if get_method(method).sources[1] == 1 and method != "passthrough":
+        sources = {k: trio[k] for k in ("thinking", "base")}
     weighted = {"lambda": 0.4} if get_method(method).uses_weights and method != "passthrough" else {}
     weighted = {"weights": {"thinking": 0.5}} if method == "passthrough" else weighted
     return build({"method": method, "sources": sources} | weighted | content, "test")

@@ -129,6 +129,12 @@ def rules_of(segments: Sequence[Segment], found: Sequence[Mapping[Path, Setting]
     return rules.content()
 
 
+def _may_be_per_model(method: str, key: str) -> bool:
+    """Whether mergekit looks for a parameter among those of one model."""
+    parameter = get_method(method).parameters.get(key)
+    return key in PER_MODEL | WITHOUT_EFFECT and (parameter is None or parameter.per_source)
+
+
 def _keys_of(method: str) -> set[str]:
     """What mergekit calls the parameters of a method."""
     known = {"slerp": {"t"}, "passthrough": {"scale"}, "nuslerp": {"weight", "nuslerp_flatten", "nuslerp_row_wise"}}
@@ -150,7 +156,7 @@ def check_keys(document: Document, method: str, segment: Segment) -> None:
     for path in [*segment.common, *segment.own.values()]:
         own, known = path not in segment.common, _keys_of(method)
         for key in document.known(path, lookup(document, path) or {}, known):
-            if own and key not in PER_MODEL | WITHOUT_EFFECT:
+            if own and not _may_be_per_model(method, key):
                 document.fail((*path, key), f"{key} holds for all models", "move it to `parameters` at the top")
             if own and segment.own.get("base") == path:
                 document.fail((*path, key), f"{key} of the base model has no effect", "remove it")
@@ -187,6 +193,8 @@ def _common_settings(document: Document, method: str, segment: Segment) -> Itera
             continue
         old = next((old for old, new in _renamed(method) if new == key), key)
         found = chain(document, old, segment.common)
+        if (method, key) == ("nearswap", "t") and not (found and found[-1][0] is None):
+            document.fail(segment.path, "no t", "add `t` to `parameters`, without a filter")
         if (method, key) == ("linear", "normalize") and not (found and found[-1][0] is None):
             found.append((None, True))
         if "l1" in parameter.choices:

@@ -35,6 +35,10 @@ METHODS = {
     "della_linear": "della",
     "sce": "sce",
     "model_stock": "model_stock",
+    "ram": "ram",
+    "ramplus_tl": "ram",
+    "nearswap": "nearswap",
+    "arcee_fusion": "arcee_fusion",
     "passthrough": "passthrough",
 }
 """Names of all methods, with the module that holds each in its own `METHODS`."""
