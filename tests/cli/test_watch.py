@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 
 from interpole.analysis.metrics import measure
-from interpole.cli.watch import MAX_IDLE, Watcher, sparkline, view, watch
+from interpole.cli.watch import MAX_IDLE, Watcher, sparkline, to_json, view, watch
+from interpole.engines.pool import EngineRate
 from interpole.errors import RunError
+from interpole.runs.progress import ProgressFile
 from interpole.runs.runfile import RunFile, exclusive
 from synthetic import samples, write_run
 
@@ -85,6 +87,23 @@ def test_what_is_left_to_pay_goes_by_the_tokens_seen(run: Path) -> None:
     each = sum(s.num_tokens for s in made) / len(made)
     assert f"about ${each * 7 * 10_000 / 1e6:,.2f} left to pay" in shown(view(reading, 90.0, 10_000))
     assert "time left: 0:01:30" in shown(view(reading, 90.0))
+
+
+def test_what_the_engines_do_is_shown_while_they_do_it(run: Path) -> None:
+    unfinish(run, "λ=1", 5)
+    rate = EngineRate(
+        name="engine 2 (GPU 1)", place="λ=1", num_loads=2, num_answers=29, num_tokens=1200, busy_seconds=8.0
+    )
+    ProgressFile(run).write([rate])
+    line = "engine 2 (GPU 1) at λ=1: 29 responses, 150 tokens/s"
+    assert line not in shown(view(Watcher(run).read()))  # nobody is at it
+    with exclusive(run):
+        reading = Watcher(run).read()
+        assert line in shown(view(reading))
+    assert to_json(reading)["engines"][0]["tokens_per_second"] == 150
+    (run / "progress.json").write_text('{"engines": [{"name": 7}]}')
+    with pytest.raises(RunError, match=r"engines.0.name"):
+        Watcher(run).read()
 
 
 def test_watching_ends_when_the_sweep_does(run: Path) -> None:

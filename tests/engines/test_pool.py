@@ -10,8 +10,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from interpole.engines.devices import Device
+from interpole.engines.devices import Device, devices
 from interpole.engines.pool import Pool
+from interpole.engines.registry import engine_kind
 from interpole.errors import EngineError, MismatchError
 from interpole.records import Generation, Sampler
 
@@ -255,3 +256,69 @@ def test_a_closed_pool_leaves_no_process_and_no_one_waiting(pool):
     assert all(isinstance(one, EngineError) for one in asyncio.run(scenario()))
     psutil.wait_procs(children, timeout=20)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+# ── where they run ───────────────────────────────────────────────────────────────────────────────────────────────
+
+OURS, THEIRS = engine_kind("transformers"), engine_kind("vllm")
+
+
+def where(num, kind=OURS, num_parameters=10**9, **options):
+    return devices(num, kind, options, lambda: num_parameters)
+
+
+def test_each_engine_sees_one_gpu_and_a_model_that_is_spread_a_group_of_them(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-7a,7,9")
+    assert [one.environ["CUDA_VISIBLE_DEVICES"] for one in where("auto")] == ["4", "5", "GPU-7a", "7", "9"]
+    pairs = where("auto", THEIRS, tensor_parallel_size=2)
+    assert [(one.name, one.environ["CUDA_VISIBLE_DEVICES"]) for one in pairs] == [
+        ("GPU 4,5", "4,5"),
+        ("GPU GPU-7a,7", "GPU-7a,7"),
+    ]
+    assert [one.name for one in where(7)][4:] == ["GPU 9", "GPU 4", "GPU 5"]
+    assert where(1) == [Device()]
+    with pytest.raises(EngineError, match="a model over 8 GPUs, but 5 can be seen"):
+        where("auto", THEIRS, tensor_parallel_size=4, pipeline_parallel_size=2)
+    with pytest.raises(EngineError, match="all on the device cuda:1"):
+        where(2, device="cuda:1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,-1,5")
+    assert [one.name for one in where("auto")] == ["GPU 3"]
+
+
+def test_gpus_are_listed_by_nvidia_smi_and_parts_of_them_go_before_the_whole(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-aa)'\necho 'GPU 1: NVIDIA H200 (UUID: GPU-bb)'\n"
+    )
+    program.chmod(0o755)
+    assert [one.environ["CUDA_VISIBLE_DEVICES"] for one in where("auto")] == ["0", "1"]
+    program.write_text(program.read_text() + "echo '  MIG 3g.71gb Device 0: (UUID: MIG-cc)'\n")
+    assert [one.environ["CUDA_VISIBLE_DEVICES"] for one in where("auto")] == ["MIG-cc"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert where("auto") == [Device()]
+
+
+def test_on_a_cpu_small_models_have_an_engine_to_a_core_and_threads_are_divided(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert where("auto", num_parameters=10**6) == [Device("", {"OMP_NUM_THREADS": "1"})] * 12
+    assert where("auto") == [Device()]
+    assert where("auto", threads=4) == [Device("", {"OMP_NUM_THREADS": "4"})] * 3
+    assert where(5) == [Device("", {"OMP_NUM_THREADS": "2"})] * 5
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert where("auto", device="cpu") == [Device()]
+    assert where("auto", engine_kind("openai")) == [Device()]
+
+
+def test_a_childs_environment_says_where_it_runs():
+    where = [Device("GPU 3", {"CUDA_VISIBLE_DEVICES": "3"}), Device("", {"OMP_NUM_THREADS": "4"})]
+    code = "from interpole.engines.child import serve; from interpole.engines.scripted import ScriptedEngine as E\n"
+    with Pool({}, where, command=[sys.executable, "-c", code + "serve(lambda spec: E([]))"]) as pool:
+        pool.versions()
+        assert [rate.name for rate in pool.rates()] == ["engine 1 (GPU 3)", "engine 2"]
+        found = [psutil.Process(member.process._child.pid).environ() for member in pool._members]
+    assert found[0]["CUDA_VISIBLE_DEVICES"] == "3"
+    assert found[1]["OMP_NUM_THREADS"] == "4"
+    assert found[1]["PATH"] == os.environ["PATH"]

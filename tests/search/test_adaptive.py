@@ -214,6 +214,17 @@ def asked(folder):
     ]
 
 
+def test_two_engines_find_what_one_finds(sweep_of, tmp_path):
+    for engines in "12":
+        out = ["--out", str(tmp_path / engines), "--engines", engines]
+        command = [*sweep_of, "--adaptive", "--limit", "4", "-k", "2", "--rounds", "1", "--budget-samples", "40", *out]
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    for name in ("adaptive.json", "curves.csv"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    once = asked(tmp_path)
+    assert sorted(once[: len(once) // 2]) == sorted(once[len(once) // 2 :])
+
+
 def test_an_adaptive_sweep_is_an_ordinary_run_and_is_not_asked_twice(sweep_of, tmp_path):
     command = [*sweep_of, "--adaptive", "--out", str(tmp_path / "run"), "--goal", "max-tokens=10", "--rounds", "2"]
     shown = CliRunner().invoke(app, command, catch_exceptions=False)

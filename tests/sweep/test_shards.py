@@ -14,8 +14,10 @@ from interpole.cli import app
 from interpole.errors import RunError
 from interpole.runs import samples
 from interpole.runs.combine import combine
+from interpole.runs.progress import Progress
 from interpole.runs.runfile import Block, Part, RunFile, Shard
 from interpole.sweep import run as sweep
+from interpole.sweep.plan import Plan
 from interpole.sweep.units import blocks, deal, missing_parts, unit_name
 
 TOTAL = 3
@@ -60,6 +62,23 @@ def test_shards_are_united_to_the_bytes_of_one_engine(bench, tmp_path):
     assert united.model_copy(update={"entries": (), "updated": whole.updated}) == whole.model_copy(
         update={"entries": (), "created": united.created}
     )
+
+
+def test_two_engines_make_the_bytes_of_one_and_load_each_lambda_once(bench, tmp_path):
+    config = bench.config(**bench.settings, engines=2)
+    with sweep.pool_of(Plan(config)) as pool:
+        summary = sweep.run(config, tmp_path / "two", pool=pool)
+        rates = pool.rates()
+    assert (summary.num_generated, summary.failed) == (4 * 4 * 3, ())
+    assert content(tmp_path / "two") == content(bench.out)
+    one, two = RunFile.load(bench.out), RunFile.load(tmp_path / "two")
+    assert [entry.key for entry in two.entries] == [entry.key for entry in one.entries]
+    assert two.model_copy(update={"entries": one.entries, "created": one.created, "updated": one.updated}) == one
+    assert len(LAMBDAS) <= sum(rate.num_loads for rate in rates) <= len(LAMBDAS) + 1
+    assert sum(rate.num_answers for rate in rates) == 4 * 4 * 3
+    assert all(rate.num_answers for rate in rates)
+    assert Progress.load(tmp_path / "two").engines == rates
+    assert not (tmp_path / "two" / sweep.UNFINISHED).exists()
 
 
 def test_every_response_is_made_by_one_shard_and_a_shard_has_few_lambdas(bench):

@@ -19,6 +19,7 @@ import live
 import tiny
 from bench import PROBLEMS, TALK, Bench
 from forked import APART
+from interpole.analysis.scoring import score
 from interpole.errors import RunError
 from interpole.records import Outcome
 from interpole.runs import samples
@@ -296,6 +297,25 @@ def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
     assert summary.num_tokens == sum(answer.num_tokens for answer in expected)
 
 
+def test_two_real_engines_give_the_bytes_of_one(tmp_path):
+    instruct, thinking = live.pair(tmp_path)
+    config = {
+        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+        "tasks": "arithmetic",
+        "lambdas": "0.3,0.6,1",
+        "samples": 1,
+        "limit": 4,
+        "sampler": {"max_tokens": 6},
+        "points": [{"budget_tokens": 3, "lambda": 0.6}],
+        "engine_options": {"dtype": "float32"},
+    }
+    for engines, out in ((1, "one"), (2, "two")):
+        assert sweep.run(SweepConfig.of(config | {"engines": engines}), tmp_path / out).num_generated == 16
+        score(tmp_path / out)
+    assert samples.read(tmp_path / "one") == samples.read(tmp_path / "two")
+    assert (tmp_path / "one/curves.csv").read_bytes() == (tmp_path / "two/curves.csv").read_bytes()
+
+
 def test_a_point_whose_weights_are_broken_fails_and_the_others_stand(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
@@ -334,6 +354,7 @@ def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
         "sampler: {temperature: .inf}": "sampler",
         "points: [{name: p, sampler: {temprature: 1}}]": "points.0.sampler: no setting 'temprature'",
         "limit: 0": "limit",
+        "engines: 0": "engines: 0 engines: give a number from 1, or auto",
         "template_from: base": "no source 'base'",
         "points: [{name: λ=1}]": "two points are called λ=1",
     }.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from interpole.cli.options import EstimandOption, Grading, Json, Run, Trust, say_what_is_run
+from interpole.cli.options import Engines, EstimandOption, Grading, Json, Run, Trust, say_what_is_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,6 +111,7 @@ def search(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: made, or continued.")],
     trials: Annotated[int | None, typer.Option(help="Recipes to try, in all. [default: the file's, or 50]")] = None,
+    engines: Engines = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -126,6 +127,8 @@ def search(
     file = SpaceFile.load(space, trust=trust)
     say_what_is_run(file.sweep.code())
     file = file if trials is None else file.model_copy(update={"trials": trials})
+    if engines is not None:
+        file = file.model_copy(update={"sweep": file.sweep.under({"engines": engines}, space)})
     with sweep_bar() as on_progress:
         found = optuna_search.run(file, out, on_progress=on_progress)
     if as_json:

@@ -26,6 +26,7 @@ __all__ = [
     "Embeddings",
     "EngineName",
     "EngineOptions",
+    "Engines",
     "EstimandOption",
     "Extrapolate",
     "Fresh",
@@ -258,6 +259,14 @@ EngineOptions = Annotated[
         "--engine-option",
         metavar="NAME=VALUE",
         help="Of the engine, e.g. dtype=float32. Repeatable.",
+        rich_help_panel="The engine",
+    ),
+]
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="How many engines, each on a device of its own; auto: one per GPU, or per core for small models. [default: 1]",
         rich_help_panel="The engine",
     ),
 ]

@@ -352,9 +352,11 @@ def show_plan(planned: Sequence[Planned]) -> None:
 
 @contextmanager
 def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
-    """A progress display on stderr: point, task, samples done, time left; plain lines where stderr is no terminal."""
+    """A progress display on stderr: point, task, samples done, time left, engines; plain lines where stderr is no terminal."""
     from datetime import timedelta
 
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     err = Terminal(stderr=True)
@@ -378,7 +380,8 @@ def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}", markup=False),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    bar, engines = Progress(*columns, console=err), Text(style="dim")
+    with Live(Group(bar, engines), console=err, transient=True):
         whole = bar.add_task("sweep", total=None, left="")
         part = bar.add_task("starting the engine", total=None, left="")
 
@@ -386,6 +389,8 @@ def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
             bar.update(whole, completed=p.done, total=p.total or None, left=left(p))
             where = printable(f"{p.task} {p.point}".strip() or "starting")
             bar.update(part, description=where, completed=p.part_done, total=p.part_total or None)
+            if len(p.engines) > 1:
+                engines.plain = "\n".join(map(str, p.engines))
             if p.message:
                 bar.console.print(printable(p.message), markup=False)
 

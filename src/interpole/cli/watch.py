@@ -1,7 +1,7 @@
 """A run in the terminal while it is made, or after: how far each point is, the curves as sparklines, what is left.
 
-It only reads: `run.json`, finished logs, and how many answers the unfinished ones have. It never waits on a sweep and
-never disturbs one.
+It only reads: `run.json`, finished logs, how many answers the unfinished ones have, and what the engines do. It never waits on
+a sweep and never disturbs one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from rich.text import Text
 from interpole.analysis.metrics import measure
 from interpole.analysis.tables import PointMetrics
 from interpole.cli.show import Terminal
+from interpole.engines.pool import EngineRate
 from interpole.files import open_regular
 from interpole.records import Sample
+from interpole.runs.progress import Progress
 from interpole.runs.runfile import Entry, RunFile, is_written
 from interpole.runs.samples import read_log
 
@@ -43,6 +45,7 @@ class Reading:
     total: tuple[int, ...]
     metrics: Sequence[PointMetrics]  # of finished logs
     written: bool = True  # a process is writing to the run
+    engines: Sequence[EngineRate] = ()  # of whoever writes, or wrote last
 
     @property
     def unfinished(self) -> bool:
@@ -88,6 +91,7 @@ class Watcher:
             tuple(file.num_responses(entry) for entry in entries),
             self._metrics,
             is_written(self.run),
+            Progress.load(self.run).engines,
         )
 
     def _paths(self, entries: Sequence[Entry]) -> list[Path]:
@@ -107,7 +111,8 @@ def to_json(reading: Reading) -> dict[str, Any]:
         {"task": entry.task, "point": entry.point, "status": entry.status, "done": done, "total": total}
         for entry, done, total in zip(reading.entries, reading.done, reading.total, strict=True)
     ]
-    return {"done": sum(reading.done), "total": sum(reading.total), "entries": entries}
+    engines = [one.model_dump() | {"tokens_per_second": one.tokens_per_second} for one in reading.engines]
+    return {"done": sum(reading.done), "total": sum(reading.total), "entries": entries, "engines": engines}
 
 
 def _num_lines(path: Path) -> int:
@@ -168,7 +173,8 @@ def view(reading: Reading, seconds_left: float | None = None, price: float | Non
             table,
             *_curves([m for m in reading.metrics if m.task == task and m.lam is not None and m.num_questions]),
         ]
-    return Group(*parts, _summary(reading, seconds_left, price))
+    working = [Text(f"{one}", "dim") for one in reading.engines if reading.unfinished and reading.written]
+    return Group(*parts, *working, _summary(reading, seconds_left, price))
 
 
 def _table(task: str) -> Table:

@@ -20,34 +20,53 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field
 
 from interpole.engines.base import Answer
 from interpole.engines.devices import Device
 from interpole.engines.process import COMMAND, EngineProcess
-from interpole.errors import EngineError, InterpoleError
+from interpole.errors import EngineError, InterpoleError, printable
 from interpole.records import Chance, Generation, Sampler
+from interpole.schema import Foreign
 
 __all__ = ["EngineRate", "Pool", "Visit"]
 
+Count = Annotated[int, Field(ge=0, le=10**18)]
 MOST_STRIKES = 2  # how often in a row an engine is given up without an answer before it gets no more work
 MOST_GIVEN_UP = 2  # how many engines are given up at a place before it counts as the place's fault
 
 
-class EngineRate(NamedTuple):
-    """What an engine of a pool has done so far."""
+class EngineRate(Foreign):
+    """What an engine of a pool has done so far.
 
-    name: str
-    place: str  # where it is; empty: nowhere yet
-    num_loads: int
-    num_answers: int
-    num_tokens: int
-    busy_seconds: float  # in which it had requests
+    Attributes:
+        name: `engine 2`, with its device.
+        place: where it is; empty: nowhere yet.
+        num_loads: how often it went elsewhere.
+        num_answers: that it gave.
+        num_tokens: in these.
+        busy_seconds: in which it had requests.
+    """
+
+    name: Annotated[str, AfterValidator(printable)]
+    place: Annotated[str, AfterValidator(printable)]
+    num_loads: Count
+    num_answers: Count
+    num_tokens: Count
+    busy_seconds: Annotated[float, Field(ge=0)]
 
     @property
     def tokens_per_second(self) -> float | None:
         """While it had requests; None before its first answer."""
         return self.num_tokens / self.busy_seconds if self.num_tokens and self.busy_seconds else None
+
+    def __str__(self) -> str:
+        """In words: `engine 2 (GPU 1) at λ=0.6: 512 responses, 1,870 tokens/s`."""
+        speed = self.tokens_per_second
+        where = f" at {self.place}" if self.place else ""
+        return f"{self.name}{where}: {self.num_answers:,} responses" + (f", {speed:,.0f} tokens/s" if speed else "")
 
 
 class _Place:
@@ -260,12 +279,12 @@ class Pool:
         with self._lock:
             return [
                 EngineRate(
-                    member.name,
-                    member.place.label if member.place else "",
-                    member.num_loads,
-                    member.num_answers,
-                    member.num_tokens,
-                    member.busy_seconds + (now - member.since if member.running else 0.0),
+                    name=member.name,
+                    place=member.place.label if member.place else "",
+                    num_loads=member.num_loads,
+                    num_answers=member.num_answers,
+                    num_tokens=member.num_tokens,
+                    busy_seconds=member.busy_seconds + (now - member.since if member.running else 0.0),
                 )
                 for member in self._members
             ]

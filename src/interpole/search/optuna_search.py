@@ -155,7 +155,8 @@ def _draw(trial: Trial, name: str, vary: Vary) -> Any:
 def _about(file: SpaceFile, planned: Plan) -> str:
     """Hash of what the trials depend on: everything but how many there are, and what is done with the best."""
     sources = {name: source.fingerprint for name, source in planned.sources.items()}
-    return content_hash([file.model_dump(mode="json", exclude={"trials", "finalists", "confirm", "goal"}), sources])
+    other: dict[str, Any] = {"trials": True, "finalists": True, "confirm": True, "goal": True, "sweep": {"engines"}}
+    return content_hash([file.model_dump(mode="json", exclude=other), sources])
 
 
 def _num_tried(study: Study) -> int:

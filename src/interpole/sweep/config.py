@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from interpole.engines.devices import NumEngines
 from interpole.engines.registry import EngineKind, engine_kind
 from interpole.errors import EngineError, RunError, TaskError
 from interpole.files import StrPath
@@ -44,6 +45,14 @@ def _known(settings: dict[str, float]) -> dict[str, float]:
         if not math.isfinite(value) or (name in ("top_k", "max_tokens") and value != int(value)):
             raise ValueError(f"{name} is {value:g}: give a {'whole ' if name in ('top_k', 'max_tokens') else ''}number")
     return settings
+
+
+def _num_engines(value: Any) -> Any:
+    """Refuse what is no number of engines."""
+    text = str(value)
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"{value!r} engines: give a number from 1, or auto")
+    return text if text == "auto" else int(text)
 
 
 def _may_run(name: str, value: Any) -> bool:
@@ -142,6 +151,7 @@ class SweepConfig(Strict):
         prefix: put after every prompt, e.g. `"<think>\n"`.
         markers: the think markers, where they cannot be found.
         engine, engine_options: see `interpole.engines.registry`.
+        engines: how many of them, each with a child process and a device of its own; `auto`: see `engines.devices`.
         concurrency: how many samples are under way at a time; at least twice what the engine runs at once.
         max_failures: engine failures at one point after which it is given up.
         hang_seconds: silence after which the engine counts as hanging.
@@ -163,7 +173,7 @@ class SweepConfig(Strict):
     markers: tuple[str, str] | None = None
     engine: str = "transformers"
     engine_options: dict[str, Any] = {}
-    engines: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    engines: Annotated[NumEngines, BeforeValidator(_num_engines)] = 1
     concurrency: int = Field(256, ge=1)
     max_failures: int = Field(3, ge=0)
     hang_seconds: float = Field(600.0, gt=0)

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from interpole import __version__
 from interpole.engines.base import RemoteModel
 from interpole.engines.devices import devices
-from interpole.engines.pool import Pool, Visit
+from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.engines.registry import require
 from interpole.errors import OutputError, RunError
 from interpole.files import StrPath
 from interpole.records import Generation
 from interpole.runs.journal import Journal, journal_path, num_answers
+from interpole.runs.progress import ProgressFile
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive
 from interpole.runs.samples import read_log, regraded_path
 from interpole.sweep.changes import assumed_engine, left_aside
@@ -69,6 +70,7 @@ class SweepProgress:
     total: int = 0
     num_tokens: int = 0  # generated since the start
     seconds_left: float | None = None  # None: nothing to judge by yet
+    engines: tuple[EngineRate, ...] = ()
     message: str = ""  # something to tell: a point is finished, the engine was restarted …
 
 
@@ -181,7 +183,7 @@ def run(
         existing = _existing(out)
         _refuse_shard(out, existing, shard)
         planned = Plan(config)
-        tell = _ProgressReporter(on_progress)
+        tell = _ProgressReporter(on_progress, out)
         for benchmark in planned.benchmarks.values():
             tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
         assumed = assumed_engine(config, existing)
@@ -319,7 +321,9 @@ class _Sweep:
         self._tell.begin(self._work)
         parts = [(job, part) for job in self._work for part in job.entry.parts if part.status != "done"]
         if parts and pool is not None:
+            self._tell.watch(pool)
             self._make(pool, parts)
+            self._tell.say_rates()
         ours = {job.entry.key for job in self._work}
         failed = tuple(entry for entry in self._file.entries if entry.key in ours and entry.status == "failed")
         tell = self._tell
@@ -412,8 +416,10 @@ class _Sweep:
 class _ProgressReporter:
     """Counts answers and tells whoever wants to know."""
 
-    def __init__(self, on_progress: OnProgress) -> None:
+    def __init__(self, on_progress: OnProgress, out: Path) -> None:
         self._on_progress = on_progress
+        self._file = ProgressFile(out)
+        self._rates: Callable[[], list[EngineRate]] = list
         self._state = SweepProgress()
         self._done: dict[tuple[str, str], int] = {}  # of each job, by its entry's key
         self._start = time.monotonic()
@@ -423,6 +429,18 @@ class _ProgressReporter:
     def seconds(self) -> float:
         """Time since generating began."""
         return time.monotonic() - self._start
+
+    def watch(self, pool: Pool) -> None:
+        """Tell of these engines too."""
+        self._rates = pool.rates
+        self.say_rates()
+
+    def say_rates(self) -> None:
+        """Write down what the engines have done."""
+        rates = self._rates()
+        self._state = replace(self._state, engines=tuple(rates))
+        if rates:
+            self._file.write(rates)
 
     def begin(self, work: Sequence[_Job]) -> None:
         self._done = {job.entry.key: job.num_done for job in work}
@@ -453,6 +471,8 @@ class _ProgressReporter:
             num_tokens=self.num_tokens,
             seconds_left=self.seconds / self.num_generated * left if self.num_generated else None,
         )
+        if self._file.is_due():
+            self.say_rates()
         self.go_to(job)
 
     def message(self, text: str) -> None:
