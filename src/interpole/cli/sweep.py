@@ -87,9 +87,7 @@ def sweep(
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
         "engine": engine or (default_engine(remote=True) if served else None),
         "engine_options": _engine_options(engine_option or (), api_key_env) | served.pop("engine_options", {}),
-        "engines": engines,
-        "template_variables": _named("--template-variable", template_variable or ()),
-        "lambdas": lam,
+        "template_variables": _named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
         "sampler": _said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
         "recipe": _recipe(layers, skip or (), embeddings, extrapolate=extrapolate),
@@ -98,8 +96,7 @@ def sweep(
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
     config = _config(instruct, thinking, given, served=bool(served), trust=trust)
-    changed = _changed(also=also, fresh=fresh, adaptive=adaptive)
-    share = _share(shard, adaptive=adaptive)
+    changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, adaptive=adaptive)
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
