@@ -1,10 +1,10 @@
 """`interpole serve` on the tiny pair: what each effort costs and gets, the time to the first token, and a minute of 200 clients.
 
-    python benchmarks/serve_load.py [--seconds 60] [--questions 96] [--address http://127.0.0.1:8000 --pid 123]
+    python benchmarks/serve_load.py [--seconds 60] [--questions 96]
+    .venv-vllm/bin/python benchmarks/serve_load.py --engine vllm
 
-With an address: a server that runs, of either engine; `--pid` is its process, whose memory is watched with its children's.
-
-Clients hang up at random and read slowly. What is printed goes into docs/serve.md; times are of this machine, ratios of one run.
+Clients hang up at random and read slowly. The embedded engine fails once in the middle; vLLM's is killed afterwards, under a load
+of its own, which ends the server. What is printed goes into docs/serve.md; times are of this machine, ratios of one run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ import asyncio
 import json
 import random
 import re
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,20 +33,50 @@ from interpole.lab import shipped
 from interpole.tasks.arithmetic import load
 from interpole.tasks.benchmark import Request
 
-RUNNING = r"^(?:interpole_in_flight|vllm:num_requests_running{.*}) (\S+)$"
+RUNNING = r"^(?:interpole_requests_in_flight|vllm:num_requests_(?:running|waiting){.*}) (\S+)$"
 EFFORTS = ("none", "low", "medium", "high")
 
 
-def start() -> tuple[subprocess.Popen[str], str]:
+FAILS_ON_SIGNAL = """
+import signal
+from interpole.engines.per_request import PerRequestEngine as Engine
+plain, due = Engine._before_forward, []
+signal.signal(signal.SIGUSR1, lambda *_: due.append(True))
+def before_forward(self, rows, num_tokens):
+    if due:
+        due.clear()
+        raise RuntimeError("out of memory, as the benchmark wants it")
+    plain(self, rows, num_tokens)
+Engine._before_forward = before_forward
+from interpole.cli import main
+main()
+"""
+VLLM_FLAGS = ["--", "--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory-bytes", str(1 << 28)]
+
+
+def start(engine: str, work: Path) -> tuple[subprocess.Popen[str], str]:
     """The server as people start it, and its address."""
     pair = shipped()
-    words = ["serve", str(pair.instruct), str(pair.thinking), "--port", "0", "--dtype", "float32", "--effort"]
-    command = [sys.executable, "-m", "interpole", *words, "low=0.42,medium=0.5,high=1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    for line in process.stdout:
-        if "Serving at" in line:
-            return process, line.split("Serving at ")[1].split(" ")[0]
+    folders, more = [pair.instruct, pair.thinking], ["--dtype", "float32"]
+    if engine == "vllm":
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        from widened import with_heads_of_32
+
+        folders, more = [with_heads_of_32(folder, work / folder.name) for folder in folders], VLLM_FLAGS
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--engine", engine, "--port", str(port), "--effort", "low=0.42,medium=0.5,high=1"]
+    words = ["-c", FAILS_ON_SIGNAL, "serve", *map(str, folders), *options, *more]
+    process = subprocess.Popen([sys.executable, *words], stdout=sys.stderr, text=True)
+    address = f"http://127.0.0.1:{port}"
+    while process.poll() is None:
+        try:
+            httpx.get(f"{address}/health")
+        except httpx.TransportError:
+            time.sleep(0.5)
+        else:
+            return process, address
     raise SystemExit("it did not start")
 
 
@@ -87,72 +122,111 @@ async def stream(client: httpx.AsyncClient, chance: random.Random) -> str:
     body = {"messages": [{"role": "user", "content": f"{chance.randrange(100)} {question} = ?"}], "stream": True}
     body |= {"lam": chance.randrange(11) / 10, "max_tokens": 300}
     leaves, last = chance.random() < 0.2, ""
-    async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
-        async for line in reply.aiter_lines():
-            if line.startswith("data: ") and line != "data: [DONE]":
-                last = line
-                if leaves and chance.random() < 0.1:
-                    return "hung up"
-            if chance.random() < 0.005:
-                await asyncio.sleep(1)
-    data = json.loads(last[6:])
-    return data["error"]["code"] if "error" in data else str(data["choices"][0]["finish_reason"])
+    try:
+        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            if reply.status_code != 200:
+                return f"error {json.loads(await reply.aread())['error']['code']}"
+            async for line in reply.aiter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    last = line
+                    if leaves and chance.random() < 0.1:
+                        return "hung up"
+                if chance.random() < 0.005:
+                    await asyncio.sleep(1)
+        data = json.loads(last[6:])
+    except httpx.ConnectError:
+        return "refused"  # the server has ended
+    except (httpx.TransportError, ValueError) as error:
+        return f"broken ({type(error).__name__})"
+    return f"error {data['error']['code']}" if "error" in data else str(data["choices"][0]["finish_reason"] or "cut")
 
 
-async def load_for(client: httpx.AsyncClient, seconds: float, server: psutil.Process) -> None:
-    """200 clients at any time, each with one stream after another."""
+def memory(server: psutil.Process) -> dict[str, int]:
+    """Bytes of a server by process: its own and those of its children that only they have, and all together."""
+    found = {"together": 0}
+    for number, process in enumerate((server, *server.children(recursive=True))):
+        seen = process.memory_full_info()
+        found[f"{number} {process.name()}"] = seen.uss
+        found["together"] += seen.rss
+    return found
+
+
+async def load_for(
+    client: httpx.AsyncClient, seconds: float, server: psutil.Process, fail: Callable[[], None] | None, at: float
+) -> None:
+    """200 clients at any time, each with one stream after another; the engine fails at `at` seconds."""
     ended: Counter[str] = Counter()
-    sizes: list[int] = []
-    deadline = time.monotonic() + seconds
+    sizes: list[dict[str, int]] = []
+    begun = time.monotonic()
 
     async def one(number: int) -> None:
         chance = random.Random(number)
-        while time.monotonic() < deadline:
-            ended[await stream(client, chance)] += 1
+        while time.monotonic() < begun + seconds:
+            ended[how := await stream(client, chance)] += 1
+            if how == "refused":
+                return
 
     async def watch() -> None:
-        while time.monotonic() < deadline:
-            sizes.append(sum(process.memory_info().rss for process in (server, *server.children(recursive=True))))
-            await asyncio.sleep(seconds / 20)
+        while time.monotonic() < begun + seconds:
+            try:
+                sizes.append(memory(server))
+            except psutil.Error:  # it has ended
+                return
+            await asyncio.sleep(seconds / 40)
 
-    await asyncio.gather(watch(), *map(one, range(200)))
-    await asyncio.sleep(1)
-    health = await client.get("/health")
-    in_flight = re.findall(RUNNING, (await client.get("/metrics")).text, re.M)
-    quarters = [int(max(part)) >> 20 for part in np.array_split(sizes, 4)]
-    print(
-        f"200 clients for {seconds:g} s: {dict(ended)}; afterwards health {health.status_code}, in flight {in_flight}"
-    )
-    print(f"memory at most, MiB, by quarters: {quarters}")
+    async def break_it() -> None:
+        if fail is not None:
+            await asyncio.sleep(at)
+            fail()
+
+    await asyncio.gather(watch(), break_it(), *map(one, range(200)))
+    late = time.monotonic() - begun - seconds
+    print(f"200 clients for {seconds:g} s: {dict(ended.most_common())}; the last ended {late:.1f} s later")
+    for name in sizes[0]:
+        quarters = [max(one.get(name, 0) for one in part) >> 20 for part in np.array_split(np.array(sizes), 4)]
+        print(f"memory of {name} at most, MiB, by quarters: {quarters}")
 
 
 async def measure(address: str, process: psutil.Process, options: argparse.Namespace) -> None:
     """All of it."""
     limits = httpx.Limits(max_connections=400)
+    embedded = options.engine == "transformers"
+    fail = (lambda: process.send_signal(signal.SIGUSR1)) if embedded else (lambda: kill_engine(process))
     async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
         await first_token(client, 5)  # warm
         await efforts(client, options.questions)
         await first_tokens(client)
-        await load_for(client, options.seconds, process)
+        await load_for(client, options.seconds, process, fail if embedded else None, options.seconds / 2)
+        await asyncio.sleep(1)
+        health = await client.get("/health")
+        in_flight = re.findall(RUNNING, (await client.get("/metrics")).text, re.M)
+        print(f"afterwards health {health.status_code} {health.text}, in flight {in_flight}")
+        if not embedded:
+            print("the engine is killed after 5 s:")
+            await load_for(client, 15, process, fail, 5)
+
+
+def kill_engine(server: psutil.Process) -> None:
+    """End vLLM's engine as the system does that is out of memory."""
+    for child in server.children(recursive=True):
+        if "EngineCore" in " ".join(child.cmdline()):
+            child.kill()
 
 
 def main() -> None:
     """Start, measure, stop."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--questions", type=int, default=96)
-    parser.add_argument("--address", help="of a server that runs")
-    parser.add_argument("--pid", type=int, help="its process")
+    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     options = parser.parse_args()
-    if options.address:
-        asyncio.run(measure(options.address, psutil.Process(options.pid), options))
-        return
-    process, address = start()
-    try:
-        asyncio.run(measure(address, psutil.Process(process.pid), options))
-    finally:
-        process.terminate()
-        print(f"stopped with exit code {process.wait(90)}")
+    with tempfile.TemporaryDirectory(prefix="interpole-bench-") as work:
+        process, address = start(options.engine, Path(work))
+        try:
+            asyncio.run(measure(address, psutil.Process(process.pid), options))
+        finally:
+            process.terminate()
+            print(f"stopped with exit code {process.wait(90)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-__all__ = ["ASK", "ASKED", "CHECKS", "anthropic_at", "openai_at"]
+__all__ = ["ASK", "ASKED", "CHECKS", "PATIENCE_SECONDS", "anthropic_at", "openai_at"]
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no prices from the network
 QUESTION = "34 a-1 b-5 c*2 = ?"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from clients import ASK, ASKED, CHECKS, anthropic_at, openai_at
+from clients import ASK, ASKED, CHECKS, PATIENCE_SECONDS, anthropic_at, openai_at
 
 from interpole.cli.serve import example
 
@@ -35,7 +35,7 @@ def test_openai_hangs_up_in_the_middle_and_the_row_is_free(openai_client, pair_s
     )
     next(iter(stream))
     stream.close()
-    for _ in range(200):
+    for _ in range(20 * PATIENCE_SECONDS):
         if not pair_server.driver.num_requests and not pair_server.driver.num_running:
             return
         asyncio.run(asyncio.sleep(0.05))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from queue import SimpleQueue
 
 import httpx
 import psutil
@@ -19,7 +20,7 @@ from written import WrittenEngine, server_of
 
 from interpole.lab import shipped
 from interpole.serve.app import Limits
-from interpole.serve.run import Options
+from interpole.serve.run import Options, listener
 
 
 def body(text, **fields):
@@ -60,8 +61,8 @@ async def one_stream(client, number, lams):
 
 
 def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_leave_nothing_behind():
-    engine = WrittenEngine(max_rows=64)
-    engine.fails_at_step = 40
+    engine = WrittenEngine(max_rows=64, step_seconds=0.001, begins_with=64)
+    engine.fails_at_step = 10
     server = server_of(engine)
     lams = [number / 10 for number in range(11)]
 
@@ -90,6 +91,50 @@ def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_le
         assert health == {"status": "ok", "in_flight": 0, "engine_failures": 1}
 
 
+def test_streams_of_the_tiny_pair_one_step_of_which_fails_are_whole_or_told_so_and_leave_nothing_behind(
+    address, pair_server, monkeypatch
+):
+    engine, num_failures = pair_server.driver._engine, pair_server.driver.num_failures
+    plain, steps = engine._before_forward, []
+
+    def before_forward(rows, num_tokens):
+        steps.append(len(rows))
+        if len(steps) == 20:
+            raise RuntimeError("out of memory")
+        plain(rows, num_tokens)
+
+    monkeypatch.setattr(engine, "_before_forward", before_forward)
+    content = {"messages": [{"role": "user", "content": "34 a-1 b-5 c*2 = ?"}], "stream": True, "max_tokens": 60}
+
+    async def one(client, number):
+        lines, body = 0, content | {"lam": number % 11 / 10, "n": 1 + (number % 8 == 0)}
+        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            async for line in reply.aiter_lines():
+                lines += bool(line)
+                if number % 5 == 0 and lines > 2:
+                    return "left"
+                if number % 7 == 0:
+                    await asyncio.sleep(0.01)
+                if line.startswith("data: {"):
+                    last = json.loads(line[6:])
+        return last["error"]["code"] if "error" in last else last["choices"][0]["finish_reason"]
+
+    async def load():
+        limits = httpx.Limits(max_connections=48)
+        async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS, limits=limits) as client:
+            return await asyncio.gather(*(one(client, number) for number in range(48)))
+
+    found = asyncio.run(load())
+    assert {"left", "engine_failed", "stop"} <= set(found) <= {"left", "engine_failed", "stop", "length"}
+    assert pair_server.driver.num_failures == num_failures + 1
+    for _ in range(3000):
+        if not (pair_server.driver.num_requests or pair_server.num_active or engine.busy):
+            break
+        time.sleep(0.01)
+    assert (pair_server.driver.num_requests, pair_server.num_active, engine.busy) == (0, 0, False)
+    assert post(address, content | {"stream": False, "lam": 1}).json()["choices"][0]["finish_reason"] == "stop"
+
+
 def test_an_engine_that_fails_answers_500_in_the_schema_and_the_next_request_is_answered():
     engine = WrittenEngine()
     server = server_of(engine)
@@ -115,7 +160,8 @@ def test_an_engine_that_fails_answers_500_in_the_schema_and_the_next_request_is_
 
 
 def test_beyond_the_queue_clients_are_told_when_to_try_again():
-    engine = WrittenEngine(max_rows=1, step_seconds=0.01)
+    engine = WrittenEngine(max_rows=1)
+    engine.holds = threading.Event()  # nothing ends while others are refused
     server = server_of(engine, max_requests=3)
     with running(server) as address:
         holding = [threading.Thread(target=post, args=(address, body("say 50"))) for _ in range(3)]
@@ -128,6 +174,7 @@ def test_beyond_the_queue_clients_are_told_when_to_try_again():
             assert reply.status_code == 429
             assert int(reply.headers["retry-after"]) > 0
             assert reply.json()["error"]["code"] == "queue_full"
+        engine.holds.set()
         for thread in holding:
             thread.join()
         assert post(address, body("say 1", n=4)).status_code == 429
@@ -242,7 +289,36 @@ def test_an_engine_that_hangs_is_not_healthy_one_whose_weights_move_is(moving):
         assert get(f"{address}/health").status_code == 200
 
 
-def test_the_command_serves_and_on_sigterm_finishes_what_streams_and_refuses_what_is_new():
+def test_a_server_that_is_told_to_end_finishes_what_streams_and_refuses_what_is_new():
+    engine = WrittenEngine()
+    engine.holds = threading.Event()
+    server, ready = server_of(engine), SimpleQueue()
+    listening = listener(server, Options(port=0), ready.put)
+    thread = threading.Thread(target=listening.run)
+    thread.start()
+    address = ready.get(timeout=PATIENCE_SECONDS)
+    with httpx.stream(
+        "POST", f"{address}/v1/chat/completions", json=body("say 5", stream=True), timeout=PATIENCE_SECONDS
+    ) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        listening.handle_exit(signal.SIGTERM, None)
+        reply = get(f"{address}/health")
+        assert (reply.status_code, reply.json()["status"]) == (503, "draining")
+        refused = post(address, body("say 1"))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert int(refused.headers["retry-after"]) > 0
+        engine.holds.set()
+        said = [line for line in lines if line]
+        assert said[-1] == "data: [DONE]"
+        assert (
+            "".join(json.loads(line[6:])["choices"][0]["delta"].get("content") or "" for line in said[:-1]) == "xxxxx"
+        )
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+
+
+def test_the_command_serves_and_on_sigterm_finishes_what_streams():
     pair = shipped()
     command = [sys.executable, "-m", "interpole", "serve", pair.instruct, pair.thinking, "--port", "0"]
     command += ["--dtype", "float32", "--api-key-env", "SERVE_KEY"]
@@ -274,14 +350,6 @@ def test_the_command_serves_and_on_sigterm_finishes_what_streams_and_refuses_wha
             lines = stream.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
-            statuses = set()
-            for _ in range(100):
-                statuses.add(get(f"{address}/health").status_code)
-                if 503 in statuses:
-                    break
-            assert 503 in statuses
-            refused = httpx.post(f"{address}/v1/completions", json=wild, headers=headers, timeout=PATIENCE_SECONDS)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(PATIENCE_SECONDS) == 0
         assert "Traceback" not in process.stderr.read()

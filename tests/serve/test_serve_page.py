@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from serving import as_vllm_serves, get, post
+from serving import PATIENCE_SECONDS, as_vllm_serves, get, post
 
 from interpole.report.style import COLOURS
 from interpole.serve import vllm_middleware
@@ -43,6 +43,7 @@ def opened(browser, address):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         contexts.append(context)
         it = context.new_page()
+        it.set_default_timeout(1000 * PATIENCE_SECONDS)
         it.on("console", lambda message: problems.append(message.text) if "status of 4" not in message.text else None)
         it.on("pageerror", lambda error: problems.append(str(error)))
         it.on("request", lambda request: requests.append(request.url))

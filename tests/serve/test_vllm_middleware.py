@@ -305,9 +305,9 @@ def test_what_is_served_goes_through_the_environment(monkeypatch):
 def test_a_server_that_waits_for_a_client_for_ever_is_cut_off_once_its_engine_has_ended():
     code = (
         "import multiprocessing, os, time; from interpole.serve import vllm; vllm.GRACE_SECONDS = 0.1\n"
-        "engine = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); engine.start()\n"
-        "vllm.watch_engines(); os.kill(engine.pid, 9); time.sleep(60); print('still here')"
+        "engine = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)); engine.start()\n"
+        "vllm.watch_engines(); os.kill(engine.pid, 9); time.sleep(600); print('still here')"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "engine has ended" in ended.stderr

@@ -26,10 +26,13 @@ class Letters:
 
 
 class WrittenEngine:
-    """Answers `say N` with N letters; its next `fails` steps fail, and the one numbered `fails_at_step`."""
+    """Answers `say N` with N letters; its next `fails` steps fail, and the one numbered `fails_at_step`.
 
-    def __init__(self, max_rows=16, step_seconds=0.0):
-        self.max_rows, self.step_seconds = max_rows, step_seconds
+    It begins when so many wait as it `begins_with`.
+    """
+
+    def __init__(self, max_rows=16, step_seconds=0.0, begins_with=0):
+        self.max_rows, self.step_seconds, self.begins_with = max_rows, step_seconds, begins_with
         self.waiting, self.rows, self.drawn = [], {}, []
         self.fails, self.fails_at_step, self.num_steps = 0, None, 0
         self.holds = None  # an event that the next steps wait for
@@ -61,6 +64,9 @@ class WrittenEngine:
         time.sleep(self.step_seconds)
         if self.holds is not None:
             self.holds.wait()
+        if len(self.waiting) < self.begins_with:
+            return []
+        self.begins_with = 0
         self.num_steps += 1
         self.fails += self.num_steps == self.fails_at_step
         if self.fails:

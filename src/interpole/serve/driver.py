@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -162,11 +162,11 @@ class Driver:
                 LOG.exception("the engine failed")
                 self._fail_all(error)
                 continue
-            for one in finished:
-                self._live.discard(one.key)
-                if one.error is not None:
-                    self.num_failures += 1
-                    LOG.error("a request failed: %s", one.error)
+            self._live -= {one.key for one in finished}
+            errors = Counter(str(one.error) for one in finished if one.error is not None)
+            for reason, num_requests in errors.items():  # a step that fails, fails all that were in it
+                self.num_failures += 1
+                LOG.error("%d of the requests failed: %s", num_requests, reason)
             if tokens or finished:
                 self._tell(tokens, finished)
 

@@ -163,7 +163,7 @@ def _end_with(sentinels: list[int]) -> None:
         print(
             f"the engine has ended, the server not within {GRACE_SECONDS} s: it is cut off", file=sys.stderr, flush=True
         )
-        os._exit(1)
+        os._exit(0 if _told.is_set() else 1)
 
 
 def arguments(folder: str, name: str, pair: Mapping[str, Any], host: str, port: int, flags: Sequence[str]) -> list[str]:
