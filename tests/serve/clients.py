@@ -104,7 +104,14 @@ def openai_responses_have_a_text_and_stream_it(address, key):
 
 def openai_lists_the_models(address, key):
     with openai_at(address, key) as client:
-        assert [model.id for model in client.models.list()][:2] == ["pair", "pair:none"]
+        listed = {model.id: model for model in client.models.list()}
+        assert list(listed)[:2] == ["pair", "pair:none"]
+        high = client.models.retrieve("pair:high")
+        assert high == listed["pair:high"]
+        assert (high.lam, high.effort, high.owned_by) == (1, "high", "interpole")
+        assert client.models.retrieve("pair@0.55").lam == 0.55
+        with pytest.raises(pytest.importorskip("openai").NotFoundError):
+            client.models.retrieve("another")
 
 
 def openai_completions_stop_where_they_are_told(address, key):

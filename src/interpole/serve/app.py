@@ -34,7 +34,7 @@ from interpole.serve.completions import read_completions, stream_completions, wh
 from interpole.serve.driver import Driver
 from interpole.serve.errors import RequestError
 from interpole.serve.head import Head
-from interpole.serve.levels import level_name
+from interpole.serve.levels import card, cards
 from interpole.serve.messages import read_messages, stream_messages, whole_messages
 from interpole.serve.metrics import Metrics, Watch
 from interpole.serve.page import headers, page
@@ -97,19 +97,14 @@ class Server:
 
     # ── what is told ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def models(self, _: Request) -> Response:
-        """The names that a request may give, each with its λ and what to expect of it."""
+    async def models(self, request: Request) -> Response:
+        """The names that a request may give, each with its λ and what to expect of it; or one of them."""
         levels = self.served.levels
-        base = {"object": "model", "created": 0, "owned_by": "interpole", "max_model_len": self.served.context_tokens}
-        found = [
-            {"id": levels.name, **base, "lam": levels.default, "system_fingerprint": self.served.stamp(levels.default)}
-        ]
-        for effort, level in levels.all.items():
-            expected = {"expected_tokens": level.expected_tokens, "expected_accuracy": level.expected_accuracy}
-            found.append(
-                {"id": level_name(levels.name, effort), **base, "lam": level.lam, "effort": effort, **expected}
-            )
-        return JSONResponse({"object": "list", "data": found})
+        plain = {"object": "model", "created": 0, "max_model_len": self.served.context_tokens}
+        name = request.path_params.get("name")
+        found = [card(name, levels, plain)] if name else cards(levels, plain)
+        stamped = [{**one, "system_fingerprint": self.served.stamp(one["lam"])} for one in found]
+        return JSONResponse(stamped[0] if name else {"object": "list", "data": stamped})
 
     async def health(self, _: Request) -> Response:
         """Whether requests are answered; 503 while it shuts down, or where the engine hangs or is gone."""
@@ -370,6 +365,7 @@ def application(server: Server, *, cors: Sequence[str] = ()) -> Starlette:
         Route("/health", server.health),
         Route("/metrics", server.measured),
         Route("/v1/models", server.models),
+        Route("/v1/models/{name:path}", server.models),
         Route("/v1/messages/count_tokens", server.count, methods=["POST"]),
         *(Route(one.path, server.asked(one), methods=["POST"]) for one in ENDPOINTS),
     ]

@@ -16,7 +16,18 @@ from interpole.errors import AnalysisError, RecipeError
 from interpole.files import StrPath
 from interpole.serve.errors import RequestError
 
-__all__ = ["NONE", "Chosen", "Level", "Levels", "choose", "level_name", "levels_of_run", "parse_efforts"]
+__all__ = [
+    "NONE",
+    "Chosen",
+    "Level",
+    "Levels",
+    "card",
+    "cards",
+    "choose",
+    "level_name",
+    "levels_of_run",
+    "parse_efforts",
+]
 
 NONE = "none"
 """The effort that is always there: λ = 0, Instruct."""
@@ -129,6 +140,31 @@ def levels_of_run(folder: StrPath, *, name: str = "interpole", default: float | 
         if choice is not None
     }
     return Levels(efforts["medium"].lam if default is None else default, efforts, name)
+
+
+def cards(levels: Levels, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The models that a client may name: the one there is, and one for each level of effort.
+
+    Args:
+        levels: what the server offers.
+        plain: what is said of every one of them.
+    """
+    found = [{**plain, "id": levels.name, "owned_by": "interpole", "lam": levels.default}]
+    for effort, level in levels.all.items():
+        expected = {"expected_tokens": level.expected_tokens, "expected_accuracy": level.expected_accuracy}
+        named = {"id": level_name(levels.name, effort), "lam": level.lam, "effort": effort}
+        found.append({**found[0], **named, **expected})
+    return found
+
+
+def card(name: str, levels: Levels, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """One of the models that a client may name, those with a λ of their own among them.
+
+    Raises:
+        RequestError: there is none of this name.
+    """
+    chosen, listed = choose({"model": name}, levels), cards(levels, plain)
+    return next((one for one in listed if one["id"] == name), {**listed[0], "id": name, "lam": chosen.lam})
 
 
 def choose(body: Mapping[str, Any], levels: Levels) -> Chosen:

@@ -17,7 +17,7 @@ from typing import Any
 from interpole.errors import CorruptError
 from interpole.formats import parse_json
 from interpole.serve.errors import RequestError
-from interpole.serve.levels import Chosen, Levels, choose, level_name
+from interpole.serve.levels import Chosen, Levels, card, cards, choose
 from interpole.serve.page import headers as page_headers
 from interpole.serve.page import page
 from interpole.serve.vllm import of_environment, watch_engines
@@ -193,21 +193,6 @@ def _error(content: Any, status: int) -> Any:
     return content
 
 
-def _cards(levels: Levels, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The models that a client may name: the one there is, and one for each level of effort.
-
-    Args:
-        levels: what the server offers.
-        plain: vLLM's card of its model.
-    """
-    base = {**plain, "root": levels.name, "owned_by": "interpole"}
-    found = [{**base, "id": levels.name, "lam": levels.default}]
-    for effort, level in levels.all.items():
-        expected = {"expected_tokens": level.expected_tokens, "expected_accuracy": level.expected_accuracy}
-        found.append({**base, "id": level_name(levels.name, effort), "lam": level.lam, "effort": effort, **expected})
-    return found
-
-
 # ── the middleware ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -262,20 +247,15 @@ class LambdaMiddleware:
 
     async def _models(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The list that vLLM has of its one model, and what is made of it."""
+        name = path.removeprefix("/v1/models").removeprefix("/")
+        choose({"model": name or self._levels.name}, self._levels)
 
         def listed(content: Any, status: int) -> Any:
             if status != 200:
                 return _error(content, status)
-            content["data"] = _cards(self._levels, content["data"][0])
-            name = path.removeprefix("/v1/models").removeprefix("/")
-            if not name:
-                return content
-            chosen = choose({"model": name}, self._levels)
-            same = [card for card in content["data"] if card["id"] == name]
-            return same[0] if same else {**content["data"][0], "id": name, "lam": chosen.lam}
+            plain = {**content["data"][0], "root": self._levels.name}
+            return card(name, self._levels, plain) if name else {**content, "data": cards(self._levels, plain)}
 
-        name = path.removeprefix("/v1/models/") if path != "/v1/models" else self._levels.name
-        choose({"model": name}, self._levels)
         scope = {**scope, "path": scope.get("root_path", "") + "/v1/models", "raw_path": b"/v1/models"}
         await self._app(scope, receive, _Rewriter(send, None, listed))
 
