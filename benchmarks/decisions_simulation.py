@@ -25,7 +25,7 @@ from interpole.records import Outcome, Sample
 from interpole.search.allocation import Goal
 from interpole.search.finals import winner_of
 
-__all__ = ["tables"]
+__all__ = ["of_budgets", "of_fronts", "of_searches", "tables"]
 
 Array = NDArray[np.float64]
 GRID = np.round(np.linspace(0, 1, 11), 1)
@@ -86,7 +86,7 @@ def judged(change: Array, k: int) -> Difference:
 
 
 def over_thinking(size: tuple[int, int], gain: float, repeats: int) -> str:
-    """How often a step whose true gain is `gain` is called what."""
+    """How often, in %, a step whose true gain is `gain` is called over-thinking, worth it and undetermined."""
     rng, called = np.random.default_rng(8), {"over-thinking": 0, "worth it": 0, "undetermined": 0}
     for _ in range(repeats):
         before = rng.beta(2, 1.2, size[0]) * 0.9
@@ -96,8 +96,7 @@ def over_thinking(size: tuple[int, int], gain: float, repeats: int) -> str:
             "over-thinking" if found.chance(MARGIN) < 0.05 else "worth it" if found.chance() > 0.95 else "undetermined"
         )
         called[verdict] += 1
-    shares = " | ".join(f"{n / repeats:.0%}" for n in called.values())
-    return f"| {size[0]} × {size[1]} | {100 * gain:+g} points | {shares} |"
+    return " / ".join(f"{100 * n / repeats:.0f}" for n in called.values())
 
 
 def searched(parts: tuple[int, int], num: int, repeats: int) -> str:
@@ -115,9 +114,10 @@ def searched(parts: tuple[int, int], num: int, repeats: int) -> str:
     )
 
 
-def of_searches(repeats: int, run: Callable[..., Iterable[Any]]) -> Iterator[str]:
+def of_searches(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
     """The table of searches."""
-    yield "\nThe winner of a search between equals, on the questions that it was chosen on and on those that confirm it:\n"
+    repeats = 4 if smoke else 400
+    yield f"{repeats} runs a line; the winner of a search between equals, on what it was chosen on and on what confirms it:\n"
     yield "| design | chosen: too high by, points | its interval covers | confirmed: too high by | its interval covers |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     yield from run(searched, ((25, 25), (50, 50), (150, 150)), (12, 12, 20), [repeats] * 3)
@@ -152,9 +152,10 @@ def fronts(size: tuple[int, int], flat_from: float | None, repeats: int) -> str:
     return f"| {size[0]} × {size[1]}, {design} | {' | '.join([*shares, *drawn])} |"
 
 
-def of_fronts(repeats: int, run: Callable[..., Iterable[Any]]) -> Iterator[str]:
+def of_fronts(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
     """The table of the Pareto front."""
-    yield "\nThe Pareto front of eleven λ, tokens rising: of the points whose probability of being on it lies in a range,"
+    repeats = 4 if smoke else 400
+    yield f"{repeats} runs a line, eleven λ, tokens rising: of the points whose probability of being on it lies in a range,"
     yield "how many are; and how often λ = 1 is drawn on it where it is not: by what was measured, from 50% on, and as sure.\n"
     yield "| design | below 5% | below 50% | below 95% | from 95% | λ = 1, measured | from 50% | from 95% |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -203,7 +204,7 @@ def broken(goal: str, size: tuple[int, int], repeats: int) -> str:
 
 
 def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
-    """All tables, as Markdown lines; `run` is `map`, or that of a pool of processes."""
+    """Winners, families and over-thinking, as Markdown lines; `run` is `map`, or that of a pool of processes."""
     repeats = 4 if smoke else 400
     yield f"{repeats} runs a line. The λ with the highest accuracy of many:\n"
     yield "| design | too high by | after the correction | its interval covers | after the correction | all equal λ tied |"
@@ -211,13 +212,20 @@ def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str
     designs = [(30, 8, 20, 0.0), (30, 8, 11, 0.0), (198, 8, 11, 0.0), (30, 8, 11, 0.3), (198, 8, 11, 0.1)]
     yield from run(winner, *zip(*designs, strict=True), [repeats] * len(designs))
     yield "\n" + next(iter(run(families, [repeats])))
-    yield "\nA step to more tokens is called (margin 2 points):\n"
-    yield "| questions × samples | true gain | over-thinking | worth it | undetermined |\n| --- | ---: | ---: | ---: | ---: |"
-    steps = list(product(((30, 8), (198, 8), (541, 8), (541, 64)), (-0.02, 0.0, 0.02, 0.04)))
-    yield from run(over_thinking, *zip(*steps, strict=True), [repeats] * len(steps))
+    sizes, gains = ((30, 8), (198, 8), (541, 8), (541, 64)), (-0.02, 0.0, 0.02, 0.04)
+    steps = list(product(sizes, gains))
+    called = iter(run(over_thinking, *zip(*steps, strict=True), [repeats] * len(steps)))
+    yield "\nA step to more tokens is called over-thinking / worth it / undetermined, in % (margin 2 points), at a true gain of\n"
+    yield f"| questions × samples | {' | '.join(f'{100 * gain:+g} points' for gain in gains)} |\n| --- |{' ---: |' * len(gains)}"
+    for questions, k in sizes:
+        yield f"| {questions} × {k} | {' | '.join(next(called) for _ in gains)} |"
+
+
+def of_budgets(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
+    """The table of budgets, and of how often the λ recommended breaks them."""
     runs = 2 if smoke else 200
     yield (
-        f"\nThe true mean at the λ that `recommend` names breaks the budget in so many of those of {runs} runs that name one, "
+        f"The true mean at the λ that `recommend` names breaks the budget in so many of those of {runs} runs that name one, "
         "without `--confidence` and with it (eleven λ, questions drawn anew in each run):\n"
     )
     asked = [f"at {level:.0%}" for level in CONFIDENCES[1:]]
@@ -225,5 +233,3 @@ def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str
     yield "| --- |" + " ---: |" * 2 * len(CONFIDENCES)
     budgets = list(product(("max_tokens", "min_accuracy"), ((30, 4),) if smoke else ((30, 4), (100, 2))))
     yield from run(broken, *zip(*budgets, strict=True), [runs] * len(budgets))
-    yield from of_searches(repeats, run)
-    yield from of_fronts(repeats, run)

@@ -17,6 +17,7 @@ __all__ = ["tables"]
 
 SIZES = ((30, 8), (30, 64), (198, 8), (541, 8), (60, 1))
 MEANS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.989, 0.995, 0.999)
+SHOWN = (0.5, 0.9, 0.989)  # of them, whose lengths are printed
 ALIKE = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # a + b of the beta distribution: small means all or nothing
 CHANGED = (0.02, 0.1, 0.3, 1.0)  # share of questions whose chance is drawn anew
 PAIRS = ((0.5, 0.5), (0.9, 0.9), (0.98, 0.98), (0.995, 0.995), (0.6, 0.9), (0.98, 0.9))
@@ -53,22 +54,30 @@ def changes(size: tuple[int, int], pair: tuple[float, float], repeats: int) -> t
 
 
 def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
-    """Both tables, as Markdown lines; `run` is `map`, or that of a pool of processes."""
+    """A line per size, as Markdown; `run` is `map`, or that of a pool of processes."""
     repeats, bootstrap = (60, 5) if smoke else (1000, 200)
-    sizes = SIZES[:1] if smoke else SIZES
-    yield f"Mean@k: {repeats} sets of questions a design; a + b of the beta distribution is each of {ALIKE}.\n"
-    yield "| questions × samples | true mean | covers: least | mean | length | the bootstrap's least |"
+    sizes, means, kinds = (SIZES[:1], SHOWN, PAIRS[::3]) if smoke else (SIZES, MEANS, PAIRS)
+    designs, pairs = list(product(sizes, means)), list(product(sizes, kinds))
+    of_shares = list(run(shares, *zip(*designs, strict=True), [repeats] * len(designs), [bootstrap] * len(designs)))
+    of_changes = list(run(changes, *zip(*pairs, strict=True), [repeats] * len(pairs)))
+    yield (
+        f"{repeats} sets of questions a design. Mean@k: true means {means}, questions that differ as beta distributions with "
+        f"a + b of {ALIKE}. Changes: means before, and of what is drawn anew, {kinds}, for shares {CHANGED} of the questions.\n"
+    )
+    yield (
+        "| questions × samples | Mean@k covers: least, mean (least at) | length at true means "
+        f"{', '.join(map(str, SHOWN))} | the bootstrap's least: up to .9, beyond | a change covers: least, mean | "
+        "by t alone: least |"
+    )
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
-    designs = list(product(sizes, MEANS[::4] if smoke else MEANS))
-    found = run(shares, *zip(*designs, strict=True), [repeats] * len(designs), [bootstrap] * len(designs))
-    for (size, mean), (hits, length, least) in zip(designs, found, strict=True):
-        yield f"| {size[0]} × {size[1]} | {mean:g} | {min(hits):.1%} | {np.mean(hits):.1%} | {length:.3f} | {least:.0%} |"
-    yield f"\nPaired changes: of each share {CHANGED} of questions the chance is drawn anew; a + b is .3, 1 and 10.\n"
-    yield "| questions × samples | mean before, and of what is drawn anew | covers: least | mean | least of t alone |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
-    pairs = list(product(sizes, PAIRS[::3] if smoke else PAIRS))
-    found = run(changes, *zip(*pairs, strict=True), [repeats] * len(pairs))
-    for (size, pair), (hits, plain) in zip(pairs, found, strict=True):
+    for size in sizes:
+        mine = {mean: found for (one, mean), found in zip(designs, of_shares, strict=True) if one == size}
+        least, worst = min((min(hits), mean) for mean, (hits, _, _) in mine.items())
+        old = [min(b for mean, (_, _, b) in mine.items() if (mean <= 0.9) == near) for near in (True, False)]
+        changed = [found for (one, _), found in zip(pairs, of_changes, strict=True) if one == size]
         yield (
-            f"| {size[0]} × {size[1]} | {pair[0]:g}, {pair[1]:g} | {min(hits):.1%} | {np.mean(hits):.1%} | {plain:.0%} |"
+            f"| {size[0]} × {size[1]} | {least:.1%}, {np.mean([hits for hits, _, _ in mine.values()]):.0%} ({worst:g}) | "
+            f"{', '.join(f'{mine[mean][1]:.3f}' for mean in SHOWN)} | {old[0]:.0%}, {old[1]:.0%} | "
+            f"{min(min(hits) for hits, _ in changed):.1%}, {np.mean([hits for hits, _ in changed]):.0%} | "
+            f"{min(plain for _, plain in changed):.0%} |"
         )

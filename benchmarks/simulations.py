@@ -1,9 +1,9 @@
-"""Every simulation behind the intervals and verdicts, in one command; docs/statistics.md holds its tables.
+"""Every simulation behind the intervals and verdicts, in one command; docs/statistics.md says which page holds which table.
 
 python benchmarks/simulations.py [PART …] [--smoke] [--into docs]
 
-Parts are stages, shares, decisions and adaptive; without one, all: about 1,200 CPU seconds. `--into` puts the tables
-between their marks in the pages of a folder.
+Without a part, all: about 1,200 CPU seconds, most of them of the stages. `--into` puts the tables between their marks in the
+pages of a folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from pathlib import Path
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # one core for each of two processes
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the parts are modules of `benchmarks`
 
-PARTS = {"stages": "stages.md", "shares": "statistics.md", "decisions": "statistics.md", "adaptive": "search.md"}
+PARTS = {  # which function of which module writes which table of which page
+    "stages": ("stages_simulation", "tables", "stages.md"),
+    "shares": ("shares_simulation", "tables", "statistics.md"),
+    "decisions": ("decisions_simulation", "tables", "statistics.md"),
+    "budgets": ("decisions_simulation", "of_budgets", "recommend.md"),
+    "searches": ("decisions_simulation", "of_searches", "search.md"),
+    "fronts": ("decisions_simulation", "of_fronts", "metrics.md"),
+    "adaptive": ("adaptive_simulation", "tables", "search.md"),
+}
 
 
 def quiet() -> None:
@@ -52,10 +60,11 @@ def main() -> None:
     with ProcessPoolExecutor(2, initializer=quiet) as pool:
         for part in given.parts or PARTS:
             start = time.perf_counter()
-            lines = list(importlib.import_module(f"benchmarks.{part}_simulation").tables(given.smoke, pool.map))
+            module, function, page = PARTS[part]
+            lines = list(getattr(importlib.import_module(f"benchmarks.{module}"), function)(given.smoke, pool.map))
             print(f"\n## {part}\n", *lines, sep="\n", flush=True)
             if given.into:
-                put(lines, part, given.into / PARTS[part])
+                put(lines, part, given.into / page)
             print(f"{part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     print(f"{sum(os.times()[:4]):.0f} s of CPU", file=sys.stderr)
 
