@@ -1,0 +1,107 @@
+"""`prediction.json`: what `interpole predict` found, alone or in the folder of a run; whoever reads it asks no model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
+
+from interpole.errors import RunError, printable
+from interpole.files import StrPath, open_regular, write_atomic
+from interpole.formats import parse_json
+from interpole.schema import Strict, validated
+
+__all__ = ["PREDICTION", "Ends", "PartFound", "PartsFound", "PredictionFile", "TaskPrediction"]
+
+PREDICTION = "prediction.json"
+MAX_BYTES = 64 << 20
+Name = Annotated[str, AfterValidator(printable), Field(max_length=400)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Ends = tuple[FiniteFloat | None, FiniteFloat | None, FiniteFloat | None]
+"""A value with the ends of its interval; null where it is not known."""
+
+
+class PartFound(Strict):
+    """What a part of the model does to the margin when it moves alone: the change, and its share of the whole's."""
+
+    name: Name
+    layer: Annotated[int, Field(ge=0, le=100_000)] | None = None  # of the heatmap: its row; None: outside of the layers
+    kind: Name | None = None  # of the heatmap: its column
+    change: Ends
+    share: Ends
+
+
+class PartsFound(Strict):
+    """All parts of one kind of division."""
+
+    at: FiniteFloat  # λ that parts moved to, from 0
+    start: FiniteFloat  # mean margin at λ = 0
+    whole: Ends  # change where everything moves
+    together: Ends  # sum of the parts' shares
+    parts: tuple[PartFound, ...]
+
+
+class TaskPrediction(Strict):
+    """One task, or one file of prompts."""
+
+    questions: tuple[Name, ...]
+    sampler: dict[str, FiniteFloat]
+    lams: tuple[FiniteFloat, ...]
+    probabilities: tuple[tuple[Share, ...], ...]  # (L, Q)
+    margins: tuple[tuple[FiniteFloat, ...], ...]  # (L, Q)
+    on: Ends | None
+    mid: Ends | None
+    off: Ends | None
+    notes: tuple[Name, ...] = ()
+    parts: dict[str, PartsFound] = {}  # by kinds, layers, groups, cells
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskPrediction:
+        rows = {len(row) for table in (self.probabilities, self.margins) for row in table}
+        if rows != {len(self.questions)} or {len(self.probabilities), len(self.margins)} != {len(self.lams)}:
+            raise ValueError("a row per λ and a number per question are expected")
+        if list(self.lams) != sorted(set(self.lams)):
+            raise ValueError("lams: expected in rising order, each once")
+        return self
+
+
+class PredictionFile(Strict):
+    """Everything that was found of one pair."""
+
+    interpole: Name
+    marker: Name  # whose chance was asked for
+    sources: dict[Name, Name]  # name → hash of the weights
+    engine: dict[Name, Name]
+    tasks: dict[Name, TaskPrediction]
+
+    @classmethod
+    def load(cls, path: StrPath) -> PredictionFile:
+        """Read it.
+
+        Raises:
+            RunError: it cannot be read, or makes no sense.
+        """
+        path = Path(path)
+        try:
+            with open_regular(path) as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise RunError(f"cannot read the prediction: {error.strerror}", path, "run `interpole predict`") from error
+        if len(data) > MAX_BYTES:
+            raise RunError(f"a prediction of more than {MAX_BYTES >> 20} MiB", path, "run `interpole predict` again")
+        return validated(cls, parse_json(data, path, RunError), path, RunError, "run `interpole predict` again")
+
+    @classmethod
+    def of_run(cls, run: StrPath) -> PredictionFile | None:
+        """That of a run folder, if it holds one."""
+        path = Path(run) / PREDICTION
+        return cls.load(path) if path.exists() else None
+
+    def save(self, folder: StrPath) -> Path:
+        """Write it into a folder, which is made where there is none."""
+        path = Path(folder) / PREDICTION
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(self.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        return path

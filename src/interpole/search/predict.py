@@ -1,0 +1,311 @@
+"""Where thinking will set in on a pair, from forward passes alone: an engine says how likely responses open it.
+
+λ are found by bisection, a few passes over a few prompts; parts of the model are moved one at a time. No token is generated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from interpole import __version__
+from interpole.analysis.intervals import Array, Interval
+from interpole.analysis.prediction import Attribution, Curve, attribute, next_lam, predict
+from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.names import KINDS, num_layers, role_of
+from interpole.errors import AnalysisError, EngineError, RunError, TaskError
+from interpole.files import read_text
+from interpole.formats import plain
+from interpole.records import Chance, Sampler
+from interpole.runs.prediction import PartFound, PartsFound, PredictionFile, TaskPrediction
+from interpole.search.space import layer_groups
+from interpole.sweep.config import PointConfig
+from interpole.sweep.plan import Plan, Point
+from interpole.tasks.data import read_jsonl
+
+__all__ = [
+    "BY",
+    "NUM_PROMPTS",
+    "TOLERANCE",
+    "Asked",
+    "Prompt",
+    "Weigher",
+    "ask_parts",
+    "prompts_in",
+    "prompts_of",
+    "to_file",
+]
+
+BY = ("kinds", "layers", "groups", "cells")
+"""How a model is divided into parts; `cells`: each kind in each layer."""
+NUM_PROMPTS = 16
+TOLERANCE = 1 / 64
+ENDS = (0.0, 1.0)
+OUTSIDE = "outside the layers"
+NUM_GROUPS = 3
+Tell = Callable[[str], None]
+
+
+class Weigher(Protocol):
+    """What is needed of an engine: `EngineProcess`, or several behind its interface."""
+
+    def load(self, where: Any) -> str:
+        """Go to other weights."""
+
+    async def chance(self, prompt: str, begins: str, sampler: Sampler) -> Chance:
+        """How likely the response to a prompt begins with a text."""
+
+
+class Prompt(NamedTuple):
+    """A rendered prompt, and how it will be answered."""
+
+    task: str
+    question: str  # its id
+    text: str
+    sampler: Sampler
+
+
+def prompts_of(planned: Plan, limit: int = NUM_PROMPTS) -> list[Prompt]:
+    """The first questions of every task of a sweep, as the sweep asks them.
+
+    Raises:
+        TaskError: a task asks in its own way.
+    """
+    found = []
+    for name, bench in planned.benchmarks.items():
+        if bench.foreign:
+            raise TaskError(f"task {name} asks in its own way, so its prompts are not known", remedy="give --prompts")
+        for problem in bench.problems[:limit]:
+            text = planned.render([{"role": "user", "content": bench.prompt(problem)}])
+            found.append(Prompt(name, problem.id, text, bench.sampler))
+    return found
+
+
+def prompts_in(planned: Plan, path: Path, sampler: Sampler, limit: int = NUM_PROMPTS) -> list[Prompt]:
+    """User messages of a file: a jsonl with `question`, `prompt` or `messages`, or text with one a line.
+
+    Raises:
+        TaskError: it cannot be read, or a row is none of these.
+    """
+    if path.suffix == ".jsonl":
+        chats = [_chat(row, place) for place, row in read_jsonl(path)]
+    else:
+        lines = read_text(path, TaskError, "the prompts").splitlines()
+        chats = [[{"role": "user", "content": line}] for line in lines if line.strip()]
+    if not chats:
+        raise TaskError("no prompts", path, "write one a line")
+    return [
+        Prompt(path.stem, str(number), planned.render(chat), sampler) for number, chat in enumerate(chats[:limit], 1)
+    ]
+
+
+def _chat(row: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
+    if isinstance(chat := row.get("messages"), list) and all(isinstance(one, dict) for one in chat) and chat:
+        return chat
+    text = row.get("question", row.get("prompt"))
+    if not isinstance(text, str) or not text.strip():
+        raise TaskError("a row without a question", place, 'write {"question": …}, {"prompt": …} or {"messages": […]}')
+    return [{"role": "user", "content": text}]
+
+
+@dataclass
+class Asked:
+    """What an engine has said of some prompts so far; each λ is asked once."""
+
+    planned: Plan
+    engine: Weigher
+    prompts: Sequence[Prompt]
+    begins: str  # what responses are to begin with
+
+    def __post_init__(self) -> None:
+        """Begin with nothing known."""
+        self.known: dict[float, list[Chance]] = {}
+
+    @property
+    def tasks(self) -> dict[str, list[int]]:
+        """Task → the numbers of its prompts."""
+        names = dict.fromkeys(prompt.task for prompt in self.prompts)
+        return {name: [i for i, prompt in enumerate(self.prompts) if prompt.task == name] for name in names}
+
+    def at(self, lam: float) -> list[Chance]:
+        """The chances at λ on the dial."""
+        if lam not in self.known:
+            self.known[lam] = self.weigh(self.planned.dial_point(lam))
+        return self.known[lam]
+
+    def weigh(self, point: Point) -> list[Chance]:
+        """The chances at a point: one forward pass over every prompt.
+
+        Raises:
+            EngineError: the engine cannot say.
+        """
+        found = self.engine.load(point.where)
+        if found not in ("", point.fingerprint):
+            raise EngineError("the sources were changed meanwhile", point.name, "run it again")
+
+        async def all_of_them() -> list[Chance]:
+            chances = (self.engine.chance(one.text, self.begins, one.sampler) for one in self.prompts)
+            return await asyncio.gather(*chances)
+
+        return asyncio.run(all_of_them())
+
+    def bisect(
+        self, tolerance: float = TOLERANCE, ends: tuple[float, float] = ENDS, tell: Tell = lambda _: None
+    ) -> None:
+        """Ask at as few λ as make 5 %, 50 % and 95 % of every task known to `tolerance`."""
+        for numbers in self.tasks.values():
+            while (lam := next_lam(list(self.known), self._shares(numbers), tolerance, ends)) is not None:
+                self.at(lam)
+                share = np.mean([self.known[lam][i].probability for i in numbers])
+                tell(f"λ={lam:.4g}: {share:.1%} of first tokens are {self.begins}")
+
+    def _shares(self, numbers: Sequence[int]) -> list[float]:
+        return [float(np.mean([chances[i].probability for i in numbers])) for chances in self.known.values()]
+
+    def table(self, task: str) -> tuple[Array, Array, Array]:
+        """λ (L,), probabilities (Q, L) and margins (Q, L) of a task."""
+        lams, numbers = sorted(self.known), self.tasks[task]
+        probabilities = [[self.known[lam][i].probability for lam in lams] for i in numbers]
+        margins = [[self.known[lam][i].margin for lam in lams] for i in numbers]
+        return np.array(lams), np.array(probabilities), np.array(margins)
+
+    def curve(self, task: str, seed: int = 0) -> Curve:
+        """The curve of a task.
+
+        Raises:
+            AnalysisError: fewer than two λ are known.
+        """
+        if len(self.known) < 2:
+            raise AnalysisError("a curve over fewer than two λ", task, "give two or more")
+        return predict(*self.table(task), seed=seed)
+
+
+def _parts(by: str, names: Iterable[str], num_groups: int) -> dict[str, dict[str, Any]]:
+    """Part → the selectors of its rule."""
+    names = list(names)
+    roles = {role for name in names if (role := role_of(name)) is not None}
+    if by == "kinds":
+        there = {role.kind for role in roles}
+        return {kind: {"kind": kind} for kind in KINDS if kind in there}
+    depth, outside = num_layers(names), {OUTSIDE: {"layers": "none"}}
+    if by == "layers":
+        return {f"layer {i}": {"layers": str(i)} for i in range(depth)} | outside
+    if by == "groups":
+        return {f"layers {group}": {"layers": group} for group in layer_groups(depth, min(num_groups, depth))} | outside
+    if by == "cells":
+        cells = {
+            f"layer {i} {k}": {"layers": str(i), "kind": k} for i, k in product(range(depth), KINDS) if (i, k) in roles
+        }
+        return cells | {
+            f"{kind} {OUTSIDE}": {"layers": "none", "kind": kind} for kind in KINDS if (None, kind) in roles
+        }
+    raise AnalysisError(f"no parts by {by!r}", remedy=f"there are {', '.join(BY)}")
+
+
+def ask_parts(
+    asked: Asked,
+    by: str | Mapping[str, Mapping[str, Any]],
+    *,
+    lam: float = 1.0,
+    num_groups: int = NUM_GROUPS,
+    seed: int = 0,
+    tell: Tell = lambda _: None,
+) -> dict[str, PartsFound]:
+    """Move one part of the model at a time from λ = 0, and see what that does to the margin.
+
+    Args:
+        asked: the pair and its prompts.
+        by: one of `BY`; or part → the selectors of its rule.
+        lam: where a part moves to.
+        num_groups: of neighbouring layers, for `groups`.
+        seed: of the intervals.
+        tell: told of every part.
+
+    Returns:
+        What was found, of each task.
+
+    Raises:
+        AnalysisError: no such division.
+        RunError: the recipe has rules of its own.
+    """
+    planned = asked.planned
+    if planned.config.recipe.get("rules"):
+        raise RunError("parts of a recipe that has rules", remedy="leave --layers, --skip and `rules` out")
+    weights = planned.dial_point(lam).weights
+    assert isinstance(weights, Checkpoint)
+    rules = _parts(by, weights.specs, num_groups) if isinstance(by, str) else by
+    start, whole = asked.at(0.0), asked.at(lam)
+    moved = {}
+    for name, rule in rules.items():
+        recipe = {"lambda": 0.0, "rules": [{**rule, "lambda": lam}]}
+        moved[name] = asked.weigh(planned.point(PointConfig(name=f"{name} at λ={lam:g}", recipe=recipe)))
+        change = np.mean([after.margin - before.margin for after, before in zip(moved[name], start, strict=True)])
+        tell(f"{name}: {change:+.2f}")
+    found = {}
+    for task, numbers in asked.tasks.items():
+        margins = {name: np.array([chances[i].margin for i in numbers]) for name, chances in moved.items()}
+        ends = (np.array([chances[i].margin for i in numbers]) for chances in (start, whole))
+        found[task] = _parts_found(attribute(*ends, margins, seed=seed), rules, lam)
+    return found
+
+
+def _parts_found(found: Attribution, rules: Mapping[str, Mapping[str, Any]], lam: float) -> PartsFound:
+    parts = [
+        PartFound(
+            name=part.name,
+            layer=int(layers) if (layers := str(rules[part.name].get("layers"))).isdigit() else None,
+            kind=rules[part.name].get("kind"),
+            change=_ends(part.change),
+            share=_ends(part.share),
+        )
+        for part in found.parts
+    ]
+    return PartsFound(
+        at=lam, start=found.start, whole=_ends(found.whole), together=_ends(found.together), parts=tuple(parts)
+    )
+
+
+def _ends(interval: Interval) -> tuple[float | None, float | None, float | None]:
+    value, low, high = plain(tuple(interval))
+    return value, low, high
+
+
+def to_file(
+    asked: Asked,
+    curves: Mapping[str, Curve],
+    parts: Mapping[str, Mapping[str, PartsFound]],
+    engine: Mapping[str, str],
+) -> PredictionFile:
+    """What was found, to be written down.
+
+    Args:
+        asked: what the engine has said.
+        curves: by task.
+        parts: by division, then by task.
+        engine: its versions.
+    """
+    tasks = {}
+    for task, curve in curves.items():
+        lams, probabilities, margins = asked.table(task)
+        first = next(prompt for prompt in asked.prompts if prompt.task == task)
+        on, mid, off = (None if one is None else _ends(one) for one in (curve.on, curve.mid, curve.off))
+        tasks[task] = TaskPrediction(
+            questions=tuple(prompt.question for prompt in asked.prompts if prompt.task == task),
+            sampler={name: value for name, value in asdict(first.sampler).items() if name != "seed"},
+            lams=tuple(lams.tolist()),
+            probabilities=tuple(map(tuple, probabilities.T.tolist())),
+            margins=tuple(map(tuple, margins.T.tolist())),
+            on=on,
+            mid=mid,
+            off=off,
+            notes=curve.notes,
+            parts={by: of_task[task] for by, of_task in parts.items()},
+        )
+    sources = {name: source.fingerprint for name, source in asked.planned.sources.items()}
+    return PredictionFile(interpole=__version__, marker=asked.begins, sources=sources, engine=dict(engine), tasks=tasks)
