@@ -33,6 +33,8 @@ from interpole.report.plots import chart
 from interpole.report.render import save, svg
 from interpole.report.style import COLOURS, OUTCOMES
 from interpole.report.verdicts import bands, verdicts
+from interpole.runs.prediction import PredictionFile
+from interpole.runs.runfile import RunFile
 from synthetic import samples, write_run
 
 PAPER = Path(__file__).parents[1] / "data/paper"
@@ -285,7 +287,7 @@ def test_plot_says_what_a_figure_needs(run: Path, tmp_path: Path, figure: str, m
 
 
 def test_a_task_that_was_not_measured_is_refused(run: Path, tmp_path: Path) -> None:
-    for figure in FIGURES.keys() - {"4", "similarity"}:
+    for figure in FIGURES.keys() - {"4", "similarity", "prediction", "parts"}:
         with pytest.raises(AnalysisError):
             plot(run, figure, tmp_path / "x.png", task="astrology")
 
@@ -518,3 +520,35 @@ def test_dark_mode_names_colours_that_exist() -> None:
     dark = css[css.index("prefers-color-scheme: dark") :]
     named = set(re.findall(r"--(\w+): #", dark[: dark.index("}")]))
     assert named - {"surface"} == set(COLOURS)
+
+
+def test_a_prediction_in_the_folder_is_on_the_page_beside_the_sweep_unless_it_is_of_other_weights(
+    sweep: list[Sample], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", sweep)
+    sources = {name: one.fingerprint for name, one in RunFile.load(run).sources.items()}
+    parts = [
+        {"name": "a", "layer": 0, "kind": "ffn", "change": [4.484, 4, 5], "share": [0.9, None, None]},
+        {"name": "b", "layer": None, "kind": "norm", "change": [-0.004, None, None], "share": [0, None, None]},
+        {"name": "c", "layer": 0, "kind": "attention", "change": [-0.5, None, None], "share": [0.1, None, None]},
+    ]
+    whole = {"at": 1, "start": -6, "whole": [4, 3, 5], "together": [1, 1, 1], "parts": parts}
+    found = {
+        "questions": ["a", "b"], "sampler": {}, "lams": [0, 0.5, 1], "probabilities": [[0, 0], [0.4, 0.6], [1, 1]],
+        "margins": [[-6, -6], [0, 1], [6, 6]], "on": None, "mid": [0.5, 0.48, 0.52], "off": None, "parts": {"cells": whole},
+    }  # fmt: skip
+    content = {"interpole": "1", "marker": "<think>", "sources": sources, "engine": {}, "tasks": {sweep[0].task: found}}
+    file = PredictionFile.model_validate(content)
+    file.save(run)
+    page = write_report(run, tmp_path / "report.html").read_text()
+    assert page.count("Before a token was generated") == 1
+    assert "half of the\nresponses were to think at λ=0.500 [0.480, 0.520]" in page
+    assert all(f">{text}</text>" in page for text in ("+4.48", "+0.00", "−0.50"))
+    drawn = plot(run, "parts", tmp_path / "parts.svg").read_text()
+    used = set(re.findall(r'(?:fill|stroke)="(#\w{6})"', drawn))
+    assert used <= set(COLOURS.values())  # so that they follow in the dark
+    plot(run, "prediction", tmp_path / "prediction.svg", task=sweep[0].task)
+    with pytest.raises(AnalysisError, match="nothing was predicted"):
+        plot(run, "prediction", tmp_path / "x.png", task="astrology")
+    file.model_copy(update={"sources": dict.fromkeys(sources, "other")}).save(run)
+    assert "Before a token was generated" not in write_report(run, tmp_path / "other.html").read_text()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli import choose, lab, questions, responses, runs, serve, weights
+from interpole.cli import choose, lab, predict, questions, responses, runs, serve, weights
 from interpole.errors import InterpoleError, InterpoleWarning, printable
 
 __all__ = ["app", "run"]
@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (lab, weights, questions, runs, responses, choose, serve):
+for part in (lab, weights, questions, runs, responses, predict, choose, serve):
     part.register(app)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from interpole.sweep.estimate import Estimate
     from interpole.sweep.run import Changed
 
-__all__ = ["start", "sweep"]
+__all__ = ["config_of", "engine_options_of", "examine", "named", "recipe_of", "said", "start", "sweep"]
 
 
 def sweep(
@@ -86,16 +86,16 @@ def sweep(
     settings: dict[str, Any] = {
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
         "engine": engine or (default_engine(remote=True) if served else None),
-        "engine_options": _engine_options(engine_option or (), api_key_env) | served.pop("engine_options", {}),
-        "template_variables": _named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
-        "sampler": _said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
+        "engine_options": engine_options_of(engine_option or (), api_key_env) | served.pop("engine_options", {}),
+        "template_variables": named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
+        "sampler": said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
-        "recipe": _recipe(layers, skip or (), embeddings, extrapolate=extrapolate),
+        "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate),
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
     if (data or grader or prompt) and not task:
         raise typer.BadParameter("--data, --grader and --prompt go with --task")
-    config = _config(instruct, thinking, given, served=bool(served), trust=trust)
+    config = config_of(instruct, thinking, given, served=bool(served), trust=trust)
     changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, adaptive=adaptive)
     if show_prompt:
         _show_prompt(config)
@@ -107,16 +107,17 @@ def sweep(
         start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share)
 
 
-def _engine_options(given: Sequence[str], api_key_env: str | None) -> dict[str, Any]:
-    return _named("--engine-option", given) | _said(api_key_env=api_key_env)
+def engine_options_of(given: Sequence[str], api_key_env: str | None = None) -> dict[str, Any]:
+    """`--engine-option NAME=VALUE …` as settings."""
+    return named("--engine-option", given) | said(api_key_env=api_key_env)
 
 
-def _said(**settings: Any) -> dict[str, Any]:
+def said(**settings: Any) -> dict[str, Any]:
     """The settings that were given."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _config(
+def config_of(
     instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool, trust: bool
 ) -> SweepConfig:
     """The sweep that the arguments and the settings given on the command line say."""
@@ -138,7 +139,10 @@ def _config(
     return SweepConfig.of(defaults | given | pair, instruct or "the sweep")
 
 
-def _recipe(layers: str | None, skip: Sequence[str], embeddings: str | None, *, extrapolate: bool) -> dict[str, Any]:
+def recipe_of(
+    layers: str | None, skip: Sequence[str], embeddings: str | None, *, extrapolate: bool = False
+) -> dict[str, Any]:
+    """`--layers`, `--skip`, `--embeddings` and `--extrapolate` as fields of the recipe."""
     from interpole.merging.rules import ablation
 
     rules = ablation(layers, skip, embeddings)
@@ -158,7 +162,7 @@ def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dic
     return {"engine_options": given, "points": points} | lambdas if models or base_url else {}
 
 
-def _named(option: str, given: Sequence[str]) -> dict[str, Any]:
+def named(option: str, given: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs; values are read as YAML."""
     if wrong := next((one for one in given if "=" not in one), None):
         raise typer.BadParameter(f"{option} {wrong}: write NAME=VALUE, e.g. dtype=float32 or enable_thinking=false")
@@ -209,7 +213,7 @@ def start(
     from interpole.sweep.run import run
 
     if doctor:
-        _examine(config)
+        examine(config)
     _say_where_the_key_goes(config)
     with sweep_bar() as on_progress:
         summary = run(config, out, on_progress, changed=changed, shard=shard)
@@ -261,7 +265,7 @@ def _start_adaptive(
 
     wanted = parse_goal(goal)
     if doctor:
-        _examine(config)
+        examine(config)
     _say_where_the_key_goes(config)
     spending = Spending(budget_tokens, budget_samples)
     found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
@@ -285,7 +289,7 @@ def _say_where_the_key_goes(config: SweepConfig) -> None:
         typer.echo(f"the API key in {config.key_variable} is sent to {urls}", err=True)
 
 
-def _examine(config: SweepConfig) -> None:
+def examine(config: SweepConfig) -> None:
     """Ask the doctor about whatever is merged in a sweep of weights at hand."""
     from interpole.cli.questions import open_examined
 
@@ -311,7 +315,7 @@ def _estimate(
     from interpole.sweep.run import plan
 
     if doctor:
-        _examine(config)
+        examine(config)
     planned = plan(config, out, changed=changed, shard=shard)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
     if as_json:

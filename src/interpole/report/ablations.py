@@ -14,10 +14,11 @@ from typing import Any
 import altair as alt
 
 from interpole.analysis.intervals import Interval
+from interpole.checkpoints.names import KINDS
 from interpole.report.marks import STATISTICS, Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 
-__all__ = ["Cell", "ablation", "decoding", "heatmap", "similarity"]
+__all__ = ["Cell", "ablation", "decoding", "heatmap", "margins", "similarity"]
 
 SIZE = {"width": 150}
 ROW_HEIGHT = 22
@@ -121,18 +122,41 @@ def similarity(rows: Sequence[tuple[str, str, float]]) -> alt.LayerChart:
 
 def heatmap(cells: Sequence[tuple[int | None, str, float]]) -> alt.LayerChart:
     """σ by layer and module kind, from `similarity.Similarity.cells`; what stands outside of the layers comes last."""
-    layers = [f"{layer}" if layer is not None else "outside" for layer, _, _ in cells]
-    values: list[dict[str, Any]] = [
-        {"layer": layer, "kind": kind, "value": sigma, "text": f"{sigma:.3f}"}
-        for layer, (_, kind, sigma) in zip(layers, cells, strict=True)
-    ]
-    plain = {"domain": False, "ticks": False, "labelColor": COLOURS["ink"]}
-    kinds = list(dict.fromkeys(kind for _, kind, _ in cells))
-    x = alt.X("kind:N", title=None, sort=kinds, axis=alt.Axis(labelAngle=0, orient="top", **plain))
-    y = alt.Y("layer:N", title="layer", sort=list(dict.fromkeys(layers)), axis=alt.Axis(**plain))
-    return _heat(
-        values, x, y, [sigma for *_, sigma in cells], "Weight similarity σ (smaller is more similar)", 92 * len(kinds)
+    values = [_cell(layer, kind, sigma, f"{sigma:.3f}") for layer, kind, sigma in cells]
+    x, y, width = _by_layer(values, list(dict.fromkeys(kind for _, kind, _ in cells)))
+    return _heat(values, x, y, [sigma for *_, sigma in cells], "Weight similarity σ (smaller is more similar)", width)
+
+
+def margins(cells: Sequence[tuple[int | None, str, float]]) -> alt.LayerChart:
+    """What a module kind in a layer adds to the log odds of thinking, in any order; what is outside of the layers comes last."""
+    kinds = [kind for kind in KINDS if any(named == kind for _, named, _ in cells)]
+    depth = max((layer for layer, _, _ in cells if layer is not None), default=0) + 1
+    ordered = sorted(cells, key=lambda cell: (depth if cell[0] is None else cell[0], kinds.index(cell[1])))
+    rounded = [(layer, kind, round(added, 2) + 0.0) for layer, kind, added in ordered]  # + 0.0: no -0.00
+    values = [_cell(layer, kind, added, f"{added:+.2f}".replace("-", "−")) for layer, kind, added in rounded]
+    most = max(abs(added) for *_, added in cells) or 1.0
+    x, y, width = _by_layer(values, kinds)
+    base = alt.Chart(alt.Data(values=[v | {"size": abs(v["value"]) / most, "down": v["value"] < 0} for v in values]))
+    colour = alt.condition("datum.down", alt.value(COLOURS["orange"]), alt.value(COLOURS["sky"]))
+    strength = alt.Opacity("size:Q", scale=alt.Scale(domain=[0, 1], range=[0.05, 0.6]), legend=None)
+    return alt.layer(
+        base.mark_rect(stroke=COLOURS["paper"], strokeWidth=2).encode(x=x, y=y, color=colour, opacity=strength),
+        base.mark_text(color=COLOURS["ink"]).encode(x=x, y=y, text="text:N"),
+    ).properties(
+        width=width, height=alt.Step(34), title=alt.Title("Log odds of thinking that a part adds alone", offset=8)
     )
+
+
+def _cell(layer: int | None, kind: str, value: float, text: str) -> dict[str, Any]:
+    return {"layer": "outside" if layer is None else str(layer), "kind": kind, "value": value, "text": text}
+
+
+def _by_layer(values: Sequence[dict[str, Any]], kinds: Sequence[str]) -> tuple[alt.X, alt.Y, int]:
+    """The axes of cells by layer and module kind, rows in the order they come; and how wide that is."""
+    plain = {"domain": False, "ticks": False, "labelColor": COLOURS["ink"]}
+    x = alt.X("kind:N", title=None, sort=list(kinds), axis=alt.Axis(labelAngle=0, orient="top", **plain))
+    layers = list(dict.fromkeys(value["layer"] for value in values))
+    return x, alt.Y("layer:N", title="layer", sort=layers, axis=alt.Axis(**plain)), 92 * len(kinds)
 
 
 def _heat(

@@ -18,7 +18,7 @@ from interpole.formats import plain
 from interpole.report.marks import Mark, dial_span, marks, tasks
 from interpole.report.style import COLOURS, OUTCOMES, SERIES
 
-__all__ = ["LABEL_GAP", "QUANTITIES", "Band", "curves", "outcomes", "overview", "panel", "small"]
+__all__ = ["LABEL_GAP", "QUANTITIES", "Band", "curves", "outcomes", "overview", "panel", "prediction", "small"]
 
 QUANTITIES = {
     "accuracy": ("Accuracy (%)", ("mean", "pass", "vote")),
@@ -74,6 +74,51 @@ def small(points: Sequence[Mark], task: str, title: str, width: int = 150, heigh
     """A small multiple: Mean@k and Think #R of one task, or one part of it, against λ."""
     chart = _panel(points, task, title, ("mean", "think"), (), width, height, small=True)
     return chart and chart.properties(title=alt.Title(title, fontSize=11, offset=8))
+
+
+def prediction(
+    points: Sequence[Mark],
+    task: str,
+    curve: Sequence[tuple[float, float]],
+    asked: Sequence[tuple[float, float]],
+    width: int = 360,
+    height: int = 210,
+) -> alt.LayerChart:
+    """A predicted curve of Think #R, with the λ that were asked for it, beside what a sweep measured.
+
+    Args:
+        points: of the sweep; none where there is none.
+        task: which of its tasks.
+        curve: (λ, share) along the curve.
+        asked: (λ, share) found by forward passes.
+        width: of the panel.
+        height: of the panel.
+    """
+    mine = [mark for mark in points if mark.task == task and mark.lam is not None and "think" in mark.statistics]
+    measured = [_value(mark, "think") for mark in mine]
+    x = _dial_axis(mine)
+    y, low = (
+        alt.Y(f"{name}:Q", title=None, axis=_share_axis(), scale=alt.Scale(domain=[0, 1])) for name in ("value", "low")
+    )
+    line, dots = ([{"lam": lam, "value": share} for lam, share in one] for one in (curve, asked))
+    base = alt.Chart(alt.Data(values=line)).encode(x=x, y=y)
+    seen = alt.Chart(alt.Data(values=measured)).encode(x=x, y=y)
+    ink = {"color": COLOURS["purple"]}
+    layers = [
+        base.mark_line(strokeWidth=1.8, **ink),
+        alt.Chart(alt.Data(values=dots)).mark_point(size=18, strokeWidth=1.2, **ink).encode(x=x, y=y),
+        seen.mark_rule(strokeWidth=1.2, opacity=0.55, color=COLOURS["orange"])
+        .encode(y=low, y2="high:Q")
+        .transform_filter("datum.low != null"),
+        seen.mark_point(filled=True, size=34, opacity=1, color=COLOURS["orange"]).encode(description="text:N"),
+    ]
+    names = [("predicted, without generating", "purple")] + ([("Think #R, measured", "orange")] if mine else [])
+    for number, (name, colour) in enumerate(names):
+        label = alt.Chart(alt.Data(values=[{"name": name}])).mark_text(
+            align="left", dx=8, dy=10 + 14 * number, fontWeight=500, color=COLOURS[colour]
+        )
+        layers.append(label.encode(x=alt.value(0), y=alt.value(0), text="name:N"))
+    return alt.layer(*layers).properties(width=width, height=height, title=f"{task}: share that thinks (%)")
 
 
 def _panel(

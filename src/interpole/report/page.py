@@ -22,19 +22,20 @@ import jinja2
 from markupsafe import Markup, escape
 
 from interpole import __version__
-from interpole.analysis.intervals import Interval, ends_text
+from interpole.analysis.intervals import Interval, ends_text, interval_text
 from interpole.analysis.metrics import measure
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
 from interpole.errors import printable
 from interpole.records import Sample
-from interpole.report import figures
-from interpole.report.marks import dial_span, marks
+from interpole.report import figures, predicted
+from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
 from interpole.report.payload import Parse, Prompt, as_it_stands, difficulty, payload
 from interpole.report.render import svg
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.verdicts import Verdict, bands, verdicts
+from interpole.runs.prediction import TaskPrediction
 
 __all__ = ["Command", "html"]
 
@@ -83,6 +84,7 @@ def html(
     remarks: Sequence[Verdict] = (),
     commands: Sequence[Command] = (),
     recipes: Sequence[tuple[str, str]] = (),
+    predictions: Mapping[str, TaskPrediction] = MappingProxyType({}),
 ) -> str:
     """The page as text; the same text for the same arguments.
 
@@ -99,6 +101,7 @@ def html(
         remarks: to be read before the verdicts.
         commands: more to copy.
         recipes: (name, YAML) of what no λ says.
+        predictions: what was predicted of each task without generating.
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
@@ -124,7 +127,10 @@ def html(
         commands=[*merges, *commands],
         recipes=recipes,
         overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],
-        charts={task: _charts(metrics, samples, task, shaded) for task in tasks},
+        charts={
+            task: _charts(metrics, samples, task, shaded) | _predicted(predictions.get(task), task, points)
+            for task in tasks
+        },
         tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},
         payload=data,
         num_samples=len(samples),
@@ -187,6 +193,18 @@ def _charts(
         "difficulty": _small(_difficulties([s for s in samples if s.task == task]), task, axis),
         "competitors": any(m.lam is None for m in metrics if m.task == task),
     }
+
+
+def _predicted(found: TaskPrediction | None, task: str, points: Sequence[Mark]) -> dict[str, Any]:
+    """The charts of a prediction, and its λ50 in words; nothing where there is none."""
+    if found is None or len(found.lams) < 2:
+        return {"predicted": None, "parts": None, "middle": ""}
+    size = {"width": 360, "height": 210}
+    line = _chart(predicted.curve(found, task, points, **size), "Predicted share that thinks", size, dial_span(points))
+    heat = _chart(predicted.heatmap(found), "Log odds of thinking by layer and kind", {}, None)
+    value, low, high = found.mid or (None, None, None)
+    ends = Interval(*(float("nan") if end is None else end for end in (value, low, high)))
+    return {"predicted": line, "parts": heat, "middle": "" if value is None else interval_text(ends, digits=3)}
 
 
 def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[_Chart]:

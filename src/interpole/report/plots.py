@@ -14,16 +14,17 @@ from interpole.analysis.stages import Stages
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError, OutputError
 from interpole.files import StrPath
-from interpole.report import figures
+from interpole.report import figures, predicted
 from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
 from interpole.report.pareto import TITLE, pareto
 from interpole.report.render import check_format, save
 from interpole.report.verdicts import bands, stages_of
 from interpole.runs import samples as run_samples
-from interpole.runs.runfile import RunFile
+from interpole.runs.prediction import PREDICTION, PredictionFile
+from interpole.runs.runfile import NAME, RunFile
 
-__all__ = ["FIGURES", "chart", "hero", "plot", "write_figures"]
+__all__ = ["FIGURES", "chart", "hero", "plot", "predicted_beside", "write_figures"]
 
 FIGURES: Mapping[str, str] = {
     "2": "the stages at a glance: accuracy and Think #R against λ",
@@ -34,6 +35,8 @@ FIGURES: Mapping[str, str] = {
     "modules": "merges of some sublayers only beside whole ones: every statistic as bars",
     "similarity": "σ between models, from a table model_a, model_b, sigma",
     "pareto": "accuracy against tokens, with the Pareto front",
+    "prediction": "the predicted curve of Think #R, beside the measured one where there is a run",
+    "parts": "what each kind of module in each layer adds to the log odds of thinking",
 }
 CURVES = ("2", "3", "pareto")
 
@@ -64,6 +67,8 @@ def chart(source: StrPath, figure: str, task: str | None = None) -> Any:
         return similarity(_sigmas(source))
     if figure == "4":
         return decoding(_cells(source))
+    if figure in ("prediction", "parts"):
+        return _predicted(source, figure, task)
     points, shaded = _points(source)
     if source.is_dir() and figure in ("5", "layers", "modules"):
         points = _ablated(points, source, "layers" if figure == "layers" else "kind")
@@ -168,6 +173,23 @@ def _brackets(points: Sequence[Mark]) -> list[figures.Band]:
         if mark.lam is not None and "think" in mark.statistics
     ]
     return bands(stages_of(rows))
+
+
+def predicted_beside(file: PredictionFile, run: Path | None) -> Any:
+    """The predicted curves, beside what a run measured, if there is one."""
+    return predicted.curves(file, () if run is None else marks(measure(run_samples.read(run, texts=False))))
+
+
+def _predicted(source: Path, figure: str, task: str | None) -> Any:
+    """A figure of a prediction: of a run folder that holds one, or of its file."""
+    file = PredictionFile.load(source / PREDICTION if source.is_dir() else source)
+    if task is not None:
+        if task not in file.tasks:
+            raise AnalysisError(f"nothing was predicted for task {task!r}", source, "name a task of the prediction")
+        file = file.model_copy(update={"tasks": {task: file.tasks[task]}})
+    if figure == "parts":
+        return predicted.heatmaps(file)
+    return predicted_beside(file, source if (source / NAME).exists() else None)
 
 
 def _sigmas(source: Path) -> list[tuple[str, str, float]]:

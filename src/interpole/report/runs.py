@@ -17,6 +17,7 @@ from interpole.report.commands import command_line, pair, recipes, short_name, s
 from interpole.report.page import Command, html
 from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
+from interpole.runs.prediction import PredictionFile, TaskPrediction
 from interpole.runs.runfile import RunFile
 from interpole.search.study import role_of
 
@@ -74,8 +75,16 @@ def write_report(
         sources={task: ends for run in read if (ends := pair(run.file)) for task in {s.task for s in run.samples}},
         commands=[command for run in read for command in _commands(run)],
         recipes=[(f"{name}{run.suffix}", text) for run in read for name, text in recipes(run.file)],
+        predictions={f"{task}{run.suffix}": found for run in read for task, found in _predicted(run).items()},
     )
     return _write(page, Path(out))
+
+
+def _predicted(run: _Run) -> Mapping[str, TaskPrediction]:
+    """What was predicted of this run's pair; nothing where that was of other weights."""
+    file = PredictionFile.of_run(run.folder)
+    sources = {name: source.fingerprint for name, source in run.file.sources.items()}
+    return file.tasks if file is not None and file.sources == sources else {}
 
 
 class _Prompts:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 
 from interpole import __version__
 from interpole.analysis.intervals import Array, Interval
+from interpole.analysis.metrics import measure
 from interpole.analysis.prediction import Attribution, Curve, attribute, next_lam, predict
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.names import KINDS, num_layers, role_of
@@ -24,23 +26,18 @@ from interpole.files import read_text
 from interpole.formats import plain
 from interpole.records import Chance, Sampler
 from interpole.runs.prediction import PartFound, PartsFound, PredictionFile, TaskPrediction
+from interpole.runs.runfile import RunFile
+from interpole.runs.samples import read
 from interpole.search.space import layer_groups
-from interpole.sweep.config import PointConfig
+from interpole.sweep.config import PointConfig, SweepConfig
 from interpole.sweep.plan import Plan, Point
+from interpole.sweep.run import engine_of
 from interpole.tasks.data import read_jsonl
 
 __all__ = [
-    "BY",
-    "NUM_PROMPTS",
-    "TOLERANCE",
-    "Asked",
-    "Prompt",
-    "Weigher",
-    "ask_parts",
-    "prompts_in",
-    "prompts_of",
-    "to_file",
-]
+    "BY", "NUM_PROMPTS", "TOLERANCE", "Asked", "Beside", "Prompt", "Weigher", "against", "ask_parts", "opened",
+    "prompts_in", "prompts_of", "refuse_opened", "to_file",
+]  # fmt: skip
 
 BY = ("kinds", "layers", "groups", "cells")
 """How a model is divided into parts; `cells`: each kind in each layer."""
@@ -112,6 +109,45 @@ def _chat(row: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
     if not isinstance(text, str) or not text.strip():
         raise TaskError("a row without a question", place, 'write {"question": …}, {"prompt": …} or {"messages": […]}')
     return [{"role": "user", "content": text}]
+
+
+@contextmanager
+def opened(
+    config: SweepConfig, prompts: Path | None = None, tell: Tell = lambda _: None
+) -> Iterator[tuple[Asked, dict[str, str]]]:
+    """An engine that is asked about the prompts of a sweep, or of a file; with its versions.
+
+    Raises:
+        InterpoleError: the engine cannot say how likely a text is, or something does not fit.
+        AnalysisError: the prompts open the thinking themselves.
+    """
+    if not config.kind.chances:
+        raise EngineError(
+            f"the engine {config.engine} does not say how likely a text is", remedy="take transformers or vllm"
+        )
+    planned = Plan(config)
+    refuse_opened(planned)
+    limit = config.limit or NUM_PROMPTS
+    if prompts is None:
+        asked = prompts_of(planned, limit)
+    else:
+        asked = prompts_in(planned, prompts, replace(Sampler(), **config.sampler), limit)  # type: ignore[arg-type]
+    with engine_of(planned, tell) as engine:
+        yield Asked(planned, engine, asked, planned.form.markers.open), engine.versions()
+
+
+def refuse_opened(planned: Plan) -> None:
+    """Refuse prompts that end inside a thought.
+
+    Raises:
+        AnalysisError: they do.
+    """
+    if planned.form.prompt_opens_thinking:
+        raise AnalysisError(
+            "the prompts open the thinking themselves, so the first token says nothing of it",
+            planned.config.template_from,
+            "take the template of a model whose responses open it (--template-from), or sweep",
+        )
 
 
 @dataclass
@@ -186,6 +222,46 @@ class Asked:
         return predict(*self.table(task), seed=seed)
 
 
+class Beside(NamedTuple):
+    """What a sweep measured at a λ, and what was predicted there."""
+
+    task: str
+    lam: float
+    measured: Interval  # Think #R
+    predicted: float  # P
+
+
+def against(asked: Asked, run: Path) -> list[Beside]:
+    """P at every λ of a run, beside its Think #R.
+
+    Raises:
+        RunError: it is a run of other weights, of other tasks, or asks in another way.
+    """
+    file, planned = RunFile.load(run), asked.planned
+    shares = {(m.task, m.lam): m.think for m in measure(read(run, texts=False)) if m.lam is not None}
+    for entry in file.current:
+        if entry.lam is None or entry.task not in asked.tasks:
+            continue
+        point = planned.dial_point(entry.lam)
+        if point.fingerprint != entry.fingerprint:
+            raise RunError(
+                f"other weights than the run's at λ={entry.lam:g}", run, "name the pair and recipe of the run"
+            )
+        mine = asdict(planned.sampler(planned.benchmarks[entry.task], point))
+        differ = [name for name in ("temperature", "top_p", "top_k") if mine[name] != entry.sampler.get(name)]
+        same = (file.template, file.prefix) == (planned.form.template, planned.form.prefix)
+        if differ or not same:
+            what = ", ".join(differ or ["chat template or prefix"])
+            raise RunError(f"the run asks with another {what}", run, "say what the run was made with")
+    if not any(task in asked.tasks for task, _ in shares):
+        raise RunError(f"the run has none of {', '.join(asked.tasks)} on its dial", run, "name the run's tasks")
+    return [
+        Beside(task, lam, share, float(np.mean([asked.at(lam)[i].probability for i in asked.tasks[task]])))
+        for (task, lam), share in sorted(shares.items())
+        if task in asked.tasks
+    ]
+
+
 def _parts(by: str, names: Iterable[str], num_groups: int) -> dict[str, dict[str, Any]]:
     """Part → the selectors of its rule."""
     names = list(names)
@@ -250,8 +326,8 @@ def ask_parts(
     found = {}
     for task, numbers in asked.tasks.items():
         margins = {name: np.array([chances[i].margin for i in numbers]) for name, chances in moved.items()}
-        ends = (np.array([chances[i].margin for i in numbers]) for chances in (start, whole))
-        found[task] = _parts_found(attribute(*ends, margins, seed=seed), rules, lam)
+        before, after = (np.array([chances[i].margin for i in numbers]) for chances in (start, whole))
+        found[task] = _parts_found(attribute(before, after, margins, seed=seed), rules, lam)
     return found
 
 
