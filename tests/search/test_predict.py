@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -39,11 +40,15 @@ class Additive:
     def __init__(self):
         self.loads, self.margin = [], math.nan
 
-    def load(self, where):
+    @contextmanager
+    def visit(self, where, fingerprint, *, label, num_expected):
+        assert fingerprint
+        assert label
+        assert num_expected == 6
         rules = {rule["kind"]: rule["lambda"] for rule in where.get("rules", ()) if "kind" in rule}
         self.margin = sum(effect * rules.get(kind, where["lambda"]) for kind, effect in EFFECTS.items()) - 6
         self.loads.append(where)
-        return ""
+        yield self
 
     async def chance(self, prompt, begins, sampler):
         assert begins == "<think>"
@@ -60,7 +65,7 @@ def asked(pair):
 
 def test_every_task_is_known_to_the_tolerance_and_no_lambda_is_asked_twice(asked):
     asked.bisect(1 / 64)
-    lams = [where["lambda"] for where in asked.engine.loads]
+    lams = [where["lambda"] for where in asked.pool.loads]
     assert len(set(lams)) == len(lams) < 30
     two = asked.curve("two")
     assert two.mid.value == pytest.approx(4 / 12, abs=0.003)  # its margin is 12 λ − 4
@@ -87,13 +92,10 @@ def test_parts_move_alone_and_are_ranked(asked):
         ask_parts(asked, "tensors")
 
 
-def test_parts_of_a_recipe_with_rules_and_changed_sources_are_refused(pair, asked):
+def test_parts_of_a_recipe_with_rules_are_refused(pair, asked):
     ruled = Plan(config(pair, recipe={"rules": [{"layers": "0", "lambda": 0}]}))
     with pytest.raises(RunError, match="has rules"):
         ask_parts(Asked(ruled, Additive(), asked.prompts, "<think>"), "kinds")
-    asked.engine.load = lambda _: "other weights"
-    with pytest.raises(EngineError, match="changed meanwhile"):
-        asked.at(0.5)
 
 
 def test_prompts_come_from_lines_or_rows(pair, tmp_path):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.prediction import Attribution, Curve, attribute, next_lam, predict
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.names import KINDS, num_layers, role_of
+from interpole.engines.pool import Pool, Visit
 from interpole.errors import AnalysisError, EngineError, RunError, TaskError
 from interpole.files import read_text
 from interpole.formats import plain
@@ -31,11 +32,11 @@ from interpole.runs.samples import read
 from interpole.search.space import layer_groups
 from interpole.sweep.config import PointConfig, SweepConfig
 from interpole.sweep.plan import Plan, Point
-from interpole.sweep.run import engine_of
+from interpole.sweep.run import pool_of
 from interpole.tasks.data import read_jsonl
 
 __all__ = [
-    "BY", "NUM_PROMPTS", "TOLERANCE", "Asked", "Beside", "Prompt", "Weigher", "against", "ask_parts", "opened",
+    "BY", "NUM_PROMPTS", "TOLERANCE", "Asked", "Beside", "Prompt", "against", "ask_parts", "opened",
     "prompts_in", "prompts_of", "refuse_opened", "to_file",
 ]  # fmt: skip
 
@@ -47,16 +48,6 @@ ENDS = (0.0, 1.0)
 OUTSIDE = "outside the layers"
 NUM_GROUPS = 3
 Tell = Callable[[str], None]
-
-
-class Weigher(Protocol):
-    """What is needed of an engine: `EngineProcess`, or several behind its interface."""
-
-    def load(self, where: Any) -> str:
-        """Go to other weights."""
-
-    async def chance(self, prompt: str, begins: str, sampler: Sampler) -> Chance:
-        """How likely the response to a prompt begins with a text."""
 
 
 class Prompt(NamedTuple):
@@ -132,8 +123,8 @@ def opened(
         asked = prompts_of(planned, limit)
     else:
         asked = prompts_in(planned, prompts, replace(Sampler(), **config.sampler), limit)  # type: ignore[arg-type]
-    with engine_of(planned, tell) as engine:
-        yield Asked(planned, engine, asked, planned.form.markers.open), engine.versions()
+    with pool_of(planned, tell) as pool:
+        yield Asked(planned, pool, asked, planned.form.markers.open), pool.versions()
 
 
 def refuse_opened(planned: Plan) -> None:
@@ -155,7 +146,7 @@ class Asked:
     """What an engine has said of some prompts so far; each λ is asked once."""
 
     planned: Plan
-    engine: Weigher
+    pool: Pool
     prompts: Sequence[Prompt]
     begins: str  # what responses are to begin with
 
@@ -179,17 +170,15 @@ class Asked:
         """The chances at a point: one forward pass over every prompt.
 
         Raises:
-            EngineError: the engine cannot say.
+            InterpoleError: the engine cannot say, or the sources were changed meanwhile.
         """
-        found = self.engine.load(point.where)
-        if found not in ("", point.fingerprint):
-            raise EngineError("the sources were changed meanwhile", point.name, "run it again")
 
-        async def all_of_them() -> list[Chance]:
-            chances = (self.engine.chance(one.text, self.begins, one.sampler) for one in self.prompts)
-            return await asyncio.gather(*chances)
+        async def all_of_them(visit: Visit) -> list[Chance]:
+            return await asyncio.gather(*(visit.chance(one.text, self.begins, one.sampler) for one in self.prompts))
 
-        return asyncio.run(all_of_them())
+        num = len(self.prompts)
+        with self.pool.visit(point.where, point.fingerprint, label=point.name, num_expected=num) as visit:
+            return asyncio.run(all_of_them(visit))
 
     def bisect(
         self, tolerance: float = TOLERANCE, ends: tuple[float, float] = ENDS, tell: Tell = lambda _: None
