@@ -1,5 +1,6 @@
 """The command line as a user types it: real commands on tiny real things, their output and exit codes."""
 
+import csv
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import interpole
 import tiny
+from interpole.analysis.tables import COLUMNS
 from interpole.checkpoints.checkpoint import Folder
 from interpole.cli import app, main
 from interpole.cli.show import sweep_bar
@@ -279,12 +281,14 @@ def run(tmp_path_factory):
 
 def test_score_writes_the_tables_with_their_exact_columns(run):
     call("score", run)
-    lines = (run / "curves.csv").read_text().splitlines()
-    assert lines[0] == "task,lam,questions,samples,mean,mean_low,mean_high,pass,vote,tokens,think"
-    assert [line.split(",")[:4] for line in lines[1:]] == [
+    with (run / "curves.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert tuple(reader.fieldnames) == COLUMNS
+    assert [[row[name] for name in ("task", "lam", "questions", "samples")] for row in rows] == [
         ["arithmetic", lam, "12", "2"] for lam in ("0.0", "0.5", "0.8", "1.0")
     ]
-    think = [float(line.split(",")[-1]) for line in lines[1:]]
+    think = [float(row["think"]) for row in rows]
     assert think[0] == 0
     assert think[-1] == 1
 
