@@ -10,7 +10,7 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 	mv .venv/llama/llama_index/core/_static/nltk_cache .venv/nltk_data && rm -r .venv/llama))
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test fuzz test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
+.PHONY: demo test fuzz test-ray test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -20,6 +20,10 @@ test: $(STAMP)
 
 fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half an hour of processor time
 	$(PY) tests/fuzz.py $(FUZZ)
+
+test-ray: $(STAMP) # sweeps on a Ray cluster of two nodes, and what is killed in it; Ray is 245 MB more in .venv
+	$(PIP) -e '.[ray]'
+	$(PY) -m pytest -m ray --durations 10 tests/sweep/test_ray.py
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
 	.venv-vllm/bin/python -m pytest -m vllm --durations 10 tests/engines/test_vllm.py tests/engines/test_vllm_per_request.py tests/serve/test_vllm_serve.py
@@ -57,7 +61,7 @@ bench-merge: $(STAMP) # against mergekit, in an environment of its own
 
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,serve,test,dev]'
+	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,serve,ray,test,dev]'
 	.venv-fresh/bin/pip install --quiet --no-deps lm_eval==0.4.13
 	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; grep ^llama constraints.txt) > constraints.new
 	mv constraints.new constraints.txt

@@ -357,6 +357,15 @@ ShardOf = Annotated[
         rich_help_panel="More than one machine",
     ),
 ]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="On the engines of a Ray cluster; auto: the one that this machine belongs to (docs/cluster.md).",
+        rich_help_panel="More than one machine",
+    ),
+]
 BaseUrl = Annotated[
     str | None,
     typer.Option(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from interpole.formats import parse_yaml, read_json
 
 if TYPE_CHECKING:
     from interpole.runs.runfile import Shard
+    from interpole.sweep.cluster import Cluster
     from interpole.sweep.config import SweepConfig
     from interpole.sweep.estimate import Estimate
     from interpole.sweep.run import Changed
@@ -58,6 +60,7 @@ def sweep(
     model: options.Models = None,
     api_key_env: options.KeyVariable = None,
     shard: options.ShardOf = None,
+    ray: options.RayAddress = None,
     also: options.Also = False,
     fresh: options.Fresh = False,
     dry_run: options.DryRun = False,
@@ -104,7 +107,7 @@ def sweep(
     elif adaptive:
         _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
-        start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share)
+        start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share, ray=ray)
 
 
 def engine_options_of(given: Sequence[str], api_key_env: str | None = None) -> dict[str, Any]:
@@ -206,6 +209,7 @@ def start(
     as_json: bool = False,
     changed: Changed = "refuse",
     shard: Shard | None = None,
+    ray: str | None = None,
 ) -> None:
     """Run a sweep or a share of it with a progress display, write its tables and say what came of it."""
     from interpole.analysis.scoring import score
@@ -215,8 +219,8 @@ def start(
     if doctor:
         examine(config)
     _say_where_the_key_goes(config)
-    with sweep_bar() as on_progress:
-        summary = run(config, out, on_progress, changed=changed, shard=shard)
+    with _crew(config, out, ray) as crew, sweep_bar() as on_progress:
+        summary = run(config, out, on_progress, changed=changed, shard=shard, crew=crew)
     for entry in summary.failed:
         reason = next((part.error for part in entry.parts if part.error), "")
         where = f"{entry.task} at {entry.point}"
@@ -239,6 +243,19 @@ def start(
             typer.echo(f"shard {shard}; when all are done: interpole runs merge RUN RUN … --out NEW")
     if summary.failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _crew(config: SweepConfig, out: Path, address: str | None) -> Iterator[Cluster | None]:
+    """The engines of a cluster; None where no address is given."""
+    if address is None:
+        yield None
+        return
+    from interpole.sweep.actors import Actors
+    from interpole.sweep.cluster import Cluster
+
+    with Actors(config, out, address) as actors:
+        yield Cluster(actors)
 
 
 def _start_adaptive(

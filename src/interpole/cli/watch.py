@@ -25,6 +25,7 @@ from interpole.cli.show import Terminal
 from interpole.engines.pool import EngineRate
 from interpole.files import open_regular
 from interpole.records import Sample
+from interpole.runs.journal import JOURNAL
 from interpole.runs.progress import Progress
 from interpole.runs.runfile import Entry, RunFile, is_written
 from interpole.runs.samples import read_log
@@ -100,7 +101,7 @@ class Watcher:
 
     def _done(self, file: RunFile, entry: Entry) -> int:
         """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
-        journals = entry.within(self.run).glob("*.answers.jsonl")
+        journals = entry.within(self.run).glob(f"*{JOURNAL}")
         answers = sum(_num_lines(path) for path in journals)
         return min(file.num_responses(entry), file.num_responses(entry, "done") + answers)
 

@@ -18,8 +18,10 @@ from interpole.files import open_regular, open_to_append
 from interpole.records import Generation, Sampler
 from interpole.runs.runfile import Part
 
-__all__ = ["Journal", "journal_path", "num_answers"]
+__all__ = ["JOURNAL", "Journal", "journal_path", "num_answers"]
 
+JOURNAL = ".answers.jsonl"
+"""How the name of a journal ends."""
 OnAnswer = Callable[[Generation, bool], None]
 """Takes an answer, and whether it is new."""
 _START = re.compile(rb'\["[0-9a-f]{32}", ')
@@ -74,7 +76,7 @@ class Journal:
 def journal_path(folder: Path, part: Part) -> Path:
     """Where the answers of a part are kept until its log is whole."""
     block = f"-problem-{part.block.first}-{part.block.num}" if part.block else ""
-    return folder / f"sample-{part.first_sample}{block}.answers.jsonl"
+    return folder / f"sample-{part.first_sample}{block}{JOURNAL}"
 
 
 def num_answers(path: Path) -> int:

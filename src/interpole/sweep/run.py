@@ -6,39 +6,52 @@ that is run again generates only what is missing: finished logs stay, and answer
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from interpole import __version__
 from interpole.engines.base import RemoteModel
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.engines.registry import require
-from interpole.errors import OutputError, RunError
-from interpole.files import StrPath
+from interpole.errors import InterpoleError, OutputError, RunError
+from interpole.files import StrPath, open_regular, write_atomic
 from interpole.records import Generation
-from interpole.runs.journal import Journal, journal_path, num_answers
+from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.progress import ProgressFile
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive
 from interpole.runs.samples import read_log, regraded_path
 from interpole.sweep.changes import assumed_engine, left_aside
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan, Point
-from interpole.sweep.units import deal, missing_parts
+from interpole.sweep.units import Unit, deal, missing_parts, unit_name, units
 from interpole.tasks import Benchmark
 
 if TYPE_CHECKING:
     from inspect_ai import Task
     from inspect_ai.model import Model
 
-__all__ = ["Changed", "OnProgress", "Planned", "Summary", "SweepProgress", "plan", "pool_of", "run"]
+__all__ = [
+    "Changed",
+    "Crew",
+    "Made",
+    "OnProgress",
+    "Planned",
+    "Summary",
+    "SweepProgress",
+    "plan",
+    "pool_of",
+    "run",
+    "run_unit",
+]
 
 UNFINISHED = ".unfinished"
 """Where Inspect writes logs in the run folder until they are whole."""
@@ -91,6 +104,28 @@ OnProgress = Callable[[SweepProgress], None]
 
 Changed = Literal["refuse", "also", "fresh"]
 """Where a run was made with other settings: refuse; also go on with these, its responses left aside; or begin afresh."""
+
+
+class Made(NamedTuple):
+    """A unit that somebody else did."""
+
+    unit: Unit
+    run: Path | None  # a run folder with that unit alone; None: nobody could do it
+    error: str = ""  # why not
+    num_generated: int = 0
+    num_tokens: int = 0
+
+
+class Crew(Protocol):
+    """Engines elsewhere, each of which does units into run folders that are seen here (see `sweep.cluster`)."""
+
+    def versions(self, report: Callable[[str], None]) -> dict[str, str]:
+        """What the engines say of themselves; blocks until the first is open. `report`: told of engines and units."""
+
+    def make(
+        self, planned: Plan, units: Sequence[tuple[Unit, str]], out: Path, on_answers: Callable[[int], None]
+    ) -> Iterator[Made]:
+        """Do units, each with its name, for the run `out`; `on_answers` is told how many answers unfinished ones have."""
 
 
 def plan(
@@ -160,6 +195,7 @@ def run(
     pool: Pool | None = None,
     changed: Changed = "refuse",
     shard: Shard | None = None,
+    crew: Crew | None = None,
 ) -> Summary:
     """Run a sweep, or the rest of it. Where nothing is left to do, no engine is started.
 
@@ -170,6 +206,7 @@ def run(
         pool: engines that are open already (`pool_of`), and stay so.
         changed: what to do where the folder holds responses that were made with other settings.
         shard: only this share of the sweep, in a run folder of its own; `runs.combine` makes one run of all of them.
+        crew: who does it, unit by unit, in the place of an engine here.
 
     Raises:
         InterpoleError: a source or task does not fit, the run was made with other settings, the engine cannot be opened, or `out`
@@ -187,20 +224,40 @@ def run(
         for benchmark in planned.benchmarks.values():
             tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
         assumed = assumed_engine(config, existing)
-        work = _work(planned, existing, assumed.versions, shard)
+        work = _work(planned, existing, assumed.versions, shard, cut=crew is not None)
         if changed == "refuse":
             _refuse_changes(planned, out, existing, work)
         if not work.jobs or (assumed.certain and all(job.entry.status == "done" for job in work.jobs)):
             return _Sweep(planned, out, existing, work, tell).run(pool)
-        running = pool or stack.enter_context(pool_of(planned, tell.message))
+        who = crew or pool or stack.enter_context(pool_of(planned, tell.message))
         from interpole.tasks.inspect_internals import sparing_clients  # takes seconds, in which the engine loads
 
         if all(benchmark.foreign is None for benchmark in planned.benchmarks.values()):
             stack.enter_context(sparing_clients())
-        work = _work(planned, existing, running.versions(), shard)
+        versions = who.versions() if isinstance(who, Pool) else who.versions(tell.message)
+        work = _work(planned, existing, versions, shard, cut=crew is not None)
         if changed == "refuse":
             _refuse_changes(planned, out, existing, work)
-        return _Sweep(planned, out, existing, work, tell).run(running)
+        doing = _Sweep(planned, out, existing, work, tell)
+        return doing.run(who) if isinstance(who, Pool) else doing.run_by(who)
+
+
+def run_unit(planned: Plan, out: StrPath, unit: Unit, pool: Pool) -> Summary:
+    """Do one unit of a sweep in a run folder of its own, which then has nothing else.
+
+    Args:
+        planned: the sweep.
+        out: the run folder; answers that its journals hold are not asked for.
+        unit: which unit.
+        pool: engines that are open.
+
+    Raises:
+        InterpoleError: `out` cannot be written. What fails in the unit is recorded there.
+    """
+    out = Path(out)
+    with exclusive(out):
+        work = _work(planned, _existing(out), pool.versions(), unit)
+        return _Sweep(planned, out, None, work, _ProgressReporter(lambda _: None)).run(pool)
 
 
 def _require(config: SweepConfig) -> None:
@@ -289,20 +346,41 @@ class _Work(NamedTuple):
         return [job.entry for job in self.jobs]
 
 
-def _work(planned: Plan, existing: RunFile | None, engine: Mapping[str, str], shard: Shard | None) -> _Work:
-    """All jobs, point by point so that weights move once per point; parts that earlier runs made are taken over."""
+def _work(
+    planned: Plan, existing: RunFile | None, engine: Mapping[str, str], share: Shard | Unit | None, *, cut: bool = False
+) -> _Work:
+    """All jobs of a share, point by point so that weights move once per point; parts that earlier runs made are taken over.
+
+    Args:
+        planned: the sweep.
+        existing: what the run folder holds.
+        engine: what it says of itself.
+        share: what is to be done; None: everything.
+        cut: into units, also what was begun as a whole.
+    """
     known = {entry.key: entry for entry in (existing.entries if existing else ())}
     pairs = [(point, benchmark) for point in planned.points for benchmark in planned.benchmarks.values()]
-    wanted = [[Part(first_sample=1, num_samples=benchmark.k)] for _, benchmark in pairs]
-    if shard is not None:
-        wanted = deal([(benchmark, planned.expected_tokens(benchmark, point)) for point, benchmark in pairs], shard)
     jobs = []
-    for (point, benchmark), mine in zip(pairs, wanted, strict=True):
+    for (point, benchmark), mine in zip(pairs, _wanted(planned, pairs, share, cut), strict=True):
         entry = planned.entry(benchmark, point, engine)
         before = known[entry.key].parts if entry.key in known else ()
+        before = tuple(part for part in before if part.status == "done") if cut else before
         if parts := missing_parts(before, mine, len(benchmark.problems)):
             jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
-    return _Work(engine, tuple(jobs), shard)
+    return _Work(engine, tuple(jobs), share if isinstance(share, Shard) else None)
+
+
+def _wanted(
+    planned: Plan, pairs: Sequence[tuple[Point, Benchmark]], share: Shard | Unit | None, cut: bool
+) -> list[list[Part]]:
+    """Which responses there shall be of each task at each point."""
+    if isinstance(share, Shard):
+        return deal([(benchmark, planned.expected_tokens(benchmark, point)) for point, benchmark in pairs], share)
+    if share is not None:
+        return [[share.part] if (bench.name, point.name) == share[:2] else [] for point, bench in pairs]
+    if cut:
+        return [units(benchmark) for _, benchmark in pairs]
+    return [[Part(first_sample=1, num_samples=benchmark.k)] for _, benchmark in pairs]
 
 
 class _Sweep:
@@ -324,10 +402,51 @@ class _Sweep:
             self._tell.watch(pool)
             self._make(pool, parts)
             self._tell.say_rates()
+        return self._summary()
+
+    def _summary(self) -> Summary:
         ours = {job.entry.key for job in self._work}
         failed = tuple(entry for entry in self._file.entries if entry.key in ours and entry.status == "failed")
         tell = self._tell
         return Summary(self._file, tell.num_generated, tell.num_tokens, tell.seconds, failed)
+
+    def run_by(self, crew: Crew) -> Summary:
+        """Have every unit that is not done made by others, and take over what comes."""
+        self._file.save(self._out)
+        self._tell.begin(self._work)
+        todo = {
+            Unit(job.benchmark.name, job.point.name, part): job
+            for job in self._work
+            for part in job.entry.parts
+            if part.status != "done"
+        }
+        named = [(unit, unit_name(job.entry, unit.part)) for unit, job in todo.items()]
+        for made in crew.make(self._plan, named, self._out, self._tell.elsewhere):
+            job = todo[made.unit]
+            self._tell.take(made, job)
+            self._record(job, self._taken(job, made))
+            if made.run is not None:
+                shutil.rmtree(made.run, ignore_errors=True)
+        return self._summary()
+
+    def _taken(self, job: _Job, made: Made) -> Part:
+        """The log of a unit, copied here from the run folder that it was made in."""
+        part = made.unit.part
+        try:
+            found = (
+                next((e for e in RunFile.load(made.run).entries if e.key == job.entry.key), None) if made.run else None
+            )
+            own = next((one for one in found.parts if one.place == part.place), None) if found else None
+            if made.run is None or found is None or own is None:
+                error = made.error or "it was made with another engine or other weights"
+                return part.model_copy(update={"status": "failed", "error": error})
+            if own.log is not None:
+                job.entry.within(self._out).mkdir(parents=True, exist_ok=True)
+                with open_regular(found.within(made.run, own.log)) as log:
+                    write_atomic(job.entry.within(self._out, own.log), log.read(), durable=True)
+        except (InterpoleError, OSError) as problem:
+            return part.model_copy(update={"status": "failed", "error": str(problem)})
+        return own
 
     def _make(self, pool: Pool, parts: Sequence[tuple[_Job, Part]]) -> None:
         """Make these logs. All points are told to the pool at once, so that its engines know where they are wanted next."""
@@ -406,6 +525,9 @@ class _Sweep:
         folder = after.within(self._out)
         if made.status == "done":
             journal_path(folder, made).unlink(missing_ok=True)
+        if after.status == "done":  # also what was asked when the work was cut otherwise
+            for journal in folder.glob(f"*{JOURNAL}"):
+                journal.unlink(missing_ok=True)
         for log in folder.glob("*.eval"):
             if log.name not in {part.log for part in parts}:
                 log.unlink()
@@ -474,6 +596,21 @@ class _ProgressReporter:
         if self._file.is_due():
             self.say_rates()
         self.go_to(job)
+
+    def elsewhere(self, num_answers: int) -> None:
+        """So many answers are in units that are not finished."""
+        self._on_progress(replace(self._state, done=min(self._state.total, self._state.done + num_answers)))
+
+    def take(self, made: Made, job: _Job) -> None:
+        """A unit was made, or could not be."""
+        self.num_generated += made.num_generated
+        self.num_tokens += made.num_tokens
+        num = made.unit.part.num_responses(len(job.benchmark.problems)) if made.run else 0
+        done = self._state.done + num
+        speed = self.seconds / self.num_generated if self.num_generated else None
+        left = speed and speed * (self._state.total - done)
+        self._state = replace(self._state, done=done, num_tokens=self.num_tokens, seconds_left=left)
+        self._on_progress(self._state)
 
     def message(self, text: str) -> None:
         self._on_progress(replace(self._state, message=text))

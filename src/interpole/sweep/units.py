@@ -16,7 +16,7 @@ from interpole.formats import content_hash
 from interpole.runs.runfile import Block, Entry, Part, Shard
 from interpole.tasks import Benchmark
 
-__all__ = ["Unit", "blocks", "deal", "missing_parts", "unit_name"]
+__all__ = ["Unit", "blocks", "deal", "missing_parts", "unit_name", "units"]
 
 UNIT_RESPONSES = 512
 """About so many are in a unit: enough to keep an engine busy, few enough to hand them out evenly and to lose one."""
@@ -24,7 +24,20 @@ UNITS_PER_SHARD = 4
 
 
 class Unit(NamedTuple):
-    """A block of questions at a point: where it is in the sweep, and what it is expected to cost, in any measure."""
+    """A block of one task's questions at a point, by their names in the sweep."""
+
+    task: str
+    point: str
+    part: Part
+
+    def __str__(self) -> str:
+        part = self.part
+        block = f", questions {part.block.first} to {part.block.first + part.block.num - 1}" if part.block else ""
+        return f"{self.point} · {self.task}{block}"
+
+
+class _Dealt(NamedTuple):
+    """A part of a job, by its number, and what it is expected to cost, in any measure."""
 
     job: int
     part: Part
@@ -58,30 +71,34 @@ def _block(problems: range, num_problems: int) -> Block | None:
     return Block(first=problems.start + 1, num=len(problems))
 
 
-def _units(jobs: Sequence[tuple[Benchmark, float]], finer: int = 1) -> list[Unit]:
-    """All units of a sweep in its order.
+def units(benchmark: Benchmark, finer: int = 1) -> list[Part]:
+    """A task at one point in units; `finer`: in so many times as many as there would be."""
+    num_parts = finer * max(1, -(-len(benchmark.problems) * benchmark.k // UNIT_RESPONSES))
+    return [Part(first_sample=1, num_samples=benchmark.k, block=block) for block in blocks(benchmark, num_parts)]
 
-    Args:
-        jobs: of each task at each point: the benchmark with its k, and the tokens that a response is expected to have.
-        finer: how many times as many units as there would be.
-    """
+
+def _dealt(jobs: Sequence[tuple[Benchmark, float]], finer: int = 1) -> list[_Dealt]:
+    """All units of a sweep in its order."""
     return [
-        Unit(number, part, tokens * part.num_responses(len(bench.problems)))
+        _Dealt(number, part, tokens * part.num_responses(len(bench.problems)))
         for number, (bench, tokens) in enumerate(jobs)
-        for block in blocks(bench, finer * max(1, -(-len(bench.problems) * bench.k // UNIT_RESPONSES)))
-        for part in [Part(first_sample=1, num_samples=bench.k, block=block)]
+        for part in units(bench, finer)
     ]
 
 
 def deal(jobs: Sequence[tuple[Benchmark, float]], shard: Shard) -> list[list[Part]]:
-    """What a shard has to do of each job (see `_units`): a stretch of all units that costs as much as any other shard's.
+    """What a shard has to do of each job: a stretch of all units that costs as much as any other shard's.
 
     Units are cut finer only where there would be too few to deal out evenly.
+
+    Args:
+        jobs: each task at each point: the benchmark with its k, and the tokens that a response is expected to have.
+        shard: which share.
     """
-    found, finer = _units(jobs), 1
+    found, finer = _dealt(jobs), 1
     while len(found) < UNITS_PER_SHARD * shard.total:
         finer, before = 2 * finer, len(found)
-        found = _units(jobs, finer)
+        found = _dealt(jobs, finer)
         if len(found) == before:  # every unit is one question
             break
     costs = np.array([unit.cost for unit in found])

@@ -1,0 +1,335 @@
+"""Engines in Ray actors: asked for as there is room, replaced when they or their nodes are gone, each given one order at a time.
+
+Ray carries orders and short answers; whatever shall last is written to disk by those who do the orders. An actor whose node is
+gone would wait for ever, so none is waited for longer than it may take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from interpole.engines.pool import Pool
+from interpole.engines.registry import EngineKind, require
+from interpole.errors import InterpoleError, RunError
+from interpole.runs.runfile import release
+from interpole.sweep.config import SweepConfig
+from interpole.sweep.plan import Plan
+from interpole.sweep.run import pool_of
+
+__all__ = ["Actors", "Done", "Order", "needs", "written"]
+
+TICK_SECONDS = 0.5
+MOST_REFUSED = 3
+"""Actors that cannot open their engine, after which no more are asked for."""
+
+
+class Order(NamedTuple):
+    """What an actor shall do: `function(planned, pool, *args)`. The function is found by its name; the answer is short."""
+
+    function: Callable[..., Any]
+    config: str  # of the sweep (`written`)
+    args: tuple[Any, ...]
+
+
+def written(config: SweepConfig) -> str:
+    """A sweep as JSON, with one engine, which is what an actor has."""
+    return config.model_copy(update={"engines": 1}).model_dump_json(by_alias=True, exclude_unset=True)
+
+
+class Done(NamedTuple):
+    """What came of an order."""
+
+    order: Order
+    node: str
+    answer: Any
+    error: str = ""  # why there is no answer
+    seconds: float = 0.0
+
+
+def needs(kind: EngineKind, options: Mapping[str, Any], *, gpus: bool) -> dict[str, float]:
+    """What one engine needs of a node, as Ray counts it.
+
+    Args:
+        kind: of the engine.
+        options: its options.
+        gpus: whether the cluster has GPUs.
+    """
+    threads = options.get("threads")
+    need = {"CPU": float(threads) if isinstance(threads, int) else 1.0}
+    if gpus and kind.default_rows is not None and str(options.get("device", "cuda")) != "cpu":
+        group = int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
+        need["GPU"] = float(group)
+    return need
+
+
+class _Host:
+    """What runs in an actor: an engine that stays open from order to order."""
+
+    def __init__(self, folder: str) -> None:
+        """Go to the driver's folder, so that paths mean here what they mean there."""
+        self._pool: Pool | None = None
+        self._plans: dict[str, Plan] = {}
+        with suppress(OSError):
+            os.chdir(folder)
+
+    def where(self) -> str:
+        """The name of the node; the answer says that the actor has a place."""
+        import ray
+
+        return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
+
+    def open(self, config: str, out: str) -> dict[str, str] | str:
+        """Open the engine. Returns its versions, or why that cannot be done."""
+        try:
+            if not Path(out).is_dir():
+                return f"{out} is not there: use storage that all nodes share"
+            self._pool = pool_of(self._plan(config))
+            return self._pool.versions()
+        except InterpoleError as error:
+            return str(error)
+
+    def do(self, order: Order) -> tuple[Any, str]:
+        """Carry out an order. Returns the answer, or why there is none."""
+        try:
+            return order.function(self._plan(order.config), self._pool, *order.args), ""
+        except (InterpoleError, OSError) as error:
+            return None, str(error)
+
+    def _plan(self, config: str) -> Plan:
+        if config not in self._plans:
+            self._plans = {config: Plan(SweepConfig.of(json.loads(config)))}
+        return self._plans[config]
+
+
+@dataclass(eq=False)
+class _Hand:
+    """An actor as the driver sees it."""
+
+    number: int
+    actor: Any
+    asked: Any  # the reference of an answer that is awaited; None: it is idle
+    since: float
+    state: str = "pending"  # then opening, then ready
+    node: str = ""
+    order: Order | None = None
+
+
+class Actors:
+    """Engines on a cluster. To be closed: a `with` block does.
+
+    Attributes:
+        report: told in a sentence of engines that come and go.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        out: Path,
+        address: str = "auto",
+        *,
+        pending_seconds: float = 120.0,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Nothing is asked for yet.
+
+        Args:
+            config: what engines are opened for; `engines`: at most so many, where it is said, else as many as there is room for.
+            out: a folder that all nodes must see.
+            address: of the cluster; `auto`: the one that this machine belongs to.
+            pending_seconds: how long an engine may wait for a node.
+            report: see above.
+        """
+        self._config, self._out, self._address = config, out.absolute(), address
+        said = config.engines if "engines" in config.model_fields_set else "auto"
+        self._most = None if said == "auto" else said
+        self._pending_seconds, self.report = pending_seconds, report
+        self._hands: list[_Hand] = []
+        self._need: dict[str, float] = {}
+        self._versions: dict[str, str] = {}
+        self._num_hired = self._num_refused = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors, and leave the cluster."""
+        if self._need:
+            import ray
+
+            for hand in self._hands:
+                with suppress(Exception):  # the cluster may be gone
+                    ray.kill(hand.actor)
+            ray.shutdown()
+            self._hands, self._need = [], {}
+
+    def versions(self) -> dict[str, str]:
+        """What the engines say of themselves; blocks until the first is open.
+
+        Raises:
+            RunError: there is no cluster, no node has room for an engine, or it cannot be opened.
+        """
+        self._connect()
+        while not self._versions:
+            self._hire(1)
+            list(self._listen())
+        return self._versions
+
+    def work(self, give: Callable[[int], Order | None], num_left: Callable[[], int]) -> Iterator[Done | None]:
+        """Hand out orders until there are none left, and all are answered.
+
+        Args:
+            give: takes the number of an idle engine, and returns what it shall do; None: nothing now.
+            num_left: how many orders are still to be handed out.
+
+        Yields:
+            What comes of each; None now and then, while nothing does.
+
+        Raises:
+            RunError: no node has room for an engine any more.
+        """
+        self._connect()
+        while num_left() or any(hand.order for hand in self._hands):
+            self._hire(num_left() + sum(hand.order is not None for hand in self._hands))
+            for hand in self._hands:
+                if hand.state == "ready" and hand.asked is None and (order := give(hand.number)) is not None:
+                    hand.order, hand.since, hand.asked = order, time.monotonic(), hand.actor.do.remote(order)
+            yield from self._listen()
+            yield None
+
+    def _connect(self) -> None:
+        """Join the cluster.
+
+        Raises:
+            RunError: Ray is not installed, or there is no such cluster.
+        """
+        if self._need:
+            return
+        require("ray", "ray", RunError)
+        import ray
+
+        try:
+            ray.init(self._address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            remedy = "start one with `ray start --head`, or give its address"
+            raise RunError(f"no Ray cluster can be joined: {error}", self._address, remedy) from error
+        gpus = ray.cluster_resources().get("GPU", 0.0) > 0
+        self._need = needs(self._config.kind, self._config.engine_options, gpus=gpus)
+
+    def _hire(self, wanted: int) -> None:
+        """Ask for actors as far as there is room; for the first one in any case."""
+        import ray
+
+        if self._hands and self._num_refused >= MOST_REFUSED:
+            return
+        free = ray.available_resources()
+        room = int(min(free.get(name, 0.0) / num for name, num in self._need.items()))
+        room -= sum(hand.state == "pending" for hand in self._hands)
+        most = min(wanted, self._most or wanted) - len(self._hands)
+        options = {"num_cpus": self._need["CPU"], "num_gpus": self._need.get("GPU", 0.0), "max_restarts": 0}
+        for _ in range(min(most, max(room, 0 if self._hands else 1))):
+            actor = ray.remote(_Host).options(**options).remote(str(Path.cwd()))
+            self._hands.append(_Hand(self._num_hired, actor, actor.where.remote(), time.monotonic()))
+            self._num_hired += 1
+
+    def _listen(self) -> Iterator[Done]:
+        """Wait a moment for answers; actors that begin or end are seen to, and what came of orders is passed on.
+
+        Raises:
+            RunError: no node has room for an engine, or it cannot be opened.
+        """
+        import ray
+
+        asked = {hand.asked: hand for hand in self._hands if hand.asked is not None}
+        answered, _ = ray.wait(list(asked), timeout=TICK_SECONDS) if asked else ([], [])
+        for reference in answered:
+            hand, hand.asked = asked[reference], None
+            order, hand.order = hand.order, None
+            seconds = time.monotonic() - hand.since
+            try:
+                answer = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                self._lose(hand, f"is gone: {_first_line(error)}")
+                if order is not None:
+                    yield Done(order, hand.node, None, f"the engine on {hand.node} is gone", seconds)
+                continue
+            if order is not None:
+                value, problem = answer
+                yield Done(order, hand.node, value, problem, seconds)
+            else:
+                self._begin(hand, answer)
+        self._give_up_waiting()
+
+    def _begin(self, hand: _Hand, answer: Any) -> None:
+        """Go on with an actor that has found a node, or has opened its engine."""
+        if hand.state == "pending":
+            hand.state, hand.node = "opening", answer
+            hand.asked = hand.actor.open.remote(written(self._config), str(self._out))
+            return
+        wrong = answer if isinstance(answer, str) else self._differs(answer)
+        if wrong:
+            self._lose(hand, f"cannot be used: {wrong}")
+            return
+        hand.state = "ready"
+        self._versions = self._versions or answer
+        self.report(f"an engine is open on {hand.node}")
+
+    def _differs(self, versions: Mapping[str, str]) -> str:
+        """In what an engine is not like the first: responses of both would not go into one table."""
+        ours = self._versions or versions
+        names = [
+            name for name in {**ours, **versions} if release(ours.get(name, "")) != release(versions.get(name, ""))
+        ]
+        return ", ".join(f"{name} is {versions.get(name)}, elsewhere {ours.get(name)}" for name in names)
+
+    def _lose(self, hand: _Hand, why: str) -> None:
+        """Do without an actor.
+
+        Raises:
+            RunError: it could not be opened, and there is no other.
+        """
+        import ray
+
+        with suppress(Exception):
+            ray.kill(hand.actor)
+        self._hands.remove(hand)
+        self._num_refused += hand.state == "opening"
+        self.report(f"the engine on {hand.node or 'a node'} {why}")
+        if hand.state == "opening" and not self._hands and (not self._versions or self._num_refused >= MOST_REFUSED):
+            raise RunError(f"the engine {why}", hand.node, "see the node; then run the same command again")
+
+    def _give_up_waiting(self) -> None:
+        """Do without actors that find no node.
+
+        Raises:
+            RunError: there is no other.
+        """
+        import ray
+
+        for hand in list(self._hands):
+            if hand.state == "pending" and time.monotonic() - hand.since > self._pending_seconds:
+                need = ", ".join(f"{num:g} {name}" for name, num in self._need.items())
+                there = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in self._need)
+                self._lose(
+                    hand, f"found no room in {self._pending_seconds:g} s: it needs {need}; the cluster has {there}"
+                )
+                if not self._hands:
+                    raise RunError(
+                        f"no node has room for an engine: it needs {need}; the cluster has {there}",
+                        self._address,
+                        "wait for nodes, or free some; then run the same command again: nothing finished is lost",
+                    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,215 @@
+"""Sweeps on a real Ray cluster of two nodes: the bytes of one engine, whatever is killed. `make test-ray` runs these."""
+
+import json
+import os
+import signal
+from collections import Counter
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from bench import PROBLEMS, Bench
+from forked import APART
+from interpole.analysis.scoring import score
+from interpole.errors import RunError
+from interpole.runs import samples
+from interpole.sweep import run as sweep
+from interpole.sweep import units
+from interpole.sweep.actors import Actors, needs
+from interpole.sweep.cluster import NODES, UNITS, Cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+
+LAMBDAS = (0.0, 0.5, 1.0)
+SAMPLES, UNIT = 8, 16  # 32 responses at a λ: two units
+IN_FLIGHT = 4  # at one engine
+SCRIPT = [
+    {
+        "contains": problem.question,
+        "lambda": lam,
+        "responses": [f"{'hm ' * (3 * i + j)}{problem.answer if i < j else 7}"],
+    }
+    for i, problem in enumerate(PROBLEMS)
+    for j, lam in enumerate(LAMBDAS)
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that runs nothing, and a node with room for one engine; `with cluster.node()` adds another."""
+    from ray.cluster_utils import Cluster as RayCluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    small = {"object_store_memory": 80 << 20, "include_dashboard": False}
+    made = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    made.add_node(num_cpus=1, object_store_memory=80 << 20)
+
+    @contextmanager
+    def node():
+        added = made.add_node(num_cpus=1, object_store_memory=80 << 20)
+        try:
+            yield added
+        finally:
+            if added in made.worker_nodes:
+                made.remove_node(added, allow_graceful=False)
+
+    made.node = node
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    monkeypatch.setattr(units, "UNIT_RESPONSES", UNIT)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    bench.write(SCRIPT)
+    return bench
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What one engine makes."""
+    bench = Bench(tmp_path_factory.mktemp("one"))
+    bench.write(SCRIPT)
+    sweep.run(config_of(bench), bench.out)
+    return content(bench.out)
+
+
+def config_of(bench, **changes):
+    options = bench.config().engine_options | {"rows": 1, "step_seconds": 0.03}
+    settings = {"lambdas": list(LAMBDAS), "samples": SAMPLES, "concurrency": IN_FLIGHT, "engine_options": options}
+    return bench.config(**settings | changes)
+
+
+def content(run):
+    """What must be the same: every sample in its place, and the tables to the byte. Scripts and run folders lie elsewhere."""
+    score(run)
+    return samples.read(run), [(run / name).read_bytes() for name in ("curves.csv", "metrics.json", "stages.json")]
+
+
+def on_ray(address, bench, on_progress=lambda _: None, **changes):
+    config = config_of(bench, **changes)
+    with Actors(config, bench.out, address, pending_seconds=60) as actors:
+        return sweep.run(config, bench.out, on_progress, crew=Cluster(actors))
+
+
+def nodes(bench):
+    return [json.loads(line) for line in (bench.out / NODES).read_text().splitlines()]
+
+
+def asked_twice(bench):
+    return [line for line, times in Counter(bench.generated).items() if times > 1]
+
+
+def test_two_nodes_make_the_bytes_of_one_engine_and_say_which_did_what(cluster, bench, expected):
+    with cluster.node():
+        said = []
+        summary = on_ray(cluster.address, bench, said.append)
+    assert content(bench.out) == expected
+    assert (summary.num_generated, summary.failed) == (96, ())
+    assert summary.num_tokens == sum(one.num_tokens for one in samples.read(bench.out))
+    did = nodes(bench)
+    assert len({line["node"] for line in did}) == 2
+    assert sum(line["num_generated"] for line in did) == 96
+    assert sorted((line["point"], *line["questions"]) for line in did) == [
+        (point, *questions) for point in ("λ=0", "λ=0.5", "λ=1") for questions in ((1, 2), (3, 4))
+    ]
+    assert all(f"done on {line['node']}" in " ".join(p.message for p in said) for line in did)
+    assert [p.done for p in said][-1] == 96
+    assert not (bench.out / UNITS).exists()
+    assert [one.num_present for one in sweep.plan(config_of(bench), bench.out)] == [32] * 3
+    assert on_ray(cluster.address, bench).num_generated == 0
+
+
+class Killing:
+    """Told of a sweep's progress; kills once, after so many answers."""
+
+    def __init__(self, num, find):
+        self.num, self.find, self.messages, self.killed = num, find, [], []
+
+    def __call__(self, progress):
+        self.messages.append(progress.message)
+        if progress.done >= self.num and not self.killed:
+            self.killed = self.find()
+            for process in self.killed:
+                process.kill()
+
+
+def test_a_node_that_is_killed_costs_what_was_in_flight(cluster, bench, expected):
+    with cluster.node() as node:
+
+        def all_of_it():
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            return [*raylet.children(recursive=True), raylet]
+
+        killing = Killing(40, all_of_it)
+        assert on_ray(cluster.address, bench, killing).failed == ()
+    assert len(killing.killed) > 1
+    assert any("is gone" in message for message in killing.messages)
+    assert content(bench.out) == expected
+    assert bench.num_generated - 96 <= IN_FLIGHT
+
+
+def test_an_actor_that_is_killed_is_replaced_and_what_it_answered_is_kept(cluster, bench, expected):
+    def actor():
+        return [p for p in psutil.process_iter(["cmdline"]) if "ray::_Host" in " ".join(p.info["cmdline"] or ())]
+
+    killing = Killing(8, actor)
+    assert on_ray(cluster.address, bench, killing).failed == ()
+    assert len(killing.killed) == 1
+    assert sum("is gone" in message for message in killing.messages) == 2  # of the engine, and of its unit
+    assert content(bench.out) == expected
+    assert bench.num_generated - 96 <= IN_FLIGHT
+
+
+def drive(address, bench):
+    units.UNIT_RESPONSES = UNIT
+    on_ray(address, bench)
+
+
+def test_a_driver_that_is_killed_goes_on_from_what_is_on_disk(cluster, bench, expected):
+    driver = APART.Process(target=drive, args=(cluster.address, bench))
+    driver.start()
+    bench.wait_until(lambda: bench.num_generated >= 40 or not driver.is_alive())
+    driver.kill()
+    driver.join()
+    assert driver.exitcode == -signal.SIGKILL
+    assert {line["point"] for line in nodes(bench)} >= {"λ=0"}
+    on_ray(cluster.address, bench)
+    assert content(bench.out) == expected
+    assert bench.num_generated - 96 <= IN_FLIGHT
+    assert len(nodes(bench)) >= 5  # one may have been done while nobody was there to write that down
+
+
+def test_a_cluster_without_room_is_an_error_that_says_what_is_needed(cluster, bench):
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+
+    @ray.remote(num_cpus=1)
+    class Tenant:
+        def there(self):
+            return True
+
+    tenant = Tenant.remote()
+    ray.get(tenant.there.remote())
+    actors = Actors(config_of(bench), bench.folder, cluster.address, pending_seconds=1)
+    actors._need = {"CPU": 1.0}  # connected already
+    with pytest.raises(RunError, match="no node has room for an engine: it needs 1 CPU; the cluster has 1 CPU"):
+        actors.versions()
+    actors.close()
+
+
+def test_an_engine_is_given_what_it_needs():
+    from interpole.engines.registry import engine_kind
+
+    kind = engine_kind
+    assert needs(kind("transformers"), {}, gpus=True) == {"CPU": 1.0, "GPU": 1.0}
+    assert needs(kind("transformers"), {"device": "cpu", "threads": 4}, gpus=True) == {"CPU": 4.0}
+    assert needs(kind("vllm"), {"tensor_parallel_size": 4}, gpus=True) == {"CPU": 1.0, "GPU": 4.0}
+    assert needs(kind("vllm"), {"tensor_parallel_size": 4}, gpus=False) == {"CPU": 1.0}
+    assert needs(kind("openai"), {}, gpus=True) == {"CPU": 1.0}
