@@ -92,14 +92,13 @@ def sweep(
         "engine_options": engine_options_of(engine_option or (), api_key_env) | served.pop("engine_options", {}),
         "template_variables": named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
         "sampler": said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
-        "tasks": [{"task": name, "data": data, "grader": grader, "prompt": prompt} for name in task or ()],
+        "tasks": _tasks(task or (), data=data, grader=grader, prompt=prompt),
         "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate),
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
-    if (data or grader or prompt) and not task:
-        raise typer.BadParameter("--data, --grader and --prompt go with --task")
     config = config_of(instruct, thinking, given, served=bool(served), trust=trust)
-    changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, adaptive=adaptive)
+    changed = _changed(also=also, fresh=fresh, adaptive=adaptive)
+    share = _share(shard, ray, adaptive=adaptive)
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
@@ -108,6 +107,13 @@ def sweep(
         _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
         start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share, ray=ray)
+
+
+def _tasks(names: Sequence[str], **own: Any) -> list[dict[str, Any]]:
+    """The tasks, with settings that go with all of them."""
+    if any(own.values()) and not names:
+        raise typer.BadParameter("--data, --grader and --prompt go with --task")
+    return [{"task": name, **own} for name in names]
 
 
 def engine_options_of(given: Sequence[str], api_key_env: str | None = None) -> dict[str, Any]:
@@ -184,8 +190,10 @@ def _changed(*, also: bool, fresh: bool, adaptive: bool) -> Changed:
     return "also" if also else "fresh" if fresh else "refuse"
 
 
-def _share(shard: str | None, *, adaptive: bool) -> Shard | None:
+def _share(shard: str | None, ray: str | None, *, adaptive: bool) -> Shard | None:
     """The share of the sweep that `I/N` says."""
+    if ray is not None and (shard or adaptive):
+        raise typer.BadParameter("--ray does whole sweeps: it goes neither with --shard nor with --adaptive")
     if shard is None:
         return None
     from pydantic import ValidationError
