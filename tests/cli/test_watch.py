@@ -79,6 +79,15 @@ def test_an_unfinished_point_counts_its_whole_answers_and_leaves_the_journal_alo
     assert journal.read_bytes() == before
 
 
+def test_answers_of_units_that_other_machines_do_count_as_well(run: Path) -> None:
+    finished = unfinish(run, "λ=1", 5)
+    entry = next(entry for entry in finished.entries if entry.point == "λ=1")
+    unit = run / "units/.0123456789abcdef.4567" / entry.folder
+    unit.mkdir(parents=True)
+    (unit / "sample-1-problem-1-3.answers.jsonl").write_text("{}\n" * 2 + '{"half')
+    assert Watcher(run).read().done == (12, 12, 7)
+
+
 def test_what_is_left_to_pay_goes_by_the_tokens_seen(run: Path) -> None:
     unfinish(run, "λ=1", 5)
     with exclusive(run):

@@ -14,10 +14,12 @@ from forked import APART
 from interpole.analysis.scoring import score
 from interpole.errors import RunError
 from interpole.runs import samples
+from interpole.runs.progress import Progress
+from interpole.runs.runfile import UNITS
 from interpole.sweep import run as sweep
 from interpole.sweep import units
 from interpole.sweep.actors import Actors, needs
-from interpole.sweep.cluster import NODES, UNITS, Cluster
+from interpole.sweep.cluster import NODES, Cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -122,6 +124,10 @@ def test_two_nodes_make_the_bytes_of_one_engine_and_say_which_did_what(cluster, 
     ]
     assert all(f"done on {line['node']}" in " ".join(p.message for p in said) for line in did)
     assert [p.done for p in said][-1] == 96
+    rates = Progress.load(bench.out).engines
+    assert {rate.name for rate in rates} == {line["node"] for line in did}
+    assert sum(rate.num_answers for rate in rates) == 96
+    assert sum(rate.num_loads for rate in rates) <= 4  # three points on two engines: one is shared at the end
     assert not (bench.out / UNITS).exists()
     assert [one.num_present for one in sweep.plan(config_of(bench), bench.out)] == [32] * 3
     assert on_ray(cluster.address, bench).num_generated == 0

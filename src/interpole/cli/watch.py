@@ -6,6 +6,7 @@ a sweep and never disturbs one.
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from interpole.files import open_regular
 from interpole.records import Sample
 from interpole.runs.journal import JOURNAL
 from interpole.runs.progress import Progress
-from interpole.runs.runfile import Entry, RunFile, is_written
+from interpole.runs.runfile import UNITS, Entry, RunFile, is_written
 from interpole.runs.samples import read_log
 
 __all__ = ["MAX_IDLE", "Reading", "Watcher", "sparkline", "to_json", "view", "watch"]
@@ -101,8 +102,9 @@ class Watcher:
 
     def _done(self, file: RunFile, entry: Entry) -> int:
         """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
-        journals = entry.within(self.run).glob(f"*{JOURNAL}")
-        answers = sum(_num_lines(path) for path in journals)
+        here = entry.within(self.run).glob(f"*{JOURNAL}")
+        elsewhere = (self.run / UNITS).glob(f"*/{glob.escape(entry.folder)}/*{JOURNAL}")
+        answers = sum(_num_lines(path) for path in (*here, *elsewhere))
         return min(file.num_responses(entry), file.num_responses(entry, "done") + answers)
 
 

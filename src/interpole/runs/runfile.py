@@ -26,6 +26,7 @@ from interpole.schema import Strict, validated
 
 __all__ = [
     "NAME",
+    "UNITS",
     "Block",
     "Count",
     "Entry",
@@ -41,6 +42,8 @@ __all__ = [
 
 NAME = "run.json"
 """The file that makes a folder a run."""
+UNITS = "units"
+"""In a run folder that several machines write: a run folder for every unit that is not taken over yet."""
 MAX_BYTES = 64 << 20
 MAX_COUNT = 10**9
 LOCK_ATTEMPTS = 5

@@ -48,6 +48,7 @@ class Done(NamedTuple):
     """What came of an order."""
 
     order: Order
+    engine: int  # its number
     node: str
     answer: Any
     error: str = ""  # why there is no answer
@@ -261,11 +262,11 @@ class Actors:
             except ray.exceptions.RayError as error:
                 self._lose(hand, f"is gone: {_first_line(error)}")
                 if order is not None:
-                    yield Done(order, hand.node, None, f"the engine on {hand.node} is gone", seconds)
+                    yield Done(order, hand.number, hand.node, None, f"the engine on {hand.node} is gone", seconds)
                 continue
             if order is not None:
                 value, problem = answer
-                yield Done(order, hand.node, value, problem, seconds)
+                yield Done(order, hand.number, hand.node, value, problem, seconds)
             else:
                 self._begin(hand, answer)
         self._give_up_waiting()

@@ -16,18 +16,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from interpole.engines.pool import Pool
+from interpole.engines.pool import EngineRate, Pool
 from interpole.files import open_regular, open_to_append
 from interpole.runs.journal import JOURNAL, journal_path
+from interpole.runs.runfile import UNITS
 from interpole.sweep.actors import Actors, Done, Order, written
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import Made, run_unit
 from interpole.sweep.units import Unit
 
-__all__ = ["NODES", "UNITS", "Cluster", "do_unit"]
+__all__ = ["NODES", "Cluster", "do_unit"]
 
-UNITS = "units"
-"""In the run folder: a run folder for every unit that is being made, or that is made and not taken over yet."""
 NODES = "nodes.jsonl"
 """In the run folder: a line for every unit, with the node that did it."""
 
@@ -38,6 +37,11 @@ class Cluster:
     def __init__(self, actors: Actors) -> None:
         """Use these; whoever opened them closes them."""
         self._actors = actors
+        self._rates: dict[int, EngineRate] = {}
+
+    def rates(self) -> list[EngineRate]:
+        """See `Crew`; of units that are finished."""
+        return list(self._rates.values())
 
     def versions(self, report: Callable[[str], None]) -> dict[str, str]:
         """See `Crew`."""
@@ -82,11 +86,25 @@ class Cluster:
             elif done.error:
                 yield Made(unit, None, done.error)
             else:
+                self._count(done, unit)
                 _note(out, done, unit)
                 self._actors.report(f"{unit}: done on {done.node}")
                 yield Made(unit, out / UNITS / names[unit], "", *done.answer)
         with suppress(OSError):
             (out / UNITS).rmdir()
+
+    def _count(self, done: Done, unit: Unit) -> None:
+        """Note what an engine has done."""
+        num_generated, num_tokens = done.answer
+        before = self._rates.get(done.engine)
+        self._rates[done.engine] = EngineRate(
+            name=done.node,
+            place=unit.point,
+            num_loads=(before.num_loads if before else 0) + (before is None or before.place != unit.point),
+            num_answers=(before.num_answers if before else 0) + num_generated,
+            num_tokens=(before.num_tokens if before else 0) + num_tokens,
+            busy_seconds=(before.busy_seconds if before else 0.0) + done.seconds,
+        )
 
 
 def do_unit(planned: Plan, pool: Pool, out: str, unit: Unit, name: str) -> tuple[int, int]:

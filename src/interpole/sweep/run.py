@@ -127,6 +127,9 @@ class Crew(Protocol):
     ) -> Iterator[Made]:
         """Do units, each with its name, for the run `out`; `on_answers` is told how many answers unfinished ones have."""
 
+    def rates(self) -> list[EngineRate]:
+        """What each engine has done so far."""
+
 
 def plan(
     config: SweepConfig, out: StrPath, *, changed: Changed = "refuse", shard: Shard | None = None
@@ -257,7 +260,7 @@ def run_unit(planned: Plan, out: StrPath, unit: Unit, pool: Pool) -> Summary:
     out = Path(out)
     with exclusive(out):
         work = _work(planned, _existing(out), pool.versions(), unit)
-        return _Sweep(planned, out, None, work, _ProgressReporter(lambda _: None)).run(pool)
+        return _Sweep(planned, out, None, work, _ProgressReporter(lambda _: None, out)).run(pool)
 
 
 def _require(config: SweepConfig) -> None:
@@ -421,12 +424,14 @@ class _Sweep:
             if part.status != "done"
         }
         named = [(unit, unit_name(job.entry, unit.part)) for unit, job in todo.items()]
+        self._tell.watch(crew)
         for made in crew.make(self._plan, named, self._out, self._tell.elsewhere):
             job = todo[made.unit]
             self._tell.take(made, job)
             self._record(job, self._taken(job, made))
             if made.run is not None:
                 shutil.rmtree(made.run, ignore_errors=True)
+        self._tell.say_rates()
         return self._summary()
 
     def _taken(self, job: _Job, made: Made) -> Part:
@@ -552,7 +557,7 @@ class _ProgressReporter:
         """Time since generating began."""
         return time.monotonic() - self._start
 
-    def watch(self, pool: Pool) -> None:
+    def watch(self, pool: Pool | Crew) -> None:
         """Tell of these engines too."""
         self._rates = pool.rates
         self.say_rates()
@@ -599,6 +604,8 @@ class _ProgressReporter:
 
     def elsewhere(self, num_answers: int) -> None:
         """So many answers are in units that are not finished."""
+        if self._file.is_due():
+            self.say_rates()
         self._on_progress(replace(self._state, done=min(self._state.total, self._state.done + num_answers)))
 
     def take(self, made: Made, job: _Job) -> None:
