@@ -12,7 +12,7 @@ MARKERS = Markers("<think>", "</think>")
 
 
 def streamed(pieces, *, opened=False):
-    stream = ThoughtStream(MARKERS, opened=opened)
+    stream = ThoughtStream(MARKERS, prompt_opens_thinking=opened)
     parts = [*map(stream.feed, pieces), stream.finish()]
     return tuple(map("".join, zip(*parts, strict=True)))
 

@@ -24,7 +24,9 @@ TEXTS = st.lists(BITS, max_size=14).map("".join)
 
 
 def stream_of(form):
-    return ThoughtStream(form.markers, opened=form.prompt_opens_thinking, special_tokens=form.special_tokens)
+    return ThoughtStream(
+        form.markers, prompt_opens_thinking=form.prompt_opens_thinking, special_tokens=form.special_tokens
+    )
 
 
 def streamed(form, chunks, finish="stop"):
@@ -116,7 +118,7 @@ def test_what_is_thinking_and_what_is_answer(form, text, thinking, answer):
 
 
 def test_the_parts_of_pieces_are_their_texts():
-    stream = ThoughtStream(FORM.markers, opened=True)
+    stream = ThoughtStream(FORM.markers, prompt_opens_thinking=True)
     assert stream.feed("a < b <") == ("a < b", "")
     assert stream.feed("/think>") == ("", "")
     assert stream.feed(" yes it") == (" ", "yes it")  # the white space was the thought's

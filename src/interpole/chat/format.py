@@ -61,8 +61,8 @@ class ThinkFormat:
         known = {**special_variables(assets), **(variables or {})}
         form = cls(found, template, known, special_tokens=added_tokens(assets), prefix=prefix)
         opens, closes = (prefix.rfind(marker) for marker in (found.open, found.close))
-        opened = opens > closes or (closes < 0 and opens_thinking(template, found, **form.variables))
-        return replace(form, prompt_opens_thinking=opened)
+        prompt_opens_thinking = opens > closes or (closes < 0 and opens_thinking(template, found, **form.variables))
+        return replace(form, prompt_opens_thinking=prompt_opens_thinking)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt for chat messages, prefix included.

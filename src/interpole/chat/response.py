@@ -97,19 +97,18 @@ def parse_response(
     """
     tokens = AddedTokens.of(tuple(token for token in special_tokens if token not in (markers.open, markers.close)))
     text = tokens.without_end(response)
-    opened = prompt_opens_thinking
-    marks = marks_of(text, markers.open, re.escape(markers.close), opened)
+    marks = marks_of(text, markers.open, re.escape(markers.close), prompt_opens_thinking)
     closed = not all(mark.opens for mark in marks)
     near = False
     if not closed:
-        near_marks = marks_of(text, markers.open, misspelt(markers.close), opened)
+        near_marks = marks_of(text, markers.open, misspelt(markers.close), prompt_opens_thinking)
         near = not all(mark.opens for mark in near_marks)
         marks = near_marks if near else marks
-    if not closed and not near and (opened or marks):
-        marks += tokens.breaks_off(text, marks[0].end if marks and not opened else 0)
+    if not closed and not near and (prompt_opens_thinking or marks):
+        marks += tokens.breaks_off(text, marks[0].end if marks and not prompt_opens_thinking else 0)
     last = _closing(text, marks)
-    thought = opened or bool(marks)
-    begins = _begins(text, marks, opened)
+    thought = prompt_opens_thinking or bool(marks)
+    begins = _begins(text, marks, prompt_opens_thinking)
     thinking, answer = (None, text) if not thought else (text[begins:], "")
     pseudo_close, reopened = None, False
     if last is not None:
@@ -119,13 +118,17 @@ def parse_response(
         reopened = bool(rest) and rest[-1].opens
         thinking += text[rest[-1].end :] if reopened else ""
     ended = closed and (bool(answer) or not reopened)
-    outcome = _outcome(text, finish, ended, pseudo_close is not None, opened=opened, marked=bool(marks))
-    spans = _spans(response, text, marks, last, opened) if thought else _whole(response, text)
+    outcome = _outcome(
+        text, finish, ended, pseudo_close is not None, prompt_opens_thinking=prompt_opens_thinking, marked=bool(marks)
+    )
+    spans = _spans(response, text, marks, last, prompt_opens_thinking) if thought else _whole(response, text)
     after = text.rpartition(markers.close)[2].strip() if markers.close in text else text
     return ParsedResponse(text, thinking, answer, outcome, closed, pseudo_close, near, after, spans)
 
 
-def _outcome(text: str, finish: str, closed: bool, pseudo: bool, *, opened: bool, marked: bool) -> Outcome:
+def _outcome(
+    text: str, finish: str, closed: bool, pseudo: bool, *, prompt_opens_thinking: bool, marked: bool
+) -> Outcome:
     if finish == "error":
         return Outcome.FAILED
     if not text.strip():
@@ -140,7 +143,7 @@ def _outcome(text: str, finish: str, closed: bool, pseudo: bool, *, opened: bool
         return Outcome.PSEUDO_CLOSED
     if marked:
         return Outcome.UNCLOSED
-    return Outcome.UNMARKED if opened else Outcome.DIRECT
+    return Outcome.UNMARKED if prompt_opens_thinking else Outcome.DIRECT
 
 
 def _closing(text: str, marks: Sequence[Mark]) -> int | None:
@@ -153,18 +156,22 @@ def _closing(text: str, marks: Sequence[Mark]) -> int | None:
     return closing[-1] if closing else None
 
 
-def _begins(text: str, marks: Sequence[Mark], opened: bool) -> int:
+def _begins(text: str, marks: Sequence[Mark], prompt_opens_thinking: bool) -> int:
     """Where the thought begins: after its opening marker; where the prompt opened it, only a repeated one is dropped."""
-    if marks and marks[0].opens and not (opened and text[: marks[0].start].strip()):
+    if marks and marks[0].opens and not (prompt_opens_thinking and text[: marks[0].start].strip()):
         return marks[0].end
     return 0
 
 
-def _spans(response: str, text: str, marks: Sequence[Mark], last: int | None, opened: bool) -> tuple[Span, ...]:
+def _spans(
+    response: str, text: str, marks: Sequence[Mark], last: int | None, prompt_opens_thinking: bool
+) -> tuple[Span, ...]:
     """The response in stretches: thinking up to the closing mark that counts, and where it is opened again."""
     found: list[Span] = []
     at, last = 0, len(marks) if last is None else last
-    kind: Literal["thinking", "answer"] = "answer" if marks and marks[0].opens and not opened else "thinking"
+    kind: Literal["thinking", "answer"] = (
+        "answer" if marks and marks[0].opens and not prompt_opens_thinking else "thinking"
+    )
     for number, mark in enumerate(marks):
         found += [Span(kind, at, mark.start), Span("marker", mark.start, mark.end)]
         at, kind = mark.end, "thinking" if number < last or mark.opens else "answer"

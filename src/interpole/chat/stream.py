@@ -68,16 +68,22 @@ class ThoughtStream:
         closed: the thought is over.
     """
 
-    def __init__(self, markers: Markers, *, opened: bool = False, special_tokens: Collection[str] = ()) -> None:
+    def __init__(
+        self, markers: Markers, *, prompt_opens_thinking: bool = False, special_tokens: Collection[str] = ()
+    ) -> None:
         """Begin a response.
 
         Args:
             markers: the family's.
-            opened: the prompt ended inside a think block.
+            prompt_opens_thinking: the prompt ended inside a think block.
             special_tokens: the tokenizer's added tokens.
         """
-        self.text, self.thinking, self.closed = "", opened, False
-        self._markers, self._opened, self._special = markers, opened, tuple(special_tokens)
+        self.text, self.thinking, self.closed = "", prompt_opens_thinking, False
+        self._markers, self._prompt_opens_thinking, self._special = (
+            markers,
+            prompt_opens_thinking,
+            tuple(special_tokens),
+        )
         others = tuple(token for token in self._special if token not in (markers.open, markers.close))
         self._tokens, self._beginnings = AddedTokens.of(others), _beginnings((markers.open, markers.close, *others))
         self._pattern = re.compile(f"{re.escape(markers.open)}|{re.escape(markers.close)}")
@@ -113,7 +119,11 @@ class ThoughtStream:
         """The last pieces, and the whole response read apart. `finish`: "stop" or "length"."""
         parsed = settled(
             parse_response(
-                self.text, finish, self._markers, prompt_opens_thinking=self._opened, special_tokens=self._special
+                self.text,
+                finish,
+                self._markers,
+                prompt_opens_thinking=self._prompt_opens_thinking,
+                special_tokens=self._special,
             )
         )
         pieces = self._advance(final=True, stop=len(parsed.response))
@@ -170,7 +180,7 @@ class ThoughtStream:
         if not self.thinking and len(FENCE.findall(self.text, 0, start)) % 2:
             return False  # in an answer's code, which will end further on
         near = self.text[: start + 2 * QUOTE_CHARS]
-        marks = marks_of(near, self._markers.open, re.escape(self._markers.close), self._opened)
+        marks = marks_of(near, self._markers.open, re.escape(self._markers.close), self._prompt_opens_thinking)
         return any(mark.start == start for mark in marks)
 
     def _pass(self, opens: bool, start: int, end: int, pieces: list[Piece]) -> None:

@@ -62,7 +62,9 @@ class ThoughtReader(ReasoningParser):
         markers = self._format.markers
         self._opening, self._closing = (self._tokens(marker) for marker in (markers.open, markers.close))
         self._stream = ThoughtStream(
-            markers, opened=self._format.prompt_opens_thinking, special_tokens=self._format.special_tokens
+            markers,
+            prompt_opens_thinking=self._format.prompt_opens_thinking,
+            special_tokens=self._format.special_tokens,
         )
         self._answered = False
 

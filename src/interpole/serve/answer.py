@@ -113,7 +113,7 @@ class _Run:
         self._number, self._nth = numbers  # of all responses, and of those to its prompt
         form = call.form
         self._stream = ThoughtStream(
-            form.markers, opened=form.prompt_opens_thinking, special_tokens=form.special_tokens
+            form.markers, prompt_opens_thinking=form.prompt_opens_thinking, special_tokens=form.special_tokens
         )
         self._stops = StopStrings(call.settings.stop)
         self._tokens: list[tuple[int, Token]] = []  # where in the text each begins
