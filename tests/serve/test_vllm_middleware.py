@@ -236,6 +236,14 @@ def test_errors_are_in_the_schema_of_the_endpoint():
     assert json.loads(sent(application([b"{}"]), "POST", MESSAGES, ASK | {"lam": 2})[2])["type"] == "error"
     status, _, body = sent(application([b'{"error": "Unauthorized"}'], status=401), "POST", CHAT, ASK)
     assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
+    for status, kind, code in ((400, "invalid_request_error", "invalid_value"), (500, "server_error", "engine_failed")):
+        error = {"message": "no", "type": "Bad Request", "param": "body.stop", "code": status}
+        body = sent(application([json.dumps({"error": error}).encode()], status=status), "POST", CHAT, ASK)[2]
+        expected = {"message": "no", "type": kind, "param": "stop", "code": code}
+        assert json.loads(body)["error"] == expected
+        text = f"data: {json.dumps({'error': error})}\n\ndata: [DONE]\n\n".encode()
+        body = sent(application([text], b"text/event-stream"), "POST", CHAT, ASK | {"stream": True})[2]
+        assert json.loads(body.decode().split("\n\n")[0].removeprefix("data: "))["error"] == expected
 
 
 def test_nothing_generates_without_a_lambda():

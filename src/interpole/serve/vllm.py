@@ -37,6 +37,8 @@ __all__ = ["arguments", "main", "of_environment", "to_environment", "watch_engin
 SERVER = "vllm.entrypoints.openai.api_server"
 PLUGIN, GROUP = "interpole", "vllm.general_plugins"
 _ENVIRONMENT = "INTERPOLE_SERVED"
+KEEP_ALIVE_SECONDS = 75
+"""As in `serve.run`: longer than clients keep a connection; vLLM's own 5 s are just as long, and some ask as it closes."""
 GRACE_SECONDS = 30
 """What a server has to end in once its engine has."""
 _told = threading.Event()
@@ -129,6 +131,7 @@ def main(
         write_assets(dial(recipe)(0.5), Path(folder))
         os.environ |= to_environment(levels) | {FOLDER: folder} | ({"VLLM_API_KEY": api_key} if api_key else {})
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(KEEP_ALIVE_SECONDS))
         allowed = os.environ.get("VLLM_PLUGINS")
         if allowed is not None and PLUGIN not in allowed.split(","):
             os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])

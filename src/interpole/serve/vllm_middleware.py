@@ -186,10 +186,17 @@ def _name(content: dict[str, Any], chosen: Chosen) -> None:
 
 
 def _error(content: Any, status: int) -> Any:
-    """An error of vLLM's in OpenAI's schema; its authentication has another."""
-    if isinstance(content, dict) and isinstance(content.get("error"), str):
+    """An error of vLLM's in OpenAI's schema: its authentication has another, its types and codes are HTTP's."""
+    error = content.get("error") if isinstance(content, dict) else None
+    if isinstance(error, str):
         kind = "authentication_error" if status == 401 else "invalid_request_error"
-        return RequestError(content["error"], kind, code="invalid_api_key" if status == 401 else None).openai()
+        return RequestError(error, kind, code="invalid_api_key" if status == 401 else None).openai()
+    if isinstance(error, dict) and isinstance(error.get("code"), int):
+        mine = error["code"] < 500
+        kind, code = ("invalid_request_error", "invalid_value") if mine else ("server_error", "engine_failed")
+        param = error.get("param")
+        told = {"type": kind, "param": param and str(param).removeprefix("body."), "code": code}
+        return {**content, "error": {**error, **told}}
     return content
 
 
@@ -270,7 +277,7 @@ class _Rewriter:
         self._kind, self._held = b"", b""
 
     def _complete(self, content: Any, status: int) -> Any:
-        if status >= 400 or self._chosen is None:
+        if status >= 400 or self._chosen is None or (isinstance(content, dict) and content.get("error")):
             return _error(content, status)
         if isinstance(content, dict):
             self._thoughts.read(content)
