@@ -13,8 +13,8 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class Hub(BaseHTTPRequestHandler):
-    def __init__(self, repos, served, *args):
-        self.repos, self.served = repos, served
+    def __init__(self, repos, served, faults, *args):
+        self.repos, self.served, self.faults = repos, served, faults
         super().__init__(*args)
 
     def do_HEAD(self):
@@ -48,21 +48,30 @@ class Hub(BaseHTTPRequestHandler):
     def answer_file(self, path):
         if not path.is_file():
             return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
-        data, status = path.read_bytes(), 200
-        if (wanted := self.headers.get("Range")) and self.command == "GET":
+        data, status, headers = path.read_bytes(), 200, {}
+        wanted = self.headers.get("Range")
+        if wanted and self.command == "GET" and "no ranges" not in self.faults:
             first, last = wanted.removeprefix("bytes=").split("-")
-            data, status = data[int(first) : int(last or len(data)) + 1], 206
+            size, data = len(data), data[int(first) : int(last or len(data)) + 1]
+            status, headers = 206, {"Content-Range": f"bytes {first}-{int(first) + len(data) - 1}/{size}"}
+            fault = next(self.faults.get(path.name, iter(())), None)
+            if fault == "busy":
+                return self.answer(503, b"", {"Retry-After": "0"})
+            if fault == "drop":
+                self.served.append((path.name, len(data) // 2))
+                return self.answer(206, data, headers, len(data) // 2)
         if self.command == "GET":
             self.served.append((path.name, len(data)))
-        return self.answer(status, data, {"ETag": f'"{etag(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+        headers |= {"ETag": f'"{etag(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        return self.answer(status, data, headers)
 
-    def answer(self, status, data, headers):
+    def answer(self, status, data, headers, sent=None):
         self.send_response(status)
         for name, value in {**headers, "Content-Length": len(data)}.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(data)
+            self.wfile.write(data[:sent])  # where that is not all, the connection ends early
 
     def log_message(self, *_):
         pass
@@ -73,10 +82,15 @@ def etag(path):
 
 
 @contextmanager
-def serving(repos):
-    """The hub's address and, of every file that was fetched, its name and how many bytes; repos: (kind, name) → folder."""
+def serving(repos, faults=None):
+    """The hub's address and, of every file that was fetched, its name and how many bytes.
+
+    repos: (kind, name) → folder. faults: `no ranges`, or file name → what goes wrong with each range in turn, as an iterator of
+    `busy`, `drop` (half of it is sent) and None.
+    """
     served = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, {k: Path(v) for k, v in repos.items()}, served))
+    repos = {k: Path(v) for k, v in repos.items()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, repos, served, {} if faults is None else faults))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", served

@@ -2,7 +2,8 @@
 
 InterpoleError
 ├── CheckpointError        a checkpoint cannot be found, read or understood
-│   └── CorruptError       its bytes contradict themselves (truncated, lying header, missing shard)
+│   ├── CorruptError       its bytes contradict themselves (truncated, lying header, missing shard)
+│   └── UnreachableError   its bytes cannot be fetched now; what was made of others stays
 ├── MismatchError          two checkpoints do not fit each other
 ├── RecipeError            a recipe or one of its values makes no sense
 ├── OutputError            a result cannot be written (exists already, disk full, no permission)
@@ -29,6 +30,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "TaskError",
+    "UnreachableError",
     "printable",
 ]
 
@@ -71,6 +73,10 @@ class CheckpointError(InterpoleError):
 
 class CorruptError(CheckpointError):
     """A checkpoint's bytes contradict themselves."""
+
+
+class UnreachableError(CheckpointError):
+    """A checkpoint's bytes cannot be fetched now."""
 
 
 class MismatchError(InterpoleError):

@@ -39,6 +39,8 @@ __all__ = [
     "Origin",
     "TensorSpec",
     "Tensors",
+    "assets_of",
+    "holds_weights",
     "open_checkpoint",
     "open_headers",
     "template_of",
@@ -260,7 +262,7 @@ class Folder(Checkpoint):
         """
         self.path = path
         self.label = label or str(path)
-        self.assets = _assets(path)
+        self.assets = assets_of(path)
         self.config = read_config(self.assets["config.json"])
         self._tensors = _read_tensors(path)
         self.specs = self._tensors.specs
@@ -299,7 +301,7 @@ class Headers(Checkpoint):
     def __init__(self, path: Path, label: str, specs: Mapping[str, TensorSpec], layout: Mapping[str, str]) -> None:
         """Take the folder of the small files, and what the headers say."""
         self.label, self.specs, self.layout = label, specs, layout
-        self.assets = _assets(path)
+        self.assets = assets_of(path)
         self.config = read_config(self.assets["config.json"])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:  # noqa: ARG002
@@ -354,6 +356,14 @@ def open_headers(source: StrPath, folder: Path) -> Folder | Headers:
         if Path(source).expanduser().exists():
             raise
         return Headers(folder, str(source), *fetch_headers(str(source), folder.name))
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether all files of weights of a model are in its folder."""
+    try:
+        return bool(_shards(folder)[0])
+    except CheckpointError:
+        return False
 
 
 def _read_tensors(folder: Path) -> Tensors:
@@ -418,7 +428,7 @@ def _is_shard_name(name: object) -> bool:
     )
 
 
-def _assets(folder: Path) -> dict[str, Path]:
+def assets_of(folder: Path) -> dict[str, Path]:
     """Every file of a model that holds no weights, by its path from the folder; folders that are models of their own are not."""
     if not (folder / "config.json").is_file():
         raise CheckpointError("no config.json: not a model folder", folder, "give the folder that holds config.json")

@@ -15,7 +15,7 @@ from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, OutputError
 from interpole.files import StrPath
 
-__all__ = ["NO_ASSETS", "check_login", "fetch_headers", "is_hub_id", "locate", "push"]
+__all__ = ["NO_ASSETS", "check_login", "fetch_headers", "from_hub", "is_hub_id", "locate", "push"]
 
 NO_ASSETS = (
     *(
@@ -91,7 +91,7 @@ def fetch_headers(repo: str, commit: str) -> tuple[dict[str, TensorSpec], dict[s
     """
     from huggingface_hub import get_safetensors_metadata
 
-    with _from_hub(repo, commit):
+    with from_hub(repo, commit):
         files = get_safetensors_metadata(repo, revision=commit).files_metadata
     entries = [
         (file, info.data_offsets, name, TensorSpec(str(info.dtype), tuple(info.shape)))
@@ -111,7 +111,7 @@ def fetch_headers(repo: str, commit: str) -> tuple[dict[str, TensorSpec], dict[s
 def _download(repo: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _from_hub(repo, revision):
+    with from_hub(repo, revision):
         folder = snapshot_download(repo, revision=revision, ignore_patterns=[*NO_ASSETS])
         patterns = ["model.safetensors.index.json", "adapter_config.json"]
         patterns += ["model*.safetensors", "adapter_model.safetensors"] if weights else []
@@ -119,7 +119,7 @@ def _download(repo: str, revision: str | None, *, weights: bool) -> Path:
 
 
 @contextmanager
-def _from_hub(repo: str, revision: str | None) -> Iterator[None]:
+def from_hub(repo: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's library raises into a `CheckpointError`."""
     from huggingface_hub.errors import (
         HfHubHTTPError,

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from interpole.checkpoints.checkpoint import Checkpoint, Folder, open_headers
-from interpole.checkpoints.hub import locate
+from interpole.checkpoints.checkpoint import Checkpoint, Folder, Headers, holds_weights, open_headers
+from interpole.checkpoints.hub import is_hub_id, locate
 from interpole.checkpoints.views.adapter import Adapted, adapter_base, is_adapter
 from interpole.checkpoints.views.experts import same_layout
 from interpole.checkpoints.views.fp8 import Dequantised, announced
@@ -29,6 +30,7 @@ def open_source(
     adapter: StrPath | None = None,
     *,
     weights: bool = True,
+    stream: bool = False,
 ) -> Checkpoint:
     """Open a local folder or a Hugging Face hub id, through the `hf` cache, so that its tensors can be merged.
 
@@ -37,27 +39,36 @@ def open_source(
         revision: branch, tag or commit of a hub id.
         adapter: a LoRA adapter to apply to the model; a folder or hub id.
         weights: False for questions that read no tensor: of a hub id that is not in the cache only the headers are fetched.
+        stream: of a hub id that is not in the cache tensors are fetched when they are read, and no file of weights is kept.
 
     Raises:
         CheckpointError: nothing is there, it cannot be downloaded, or it is quantised in a way that is not read.
         CorruptError: the files contradict themselves.
         MismatchError: the adapter does not fit the model.
     """
-    folder = locate(model, revision, weights=weights)
+    folder = locate(model, revision, weights=weights and not stream)
     adapters = [] if adapter is None else [(locate(adapter), str(adapter))]
     while is_adapter(folder):  # which may lie on another one
         if adapter is not None:
             raise CheckpointError(f"{model} is an adapter itself", adapter, "name the base: {model: BASE, adapter: …}")
         if folder.resolve() in [known.resolve() for known, _ in adapters]:
             raise CheckpointError("the adapter is its own base", folder, "name both: {model: BASE, adapter: FOLDER}")
-        adapters.append((folder, str(model)))
+        adapters.append((locate(model, revision) if stream else folder, str(model)))
         model, revision = adapter_base(folder)
-        folder = locate(model, revision, weights=weights)
-    opened = Folder(folder, str(model)) if weights else open_headers(model, folder)
-    checkpoint = settled(readable(opened), reading=isinstance(opened, Folder))
+        folder = locate(model, revision, weights=weights and not stream)
+    opened = _opened(str(model), folder, weights, stream)
+    checkpoint = settled(readable(opened), reading=not isinstance(opened, Headers))
     for place, label in reversed(adapters):
         checkpoint = Adapted(checkpoint, place, label)
     return checkpoint
+
+
+def _opened(model: str, folder: Path, weights: bool, stream: bool) -> Checkpoint:
+    if stream and is_hub_id(model) and not holds_weights(folder):
+        from interpole.checkpoints.remote import open_remote
+
+        return open_remote(model, folder)
+    return Folder(folder, model) if weights else open_headers(model, folder)
 
 
 def fit(

@@ -21,7 +21,16 @@ import numpy as np
 from interpole.errors import CheckpointError, CorruptError
 from interpole.files import LFS_POINTER, open_regular
 
-__all__ = ["DTYPES", "TensorSpec", "header_bytes", "read_header", "refuse_pointer", "unique"]
+__all__ = [
+    "DTYPES",
+    "HEADER_LIMIT",
+    "TensorSpec",
+    "header_bytes",
+    "parse_header",
+    "read_header",
+    "refuse_pointer",
+    "unique",
+]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -35,7 +44,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 """safetensors dtype names and the numpy dtypes they are read as."""
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+HEADER_LIMIT = 100_000_000  # bytes, the limit of the safetensors format
 MAX_NAME = 500
 """Characters of a tensor's name; real ones have 100."""
 MAX_DIMENSIONS = 32
@@ -111,12 +120,30 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
     refuse_pointer(path, path.name)
     size = path.stat().st_size
     with open_regular(path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise CorruptError(
-                f"truncated or not safetensors: header of {length} bytes in a file of {size}", path, "fetch it again"
-            )
-        header = _parse_header(file.read(length), path)
+        begin = file.read(8)
+        length = int.from_bytes(begin, "little")
+        if length <= min(HEADER_LIMIT, size - 8):
+            begin += file.read(length)
+    return parse_header(begin, size, path)
+
+
+def parse_header(begin: bytes, size: int, path: object) -> tuple[dict[str, TensorSpec], dict[str, int]]:
+    """What `read_header` says, of a file whose first bytes are at hand.
+
+    Args:
+        begin: the header with the field of its length, or more; less only where that field lies.
+        size: bytes of the whole file.
+        path: its place, for messages.
+
+    Raises:
+        CorruptError: as `read_header`.
+    """
+    length = int.from_bytes(begin[:8], "little")
+    if size < 8 or length > min(HEADER_LIMIT, size - 8):
+        raise CorruptError(
+            f"truncated or not safetensors: header of {length} bytes in a file of {size}", path, "fetch it again"
+        )
+    header = _parse_header(begin[8 : 8 + length], path)
     specs, ranges = {}, {}
     for text, entry in header.items():
         name = intern(text)  # other files and sources have the same names
@@ -126,7 +153,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, int]]:
     return {name: specs[name] for name in order}, {name: ranges[name][0] + 8 + length for name in order}
 
 
-def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
+def _parse_header(raw: bytes, path: object) -> dict[str, Any]:
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
         if not isinstance(header, dict):
@@ -137,7 +164,7 @@ def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
     return header
 
 
-def _parse_entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[int, int]]:
+def _parse_entry(name: str, entry: Any, path: object) -> tuple[TensorSpec, tuple[int, int]]:
     if not name.isprintable() or not 0 < len(name) <= MAX_NAME:
         limits = f"no name that can be shown in 1 to {MAX_NAME} characters"
         raise CorruptError(f"a tensor is called {_shown(name)}: {limits}", path, "rename it where it was made")
@@ -178,7 +205,7 @@ def _sized(dtype: str, shape: tuple[int, ...]) -> tuple[TensorSpec, int, bool]:
     return spec, spec.num_bytes, prod(max(n, 1) for n in shape) < 2**56
 
 
-def _too_large(name: str, shape: list[int], path: Path) -> CorruptError:
+def _too_large(name: str, shape: list[int], path: object) -> CorruptError:
     return CorruptError(f"tensor {name} is of shape {_shown(shape)}: more than can be read", path, "fetch it again")
 
 
@@ -201,7 +228,7 @@ def _shown(value: Any) -> str:
     return ascii(text if len(text) <= 80 else f"{text[:80]}...")
 
 
-def _check_cover(order: list[str], ranges: Mapping[str, tuple[int, int]], data_bytes: int, path: Path) -> None:
+def _check_cover(order: list[str], ranges: Mapping[str, tuple[int, int]], data_bytes: int, path: object) -> None:
     previous, end = "the start", 0
     for name in order:
         if ranges[name][0] != end:

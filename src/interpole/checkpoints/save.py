@@ -35,7 +35,7 @@ from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import TensorSpec, header_bytes
-from interpole.errors import CheckpointError, InterpoleWarning, OutputError
+from interpole.errors import CheckpointError, InterpoleWarning, OutputError, UnreachableError
 from interpole.files import StrPath, exclusive, no_follow, shared, size_text
 from interpole.formats import content_hash
 
@@ -149,6 +149,7 @@ def save(
         OutputError: `out` exists, another process writes it, the disk is full or not writable, names of files clash, a source
             was changed meanwhile.
         CheckpointError: a tensor of the result holds NaN or infinity. In all these cases nothing is left behind.
+        UnreachableError: a source cannot be fetched any more; the next call goes on at the first missing shard.
     """
     target = Target(checkpoint, Path(out), extra or {})
     save_all([target], shard_bytes=shard_bytes, progress=progress, threads=threads, allow_non_finite=allow_non_finite)
@@ -282,6 +283,8 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
         _check_space(todo, shards)
         work(todo, shards)
         _place(todo, shards)
+    except UnreachableError:  # as a kill
+        raise
     except Exception:
         for output in placed:
             _take_back(output)

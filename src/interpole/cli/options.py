@@ -64,6 +64,7 @@ __all__ = [
     "ShowPrompt",
     "Skip",
     "Sources",
+    "Stream",
     "Tasks",
     "Temperature",
     "TemplateFrom",
@@ -201,6 +202,14 @@ Shard = Annotated[
     typer.Option(
         metavar="I/N",
         help="Write the I-th of N parts of OUT's files; others may write theirs at once, the last one finishes OUT.",
+        rich_help_panel="The result",
+    ),
+]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Read hub ids over the network as they are merged, without a copy of their weights on the disk.",
         rich_help_panel="The result",
     ),
 ]

@@ -21,6 +21,8 @@ __all__ = ["convert", "extract_lora", "merge", "presets", "register"]
 
 
 MOST_SHARES = 100_000
+STREAM_THREADS = 8
+"""With `--stream`: they wait for the network, not for a core."""
 
 recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 
@@ -50,6 +52,7 @@ def merge(
     source: options.Sources = None,
     shard_size: options.ShardSize = None,
     shard: options.Shard = None,
+    stream: options.Stream = False,
     dry_run: options.MergeDryRun = False,
     push_to_hub: options.PushToHub = None,
     allow_non_finite: options.AllowNonFinite = False,
@@ -96,7 +99,7 @@ def merge(
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
     share = None if shard is None else _parse_share(shard)
     insisted = allow_non_finite or no_doctor
-    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted)
+    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream)
     if dry_run:
         _say_what_it_takes(job, as_json=as_json)
         return
@@ -225,13 +228,14 @@ def presets(*, as_json: options.Json = False) -> None:
 
 
 class _Job(NamedTuple):
-    """What is asked of a merge: recipes by folder, with the same sources; size of files, share, and what is let pass."""
+    """What is asked of a merge: recipes by folder, with the same sources; size of files, share, what passes, how it reads."""
 
     recipes: dict[Path, Recipe]
     shard_bytes: int | None
     share: Share | None
     doctor: bool
     allow_non_finite: bool
+    stream: bool
 
 
 def _open(job: _Job, *, weights: bool) -> dict[str, Checkpoint]:
@@ -248,7 +252,7 @@ def _open(job: _Job, *, weights: bool) -> dict[str, Checkpoint]:
     for name, source in first.sources.items():
         partly = isinstance(source, Recipe) or is_hub_id(source.model)  # there may be headers alone
         if name not in sources or (partly and weights):
-            sources[name] = open_part(source, weights=weights)
+            sources[name] = open_part(source, weights=weights, stream=job.stream and weights)
     return sources
 
 
@@ -259,7 +263,7 @@ def _say_what_it_takes(job: _Job, *, as_json: bool) -> None:
     from interpole.cli.show import show_json
     from interpole.merging.merged import merge_all
 
-    merged = merge_all(list(job.recipes.values()), _open(job, weights=False))
+    merged = merge_all(list(job.recipes.values()), _open(job, weights=job.stream), weights=job.stream)
     targets = [Target(checkpoint, out) for out, checkpoint in zip(job.recipes, merged, strict=True)]
     found = estimate(
         targets,
@@ -337,6 +341,7 @@ def _write(job: _Job, *, as_json: bool) -> bool:
             progress=advance,
             allow_non_finite=job.allow_non_finite,
             share=share,
+            threads=STREAM_THREADS if job.stream else None,
         )
     seconds = perf_counter() - start
     if as_json:

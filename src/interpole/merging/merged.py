@@ -278,17 +278,21 @@ class Fitting:
         return sources, (*below, *notes)
 
 
-def open_part(part: Part, *, weights: bool = True) -> Checkpoint:
+def open_part(part: Part, *, weights: bool = True, stream: bool = False) -> Checkpoint:
     """Open what a recipe names as a source: a checkpoint, or the merge that another recipe is.
 
     Args:
         part: the source.
         weights: False for questions that read no tensor, as in `open_source`.
+        stream: as in `open_source`.
 
     Raises:
         InterpoleError: as `open_source` and `merge`.
     """
-    return merge(part, weights=weights) if isinstance(part, Recipe) else open_source(**dict(part), weights=weights)
+    if not isinstance(part, Recipe):
+        return open_source(**dict(part), weights=weights, stream=stream)
+    sources = {name: open_part(source, weights=weights, stream=stream) for name, source in part.sources.items()}
+    return merge(part, sources, weights=weights)
 
 
 def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None, *, weights: bool = True) -> Checkpoint:
@@ -312,13 +316,20 @@ def merge(recipe: Recipe, sources: Mapping[str, Checkpoint] | None = None, *, we
     return Fitting(sources, weights=weights).merge(recipe)
 
 
-def merge_all(recipes: Sequence[Recipe], sources: Mapping[str, Checkpoint]) -> list[Checkpoint]:
+def merge_all(
+    recipes: Sequence[Recipe], sources: Mapping[str, Checkpoint], *, weights: bool = True
+) -> list[Checkpoint]:
     """Merges of the same sources, to be written together: what they read of the sources one after another is read once.
+
+    Args:
+        recipes: the merges.
+        sources: checkpoints by source name.
+        weights: False where only headers are there, for questions that read no tensor.
 
     Raises:
         InterpoleError: as `merge`.
     """
-    fitting = Fitting(sources, _ReadOnce() if len(recipes) > 1 else _read_plainly)
+    fitting = Fitting(sources, _ReadOnce() if len(recipes) > 1 else _read_plainly, weights=weights)
     return [fitting.merge(recipe) for recipe in recipes]
 
 
