@@ -24,7 +24,7 @@ from interpole.checkpoints.safetensors import DTYPES, HEADER_LIMIT, TensorSpec, 
 from interpole.errors import CheckpointError, CorruptError, UnreachableError
 from interpole.formats import content_hash, read_json
 
-__all__ = ["Remote", "open_remote"]
+__all__ = ["Remote", "RemoteFile", "open_remote"]
 
 BLOCK_BYTES = 16 << 20
 """Fetched at a time: a hub counts requests."""
