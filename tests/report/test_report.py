@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import interpole.report.payload as pack
 from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import measure
+from interpole.analysis.policies import route
 from interpole.analysis.recommend import recommend
 from interpole.analysis.stages import Stages, find_stages
 from interpole.analysis.tables import PointMetrics, write_curves
@@ -35,6 +36,7 @@ from interpole.report.style import COLOURS, OUTCOMES
 from interpole.report.verdicts import bands, verdicts
 from interpole.runs.prediction import PredictionFile
 from interpole.runs.runfile import RunFile
+from interpole.runs.samples import read
 from synthetic import samples, write_run
 
 PAPER = Path(__file__).parents[1] / "data/paper"
@@ -284,6 +286,19 @@ def test_plot_writes_what_the_name_ends_in(run: Path, tmp_path: Path, end: str) 
 def test_plot_says_what_a_figure_needs(run: Path, tmp_path: Path, figure: str, message: str) -> None:
     with pytest.raises(AnalysisError, match=message):
         plot(run, figure, tmp_path / "x.png")
+
+
+def test_the_figure_of_policies_has_the_runs_static_points_and_every_policys_numbers(run: Path, tmp_path: Path) -> None:
+    drawn, found = chart(run, "route").to_dict(), route(read(run, texts=False))
+    shown = [value for layer in drawn["layer"] for value in layer["data"]["values"]]
+    assert {(v["label"], v["accuracy"]) for v in shown if "label" in v} == {
+        (f"{lam:g}", a) for lam, _, a in found.static
+    }
+    lines = [(v["policy"], v["tokens"], v["accuracy"]) for v in shown if "policy" in v]
+    assert lines == [(one.name, p.tokens, p.accuracy) for one in found.policies for p in one.points]
+    (tmp_path / "curves.csv").write_text("task,lam,think\nt,0,0\n")
+    with pytest.raises(AnalysisError, match="scored from samples"):
+        chart(tmp_path / "curves.csv", "route")
 
 
 def test_a_task_that_was_not_measured_is_refused(run: Path, tmp_path: Path) -> None:

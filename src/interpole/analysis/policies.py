@@ -1,7 +1,7 @@
 """Does choosing λ by the question beat every static λ? Policies scored from a sweep's samples, without generating anything.
 
-A policy takes, for each question, the samples of the λ it chooses, and is charged for every token it reads. Its rival is the upper
-concave hull of the static points, (mean tokens, accuracy), which a random mix of two λ reaches. Both are fitted on other
+A policy takes, for each question, the samples of the λ it chooses, and is charged for every token it reads. Its rival is the
+upper concave hull of the static points, (mean tokens, accuracy), which a random mix of two λ reaches. Both are fitted on other
 questions than they are scored on (cross-fitting), at equal tokens, paired by question. docs/route.md explains the table.
 """
 
@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +26,22 @@ from interpole.errors import AnalysisError
 from interpole.formats import plain
 from interpole.records import Outcome, Sample
 
-__all__ = ["Cells", "Point", "Routes", "Scored", "cells_of", "hull", "policies_for", "route", "to_json"]
+__all__ = [
+    "Cells",
+    "Means",
+    "Point",
+    "Policy",
+    "Routes",
+    "Scored",
+    "cells_of",
+    "hull",
+    "policies_for",
+    "route",
+    "to_json",
+]
 
 NUM_PRICES = 9
+PRICE_SPREAD = 3.0  # beyond the slopes of the hull, on both sides
 NUM_FOLDS = 5
 NUM_REPEATS = 4  # partitions into folds that are averaged over
 NUM_BINS = 4  # of a number that questions have, by quartiles of the fitting questions
@@ -75,6 +89,8 @@ class Means(NamedTuple):
     tokens: Array
 
 
+Fold = tuple[Indices, Indices]
+"""The questions to fit on, and those to score."""
 Decide = Callable[[Cells, float], Means]
 """Questions and a price (accuracy that a token must be worth) → what each of them is answered with, (Q,)."""
 
@@ -86,7 +102,7 @@ class Policy:
     name: str
     what: str  # in words
     fit: Callable[[Cells], Decide]
-    is_bound: bool = False  # it knows what nobody can know before asking
+    is_bound: bool = False  # it knows what nobody knows before asking
 
 
 class Point(NamedTuple):
@@ -106,7 +122,7 @@ class Scored:
     what: str
     is_bound: bool
     points: tuple[Point, ...]  # from short to long
-    gain: Interval  # accuracy beyond the rival at equal tokens, averaged over prices
+    gain: Interval  # accuracy beyond the rival at equal tokens, averaged over the tokens it can be made to spend
     p_adjusted: float  # of no gain, by Holm over all policies but bounds; NaN: a bound
     verdict: str
 
@@ -154,8 +170,9 @@ def route(
     chosen = [known[name] for name in names] or list(known.values())
     means = _mean(cells.means, weights)
     vertices = hull(means)
-    prices, folds = _prices(means, vertices), _folds(len(cells), seed)
-    found = [_score(policy, cells, weights, prices, folds) for policy in chosen]
+    prices = _prices(means, vertices)
+    partitions = [(folds, _rivals(cells, weights, folds)) for folds in _folds(len(cells), seed)]
+    found = [_score(policy, cells, weights, prices, partitions) for policy in chosen]
     rivals = [(change, policy) for (_, change), policy in zip(found, chosen, strict=True) if not policy.is_bound]
     adjusted = dict(zip((p.name for _, p in rivals), holm([_p_value(change) for change, _ in rivals]), strict=True))
     return Routes(
@@ -196,13 +213,15 @@ def cells_of(
     usable = [s for s in samples if s.lam is not None and s.outcome is not Outcome.FAILED]
     tasks = list(dict.fromkeys(s.task for s in usable))
     if task is not None and task not in tasks:
-        raise AnalysisError(f"no task {task!r}; the samples have {', '.join(tasks) or 'none'}", remedy="name one of those")
+        raise AnalysisError(
+            f"no task {task!r}; the samples have {', '.join(tasks) or 'none'}", remedy="name one of those"
+        )
     tasks = tasks if task is None else [task]
     cells: dict[tuple[str, str], dict[float, list[Sample]]] = {}
     for s in usable:
         if s.task in tasks and s.lam is not None:
             cells.setdefault((s.task, s.problem_id), {}).setdefault(s.lam, []).append(s)
-    lams = sorted(set.intersection(*({lam for lam in at} for at in _by_task(cells).values())) if cells else ())
+    lams = sorted(set.intersection(*(set(at) for at in _by_task(cells).values())) if cells else ())
     counts = [Counter(len(at.get(lam, ())) for at in cells.values()).most_common(1)[0][0] for lam in lams]
     num = min(counts, default=0)
     kept = {key: at for key, at in cells.items() if num and all(len(at.get(lam, ())) >= num for lam in lams)}
@@ -292,44 +311,53 @@ def _mix(means: Means, vertices: Indices, tokens: float) -> Array:
 
 
 def _prices(means: Means, vertices: Indices) -> Array:
-    """What a token is worth, from the steepest part of the hull to the flattest."""
+    """What a token is worth: from well above the hull's steepest part to well below its flattest."""
     slopes = [_slope(means, i, j) for i, j in zip(vertices[:-1].tolist(), vertices[1:].tolist(), strict=True)]
     finite = [slope for slope in slopes if slope < math.inf]
-    return np.geomspace(max(finite), min(finite), NUM_PRICES) if finite else np.zeros(1)
+    return np.geomspace(PRICE_SPREAD * max(finite), min(finite) / PRICE_SPREAD, NUM_PRICES) if finite else np.zeros(1)
 
 
-def _rival(
-    tokens: float, cells: Cells, weights: Array, folds: Sequence[tuple[Indices, Indices]]
-) -> tuple[Means, float]:
-    """What the hull's mix gives on each question at these mean tokens, and accuracy per token there.
+class _Rival(NamedTuple):
+    """The hull as each fold's other questions show it."""
+
+    means: Means  # of the other questions
+    vertices: Indices
+    here: Indices  # the questions of the fold
+
+
+def _rivals(cells: Cells, weights: Array, folds: Sequence[Fold]) -> list[_Rival]:
+    at, found = cells.means, []
+    for others, here in folds:
+        means = _mean(Means(*(part[others] for part in at)), weights[others])
+        found.append(_Rival(means, hull(means), here))
+    return found
+
+
+def _rival_at(tokens: float, at: Means, weights: Array, rivals: Sequence[_Rival]) -> tuple[Means, float]:
+    """What the hulls' mixes give on each question (Q,) at these mean tokens, and accuracy per token there.
 
     The vertices and their shares come from the other folds; only the tokens to aim at there are moved until they agree here.
     """
-    at, mine = cells.means, []
-    for others, here in folds:
-        means = _mean(Means(*(part[others] for part in at)), weights[others])
-        mine.append((means, hull(means), here))
+    whole = [Means(*(weights[one.here] @ part[one.here] for part in at)) for one in rivals]  # (L,) of each fold
 
-    def spend(aim: float) -> tuple[Means, float]:
-        found = Means(np.empty(len(cells)), np.empty(len(cells)))
-        slopes = []
-        for means, vertices, here in mine:
-            shares = _mix(means, vertices, aim)
-            for side, part in zip(found, at, strict=True):
-                side[here] = part[here] @ shares
-            used = np.flatnonzero(shares)
-            slopes.append(_slope(means, *used.tolist()) if len(used) == 2 else 0.0)
-        return found, float(np.mean(slopes))
+    def spent(aim: float) -> float:
+        return sum(
+            float(part.tokens @ _mix(one.means, one.vertices, aim)) for part, one in zip(whole, rivals, strict=True)
+        )
 
-    low = min(float(means.tokens[vertices[0]]) for means, vertices, _ in mine)
-    high = max(float(means.tokens[vertices[-1]]) for means, vertices, _ in mine)
-    for _ in range(40):
+    low = min(float(one.means.tokens[one.vertices[0]]) for one in rivals)
+    high = max(float(one.means.tokens[one.vertices[-1]]) for one in rivals)
+    for _ in range(25):
         middle = (low + high) / 2
-        if float(weights @ spend(middle)[0].tokens) < tokens:
-            low = middle
-        else:
-            high = middle
-    return spend(high)
+        low, high = (middle, high) if spent(middle) < tokens else (low, middle)
+    found, slopes = Means(np.empty(len(weights)), np.empty(len(weights))), []
+    for one in rivals:
+        shares = _mix(one.means, one.vertices, high)
+        for side, part in zip(found, at, strict=True):
+            side[one.here] = part[one.here] @ shares
+        used = np.flatnonzero(shares).tolist()
+        slopes.append(_slope(one.means, used[0], used[1]) if len(used) == 2 else 0.0)
+    return found, float(np.mean(slopes))
 
 
 # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -338,7 +366,7 @@ def _rival(
 def policies_for(cells: Cells) -> list[Policy]:
     """Every policy that these samples allow."""
     found = [
-        Policy(f"by {name}", f"a λ for each {name}", lambda train, name=name: _grouped(train, name))
+        Policy(f"by {name}", f"a λ for each {name}", partial(_grouped, name))
         for name in (*cells.labels, *cells.numbers)
         if name != "figures"
     ]
@@ -346,14 +374,16 @@ def policies_for(cells: Cells) -> list[Policy]:
     found.append(Policy("logistic", "a λ by a logistic model of accuracy on cheap features", _logistic))
     if any(cells.scores.shape[2] >= size for size in CASCADE_SIZES):
         found.append(Policy("cascade", "a few answers at a low λ; where they disagree, one at a higher λ", _cascade))
-    found.append(Policy("ends disagree", "an answer of each end; where they disagree, one at another λ", _ends_disagree))
+    found.append(
+        Policy("ends disagree", "an answer of each end; where they disagree, one at another λ", _ends_disagree)
+    )
     if cells.scores.shape[2] >= 2:
         what = "each question's own best λ, seen in half of its samples and scored on the other half"
         found.append(Policy("oracle", what, lambda _: _oracle, is_bound=True))
     return found
 
 
-def _grouped(train: Cells, name: str) -> Decide:
+def _grouped(name: str, train: Cells) -> Decide:
     """A λ for each group: of a label, or of a number's quarters."""
     edges = np.quantile(train.numbers[name], np.arange(1, NUM_BINS) / NUM_BINS) if name in train.numbers else None
     kinds = sorted(set(train.labels[name])) if name in train.labels else list(map(str, range(NUM_BINS)))
@@ -370,14 +400,17 @@ def _grouped(train: Cells, name: str) -> Decide:
 
 
 def _two_modes(train: Cells) -> Decide:
-    return _logistic(train, ends_only=True)
+    return _by_model(train, [0, len(train.lams) - 1])
 
 
-def _logistic(train: Cells, *, ends_only: bool = False) -> Decide:
+def _logistic(train: Cells) -> Decide:
+    return _by_model(train, list(range(len(train.lams))))
+
+
+def _by_model(train: Cells, columns: Sequence[int]) -> Decide:
     """At each λ: logit of accuracy, and log tokens, linear in standardised features, with a ridge."""
     centre, scale = _features(train, None)
     x = _features(train, (centre, scale))
-    columns = [0, len(train.lams) - 1] if ends_only else list(range(len(train.lams)))
     at, num = train.means, train.scores.shape[2]
     right = np.stack([_logit_fit(x, at.accuracy[:, i], num) for i in columns], axis=1)  # (F, C)
     penalty = RIDGE * np.eye(x.shape[1])
@@ -490,7 +523,7 @@ def _take(means: Means, columns: Indices) -> Means:
 # ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _folds(num: int, seed: int) -> list[list[tuple[Indices, Indices]]]:
+def _folds(num: int, seed: int) -> list[list[Fold]]:
     """Partitions of the questions: for each fold the others, and itself."""
     rng = np.random.default_rng(seed)
     found = []
@@ -501,25 +534,32 @@ def _folds(num: int, seed: int) -> list[list[tuple[Indices, Indices]]]:
 
 
 def _score(
-    policy: Policy, cells: Cells, weights: Array, prices: Array, partitions: Sequence[Sequence[tuple[Indices, Indices]]]
+    policy: Policy, cells: Cells, weights: Array, prices: Array, partitions: Sequence[tuple[list[Fold], list[_Rival]]]
 ) -> tuple[tuple[Point, ...], Change]:
-    """A policy at every price beside its rival, and its mean gain."""
-    fits = [[(policy.fit(cells.take(others)), here) for others, here in folds] for folds in partitions]
-    held = [[cells.take(here) for _, here in folds] for folds in partitions]
-    points, gains = [], []
-    for price in prices.tolist():
-        sides, changes = [], []
-        for folds, fitted, parts in zip(partitions, fits, held, strict=True):
+    """A policy at every price beside its rival, and its gain averaged over tokens (the area between their curves)."""
+    at, sides, changes = cells.means, [], []  # (prices, 3) and (prices, Q) of each partition
+    for folds, rivals in partitions:
+        fits = [(policy.fit(cells.take(others)), cells.take(here), here) for others, here in folds]
+        for price in prices.tolist():
             mine = Means(np.empty(len(cells)), np.empty(len(cells)))
-            for (decide, here), part in zip(fitted, parts, strict=True):
+            for decide, part, here in fits:
                 mine.accuracy[here], mine.tokens[here] = decide(part, price)
-            rival, slope = _rival(float(weights @ mine.tokens), cells, weights, folds)
-            sides.append((weights @ mine.tokens, weights @ mine.accuracy, weights @ rival.accuracy))
+            rival, slope = _rival_at(float(weights @ mine.tokens), at, weights, rivals)
+            sides.append([price, weights @ mine.tokens, weights @ mine.accuracy, weights @ rival.accuracy])
             changes.append(mine.accuracy - rival.accuracy - slope * (mine.tokens - rival.tokens))
-        points.append(Point(price, *np.mean(sides, axis=0).tolist()))
-        gains.append(np.mean(changes, axis=0))
-    each = np.mean(gains, axis=0) * weights * len(cells)  # each task weighs the same
-    return tuple(sorted(points, key=lambda point: point.tokens)), change_interval(each, cells.scores.shape[2])
+    means = np.array(sides).reshape(len(partitions), len(prices), 4).mean(axis=0)
+    order = np.argsort(means[:, 1])
+    gains = np.array(changes).reshape(len(partitions), len(prices), len(cells)).mean(axis=0)[order]  # (prices, Q)
+    each = _spans(means[order, 1]) @ gains * weights * len(cells)  # each task weighs the same
+    return tuple(Point(*row) for row in means[order].tolist()), change_interval(each, cells.scores.shape[2])
+
+
+def _spans(tokens: Array) -> Array:
+    """The share of the range of ascending `tokens` that each stands for: the trapezoidal rule's weights, in all 1."""
+    if tokens[-1] == tokens[0]:
+        return np.full(len(tokens), 1 / len(tokens))
+    steps = np.diff(tokens) / (tokens[-1] - tokens[0])
+    return (np.append(steps, 0) + np.append(0, steps)) / 2
 
 
 def _mean(means: Means, weights: Array) -> Means:
@@ -539,7 +579,7 @@ def _judged(policy: Policy, points: tuple[Point, ...], change: Change, p_adjuste
     gain = change.interval
     text = interval_text(gain, 100, sign="+", unit=" points")
     if policy.is_bound:
-        verdict = f"a bound: {text} over static λ at equal tokens, were each question's best λ known"
+        verdict = f"for comparison: {text} over static λ at equal tokens, were each question's best λ known so well"
     elif not p_adjusted < SIGNIFICANCE:
         verdict = f"no gain seen over static λ at equal tokens: {text}"
     elif gain.value > 0:

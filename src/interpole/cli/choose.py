@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
     from interpole.analysis.compare import Comparison
     from interpole.analysis.metrics import Difference
+    from interpole.analysis.policies import Routes, Scored
     from interpole.search.explore import Found
     from interpole.search.finals import Confirmation, Finalist
     from interpole.search.optuna_search import Result
 
-__all__ = ["compare", "register", "search", "show_found"]
+__all__ = ["compare", "register", "route", "search", "show_found"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (compare, search):
+    for command in (compare, route, search):
         app.command(rich_help_panel="Measure and choose")(command)
 
 
@@ -73,6 +74,65 @@ def _show(found: Sequence[Comparison]) -> None:
             console.print(
                 f"  {unpaired} questions were answered at one of the points only and are left out.", style="dim"
             )
+
+
+def route(
+    run: Run,
+    *,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A policy by name; repeatable. [default: all that the run allows]")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Go by this task. [default: all, each weighing the same]")] = None,
+    grading: Grading = None,
+    seed: Annotated[int, typer.Option(help="Of the partitions that policies are fitted and scored on.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Does choosing λ by the question beat every static λ? Scored from the run's samples; nothing is generated.
+
+    Policies, and their rival, the best mix of two λ at equal tokens, are scored on other questions than they are fitted on.
+    """
+    from interpole.analysis import policies
+    from interpole.cli.show import show_json
+    from interpole.runs.samples import read
+
+    found = policies.route(read(run, texts=False), names=policy or (), task=task, grading=grading, seed=seed)
+    if as_json:
+        show_json(policies.to_json(found))
+    else:
+        _show_routes(found)
+
+
+def _show_routes(found: Routes) -> None:
+    """The static points, then every policy with its gain, then the verdicts."""
+    from interpole.analysis.intervals import ends_text
+    from interpole.cli.show import console, table
+
+    rows = [
+        [f"{lam:g}", f"{tokens:,.1f}", f"{100 * accuracy:.1f}", "on the hull" if lam in found.on_hull else ""]
+        for lam, tokens, accuracy in found.static
+    ]
+    table(f"{found.task}: static λ, {found.num_questions} questions", ["λ", "Token #N", "accuracy, %", ""], rows)
+    if found.num_left_out:
+        console.print(f"  {found.num_left_out} questions lack samples at some λ and are left out.", style="dim")
+
+    def span(one: Scored) -> str:
+        return f"{one.points[0].tokens:,.0f} to {one.points[-1].tokens:,.0f}"
+
+    table(
+        "Gain in accuracy over static λ at equal tokens, with 95 % intervals",
+        ["policy", "gain, points", "Token #N", "what it does"],
+        [
+            [
+                one.name,
+                Text.assemble(f"{100 * one.gain.value:+.1f} ", (ends_text(one.gain, 100), "dim")),
+                span(one),
+                one.what,
+            ]
+            for one in found.policies
+        ],
+    )
+    for one in found.policies:
+        console.print(f"{one.name}: {one.verdict}.")
 
 
 def show_found(found: Found) -> None:

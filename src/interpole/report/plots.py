@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 
 from interpole.analysis.metrics import measure
+from interpole.analysis.policies import route
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError, OutputError
@@ -19,6 +20,7 @@ from interpole.report.ablations import Cell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
 from interpole.report.pareto import TITLE, pareto
 from interpole.report.render import check_format, save
+from interpole.report.routes import routes
 from interpole.report.verdicts import bands, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PREDICTION, PredictionFile
@@ -37,6 +39,7 @@ FIGURES: Mapping[str, str] = {
     "pareto": "accuracy against tokens, with the Pareto front",
     "prediction": "the predicted curve of Think #R, beside the measured one where there is a run",
     "parts": "what each kind of module in each layer adds to the log odds of thinking",
+    "route": "policies that choose λ by the question against the hull of static λ",
 }
 CURVES = ("2", "3", "pareto")
 
@@ -69,6 +72,10 @@ def chart(source: StrPath, figure: str, task: str | None = None) -> Any:
         return decoding(_cells(source))
     if figure in ("prediction", "parts"):
         return _predicted(source, figure, task)
+    if figure == "route":
+        if not source.is_dir():
+            raise AnalysisError("policies are scored from samples, and here are none", source, "name a run folder")
+        return routes(route(run_samples.read(source, texts=False), task=task))
     points, shaded = _points(source)
     if source.is_dir() and figure in ("5", "layers", "modules"):
         points = _ablated(points, source, "layers" if figure == "layers" else "kind")
