@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import live
 import tiny
+from interpole.analysis.prediction import next_lam, predict
 from interpole.analysis.recommend import recommend
 from interpole.cli import app
 from interpole.errors import AnalysisError, RunError
@@ -85,6 +86,44 @@ def test_an_adaptive_sweep_is_as_sure_of_a_balanced_lambda_as_it_is_right():
             were.append(right(pair, Goal(), done))
     assert abs(np.mean(said) - np.mean(were)) <= 0.1
     assert np.mean(said) < np.mean(shares) - 0.05
+
+
+def prediction(pair, off=0.0, num=16):
+    """What forward passes would say of a simulated pair, `off` by so much of λ."""
+    lams = []
+    share = lambda lam: pair.think(lam - off)[:num].mean()  # noqa: E731
+    while (lam := next_lam(lams, [share(one) for one in lams], 1 / 64, (0.0, 1.0))) is not None:
+        lams.append(lam)
+    probabilities = np.array([pair.think(lam - off)[:num] for lam in sorted(lams)]).T
+    return predict(np.array(sorted(lams)), probabilities, logit(np.clip(probabilities, 1e-9, 1 - 1e-9)))
+
+
+def test_a_prediction_takes_the_place_of_the_bisection_and_finds_the_same():
+    saved, off = [], []
+    for seed in range(4):
+        pair, goal = SimulatedPair(seed), Goal("max_tokens", 800)
+        with_it, without = (
+            explore(SimulatedPair(seed), GRID, 8, goal, predicted=one) for one in (prediction(pair), None)
+        )
+        assert with_it.predicted is not None
+        assert len(with_it.probes) == 48
+        assert {s.lam for s in with_it.probes} >= {0.0, 1.0}  # which the first round asks for anyway
+        saved.append(
+            sum(s.num_tokens for s in without.probes if s.lam not in GRID)
+            - sum(s.num_tokens for s in with_it.probes if s.lam not in GRID)
+        )
+        off.append(abs(with_it.transition.mid.value - pair.middle))
+    assert np.mean(saved) > 0
+    assert max(off) < 0.04
+
+
+def test_a_prediction_that_responses_contradict_gives_way_to_bisection():
+    told, pair = [], SimulatedPair(3)
+    found = explore(pair, GRID, 8, predicted=prediction(pair, off=0.2), tell=told.append)
+    assert "bisection instead" in told[0]
+    assert found.predicted is None
+    assert abs(np.mean(found.bracket) - pair.middle) < 0.05
+    assert len(found.probes) == 96
 
 
 @pytest.mark.parametrize("spending", [Spending(num_tokens=120_000), Spending(num_samples=900)])
@@ -250,6 +289,19 @@ def test_an_adaptive_sweep_is_an_ordinary_run_and_is_not_asked_twice(sweep_of, t
     again = CliRunner().invoke(app, command, catch_exceptions=False)
     assert asked(tmp_path) == once
     assert " ".join(again.stdout.split()) == flat
+
+
+def test_an_engine_that_can_say_how_likely_thinking_is_is_asked_first_and_held_against_responses(sweep_of, tmp_path):
+    script = json.loads((tmp_path / "script.json").read_text())
+    for entry in script:
+        entry["chance"] = 0.999 if "lambda" in entry else 0.001
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    command = [*sweep_of, "--adaptive", "--limit", "4", "-k", "2", "--rounds", "1", "--out", str(tmp_path / "run")]
+    shown = CliRunner().invoke(app, [*command, "--budget-samples", "60"], catch_exceptions=False)
+    assert "predicted to think at λ=0.461" in shown.stderr  # between 15/32, where they do, and 29/64, where not
+    assert "bisection instead" not in shown.stderr  # none of four does at .461: too few to contradict it
+    assert "predicted before anything was generated: 0.461" in " ".join(shown.stdout.split())
+    assert json.loads((tmp_path / "run/adaptive.json").read_text())["predicted"]["questions"] == 4
 
 
 def test_a_search_that_is_stopped_goes_on_where_it_was(sweep_of, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from interpole.errors import AnalysisError, EngineError, RunError, TaskError
 from interpole.lab import shipped
 from interpole.records import Chance, Sampler
 from interpole.runs.prediction import PREDICTION, PredictionFile
-from interpole.search.predict import Asked, Prompt, ask_parts, opened, prompts_in, refuse_opened
+from interpole.search.predict import Asked, Prompt, ask_parts, opened, prompts_in
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
 
@@ -59,8 +59,8 @@ class Additive:
 @pytest.fixture
 def asked(pair):
     planned, engine = Plan(config(pair)), Additive()
-    prompts = [Prompt("one", str(i), "x" * (10 * i), Sampler()) for i in range(5)]
-    return Asked(planned, engine, [*prompts, Prompt("two", "0", "x" * 40, Sampler())], "<think>")
+    prompts = [Prompt("one", str(i), "x" * (10 * i), Sampler(), "<think>") for i in range(5)]
+    return Asked(planned, engine, [*prompts, Prompt("two", "0", "x" * 40, Sampler(), "<think>")], "<think>")
 
 
 def test_every_task_is_known_to_the_tolerance_and_no_lambda_is_asked_twice(asked):
@@ -111,11 +111,31 @@ def test_prompts_come_from_lines_or_rows(pair, tmp_path):
             prompts_in(planned, tmp_path / name, Sampler())
 
 
-def test_prompts_that_open_the_thinking_and_engines_that_cannot_say_are_refused(pair):
+def test_prompts_that_open_the_thinking_are_asked_how_likely_responses_begin_as_thinkings_own_do(pair, tmp_path):
     for folder in pair:
         (folder / "chat_template.jinja").write_text(OPENING)
-    with pytest.raises(AnalysisError, match="open the thinking themselves"):
-        refuse_opened(Plan(config(pair)))
+    chances = {0.0: 0.0001, 0.25: 0.1, 0.5: 0.3, 1.0: 0.5}
+    script = [{"lambda": lam, "chance": chance, "responses": ["so it begins"]} for lam, chance in chances.items()]
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    engine = [
+        "--engine",
+        "scripted",
+        "--engine-option",
+        f"script={tmp_path}/script.json",
+        "--no-doctor",
+        "--limit",
+        "3",
+    ]
+    done = CliRunner().invoke(app, ["predict", *map(str, pair), "--lambda", "0,0.25,0.5,1", *engine, "--json"])
+    assert "the prompts open the thinking themselves" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["marker"] == "Thinking's own beginning"
+    (task,) = found["tasks"].values()
+    assert [row[0] for row in task["probabilities"]] == pytest.approx([0.0002, 0.2, 0.6, 1])  # of what it is at λ = 1
+    assert 0.25 < task["mid"][0] < 0.5
+
+
+def test_engines_that_cannot_say_are_refused():
     served = {
         "tasks": ["arithmetic"],
         "engine": "openai",
@@ -157,7 +177,7 @@ def test_the_command_stands_beside_a_sweep_and_refuses_one_of_other_weights(pair
     assert "predicted, without generating" in svg
     assert "Think #R, measured" in svg
     words = CliRunner().invoke(app, command).stdout
-    assert "12 forward passes over prompts, no token generated" in words
+    assert "12 forward passes over prompts, no token generated" in " ".join(words.split())
     turned = CliRunner().invoke(app, ["predict", *map(str, pair[::-1]), *command[3:]])
     assert "other weights than the run's" in str(turned.exception)
     warm = CliRunner().invoke(app, [*command, "--temperature", "1"])

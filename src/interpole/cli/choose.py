@@ -144,9 +144,12 @@ def show_found(found: Found) -> None:
     if middle is None:
         console.print(f"\n{found.transition.refusal or '; '.join(found.transition.notes)}")
     else:
+        alone = f"bisection alone: {ends_text(Interval(middle.value, *found.bracket), digits=3)}"
+        if found.predicted is not None and found.predicted.mid is not None:
+            alone = f"predicted before anything was generated: {interval_text(found.predicted.mid, digits=3)}"
         console.print(
-            f"\nHalf of the responses think at λ={interval_text(middle, digits=3)}, a 95 % interval; "
-            f"bisection alone: {ends_text(Interval(middle.value, *found.bracket), digits=3)}.",
+            f"\nHalf of the responses think at λ={interval_text(middle, digits=3)}, a 95 % interval; {alone}.",
+            highlight=False,
         )
     share = found.num_tokens / found.grid_tokens
     console.print(

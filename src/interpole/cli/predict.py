@@ -167,8 +167,8 @@ def _show(asked: Asked, curves: Mapping[str, Curve], beside: Sequence[Beside]) -
             console.print(f"{task}: {note}.")
     num = len(asked.known)
     console.print(
-        f"The probability that the first token sampled is {asked.begins}, at {num} λ: {num * len(asked.prompts)} forward passes "
-        "over prompts, no token generated. Intervals are over questions.",
+        f"The probability that a sampled response begins with {asked.begins}, at {num} λ: {num * len(asked.prompts)} forward "
+        f"passes over prompts, {'a few tokens' if asked.relative else 'no token'} generated. Intervals are over questions.",
         markup=False,
     )
     if beside:

@@ -13,8 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from interpole.analysis.prediction import Curve
 from interpole.engines.pool import Pool
-from interpole.errors import RunError
+from interpole.errors import EngineError, RunError
 from interpole.files import StrPath, write_atomic
 from interpole.formats import plain
 from interpole.records import Sample
@@ -23,6 +24,7 @@ from interpole.runs.runfile import NAME, Part, exclusive
 from interpole.runs.samples import read
 from interpole.search.allocation import Goal
 from interpole.search.explore import Found, Spending, explore
+from interpole.search.predict import NUM_PROMPTS, Asked, prompts_of
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.generate import ask
@@ -45,8 +47,12 @@ def run(
     spending: Spending = Spending(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
+    predict: bool = True,
 ) -> Found:
     """Sweep the dial of `config` adaptively; its λ are the grid, its samples what the grid would have.
+
+    Where the engine can say how likely thinking is, and the prompts do not open it themselves, that takes the place of the
+    bisection.
 
     Args:
         config: the sweep; further points are not for this.
@@ -56,6 +62,7 @@ def run(
         spending: see `explore`.
         on_progress: told of every answer.
         tell: told of every step.
+        predict: begin with a prediction, where one can be had.
 
     Raises:
         InterpoleError: as `sweep.run`; or the sweep has points off the dial, or a task that brings its own solver.
@@ -72,11 +79,41 @@ def run(
     with pool_of(planned, tell) as pool:
         pair = LivePair(config, out, planned, pool, on_progress)
         num_samples = max(bench.k for bench in planned.benchmarks.values())
+        predicted = _predicted(planned, pool, tell) if predict else None
         found = explore(
-            pair, config.lambdas, num_samples, goal, rounds=rounds, spending=spending, seed=config.seed, tell=tell
+            pair,
+            config.lambdas,
+            num_samples,
+            goal,
+            rounds=rounds,
+            spending=spending,
+            seed=config.seed,
+            predicted=predicted,
+            tell=tell,
         )
     write_atomic(out / REPORT, json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def _predicted(planned: Plan, pool: Pool, tell: Callable[[str], None]) -> Curve | None:
+    """Where thinking will set in by forward passes alone, all tasks together; None where that cannot be said."""
+    if not planned.config.kind.chances or planned.form.prompt_opens_thinking:
+        return None
+    num = -(-NUM_PROMPTS // len(planned.benchmarks))
+    prompts = [prompt._replace(task="") for prompt in prompts_of(planned, num)]
+    asked = Asked(planned, pool, prompts, planned.form.markers.open)
+    try:
+        asked.bisect()
+    except EngineError as error:
+        tell(f"not predicted: {error.what}")
+        return None
+    curve = asked.curve("", planned.config.seed)
+    if curve.mid is None:
+        tell(f"not predicted: {'; '.join(curve.notes)}")
+        return None
+    num_passes = len(asked.known) * len(prompts)
+    tell(f"half of the responses are predicted to think at λ={curve.mid.value:.3f} ({num_passes} forward passes)")
+    return curve
 
 
 def to_json(found: Found) -> dict[str, Any]:
@@ -88,6 +125,7 @@ def to_json(found: Found) -> dict[str, Any]:
             for lam, seen in probes.items()
         ],
         "bracket": found.bracket,
+        "predicted": found.predicted and {"mid": found.predicted.mid, "questions": found.predicted.num_questions},
         "rounds": [asdict(one) | {"added": [*one.added.items()]} for one in found.rounds],
         "stopped": found.stopped,
         "tokens": found.num_tokens,

@@ -1,4 +1,4 @@
-"""Find the λ for a goal with as few tokens as will do: bisection on Think #R, then samples where they tell most.
+"""Find the λ for a goal with as few tokens as will do: bisection or a prediction, then samples where they tell most.
 
 Whom it asks is an `Oracle`: a live pair (`search.adaptive`), or a simulated one. What it knows is the samples that were asked
 for, so a search that was stopped takes the same way again over what is there.
@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from scipy import stats
 from scipy.special import expit
 
 from interpole.analysis.intervals import Array
 from interpole.analysis.links import fit_logistic
+from interpole.analysis.prediction import Curve
 from interpole.analysis.transition import Transition, find_transition, from_samples
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 from interpole.search.allocation import Goal, Observed, choose, confidence, plausible, worth
 
-__all__ = ["ENOUGH", "Found", "Oracle", "Round", "Spending", "bisect", "explore"]
+__all__ = ["ENOUGH", "Found", "Oracle", "Round", "Spending", "bisect", "confirm", "explore"]
 
 FRACTION = 0.35  # of what the grid is expected to cost: leaves room below 40 % for a wrong expectation
 ENOUGH = 0.95  # probability that the recommended λ is as good as any
 NUM_DRAWS = 2000
 HALVINGS, PROMPTS = 5, 16  # within ±0.03 of the middle
+UNLIKELY = 0.01  # a prediction is given up where what is seen would be so unlikely under it, in either direction
 
 
 class Oracle(Protocol):
@@ -76,6 +79,7 @@ class Found:
     num_responses: int
     grid_tokens: float  # what the whole grid would cost, by what was measured
     grid_responses: int
+    predicted: Curve | None = None  # what took the place of the bisection
 
 
 def bisect(
@@ -95,6 +99,19 @@ def bisect(
     return probes, (low, high)
 
 
+def confirm(oracle: Oracle, predicted: Curve, *, num_prompts: int = PROMPTS) -> tuple[list[Sample], bool]:
+    """Ask a few questions in the middle of the transition that was predicted.
+
+    Returns:
+        The responses, and whether what they say may be chance, were the prediction right.
+    """
+    assert predicted.mid is not None
+    lam = round(predicted.mid.value, 3)
+    seen = oracle.probe(lam, num_prompts)
+    closed, num, share = sum(s.closed for s in seen), len(seen), predicted.at(lam)
+    return seen, min(stats.binom.cdf(closed, num, share), stats.binom.sf(closed - 1, num, share)) > UNLIKELY
+
+
 def explore(
     oracle: Oracle,
     lams: Sequence[float],
@@ -104,6 +121,7 @@ def explore(
     rounds: int = 8,
     spending: Spending = Spending(),  # noqa: B008 (frozen)
     seed: int = 0,
+    predicted: Curve | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Found:
     """Find the λ for a goal as a grid of `lams` × `num_samples` would, with less.
@@ -116,14 +134,16 @@ def explore(
         rounds: at most so many after the bisection.
         spending: the most that may be spent, the bisection included (and exceeded only by that).
         seed: of the plausible curves.
+        predicted: where thinking was predicted to set in, without generating: one probe holds it against responses, and it
+            takes the place of the bisection unless they contradict it.
         tell: told of every step.
 
     Raises:
         AnalysisError: the bisection alone takes what may be spent.
     """
-    probes, bracket = bisect(oracle)
+    probes, bracket, predicted = _begin(oracle, predicted, (min(lams), max(lams)), tell)
     tell(f"thinking sets in between λ={bracket[0]:.3f} and λ={bracket[1]:.3f} ({len(probes)} responses)")
-    search = _Search(np.array(sorted(lams)), num_samples, goal, oracle.num_questions, probes, seed)
+    search = _Search(np.array(sorted(lams)), num_samples, goal, oracle.num_questions, probes, seed, predicted)
     done: list[Round] = []
     stopped = f"{rounds} rounds are over"
     for number in range(rounds):
@@ -149,18 +169,46 @@ def explore(
         samples=tuple(search.samples), probes=tuple(probes), bracket=bracket,
         transition=find_transition(from_samples(everything, seed=seed)), rounds=tuple(done), stopped=stopped,
         num_tokens=search.spent_tokens, num_responses=len(everything), grid_tokens=search.grid_tokens,
-        grid_responses=len(search.lams) * num_samples * oracle.num_questions,
+        grid_responses=len(search.lams) * num_samples * oracle.num_questions, predicted=predicted,
     )  # fmt: skip
+
+
+def _begin(
+    oracle: Oracle, predicted: Curve | None, ends: tuple[float, float], tell: Callable[[str], None]
+) -> tuple[list[Sample], tuple[float, float], Curve | None]:
+    """Where thinking sets in: as predicted, unless responses contradict it, or nothing was; then by bisection."""
+    probes: list[Sample] = []
+    if predicted is not None and predicted.mid is not None:
+        probes, holds = confirm(oracle, predicted)
+        middle = predicted.mid
+        if holds:
+            at_ends = [
+                sample for lam in ends for sample in oracle.probe(lam, PROMPTS)
+            ]  # the first round wants them too
+            low, high = (middle.value if math.isnan(end) else end for end in (middle.low, middle.high))
+            return [*probes, *at_ends], (low, high), predicted
+        shown = f"{sum(s.closed for s in probes)} of {len(probes)} responses think at λ={middle.value:.3f}"
+        tell(f"{shown}, where half of them were predicted to: bisection instead")
+    found, bracket = bisect(oracle)
+    return [*found, *probes], bracket, None
 
 
 class _Search:
     """What is known so far, and where to ask next."""
 
     def __init__(
-        self, lams: Array, num_samples: int, goal: Goal, num_questions: int, probes: Sequence[Sample], seed: int
+        self,
+        lams: Array,
+        num_samples: int,
+        goal: Goal,
+        num_questions: int,
+        probes: Sequence[Sample],
+        seed: int,
+        predicted: Curve | None = None,
     ) -> None:
         self.lams, self._k, self._goal = lams, num_samples, goal
         self._num_questions, self._probes, self._seed = num_questions, probes, seed
+        self._known = () if predicted is None else tuple(zip(predicted.lams, predicted.shares, strict=True))
         self.samples: list[Sample] = []
         self.counts = [0] * len(lams)  # samples per question
         self._draw()
@@ -239,7 +287,7 @@ class _Search:
     def _draw(self) -> None:
         """Fit Think #R, then draw plausible curves."""
         everything = [*self.samples, *self.extra_probes]
-        self._think = _think(everything, self.lams)
+        self._think = _think(everything, self.lams, self._known)
         accuracy, tokens = _by_lam(self.samples, lambda s: s.score), _by_lam(everything, lambda s: float(s.num_tokens))
         known = {i: moments for i, lam in enumerate(self.lams) if (moments := accuracy.get(float(lam)))}
         self._noise = np.full(len(self.lams), 0.25)
@@ -256,17 +304,17 @@ class _Search:
             np.array([math.log(max(mean, 1e-9)) for mean, _, _ in tokens.values()]),
             np.array([max(var, 0.01 * mean**2) / n / max(mean, 1e-9) ** 2 for mean, var, n in tokens.values()]),
         )
-        curves = plausible(places, _think(everything, places), observed, NUM_DRAWS, self._seed)
+        curves = plausible(places, _think(everything, places, self._known), observed, NUM_DRAWS, self._seed)
         self._curves = curves[0][:, at], curves[1][:, at]
         self._tokens = np.median(self._curves[1], axis=0)
 
 
-def _think(samples: Iterable[Sample], lams: Array) -> Array:
-    """(G,) Think #R by a logistic fit; flat where it does not rise."""
+def _think(samples: Iterable[Sample], lams: Array, predicted: Sequence[tuple[float, float]] = ()) -> Array:
+    """(G,) Think #R by a logistic fit; flat where it does not rise. A prediction counts as much as a bisection would."""
     shares = _by_lam(samples, lambda s: float(s.closed))
-    at, share, trials = (
-        np.array(part) for part in zip(*((lam, m, n) for lam, (m, _, n) in shares.items()), strict=True)
-    )
+    seen = [(lam, m, float(n)) for lam, (m, _, n) in shares.items()]
+    seen += [(lam, share, HALVINGS * PROMPTS / len(predicted)) for lam, share in predicted]
+    at, share, trials = (np.array(part) for part in zip(*seen, strict=True))
     ((middle, slope),) = fit_logistic(at, share[None], trials)
     return (
         np.asarray(expit(np.clip(slope * (lams - middle), -30, 30))) if slope > 0 else np.full(len(lams), share.mean())

@@ -25,7 +25,7 @@ from interpole.engines.pool import Pool, Visit
 from interpole.errors import AnalysisError, EngineError, RunError, TaskError
 from interpole.files import read_text
 from interpole.formats import plain
-from interpole.records import Chance, Sampler
+from interpole.records import Chance, Generation, Sampler
 from interpole.runs.prediction import PartFound, PartsFound, PredictionFile, TaskPrediction
 from interpole.runs.runfile import RunFile
 from interpole.runs.samples import read
@@ -37,7 +37,7 @@ from interpole.tasks.data import read_jsonl
 
 __all__ = [
     "BY", "NUM_PROMPTS", "TOLERANCE", "Asked", "Beside", "Prompt", "against", "ask_parts", "opened",
-    "prompts_in", "prompts_of", "refuse_opened", "to_file",
+    "prompts_in", "prompts_of", "to_file",
 ]  # fmt: skip
 
 BY = ("kinds", "layers", "groups", "cells")
@@ -45,18 +45,22 @@ BY = ("kinds", "layers", "groups", "cells")
 NUM_PROMPTS = 16
 TOLERANCE = 1 / 64
 ENDS = (0.0, 1.0)
+NUM_BEGINNING_TOKENS = 8  # of Thinking's own response, where the prompt opens the thinking
+BEGINNING = "Thinking's own beginning"
+LEAST_SCALE = 1e-6
 OUTSIDE = "outside the layers"
 NUM_GROUPS = 3
 Tell = Callable[[str], None]
 
 
 class Prompt(NamedTuple):
-    """A rendered prompt, and how it will be answered."""
+    """A rendered prompt, how it will be answered, and what a response that thinks begins with."""
 
     task: str
     question: str  # its id
     text: str
     sampler: Sampler
+    begins: str
 
 
 def prompts_of(planned: Plan, limit: int = NUM_PROMPTS) -> list[Prompt]:
@@ -71,7 +75,7 @@ def prompts_of(planned: Plan, limit: int = NUM_PROMPTS) -> list[Prompt]:
             raise TaskError(f"task {name} asks in its own way, so its prompts are not known", remedy="give --prompts")
         for problem in bench.problems[:limit]:
             text = planned.render([{"role": "user", "content": bench.prompt(problem)}])
-            found.append(Prompt(name, problem.id, text, bench.sampler))
+            found.append(Prompt(name, problem.id, text, bench.sampler, planned.form.markers.open))
     return found
 
 
@@ -88,8 +92,10 @@ def prompts_in(planned: Plan, path: Path, sampler: Sampler, limit: int = NUM_PRO
         chats = [[{"role": "user", "content": line}] for line in lines if line.strip()]
     if not chats:
         raise TaskError("no prompts", path, "write one a line")
+    begins = planned.form.markers.open
     return [
-        Prompt(path.stem, str(number), planned.render(chat), sampler) for number, chat in enumerate(chats[:limit], 1)
+        Prompt(path.stem, str(number), planned.render(chat), sampler, begins)
+        for number, chat in enumerate(chats[:limit], 1)
     ]
 
 
@@ -110,35 +116,41 @@ def opened(
 
     Raises:
         InterpoleError: the engine cannot say how likely a text is, or something does not fit.
-        AnalysisError: the prompts open the thinking themselves.
     """
     if not config.kind.chances:
         raise EngineError(
             f"the engine {config.engine} does not say how likely a text is", remedy="take transformers or vllm"
         )
     planned = Plan(config)
-    refuse_opened(planned)
     limit = config.limit or NUM_PROMPTS
     if prompts is None:
         asked = prompts_of(planned, limit)
     else:
         asked = prompts_in(planned, prompts, replace(Sampler(), **config.sampler), limit)  # type: ignore[arg-type]
     with pool_of(planned, tell) as pool:
-        yield Asked(planned, pool, asked, planned.form.markers.open), pool.versions()
-
-
-def refuse_opened(planned: Plan) -> None:
-    """Refuse prompts that end inside a thought.
-
-    Raises:
-        AnalysisError: they do.
-    """
-    if planned.form.prompt_opens_thinking:
-        raise AnalysisError(
-            "the prompts open the thinking themselves, so the first token says nothing of it",
-            planned.config.template_from,
-            "take the template of a model whose responses open it (--template-from), or sweep",
+        if not planned.form.prompt_opens_thinking:
+            yield Asked(planned, pool, asked, planned.form.markers.open), pool.versions()
+            return
+        tell(
+            "the prompts open the thinking themselves, so the first token says nothing of it: asked is how likely responses "
+            f"begin as Thinking's own do, whose first {NUM_BEGINNING_TOKENS} tokens are generated (docs/predict.md)"
         )
+        yield Asked(planned, pool, _beginnings(planned, pool, asked), BEGINNING, relative=True), pool.versions()
+
+
+def _beginnings(planned: Plan, pool: Pool, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts that open the thinking themselves, each with how Thinking's own response begins: its likeliest few tokens."""
+    thinking, few = planned.dial_point(1.0), Sampler(temperature=0, max_tokens=NUM_BEGINNING_TOKENS)
+
+    async def all_of_them(visit: Visit) -> list[Generation]:
+        return await asyncio.gather(*(visit.answer(prompt.text, few, 0) for prompt in prompts))
+
+    with pool.visit(thinking.where, thinking.fingerprint, label=thinking.name, num_expected=len(prompts)) as visit:
+        answers = asyncio.run(all_of_them(visit))
+    found = [one._replace(begins=answer.text) for one, answer in zip(prompts, answers, strict=True) if answer.text]
+    if not found:
+        raise AnalysisError("Thinking answers nothing at all", planned.config.template_from, "see `interpole samples`")
+    return found
 
 
 @dataclass
@@ -148,7 +160,8 @@ class Asked:
     planned: Plan
     pool: Pool
     prompts: Sequence[Prompt]
-    begins: str  # what responses are to begin with
+    begins: str  # what responses are to begin with, in words
+    relative: bool = False  # to how likely that is at λ = 1
 
     def __post_init__(self) -> None:
         """Begin with nothing known."""
@@ -174,7 +187,7 @@ class Asked:
         """
 
         async def all_of_them(visit: Visit) -> list[Chance]:
-            return await asyncio.gather(*(visit.chance(one.text, self.begins, one.sampler) for one in self.prompts))
+            return await asyncio.gather(*(visit.chance(one.text, one.begins, one.sampler) for one in self.prompts))
 
         num = len(self.prompts)
         with self.pool.visit(point.where, point.fingerprint, label=point.name, num_expected=num) as visit:
@@ -187,16 +200,26 @@ class Asked:
         for numbers in self.tasks.values():
             while (lam := next_lam(list(self.known), self._shares(numbers), tolerance, ends)) is not None:
                 self.at(lam)
-                share = np.mean([self.known[lam][i].probability for i in numbers])
-                tell(f"λ={lam:.4g}: {share:.1%} of first tokens are {self.begins}")
+                tell(f"λ={lam:.4g}: {self._shares(numbers)[-1]:.1%} of responses begin with {self.begins}")
+
+    def share(self, lam: float, numbers: Sequence[int]) -> float:
+        """P at λ over some of the prompts."""
+        return float(np.mean([self.at(lam)[i].probability for i in numbers])) / self._scale(numbers)
+
+    def _scale(self, numbers: Sequence[int]) -> float:
+        """What counts as all of them."""
+        if not self.relative:
+            return 1.0
+        return max(float(np.mean([self.at(1.0)[i].probability for i in numbers])), LEAST_SCALE)
 
     def _shares(self, numbers: Sequence[int]) -> list[float]:
-        return [float(np.mean([chances[i].probability for i in numbers])) for chances in self.known.values()]
+        return [self.share(lam, numbers) for lam in list(self.known)]
 
     def table(self, task: str) -> tuple[Array, Array, Array]:
         """λ (L,), probabilities (Q, L) and margins (Q, L) of a task."""
-        lams, numbers = sorted(self.known), self.tasks[task]
-        probabilities = [[self.known[lam][i].probability for lam in lams] for i in numbers]
+        numbers = self.tasks[task]
+        scale, lams = self._scale(numbers), sorted(self.known)
+        probabilities = [[min(1.0, self.known[lam][i].probability / scale) for lam in lams] for i in numbers]
         margins = [[self.known[lam][i].margin for lam in lams] for i in numbers]
         return np.array(lams), np.array(probabilities), np.array(margins)
 
@@ -245,7 +268,7 @@ def against(asked: Asked, run: Path) -> list[Beside]:
     if not any(task in asked.tasks for task, _ in shares):
         raise RunError(f"the run has none of {', '.join(asked.tasks)} on its dial", run, "name the run's tasks")
     return [
-        Beside(task, lam, share, float(np.mean([asked.at(lam)[i].probability for i in asked.tasks[task]])))
+        Beside(task, lam, share, asked.share(lam, asked.tasks[task]))
         for (task, lam), share in sorted(shares.items())
         if task in asked.tasks
     ]
