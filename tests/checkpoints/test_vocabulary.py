@@ -198,3 +198,112 @@ def test_the_command_line_takes_the_choice(tmp_path):
     assert "9 rows that instruct lacks are thinking's" in done.output
     out = interpole.open(tmp_path / "out")
     rows_of(out, paths, 0.25, [(j, j) if j != 150 and j < 160 else (None, j) for j in range(168)])
+
+
+def changed(paths, **content):
+    """Instruct's and Thinking's rows before they are merged, and the merge, of a recipe with Thinking's tokenizer."""
+    sources = dict(zip(("instruct", "thinking"), map(str, paths), strict=True))
+    merged = interpole.merge(build({"sources": sources, "lambda": 0.25, "vocabulary": "align"} | content, "test"))
+    return [merged.sources[name] for name in sources], merged
+
+
+def test_rows_of_tokens_come_from_where_the_recipe_says(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS[:20], 20), model(tmp_path / "t", 1, [*WORDS[5:20], "new", "other"], 17)
+    tokens = {
+        "new": {"zero": True},  # Instruct has none: zeros there, Thinking keeps its own
+        "other": {"source": "instruct", "token": "w1"},
+        "w7": {"source": "thinking", "force": True},  # in both
+        "w8": {"source": "instruct", "row": 3, "force": True},
+        "w9": {"source": "thinking"},  # both have it: nothing to do
+    }
+    (near, far), merged = changed(paths, tokens=tokens)
+    first, second = (interpole.open(path) for path in paths)
+    for name in EMBEDDINGS:
+        wanted_near = first[name][[*range(5, 20), 0, 0]].copy()
+        wanted_far = second[name].copy()
+        wanted_near[15], wanted_near[16] = 0, first[name][1]
+        wanted_near[2] = wanted_far[2]
+        wanted_near[3] = wanted_far[3] = first[name][3]
+        assert near[name].tobytes() == wanted_near.tobytes()
+        assert far[name].tobytes() == wanted_far.tobytes()
+        assert np.array_equal(merged[name][2], wanted_far[2])
+        pieces = [near.read(name, start, min(start + 23, near[name].size)) for start in range(0, near[name].size, 23)]
+        assert np.concatenate(pieces).tobytes() == wanted_near.tobytes()
+    assert merged["model.norm.weight"].tobytes() != second["model.norm.weight"].tobytes()
+
+
+@pytest.mark.parametrize(("multiple", "rows"), [(8, 32), (15, 30), (64, 64)])
+def test_rows_below_the_tokens_are_their_mean_up_to_a_multiple(tmp_path, multiple, rows):
+    paths = model(tmp_path / "i", 0, WORDS, 32), model(tmp_path / "t", 1, WORDS, 40)
+    ends, merged = changed(paths, pad_to_multiple_of=multiple)
+    for end, path in zip(ends, paths, strict=True):
+        for name in EMBEDDINGS:
+            own = interpole.open(path)[name][:30]
+            mean = own.astype(np.float64).mean(axis=0).astype(np.float32).astype(own.dtype)
+            assert end[name].tobytes() == np.concatenate([own, *[mean[None]] * (rows - 30)]).tobytes()
+    assert merged.config["vocab_size"] == rows
+    saved = interpole.open(interpole.save(merged, tmp_path / "out"))
+    assert saved[EMBEDDINGS[0]].shape[0] == rows
+    assert f"{rows - 30} rows below the 30 tokens" in model_card(merged)
+    again = Recipe.load(tmp_path / "out" / "interpole_recipe.yml")
+    assert again.pad_to_multiple_of == multiple
+
+
+def test_what_is_done_to_rows_is_part_of_the_fingerprint(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS, 30), model(tmp_path / "t", 1, WORDS, 30)
+    ways = [{}, {"tokens": {"w1": {"zero": True, "force": True}}}, {"pad_to_multiple_of": 4}, {"pad_to_multiple_of": 8}]
+    assert len({changed(paths, **way)[1].fingerprint() for way in ways}) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        ({"tokens": {"nowhere": {"zero": True}}}, MismatchError, "no token 'nowhere'(.|\n)*not added"),
+        ({"tokens": {"w1": {"source": "instruct", "token": "x"}}}, MismatchError, "token 'x' of instruct"),
+        ({"tokens": {"w1": {"source": "instruct", "row": 99}}}, MismatchError, "row 99 of instruct"),
+        ({"tokens": {"w1": {"source": "base"}}}, RecipeError, "no source 'base'"),
+        ({"tokens": {"w1": {}}}, RecipeError, "give a `source`"),
+        ({"tokens": {"w1": {"source": "thinking", "token": "w2", "row": 1}}}, RecipeError, "not both"),
+        ({"pad_to_multiple_of": 0}, RecipeError, "pad_to_multiple_of"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused_by_name(tmp_path, content, error, words):
+    paths = model(tmp_path / "i", 0, WORDS, 30), model(tmp_path / "t", 1, WORDS, 30)
+    with pytest.raises(error, match=words):
+        changed(paths, **content)
+
+
+def test_the_tokenizer_section_of_mergekit_says_the_same(tmp_path):
+    paths = model(tmp_path / "i", 0, WORDS[:20], 20), model(tmp_path / "t", 1, [*WORDS[:20], "new"], 21)
+    instruct, thinking = map(str, paths)
+    content = {
+        "merge_method": "linear",
+        "models": [
+            {"model": instruct, "parameters": {"weight": 0.75}},
+            {"model": thinking, "parameters": {"weight": 0.25}},
+        ],
+        "dtype": "bfloat16",
+        "tokenizer": {
+            "source": thinking,
+            "pad_to_multiple_of": 8,
+            "tokens": {
+                "new": {"source": {"kind": "zero"}},
+                "w1": {"source": {"kind": "model_token", "model": instruct, "token_id": 4}, "force": True},
+                "w2": {"source": {"kind": "model_token", "model": thinking, "token": "w9"}, "force": True},
+                "w3": {"source": thinking, "force": True},
+            },
+        },
+    }
+    (tmp_path / "kit.yml").write_text(json.dumps(content))
+    tokens = {
+        "new": {"zero": True},
+        "w1": {"source": "instruct", "row": 4, "force": True},
+        "w2": {"source": "thinking", "token": "w9", "force": True},
+        "w3": {"source": "thinking", "force": True},
+    }
+    ours, theirs = (
+        changed(paths, tokens=tokens, pad_to_multiple_of=8)[1],
+        interpole.merge(Recipe.load(tmp_path / "kit.yml")),
+    )
+    assert len(ours[EMBEDDINGS[0]]) == 24
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)

@@ -16,7 +16,7 @@ from interpole.checkpoints.views.fp8 import Dequantised, announced
 from interpole.checkpoints.views.heads import same_heads, settled
 from interpole.checkpoints.views.renaming import same_names
 from interpole.checkpoints.views.scaled import METHODS, MODELOPT, Scaled
-from interpole.checkpoints.views.vocabulary import same_vocabulary
+from interpole.checkpoints.views.vocabulary import NO_CHANGES, RowChanges, changed_rows, same_vocabulary
 from interpole.errors import CheckpointError
 from interpole.files import StrPath
 from interpole.formats import read_json
@@ -72,7 +72,10 @@ def _opened(model: str, folder: Path, weights: bool, stream: bool) -> Checkpoint
 
 
 def fit(
-    sources: Mapping[str, Checkpoint], template_source: str, vocabulary: str = "refuse"
+    sources: Mapping[str, Checkpoint],
+    template_source: str,
+    vocabulary: str = "refuse",
+    changes: RowChanges = NO_CHANGES,
 ) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
     """The sources as weights with one layout of heads and experts, one set of names and one vocabulary; what was done in words.
 
@@ -82,6 +85,7 @@ def fit(
         sources: checkpoints by name.
         template_source: the name of the source whose tokenizer goes with the result.
         vocabulary: what to do if tokenizers differ, one of `vocabulary.POLICIES`.
+        changes: what else is done to the rows of tokens.
 
     Raises:
         CheckpointError: one is quantised in a way that is not read.
@@ -90,8 +94,9 @@ def fit(
     weights = {name: settled(readable(source)) for name, source in sources.items()}
     headed, heads = same_heads(weights)
     named, names = same_names(same_layout(headed), template_source)
-    fitted, rows = same_vocabulary(named, template_source, vocabulary)
-    return fitted, (*heads, *names, *rows)
+    aligned, rows = same_vocabulary(named, template_source, vocabulary)
+    fitted, changed = changed_rows(aligned, named, template_source, changes)
+    return fitted, (*heads, *names, *rows, *changed)
 
 
 def readable(checkpoint: Checkpoint) -> Checkpoint:

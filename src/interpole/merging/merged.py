@@ -252,7 +252,8 @@ class Fitting:
         """
         if missing := set(recipe.sources) - set(self.sources):
             raise RecipeError(f"source {min(missing)!r} of the recipe is not given")
-        asked = (*recipe.sources, recipe.template_source, recipe.vocabulary, recipe.dtype is None, recipe.stack)
+        fitting = (recipe.template_source, recipe.vocabulary, recipe.row_changes, recipe.dtype is None, recipe.stack)
+        asked = (*recipe.sources, *fitting)
         if asked not in self._fitted:
             self._fitted[asked] = self._fit(recipe)
         sources, notes = self._fitted[asked]
@@ -265,7 +266,7 @@ class Fitting:
 
     def _fit(self, recipe: Recipe) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
         chosen = {name: self.sources[name] for name in recipe.sources}
-        sources, notes = fit(chosen, recipe.template_source, recipe.vocabulary)
+        sources, notes = fit(chosen, recipe.template_source, recipe.vocabulary, recipe.row_changes)
         first, *others = sources.values()
         for other in others:
             for clash in clashes(first, other, dtypes=recipe.dtype is None):

@@ -24,6 +24,7 @@ import yaml
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from interpole.checkpoints.names import num_layers, role_of
+from interpole.checkpoints.views.vocabulary import RowChanges, TokenRow
 from interpole.errors import InterpoleWarning, RecipeError
 from interpole.files import StrPath, read_text
 from interpole.formats import parse_yaml_documents
@@ -56,6 +57,24 @@ class Source(Strict):
     def label(self) -> str:
         """What the user called it."""
         return self.model
+
+
+class TokenSource(Strict):
+    """Where the row of a token comes from: a source's own, that of another of its tokens, one by number, or zeros."""
+
+    source: str | None = None
+    zero: bool = False
+    token: str | None = None
+    row: int | None = Field(None, ge=0)
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.zero == (self.source is not None) or (self.zero and (self.token, self.row) != (None, None)):
+            raise ValueError("give a `source`, with a `token` or a `row` if it is not its own, or `zero: true`")
+        if self.token is not None and self.row is not None:
+            raise ValueError("give `token` or `row`, not both")
+        return self
 
 
 def _read_sources(value: Any) -> Any:
@@ -136,6 +155,9 @@ class Recipe(Strict):
             default `thinking`, at λ = 0 `instruct`.
         chat_template: Jinja text that takes the place of that source's chat template.
         vocabulary: what to do if tokenizers differ: `refuse`, `align` or `ids`, as `vocabulary.POLICIES` says.
+        tokens: token of the result's tokenizer → where its row of the embeddings and of lm_head comes from, in sources that have
+            none, or with `force` in all of them.
+        pad_to_multiple_of: rows below those of the tokens are the mean of theirs, as many as make up a multiple of this number.
         extrapolate: allow λ beyond [−0.5, 1.5].
     """
 
@@ -150,6 +172,8 @@ class Recipe(Strict):
     template_from: str | None = None
     chat_template: str | None = None
     vocabulary: Literal["refuse", "align", "ids"] = "refuse"
+    tokens: dict[str, TokenSource] | None = None
+    pad_to_multiple_of: int | None = Field(None, ge=1)
     extrapolate: bool | None = None
     _places: _Places = PrivateAttr(_Places())
 
@@ -182,6 +206,8 @@ class Recipe(Strict):
             )
         if self.template_from is not None and self.template_from not in self.sources:
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
+        if unknown := {row.source for row in (self.tokens or {}).values()} - {None, *self.sources}:
+            raise ValueError(f"tokens: no source {min(map(str, unknown))!r}; there are {', '.join(self.sources)}")
         parts: list[Recipe | Rule] = [self, *self.rules]
         for part in parts:
             self._check_weights(part, method)
@@ -256,6 +282,12 @@ class Recipe(Strict):
             else:
                 sources[name] = places.get(name, source)
         return self.model_copy(update={"sources": sources})
+
+    @property
+    def row_changes(self) -> RowChanges:
+        """What is done to the rows of tokens."""
+        rows = {name: TokenRow(one.source, one.token, one.row, one.force) for name, one in (self.tokens or {}).items()}
+        return RowChanges(tuple(rows.items()), self.pad_to_multiple_of)
 
     @property
     def merged_names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,21 @@ from numpy.typing import NDArray
 from interpole.checkpoints.assets import TekkenFile, TokenizerFile, read_asset
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.names import has_token_rows
-from interpole.checkpoints.safetensors import TensorSpec
+from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import MismatchError
 
-__all__ = ["POLICIES", "Aligned", "same_tokenizer", "same_vocabulary", "vocabulary", "vocabulary_tensors"]
+__all__ = [
+    "NO_CHANGES",
+    "POLICIES",
+    "Aligned",
+    "RowChanges",
+    "TokenRow",
+    "changed_rows",
+    "same_tokenizer",
+    "same_vocabulary",
+    "vocabulary",
+    "vocabulary_tensors",
+]
 
 POLICIES = {
     "refuse": "go on only if every id that both tokenizers have means the same token",
@@ -34,6 +45,195 @@ POLICIES = {
 """What to do about vocabularies that differ."""
 
 Rows = NDArray[np.int64]
+
+
+class TokenRow(NamedTuple):
+    """Where the row of a token comes from in a source that has none, or, with `force`, in all of them.
+
+    Attributes:
+        source: the name of the source whose row it is; None: zeros.
+        token: that source's token, if it is another one.
+        row: that source's row by number.
+        force: the row is this one in every source, also where they have their own.
+    """
+
+    source: str | None
+    token: str | None = None
+    row: int | None = None
+    force: bool = False
+
+
+class RowChanges(NamedTuple):
+    """What is done to the rows of tokens beyond matching them.
+
+    Attributes:
+        tokens: token → where its row comes from.
+        multiple: the number of rows is the next multiple of this above that of the tokens; None: as it is.
+    """
+
+    tokens: tuple[tuple[str, TokenRow], ...] = ()
+    multiple: int | None = None
+
+
+NO_CHANGES = RowChanges()
+
+
+class _Elsewhere(NamedTuple):
+    """A row of another checkpoint; None: zeros."""
+
+    checkpoint: Checkpoint | None
+    row: int
+
+
+@final
+class Rewritten(Checkpoint):
+    """A checkpoint with some rows of tokens taken from elsewhere, and rows below them that are the mean of the others.
+
+    Attributes:
+        source: the checkpoint as it is.
+    """
+
+    def __init__(self, source: Checkpoint, rows: Mapping[int, _Elsewhere], num_tokens: int, num_rows: int) -> None:
+        """Plan the view; reads no tensor.
+
+        Args:
+            source: the checkpoint as it is.
+            rows: row → what stands there instead.
+            num_tokens: rows that stay; those from here on are the mean of the ones before.
+            num_rows: rows of the view.
+        """
+        self.source, self._rows, self._num_tokens, self._num_rows = source, dict(rows), num_tokens, num_rows
+        self.label, self.assets, self.layout = source.label, source.assets, source.layout
+        self.given_template = source.given_template
+        self._names = vocabulary_tensors(source)
+        self.config = _with_rows(source.config, num_rows) if num_rows != _num_rows(source) else source.config
+        self.specs = {
+            name: TensorSpec(spec.dtype, (num_rows, *spec.shape[1:])) if name in self._names else spec
+            for name, spec in source.specs.items()
+        }
+        self._mean = lru_cache(maxsize=4)(self._mean_row)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Elements [start, stop): as the source, then row by row what is otherwise."""
+        if name not in self._names:
+            return self.source.read(name, start, stop)
+        spec = self.specs[name]
+        width, stop = prod(spec.shape[1:]), spec.num_elements if stop is None else stop
+        first, last = start // width, -(-stop // width)
+        kept = max(first, min(last, self._num_tokens))
+        out = np.empty((last - first, width), DTYPES[spec.dtype])
+        out[: kept - first] = self.source.read(name, first * width, kept * width).reshape(-1, width)
+        for row, other in self._rows.items():
+            if first <= row < kept:
+                out[row - first] = self._row(name, other, width)
+        if kept < last:
+            out[kept - first :] = self._mean(name)
+        return out.reshape(-1)[start - first * width : stop - first * width]
+
+    def _row(self, name: str, other: _Elsewhere, width: int) -> Any:
+        if other.checkpoint is None:
+            return 0
+        return other.checkpoint.read(name, other.row * width, (other.row + 1) * width)
+
+    def _mean_row(self, name: str) -> NDArray[Any]:
+        """The mean of all rows of tokens, in float64, rounded once."""
+        width = prod(self.specs[name].shape[1:])
+        total, step = np.zeros(width), max(1, _MEAN_ELEMENTS // width)
+        for row in range(0, self._num_tokens, step):
+            part = self.read(name, row * width, min(row + step, self._num_tokens) * width)
+            total += part.reshape(-1, width).astype(np.float64).sum(axis=0)
+        return (total / self._num_tokens).astype(np.float32).astype(DTYPES[self.specs[name].dtype])
+
+    def origin(self, name: str) -> Origin | None:
+        """Where the tensor lies in the source, if it has no rows of tokens."""
+        return None if name in self._names else self.source.origin(name)
+
+    def chunk_elements(self, name: str) -> int | None:
+        """As the source."""
+        return self.source.chunk_elements(name)
+
+    def fingerprint(self, *, quick: bool = False) -> str:
+        """Hash of the source's fingerprint, of the others' and of what is where."""
+        others = {row: (c and c.fingerprint(quick=quick), at) for row, (c, at) in self._rows.items()}
+        parts = ["rewritten", self.source.fingerprint(quick=quick), others, self._num_tokens, self._num_rows]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+_MEAN_ELEMENTS = 1 << 20
+
+
+def changed_rows(
+    aligned: Mapping[str, Checkpoint], originals: Mapping[str, Checkpoint], target: str, changes: RowChanges
+) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
+    """The sources with the changes done, the very same ones where there are none; what was done in words.
+
+    Args:
+        aligned: the sources in the target's order of rows.
+        originals: the same before they were put in it.
+        target: the name of the source whose vocabulary all have.
+        changes: what is to be done.
+
+    Raises:
+        MismatchError: a token or a row is not there.
+    """
+    if changes == NO_CHANGES:
+        return dict(aligned), ()
+    known = vocabulary(originals[target])
+    if not known:
+        raise MismatchError(
+            "no tokenizer.json tells the rows of tokens", originals[target].label, "fetch the tokenizer"
+        )
+    places = {token: _place_of(token, row, known, originals) for token, row in changes.tokens}
+    there = _num_rows(aligned[target])
+    num_tokens, num_rows = there, there
+    if changes.multiple is not None:
+        num_tokens = max(known.values()) + 1
+        num_rows = -(-num_tokens // changes.multiple) * changes.multiple
+    if num_tokens > there:
+        raise MismatchError(
+            f"the tokenizer has {num_tokens:,} tokens, the embeddings {there:,} rows",
+            originals[target].label,
+            "resize the embeddings and save that model first",
+        )
+    result: dict[str, Checkpoint] = {}
+    forced = dict(changes.tokens)
+    for name, source in aligned.items():
+        ours = vocabulary(originals[name]) or known
+        size = _num_rows(originals[name])
+        rows = {
+            known[token]: place
+            for token, place in places.items()
+            if forced[token].force or ours.get(token, size) >= size  # it has none
+        }
+        result[name] = Rewritten(source, rows, num_tokens, num_rows)
+    said = f"rows of {', '.join(map(repr, places))} as the recipe says" if places else ""
+    filled = f"{num_rows - num_tokens:,} rows below the {num_tokens:,} tokens are the mean of theirs"
+    return result, tuple(note for note in (said, filled if changes.multiple is not None else "") if note)
+
+
+def _place_of(token: str, row: TokenRow, known: Mapping[str, int], originals: Mapping[str, Checkpoint]) -> _Elsewhere:
+    """Where the row of a token comes from."""
+    if token not in known:
+        raise MismatchError(
+            f"tokens: the tokenizer of the result has no token {token!r}",
+            remedy="tokens are not added: add it to that tokenizer, resize the embeddings and save that model first",
+        )
+    if row.source is None:
+        return _Elsewhere(None, 0)
+    checkpoint = originals[row.source]
+    number = row.row if row.row is not None else (vocabulary(checkpoint) or {}).get(row.token or token)
+    if number is None or not 0 <= number < _num_rows(checkpoint):
+        what = f"row {number}" if number is not None else f"token {row.token or token!r}"
+        raise MismatchError(f"tokens: {token!r} is to be {what} of {row.source}, which has none", checkpoint.label)
+    return _Elsewhere(checkpoint, number)
+
+
+def _with_rows(config: Mapping[str, Any], num_rows: int) -> dict[str, Any]:
+    """The config with another size of the vocabulary, wherever it says one."""
+    changed = dict(config)
+    if isinstance(text := config.get("text_config"), Mapping) and "vocab_size" in text:
+        changed["text_config"] = dict(text) | {"vocab_size": num_rows}
+    return changed | ({"vocab_size": num_rows} if "vocab_size" in config else {})
 
 
 @final

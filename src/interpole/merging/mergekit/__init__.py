@@ -200,11 +200,56 @@ def _source(model: str) -> dict[str, str]:
 
 
 def _tokenizer(document: Document, names: Mapping[str, str], base: str | None) -> dict[str, Any]:
-    """`template_from`, the base model's unless the file says otherwise, and whether rows are matched by its tokens."""
+    """`template_from`, the base model's unless the file says otherwise, how rows are matched by its tokens, and other rows."""
+    rows = _rows_of_tokens(document, names) if document.data.get("tokenizer") is not None else {}
+    return _tokenizer_source(document, names, base) | rows
+
+
+def _rows_of_tokens(document: Document, names: Mapping[str, str]) -> dict[str, Any]:
+    """`tokens` and `pad_to_multiple_of` of the `tokenizer` section."""
+    path: Path = ("tokenizer",)
+    said = document.known(path, document.data["tokenizer"], {"source", "tokens", "pad_to_multiple_of"})
+    tokens = said.get("tokens") or {}
+    if not isinstance(tokens, Mapping):
+        document.fail((*path, "tokens"), f"tokens: expected a mapping from tokens, found {tokens!r}")
+    found: dict[str, Any] = {str(token): _row(document, (*path, "tokens", token), names) for token in tokens}
+    multiple = said.get("pad_to_multiple_of")
+    if multiple is not None and (type(multiple) is not int or multiple < 1):
+        document.fail((*path, "pad_to_multiple_of"), f"pad_to_multiple_of: expected a whole number, found {multiple!r}")
+    return ({"tokens": found} if found else {}) | ({"pad_to_multiple_of": multiple} if multiple else {})
+
+
+def _row(document: Document, path: Path, names: Mapping[str, str]) -> dict[str, Any]:
+    """Where the row of a token comes from."""
+    said = document.known(path, lookup(document, path), {"source", "force"})
+    force, source = said.get("force", False), said.get("source")
+    if not isinstance(force, bool):
+        document.fail((*path, "force"), f"force: expected true or false, found {force!r}")
+    if source is None:
+        document.fail(path, f"no source for the row of {path[-1]!r}", "name a model, or {kind: zero}")
+    there: dict[str, Any] = {"force": True} if force else {}
+    kind = source.get("kind") if isinstance(source, Mapping) else None
+    if kind == "zero":
+        document.known((*path, "source"), source, {"kind"})
+        return {"zero": True} | there
+    if kind is not None:
+        document.known((*path, "source"), source, {"kind", "model", "token", "token_id"})
+        if kind != "model_token" or "model" not in source or ("token" in source) == ("token_id" in source):
+            document.fail(
+                (*path, "source"), "expected zero, or model_token with a model and either a token or a token_id"
+            )
+        there |= {"token": source["token"]} if "token" in source else {"row": source["token_id"]}
+    model = reference(document, (*path, "source", *(["model"] if kind else [])))
+    if model not in names:
+        document.fail((*path, "source"), f"{model} is none of the models", f"there are {', '.join(names)}")
+    return {"source": names[model]} | there
+
+
+def _tokenizer_source(document: Document, names: Mapping[str, str], base: str | None) -> dict[str, Any]:
+    """`template_from`, and whether rows are matched by its tokens."""
     default = names[base] if base else next(iter(names.values()))
     path: Path = ("tokenizer_source",)
     if document.data.get("tokenizer") is not None:
-        document.known(("tokenizer",), document.data["tokenizer"], {"source"})
         path = ("tokenizer", "source")
     chosen = lookup(document, path)
     if chosen in (None, "union"):  # a union that adds nothing: vocabularies that differ are refused in the merge
