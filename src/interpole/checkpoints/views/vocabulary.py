@@ -86,7 +86,7 @@ class _Elsewhere(NamedTuple):
 
 
 @final
-class Rewritten(Checkpoint):
+class _Rewritten(Checkpoint):
     """A checkpoint with some rows of tokens taken from elsewhere, and rows below them that are the mean of the others.
 
     Attributes:
@@ -205,7 +205,7 @@ def changed_rows(
             for token, place in places.items()
             if forced[token].force or ours.get(token, size) >= size  # it has none
         }
-        result[name] = Rewritten(source, rows, num_tokens, num_rows)
+        result[name] = _Rewritten(source, rows, num_tokens, num_rows)
     said = f"rows of {', '.join(map(repr, places))} as the recipe says" if places else ""
     filled = f"{num_rows - num_tokens:,} rows below the {num_tokens:,} tokens are the mean of theirs"
     return result, tuple(note for note in (said, filled if changes.multiple is not None else "") if note)
