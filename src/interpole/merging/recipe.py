@@ -59,7 +59,7 @@ class Source(Strict):
         return self.model
 
 
-class TokenSource(Strict):
+class _TokenSource(Strict):
     """Where the row of a token comes from: a source's own, that of another of its tokens, one by number, or zeros."""
 
     source: str | None = None
@@ -172,7 +172,7 @@ class Recipe(Strict):
     template_from: str | None = None
     chat_template: str | None = None
     vocabulary: Literal["refuse", "align", "ids"] = "refuse"
-    tokens: dict[str, TokenSource] | None = None
+    tokens: dict[str, _TokenSource] | None = None
     pad_to_multiple_of: int | None = Field(None, ge=1)
     extrapolate: bool | None = None
     _places: _Places = PrivateAttr(_Places())
