@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -242,8 +243,11 @@ def test_cost_is_estimated_from_what_is_there_or_guessed_or_said_to_be_unknown(b
     assert found.num_samples == 32 + 40 + 32
     assert found.num_tokens == 32 * 2 + 40 * 5 + 32 * 5
     assert found.bases == {"measured at this point": 64, "measured at the nearest λ": 40}
-    monkeypatch.setattr("interpole.sweep.estimate._seconds", lambda _: 2.0)
-    assert estimate(config, bench.out, planned).tokens_per_second == (8 * 2 + 8 * 5) / 4
+    for second, seconds in ((1, 3), (5, 4)):  # while the first log was made, and after it
+        at = [datetime(2026, 1, 1, 0, 0, n, tzinfo=UTC) for n in (0, 2, second, second + 2)]
+        spans = iter([(at[2], at[3]), (at[0], at[1])])
+        monkeypatch.setattr("interpole.sweep.estimate._span", lambda _, spans=spans: next(spans))
+        assert estimate(config, bench.out, planned).tokens_per_second == (8 * 2 + 8 * 5) / seconds
 
 
 def test_a_dry_run_says_tokens_hours_and_memory(tmp_path):

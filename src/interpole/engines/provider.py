@@ -28,7 +28,7 @@ from interpole.errors import EngineError
 from interpole.formats import seed_of
 from interpole.records import Sampler
 
-__all__ = ["inspect_model"]
+__all__ = ["inspect_model", "respond_with"]
 
 Render = Callable[[Sequence[dict[str, Any]]], str]
 """Chat messages → prompt."""
@@ -98,3 +98,15 @@ def _provider() -> type[ModelAPI]:
 def inspect_model(name: str, answer: Answer, render: Render, sampler: Sampler) -> Model:
     """An Inspect `Model` called `interpole/{name}`, outside of Inspect's own memory of models."""
     return Model(_provider(name, answer, render, sampler), GenerateConfig())
+
+
+async def respond_with(model: Model, messages: list[ChatMessage], config: GenerateConfig) -> ModelOutput:
+    """One response of such a model, without Inspect's retries, limits and events around it: the pool has its own.
+
+    Raises:
+        EngineError: the engine failed for good.
+    """
+    output = await model.api.generate(messages, [], "none", config)
+    if not isinstance(output, ModelOutput):
+        raise EngineError("no output", model.name)
+    return output

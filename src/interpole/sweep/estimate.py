@@ -156,18 +156,21 @@ def _length(
 
 
 def _speed(run: Path, found: Iterable[Sample]) -> float | None:
-    """Tokens per second over the run's logs, loading and grading included."""
+    """Tokens per second while the run's logs were made, loading and grading included; several are made at a time."""
     logs = [entry.within(run, part.log) for entry in RunFile.load(run).current for part in entry.parts if part.log]
-    seconds = sum(_seconds(log) for log in logs)
+    seconds, until = 0.0, None
+    for start, end in sorted(span for log in logs if (span := _span(log)) is not None):
+        begin = start if until is None else max(start, until)
+        until = end if until is None else max(end, until)
+        seconds += max(0.0, (until - begin).total_seconds())
     return sum(one.num_tokens for one in found) / seconds if seconds else None
 
 
-def _seconds(log: Path) -> float:
-    """How long an evaluation took."""
+def _span(log: Path) -> tuple[datetime, datetime] | None:
+    """When an evaluation began and ended; None where its log does not say."""
     try:
         (_, header), *_ = members(log, lambda name: name == "header.json")
-        stats = header["stats"]
-        times = [datetime.fromisoformat(stats[key]) for key in ("started_at", "completed_at")]
-        return (times[1] - times[0]).total_seconds()
+        start, end = (datetime.fromisoformat(header["stats"][key]) for key in ("started_at", "completed_at"))
+        return (start, end) if start.tzinfo and end.tzinfo else None
     except (RunError, KeyError, TypeError, ValueError):
-        return 0.0
+        return None

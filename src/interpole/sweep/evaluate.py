@@ -152,7 +152,7 @@ def _clear(folder: Path) -> None:
 def _rare_collection() -> Iterator[None]:
     """Let Python look for garbage cycles rarely: Inspect makes many lasting objects, which halves its speed otherwise."""
     before = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(400_000, 50, 50)
     try:
         yield
     finally:

@@ -487,7 +487,7 @@ class _Sweep:
 
     def _task(self, job: _Job, part: Part, visit: Visit) -> tuple[Task, Model]:
         """What Inspect is given."""
-        from interpole.engines.provider import inspect_model
+        from interpole.engines.provider import inspect_model, respond_with
         from interpole.tasks.inspect import to_inspect
 
         planned, folder, point = self._plan, job.entry.within(self._out), job.point
@@ -500,7 +500,8 @@ class _Sweep:
         benchmark = replace(job.benchmark, problems=block, k=part.num_samples, sampler=sampler)
         name = f"{point.slug}-{job.entry.identity[:12]}"
         model = inspect_model(name, journal.answer, partial(planned.render, point=point), sampler)
-        return to_inspect(benchmark, planned.form_at(point), first_sample=part.first_sample), model
+        respond = partial(respond_with, model)
+        return to_inspect(benchmark, planned.form_at(point), first_sample=part.first_sample, respond=respond), model
 
     def _finish(self, job: _Job, part: Part, visit: Visit, log: Path | None, error: str) -> None:
         """Take over a log that Inspect has made, or what went wrong."""

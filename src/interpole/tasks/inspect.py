@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
+from typing import Any, Self
 
 import anyio
 from inspect_ai import Task, task_with
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.dataset import Sample as InspectSample
-from inspect_ai.model import ContentReasoning, ContentText, GenerateConfig, ModelOutput
+from inspect_ai.model import ChatMessage, ContentReasoning, ContentText, GenerateConfig, ModelOutput
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr, value_to_float
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
@@ -28,6 +29,8 @@ __all__ = ["SCORE", "problem_of", "response_text", "to_inspect"]
 SCORE = "grade"  # the name of our score in Inspect's logs
 _FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length", "content_filter": "stop"}
 
+Respond = Callable[[list[ChatMessage], GenerateConfig], Awaitable[ModelOutput]]
+"""Answers messages with these settings."""
 Scorers = Callable[[TaskState, Target, ParsedResponse], Awaitable[dict[str, Grade]]]
 
 
@@ -36,6 +39,7 @@ def to_inspect(
     form: ThinkFormat,
     *,
     first_sample: int = 1,
+    respond: Respond | None = None,
 ) -> Task:
     """Make the Inspect task of a benchmark.
 
@@ -43,6 +47,8 @@ def to_inspect(
         benchmark: what to ask; its `sampler` and `k` become the task's defaults (config and epochs).
         form: how responses are read apart.
         first_sample: number of the first sample of each question; larger when a run is topped up.
+        respond: how messages are answered, in the place of Inspect's own `generate`, whose retries, limits and events cost a
+            third of a sample's time outside the engine; tasks of others ask in their own way.
 
     Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, outcome, closed, pseudo_close, near_close,
     answer, answers and grades (by grading), difficulty, private.
@@ -62,7 +68,7 @@ def to_inspect(
         )
     return Task(
         dataset=MemoryDataset([_to_sample(benchmark, problem) for problem in benchmark.problems], name=benchmark.name),
-        solver=_ask(benchmark.sampler.seed, first_sample),
+        solver=_ask(benchmark.sampler.seed, first_sample, respond, _config(benchmark)),
         scorer=_scorer(_own_scorers(benchmark), read, first_sample, benchmark.private),
         config=_config(benchmark),
         epochs=benchmark.k,
@@ -95,8 +101,16 @@ def _config(benchmark: Benchmark) -> GenerateConfig:
     )
 
 
+class _Sample(InspectSample):
+    """A sample that Inspect may copy as often as it likes (twice for every response): its parts are never changed."""
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Its own fields and metadata; what is in them is shared."""
+        return self.model_copy(update={"metadata": dict(self.metadata or {})})
+
+
 def _to_sample(benchmark: Benchmark, problem: Problem) -> InspectSample:
-    return InspectSample(
+    return _Sample(
         id=problem.id,
         input=benchmark.prompt(problem),
         target=problem.answer,
@@ -109,12 +123,16 @@ def _to_sample(benchmark: Benchmark, problem: Problem) -> InspectSample:
     )
 
 
-def _ask(run_seed: int, first_sample: int) -> Solver:
+def _ask(run_seed: int, first_sample: int, respond: Respond | None, config: GenerateConfig) -> Solver:
     @solver(name="ask")
     def ask() -> Solver:
         async def solve(state: TaskState, generate: Generate) -> TaskState:
             seed = seed_of(run_seed, str(state.sample_id), first_sample + state.epoch - 1)
-            return await generate(state, tool_calls="none", seed=seed)
+            if respond is None:
+                return await generate(state, tool_calls="none", seed=seed)
+            state.output = await respond(state.messages, config.model_copy(update={"seed": seed}))
+            state.messages.append(state.output.message)
+            return state
 
         return solve
 
