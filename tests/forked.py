@@ -12,8 +12,6 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from interpole.engines.process import COMMAND
-
 PIPE = subprocess.PIPE
 APART = multiprocessing.get_context("forkserver")
 APART.set_forkserver_preload(
@@ -23,6 +21,7 @@ APART.set_forkserver_preload(
         "interpole.engines.child",
         "interpole.engines.scripted",
         "interpole.engines.transformers",
+        "interpole.serve.run",
         "interpole.sweep.run",
         "interpole.tasks.inspect",
         "transformers.models.qwen2.tokenization_qwen2",
@@ -32,19 +31,25 @@ APART.set_forkserver_preload(
 
 
 def Popen(command, **options):  # noqa: N802
-    """A child of ours, forked, or any other program, started."""
-    return _Forked(options["stderr"], options["env"]) if command == COMMAND else subprocess.Popen(command, **options)
+    """A child of ours (`python -m interpole…`), forked, or any other program, started."""
+    words = [*command]
+    words = words[words.index("-m") + 1 :] if words[0] == sys.executable and "-m" in words else [""]
+    if words[0].partition(".")[0] == "interpole":
+        return _Forked(words, options.get("stderr"), options.get("env"))
+    return subprocess.Popen(command, **options)
 
 
 class _Forked:
-    """What `engines.process` uses of `subprocess.Popen`."""
+    """What `engines.process` and `cli.lab` use of `subprocess.Popen`."""
 
-    def __init__(self, log, environ):
+    def __init__(self, words, log, environ):
         orders, stdin = APART.Pipe(duplex=False)
         stdout, answers = APART.Pipe(duplex=False)
-        errors = Connection(os.dup(log.fileno()), readable=False)
+        errors = Connection(os.dup(log.fileno() if log else 2), readable=False)
         ends = (orders, answers, errors)
-        self._process = APART.Process(target=_run, args=(*ends, dict(environ), Path.cwd()), daemon=True)
+        self._process = APART.Process(
+            target=_run, args=(*ends, words, dict(environ or os.environ), Path.cwd()), daemon=True
+        )
         self._process.start()
         self.pid = self._process.pid
         for end in ends:
@@ -57,18 +62,24 @@ class _Forked:
     def kill(self):
         self._process.kill()
 
+    def terminate(self):
+        self._process.terminate()
+
+    def poll(self):
+        return self._process.exitcode
+
     def wait(self):
         self._process.join()
         return self._process.exitcode
 
 
-def _run(orders, answers, log, environ, folder):
-    """The child, from where `python -m interpole.engines.child` would begin."""
+def _run(orders, answers, log, words, environ, folder):
+    """The child, from where `python -m` would begin."""
     for number, end in enumerate((orders, answers, log)):
         os.dup2(end.fileno(), number)
         end.close()
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)
-    sys.argv = [COMMAND[-1]]
-    runpy.run_module(COMMAND[-1], run_name="__main__")
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__")

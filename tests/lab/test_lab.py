@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import forked
 import interpole
 from interpole.cli import app
 from interpole.errors import CheckpointError, OutputError, TaskError
@@ -308,6 +309,7 @@ def test_shipped_instruct_answers_at_once_and_shipped_thinking_thinks_and_is_rig
 
 @pytest.mark.slow
 def test_the_demo_runs_every_command_it_shows_and_merges_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("interpole.cli.lab.subprocess", forked)  # its server; that a process serves is tested elsewhere
     out, demo = tmp_path / "demo", ["demo", "--samples", "2", "--limit", "12", "--out", str(tmp_path / "demo")]
     done = CliRunner().invoke(app, demo)
     assert done.exit_code == 0, done.output

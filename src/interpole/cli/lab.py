@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -122,9 +124,6 @@ def _step(program: Callable[..., Any], title: str, *words: object) -> None:
 
 def _served(ends: tuple[Path, Path], run: Path) -> None:
     """Serve the pair with the levels of the run, and ask it once at each effort."""
-    import subprocess
-    import sys
-
     from interpole.cli.show import console, table
 
     console.print()
