@@ -78,6 +78,7 @@ def _run(orders, answers, log, words, environ, folder):
     for number, end in enumerate((orders, answers, log)):
         os.dup2(end.fileno(), number)
         end.close()
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "w" if n else "r", closefd=False) for n in range(3))
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)
