@@ -1,4 +1,7 @@
-"""Content that users and strangers write, as strict records: what makes no sense is an error that names the key."""
+"""Content that users and strangers write, as strict records: what makes no sense is an error that names the key.
+
+What checks a record is built when it is first used: a command uses a few of many.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ __all__ = ["Foreign", "Strict", "validated"]
 class Strict(BaseModel):
     """A frozen record that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, defer_build=True)
 
 
 class Foreign(BaseModel):
     """A frozen record out of a file in somebody else's format: keys that we do not use are passed over, types are not bent."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 Record = TypeVar("Record", bound=BaseModel)

@@ -418,7 +418,7 @@ def test_dash_h_is_help_everywhere():
 
 def test_the_think_marker_in_a_help_text_is_shown_whole(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert r"e.g. <think>\n." in call("sweep", "-h")
+    assert r"e.g. `<think>\n`." in call("sweep", "-h")
 
 
 def test_every_command_speaks_json():
@@ -473,4 +473,4 @@ def test_the_flags_of_large_commands_stand_in_panels():
         ("merge", ("Where on the dial", "The result")),
     ):
         shown = call(command, "--help")
-        assert all(f"─ {panel} ─" in shown for panel in panels)
+        assert all(f"\n{panel}:\n" in shown for panel in panels)

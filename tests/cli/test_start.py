@@ -41,6 +41,13 @@ def test_ctrl_c_that_becomes_another_error_ends_in_a_line():
     assert (done.returncode, "Traceback" in done.stderr) == (130, False)
 
 
+@pytest.mark.parametrize("name", ["rich", "importlib.metadata", "pydantic", "numpy"])
+def test_help_needs_nothing_that_is_slow_to_import(name):
+    done = started(name, f"raise ImportError('no {name}')", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nWeights:\n  merge  " in done.stdout
+
+
 @pytest.mark.parametrize(("name", "extra"), [("inspect_ai", "eval"), ("torch", "transformers")])
 def test_a_package_that_is_not_installed_is_named_with_its_extra(name, extra):
     what = "raise ModuleNotFoundError(f'No module named {name!r}', name=name)"

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from interpole.cli.options import Engines, EstimandOption, Grading, Json, Run, Trust, say_what_is_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.text import Text
 
     from interpole.analysis.compare import Comparison
     from interpole.analysis.metrics import Difference
@@ -161,6 +162,8 @@ def show_found(found: Found) -> None:
 
 def _change(change: Difference, scale: float) -> Text:
     """A difference with its interval: `-4.2 [-8, -1]`."""
+    from rich.text import Text
+
     from interpole.analysis.intervals import ends_text
 
     ends = ends_text(change.value, scale, digits=0, sign="+")

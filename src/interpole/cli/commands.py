@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from interpole.cli import choose, lab, predict, questions, responses, runs, serve, weights
+from interpole.cli.plain_help import in_plain_text
 from interpole.errors import InterpoleError, InterpoleWarning, printable
 
 __all__ = ["app", "run"]
@@ -32,12 +33,13 @@ app = typer.Typer(
     epilog="First steps: `interpole demo`, then docs/tutorial.md. Every command explains itself with --help.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 for part in (lab, weights, questions, runs, responses, predict, choose, serve):
     part.register(app)
+in_plain_text(app)
 
 
 def _version(wanted: bool) -> None:

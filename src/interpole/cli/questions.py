@@ -37,7 +37,8 @@ def doctor(
 ) -> None:
     """Say whether a pair can be merged, from headers, configs and tokenizers. Exit code 0 for go and warn, 2 for stop."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_diagnosis, show_json
+    from interpole.cli.progress import bytes_bar
+    from interpole.cli.show import show_diagnosis, show_json
     from interpole.diagnostics.doctor import examine
 
     sources = [open_source(source, weights=weights) for source in (instruct, thinking, base) if source]
@@ -63,7 +64,8 @@ def similarity(
 ) -> None:
     """Measure how far two checkpoints are apart: σ per tensor, layer and module kind; with a base, kinship too."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_json, show_similarity
+    from interpole.cli.progress import bytes_bar
+    from interpole.cli.show import show_json, show_similarity
     from interpole.diagnostics.similarity import compare
 
     if heatmap:
@@ -94,7 +96,8 @@ def audit(
 ) -> None:
     """Recover how a merge was made: λ of every tensor, by which map, in which rounding, whose files, and the recipe."""
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_audit, show_json
+    from interpole.cli.progress import bytes_bar
+    from interpole.cli.show import show_audit, show_json
     from interpole.diagnostics.audit import audit as examine_merge
 
     sources = [open_source(source) for source in (merged, instruct, thinking, base) if source is not None]

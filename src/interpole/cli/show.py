@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Terminal",
-    "bytes_bar",
     "command_line",
     "console",
     "dim",
@@ -395,20 +394,3 @@ def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
                 bar.console.print(printable(p.message), markup=False)
 
         yield on_progress
-
-
-@contextmanager
-def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr that counts bytes and shows their speed."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn(title, markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)

@@ -15,7 +15,6 @@ from interpole.cli.options import file_not_model, say_what_is_run
 from interpole.engines.registry import default_engine
 from interpole.errors import RunError, printable
 from interpole.files import size_text
-from interpole.formats import parse_yaml, read_json
 
 if TYPE_CHECKING:
     from interpole.runs.runfile import Shard
@@ -173,6 +172,8 @@ def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dic
 
 def named(option: str, given: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs; values are read as YAML."""
+    from interpole.formats import parse_yaml
+
     if wrong := next((one for one in given if "=" not in one), None):
         raise typer.BadParameter(f"{option} {wrong}: write NAME=VALUE, e.g. dtype=float32 or enable_thinking=false")
     return {
@@ -238,6 +239,8 @@ def start(
         return
     metrics = score(out)
     if as_json:
+        from interpole.formats import read_json
+
         made = {"num_generated": summary.num_generated, "num_tokens": summary.num_tokens, "seconds": summary.seconds}
         failed = [{"task": entry.task, "point": entry.point} for entry in summary.failed]
         show_json({"run": str(out)} | made | {"failed": failed} | read_json(out / "metrics.json", RunError))
@@ -299,6 +302,8 @@ def _start_adaptive(
     names = (sources[0], sources[1]) if len(sources) == 2 else ("INSTRUCT", "THINKING")
     chosen = recommend(found.samples, sources=names, **wanted.options)
     if as_json:
+        from interpole.formats import read_json
+
         own = {"adaptive": explored(found), "recommendation": recommendation(chosen)}
         show_json({"run": str(out)} | own | read_json(out / "metrics.json", RunError))
         return

@@ -178,7 +178,8 @@ def extract_lora(
     `interpole extract-lora mi-0.8 Qwen/Qwen3-4B-Instruct-2507 --rank 64 --out mi-0.8-lora`
     """
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_extracted, show_json
+    from interpole.cli.progress import bytes_bar
+    from interpole.cli.show import show_extracted, show_json
     from interpole.merging.lora import extract
     from interpole.merging.merged import open_part
     from interpole.merging.recipe import as_part
@@ -323,7 +324,7 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     from time import perf_counter
 
     from interpole.checkpoints.save import Target, save_all, shards_of
-    from interpole.cli.show import bytes_bar, show_json
+    from interpole.cli.progress import bytes_bar
     from interpole.files import size_text
     from interpole.merging.merged import merge_all
 
@@ -345,6 +346,8 @@ def _write(job: _Job, *, as_json: bool) -> bool:
         )
     seconds = perf_counter() - start
     if as_json:
+        from interpole.cli.show import show_json
+
         made = [
             {"folder": str(out), "recipe": recipes[out].model_dump(mode="json", by_alias=True, exclude_none=True)}
             | {"num_tensors": len(checkpoint), "num_bytes": checkpoint.num_bytes, "notes": list(checkpoint.notes)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
@@ -111,6 +110,8 @@ def engine_kinds() -> dict[str, EngineKind]:
     Raises:
         EngineError: a package's entry point does not load, or is no `EngineKind`.
     """
+    from importlib.metadata import entry_points  # slow to import, and the command line reads names alone
+
     found = {kind.name: kind for kind in _BUILT_IN}
     for point in entry_points(group=GROUP):
         try:

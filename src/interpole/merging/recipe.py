@@ -28,7 +28,6 @@ from interpole.checkpoints.views.vocabulary import RowChanges, TokenRow
 from interpole.errors import InterpoleWarning, RecipeError
 from interpole.files import StrPath, read_text
 from interpole.formats import parse_yaml_documents
-from interpole.merging.mergekit import translate_lines
 from interpole.merging.methods import Method, get_method
 from interpole.merging.rules import (
     Coefficients,
@@ -429,6 +428,8 @@ class Recipe(Strict):
         with _while_reading(path):
             text = read_text(path, RecipeError, "the recipe")
             documents = parse_yaml_documents(text, path, RecipeError)
+            from interpole.merging.mergekit import translate_lines  # for files alone, and slow to import
+
             mergekits = any(isinstance(content, dict) and "merge_method" in content for content, _ in documents)
             if len(documents) > 1 and not mergekits:
                 raise RecipeError("several documents", path, "name one recipe as a source of the other: {recipe: FILE}")
