@@ -2,6 +2,7 @@
 
     python benchmarks/merge.py                          # 0.6B, Interpole, the floor and the naive script (needs torch)
     python benchmarks/merge.py --size 4b --mergekit .venv-mergekit/bin/mergekit-yaml
+    python benchmarks/merge.py --methods            # methods on task vectors against linear
 
 The pair is random with Qwen3's exact shapes (pairs.py). The floor is what no merge can beat by much: `cp` of one model plus `cat`
 of two to nowhere. The naive script holds one model and merges shard by shard in bf16 with torch, as the paper's does.
@@ -21,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from pairs import SHAPES, build_apart
+from pairs import SHAPES, build, build_apart
 
 LAMBDAS = "0:1:0.1"
 
@@ -78,6 +79,22 @@ def contenders(a: Path, b: Path, out: Path, mergekit: Path | None, work: Path) -
     return commands
 
 
+def methods(a: Path, b: Path, base: Path, out: Path, work: Path) -> dict[str, list[str]]:
+    """Name → command that merges by a method: linear first, then those on task vectors in the paper's settings."""
+    interpole = str(Path(sys.executable).with_name("interpole"))
+    pair, trio = {"a": str(a), "b": str(b)}, {"a": str(a), "b": str(b), "base": str(base)}
+    recipes = {
+        "linear": {"sources": pair, "weights": {"a": 0.4, "b": 0.6}},
+        "task_arithmetic": {"sources": trio, "weights": {"a": 0.7, "b": 0.7}},
+        "ties": {"sources": trio, "weights": {"a": 1, "b": 1}, "parameters": {"sparsity": 0.2, "scale": 0.5}},
+    }
+    commands = {}
+    for name, recipe in recipes.items():
+        (work / f"{name}.yml").write_text(json.dumps({"method": name} | recipe))
+        commands[name] = [interpole, "merge", str(work / f"{name}.yml"), "--out", str(out), "--no-doctor"]
+    return commands
+
+
 def compare(commands: dict[str, list[str]], out: Path, rounds: int) -> dict[str, Cost]:
     """Medians over `rounds` interleaved rounds after one that warms the page cache and is not counted."""
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
@@ -94,11 +111,12 @@ def compare(commands: dict[str, list[str]], out: Path, rounds: int) -> dict[str,
 
 def report(size: str, rounds: int, costs: dict[str, Cost]) -> None:
     """Print a table, relative to its first line, and one line of JSON."""
-    base = next(iter(costs.values())).wall_seconds
+    first = next(iter(costs.values()))
     print(f"Qwen3-{size} pair, {os.cpu_count()} cores, median of {rounds}")
-    print("| | wall s | × first | CPU s | peak MB |\n| --- | --- | --- | --- | --- |")
+    print("| | wall s | × first | CPU s | × first | peak MB |\n| --- | --- | --- | --- | --- | --- |")
     for name, (wall, cpu, peak) in costs.items():
-        print(f"| {name} | {wall:.2f} | {wall / base:.2f} | {cpu:.2f} | {peak:.0f} |")
+        ratios = wall / first.wall_seconds, cpu / first.cpu_seconds
+        print(f"| {name} | {wall:.2f} | {ratios[0]:.2f} | {cpu:.2f} | {ratios[1]:.2f} | {peak:.0f} |")
     print(json.dumps({"size": size, "rounds": rounds, "costs": {name: cost._asdict() for name, cost in costs.items()}}))
 
 
@@ -109,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mergekit", type=Path, help="path of mergekit-yaml")
     parser.add_argument("--many", action="store_true", help="also eleven λ in one read against eleven runs")
+    parser.add_argument("--methods", action="store_true", help="linear, task_arithmetic and ties, with a base")
     parser.add_argument("--work", type=Path, help="folder for the pair (kept); default a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="interpole-bench-") as temporary:
@@ -116,6 +135,8 @@ def main() -> None:
         a, b = build_apart(work, options.size)
         out = work / "out"
         commands = contenders(a, b, out, options.mergekit, work)
+        if options.methods:
+            commands = methods(a, b, build(work / f"{options.size}-base", options.size, 3), out, work)
         if options.many:
             one = commands["interpole"]
             each = " && ".join(" ".join([*one[:5], str(i / 10), "--out", f"{out}-{i}"]) for i in range(11))

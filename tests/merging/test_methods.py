@@ -15,7 +15,7 @@ import reference
 import tiny
 from interpole.errors import RecipeError
 from interpole.merging.methods import METHODS, get_method
-from interpole.merging.methods._sparsify import Stream, smallest
+from interpole.merging.methods._sparsify import Stream, by_magnitude, magnitude_cut, smallest
 from interpole.merging.recipe import Recipe, build
 
 SHAPE = (7, 24)
@@ -134,6 +134,27 @@ def test_ties_trims_votes_and_averages(weights, options):
     base, models = drawn(2, 3)
     ours = merge("ties", models, weights, base=base, density=(0.2, 0.6), **options)
     np.testing.assert_allclose(ours, reference.ties(models, weights, base, (0.2, 0.6), **options), rtol=2e-6, atol=2e-7)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.floats(0, 1), st.integers(1, 50))
+def test_what_is_kept_by_magnitude_is_what_a_stable_sort_puts_first_however_it_is_cut(values, density, step):
+    delta, base = np.array(values, np.float32), np.full(len(values), 0.5, np.float32)
+    first = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))[: int(density * len(values))]
+    wanted = delta * np.isin(np.arange(len(values)), first)
+    assert by_magnitude(delta, density).tobytes() == wanted.tobytes()
+    cut = magnitude_cut(delta + base, base, density)
+    pieces = [cut.trim(delta[start : start + step], start) for start in range(0, len(values), step)]
+    assert np.concatenate(pieces).tobytes() == wanted.tobytes()
+
+
+def test_ties_in_pieces_is_ties_in_one(monkeypatch):
+    base, models = drawn(3, 14)
+    options = {"base": base, "density": (0.2, 0.6, 1.0)}
+    whole = merge("ties", models, (0.3, 0.7, 0.5), **options)
+    for module in ("_sparsify.PIECE_ELEMENTS", "_task_vectors.CHUNK_ELEMENTS"):
+        monkeypatch.setattr(f"interpole.merging.methods.{module}", 19)
+    assert merge("ties", models, (0.3, 0.7, 0.5), **options).tobytes() == whole.tobytes()
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.integers(-1, 42))

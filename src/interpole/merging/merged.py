@@ -371,9 +371,7 @@ def _stage(source: Checkpoint) -> Merged | None:
 def _to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """The array in float32; exact for bfloat16, float16 and float8."""
     if array.dtype == DTYPES["BF16"]:
-        wide = array.view(np.uint16).astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
+        return np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
     return array.astype(np.float32)
 
 

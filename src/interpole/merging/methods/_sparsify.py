@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "by_chance", "by_magnitude", "by_rank", "restore_l1", "smallest", "without_outliers"]
+__all__ = [
+    "Stream",
+    "by_chance",
+    "by_magnitude",
+    "by_rank",
+    "magnitude_cut",
+    "restore_l1",
+    "smallest",
+    "without_outliers",
+]
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+PIECE_ELEMENTS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +69,58 @@ def by_magnitude(delta: Array, density: float) -> Array:
     """Keep the ⌊density·n⌋ elements of largest magnitude (TIES, arXiv 2306.01708, "trim")."""
     if density >= 1:
         return delta
-    kept = smallest(-np.abs(delta).reshape(-1), int(density * delta.size))
-    return delta * kept.reshape(delta.shape)
+    cut = _cut_of(_bits(delta.reshape(-1)), int(density * delta.size))
+    return cut.trim(delta.reshape(-1), 0).reshape(delta.shape)
+
+
+class _Cut(NamedTuple):
+    """What `by_magnitude` keeps: magnitudes whose bits lie above a threshold, and those at it up to a position.
+
+    Attributes:
+        threshold: bits of a float32, which order as magnitudes do; -1: all is kept.
+        last: position of the last element at the threshold that is kept; -1 where there is none.
+    """
+
+    threshold: int
+    last: int
+
+    def trim(self, delta: Array, start: int) -> Array:
+        """A piece of the flat task vector from element `start` on, with zeros for what is not kept."""
+        if self.threshold < 0:
+            return delta
+        bits = _bits(delta)
+        kept = bits > self.threshold
+        if (at := self.last + 1 - start) > 0:
+            kept[:at] |= bits[:at] == self.threshold
+        return delta * kept
+
+
+def magnitude_cut(tensor: Array, base: Array, density: float) -> _Cut:
+    """What `by_magnitude` keeps of `tensor` − `base`, which is not held whole."""
+    if density >= 1:
+        return _Cut(-1, -1)
+    above, below, bits = tensor.reshape(-1), base.reshape(-1), np.empty(base.size, np.int32)
+    for start in range(0, base.size, PIECE_ELEMENTS):
+        span = slice(start, start + PIECE_ELEMENTS)
+        bits[span] = _bits(above[span] - below[span])
+    return _cut_of(bits, int(density * base.size))
+
+
+def _bits(delta: Array) -> NDArray[np.int32]:
+    return np.abs(delta).view(np.int32)
+
+
+def _cut_of(bits: NDArray[np.int32], count: int) -> _Cut:
+    """The cut that keeps `count` elements; of equal ones the first."""
+    if count <= 0:
+        return _Cut(np.iinfo(np.int32).max, -1)
+    if count >= bits.size:
+        return _Cut(-1, -1)
+    ordered = np.partition(bits, bits.size - count)
+    threshold = ordered[bits.size - count]
+    num_above = int(np.count_nonzero(ordered[bits.size - count :] > threshold))
+    last = np.flatnonzero(bits == threshold)[count - num_above - 1]
+    return _Cut(int(threshold), int(last))
 
 
 def without_outliers(delta: Array, density: float, gamma: float) -> Array:

@@ -6,7 +6,7 @@ methods without reductions agree with its fp32 results to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,21 @@ from numpy.typing import NDArray
 
 from interpole.merging.methods import Parameter
 
-__all__ = ["DENSITY", "RESCALE", "SCALE", "SEED", "agreeing", "combine", "normalize_parameter", "normalized"]
+__all__ = [
+    "DENSITY",
+    "RESCALE",
+    "SCALE",
+    "SEED",
+    "agreeing",
+    "combine",
+    "combine_pieces",
+    "differences",
+    "normalize_parameter",
+    "normalized",
+]
 
 Array = NDArray[np.float32]
-CHUNK_ELEMENTS = 1 << 16
+CHUNK_ELEMENTS = 1 << 15
 
 SCALE = Parameter(1.0, "factor on the merged task vector; mergekit calls it lambda")
 SEED = Parameter(0, "seed of the random masks", low=0)
@@ -59,16 +70,48 @@ def combine(
     Returns:
         A new float32 array of that shape.
     """
+    parts = [delta.reshape(-1) for delta in deltas]
+    read = lambda span: [part[span] for part in parts]  # noqa: E731
+    return combine_pieces(base, read, weights, vote=vote, normalize=normalize, scale=scale)
+
+
+def combine_pieces(
+    base: Array,
+    read: Callable[[slice], Sequence[Array]],
+    weights: Sequence[float],
+    *,
+    vote: bool = False,
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Array:
+    """As `combine`, the task vectors being asked for piece by piece, so that they stay in the cache.
+
+    Args:
+        base: float32 array.
+        read: a span of the flattened tensor → the task vectors there.
+        weights: one number each.
+        vote: as in `combine`.
+        normalize: as in `combine`.
+        scale: factor on the sum.
+
+    Returns:
+        A new float32 array of that shape.
+    """
     factors = [np.float32(weight) for weight in weights]
-    out = np.empty(base.size, np.float32)
-    below, parts = base.reshape(-1), [delta.reshape(-1) for delta in deltas]
+    out, below = np.empty(base.size, np.float32), base.reshape(-1)
     for start in range(0, base.size, CHUNK_ELEMENTS):
-        span = slice(start, start + CHUNK_ELEMENTS)
-        mixed = mix([part[span] for part in parts], factors, vote, normalize)
+        span = slice(start, min(start + CHUNK_ELEMENTS, base.size))
+        mixed = mix(read(span), factors, vote, normalize)
         if scale != 1:
             mixed *= np.float32(scale)
         np.add(mixed, below[span], out=out[span])
     return out.reshape(base.shape)
+
+
+def differences(tensors: Sequence[Array], base: Array) -> Callable[[slice], list[Array]]:
+    """The task vectors of tensors, by spans of the flattened ones."""
+    above, below = [tensor.reshape(-1) for tensor in tensors], base.reshape(-1)
+    return lambda span: [tensor[span] - below[span] for tensor in above]
 
 
 def mix(deltas: Sequence[Array], factors: Sequence[np.float32], vote: bool, normalize: bool) -> Array:
@@ -77,19 +120,35 @@ def mix(deltas: Sequence[Array], factors: Sequence[np.float32], vote: bool, norm
     divisor: Any = sum(factors, np.float32(0))
     if vote:
         masks = agreeing(weighted)
-        weighted = [part * mask for part, mask in zip(weighted, masks, strict=True)]
-        divisor = summed([mask * factor for mask, factor in zip(masks, factors, strict=True)]) if normalize else None
-    mixed = summed(weighted)
-    if normalize:
-        mixed /= np.where(np.abs(divisor) < 1e-8, np.float32(1), divisor)
+        for part, mask in zip(weighted, masks, strict=True):
+            part *= mask
+        divisor = _added([mask * factor for mask, factor in zip(masks, factors, strict=True)]) if normalize else None
+    mixed = _added(weighted)
+    if normalize and vote:
+        divisor[np.abs(divisor) < np.float32(1e-8)] = 1
+        mixed /= divisor
+    elif normalize:
+        mixed /= divisor if abs(divisor) >= np.float32(1e-8) else np.float32(1)
     return mixed
+
+
+def _added(arrays: Sequence[Array]) -> Array:
+    """Sum from left to right into the first of the arrays."""
+    total = arrays[0]
+    for array in arrays[1:]:
+        total += array
+    return total
 
 
 def agreeing(weighted: Sequence[Array]) -> list[NDArray[np.bool_]]:
     """For each array the elements whose sign is that of the sum over all arrays; a sum of 0 counts as positive."""
-    total = sum(weighted[1:], weighted[0])
-    positive = total >= 0
-    return [np.where(positive, part > 0, part < 0) for part in weighted]
+    positive = summed(weighted) >= 0
+    masks = []
+    for part in weighted:
+        mask = (part > 0) == positive
+        mask &= part != 0
+        masks.append(mask)
+    return masks
 
 
 def summed(arrays: Sequence[Array]) -> Array:

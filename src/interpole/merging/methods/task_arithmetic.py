@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.merging.methods import Method
-from interpole.merging.methods._task_vectors import SCALE, combine, normalize_parameter
+from interpole.merging.methods._task_vectors import SCALE, combine_pieces, differences, normalize_parameter
 
 __all__ = ["METHODS", "task_arithmetic"]
 
@@ -33,8 +33,7 @@ def task_arithmetic(
     Returns:
         A new float32 array of that shape.
     """
-    deltas = [tensor - base for tensor in tensors]
-    return combine(base, deltas, weights, normalize=normalize, scale=scale)
+    return combine_pieces(base, differences(tensors, base), weights, normalize=normalize, scale=scale)
 
 
 METHODS = {

@@ -13,8 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.merging.methods import Method
-from interpole.merging.methods._sparsify import by_magnitude, restore_l1
-from interpole.merging.methods._task_vectors import DENSITY, RESCALE, SCALE, combine, normalize_parameter
+from interpole.merging.methods._sparsify import by_magnitude, magnitude_cut, restore_l1
+from interpole.merging.methods._task_vectors import (
+    DENSITY,
+    RESCALE,
+    SCALE,
+    combine,
+    combine_pieces,
+    differences,
+    normalize_parameter,
+)
 
 __all__ = ["METHODS", "ties"]
 
@@ -45,10 +53,17 @@ def ties(
     Returns:
         A new float32 array of that shape.
     """
+    if not rescale:  # nothing but the magnitudes is needed of a whole task vector
+        cuts = [magnitude_cut(tensor, base, share) for tensor, share in zip(tensors, density, strict=True)]
+        read = differences(tensors, base)
+
+        def trimmed_at(span: slice) -> list[Array]:
+            return [cut.trim(delta, span.start) for cut, delta in zip(cuts, read(span), strict=True)]
+
+        return combine_pieces(base, trimmed_at, weights, vote=True, normalize=normalize, scale=scale)
     deltas = [tensor - base for tensor in tensors]
     trimmed = [by_magnitude(delta, share) for delta, share in zip(deltas, density, strict=True)]
-    if rescale:
-        trimmed = [restore_l1(kept, delta) for kept, delta in zip(trimmed, deltas, strict=True)]
+    trimmed = [restore_l1(kept, delta) for kept, delta in zip(trimmed, deltas, strict=True)]
     return combine(base, trimmed, weights, vote=True, normalize=normalize, scale=scale)
 
 
