@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py           # about ten minutes
     python benchmarks/sweep.py --quick   # the same with fewer samples
+    python benchmarks/sweep.py --engines 2   # only: so many engines against one, with the tiny pair; needs as many idle cores
 
 A sweep moves the engine's weights from λ to λ, hands prompts to it in another process, grades, and keeps answers and logs.
 `bare` calls the same engine's `load` and `generate` with the same prompts, sampler and seeds in one process, and keeps nothing.
@@ -47,6 +48,7 @@ class Times(NamedTuple):
     start_seconds: float  # until its first request
     busy_seconds: float  # during which requests were with the engine
     bare_seconds: float
+    loop_cpu_seconds: float  # of the sweep's process and its threads, the engine's apart
 
     @property
     def outside(self) -> tuple[float, float]:
@@ -62,14 +64,16 @@ class Times(NamedTuple):
 
 def time_both(config: SweepConfig, out: Path) -> Times:
     """Run a sweep, then its engine alone."""
-    begin = time.monotonic()
+    import inspect_ai._eval.eval  # noqa: F401, PLC0415  (its import is no part of a sample's cost)
+
+    begin, cpu = time.monotonic(), time.process_time()
     with sweep.pool_of(Plan(config)) as pool:
         summary = sweep.run(config, out, pool=pool)
         wall = time.monotonic() - begin
-        start, busy = pool.first_request - begin, pool.busy_seconds
+        start, busy, cpu = pool.first_request - begin, pool.busy_seconds, time.process_time() - cpu
     if summary.failed:
         raise SystemExit(f"failed: {summary.failed[0].parts}")
-    return Times(summary.num_generated, summary.num_tokens, wall, start, busy, time_bare(config))
+    return Times(summary.num_generated, summary.num_tokens, wall, start, busy, time_bare(config), cpu)
 
 
 def time_bare(config: SweepConfig) -> float:
@@ -123,11 +127,35 @@ def large_run(out: Path, samples: int) -> int:
     return 204 * samples * len(LAMBDAS)
 
 
+def compare_engines(num: int) -> None:
+    """Samples per second, after the start, of so many engines and of one."""
+    speeds = {}
+    for engines in (1, num, 1, num):
+        lams = [0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+        one = config("transformers", 8, lams, dtype="float32", threads=1).model_copy(update={"engines": engines})
+        with tempfile.TemporaryDirectory(prefix="interpole-bench-") as out, sweep.pool_of(Plan(one)) as pool:
+            pool.versions()
+            begin = time.monotonic()
+            summary = sweep.run(one, Path(out) / "run", pool=pool)
+            seconds = time.monotonic() - max(begin, pool.first_request)
+            loads = sum(rate.num_loads for rate in pool.rates())
+        speeds.setdefault(engines, []).append(summary.num_generated / seconds)
+        print(
+            f"{engines} engines: {speeds[engines][-1]:.1f} samples/s, {loads} loads for {len(lams)} points", flush=True
+        )
+    ratio = max(speeds[num]) / max(speeds[1])
+    print(json.dumps({"engines": num, "samples_per_second": speeds, "ratio": ratio}))
+
+
 def main() -> None:
     """Measure, print two tables and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
+    parser.add_argument("--engines", type=int, help="only: so many engines against one")
     options = parser.parse_args()
+    if options.engines:
+        compare_engines(options.engines)
+        return
     less = 10 if options.quick else 1
     with tempfile.TemporaryDirectory(prefix="interpole-bench-") as temporary:
         work = Path(temporary)
@@ -148,14 +176,15 @@ def print_tables(times: dict[str, Times], costs: dict[str, Cost], num: int, disk
     """What was found, for people and for machines."""
     load = os.getloadavg()[2]
     print(f"{os.cpu_count()} cores, load average of the last quarter of an hour {load:.1f}\n")
-    print("| | samples | tokens each | wall s | outside | after the start | samples/s | bare | ratio |")
-    print("| --- |" + " ---: |" * 8)
+    print("| | samples | tokens each | wall s | outside | after the start | samples/s | bare | ratio | loop CPU ms |")
+    print("| --- |" + " ---: |" * 9)
     for name, one in times.items():
         loop, bare = (one.num_samples / s for s in (one.wall_seconds - one.start_seconds, one.bare_seconds))
         all_of_it, after = one.outside
         print(
             f"| {name} | {one.num_samples:,} | {one.num_tokens / one.num_samples:.0f} | {one.wall_seconds:.0f} | "
-            f"{all_of_it:.1%} | {after:.1%} | {loop:.1f} | {bare:.1f} | {one.relative_speed:.2f} |"
+            f"{all_of_it:.1%} | {after:.1%} | {loop:.1f} | {bare:.1f} | {one.relative_speed:.2f} | "
+            f"{1000 * one.loop_cpu_seconds / one.num_samples:.1f} |"
         )
     print(f"\n| {num:,} samples, {disk_mb:.0f} MB of logs | wall s | CPU s | peak MB |\n| --- |" + " ---: |" * 3)
     for name, (wall, cpu, peak) in costs.items():
