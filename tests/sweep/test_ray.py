@@ -13,9 +13,12 @@ from bench import PROBLEMS, Bench
 from forked import APART
 from interpole.analysis.scoring import score
 from interpole.errors import RunError
+from interpole.lab import shipped
 from interpole.runs import samples
 from interpole.runs.progress import Progress
 from interpole.runs.runfile import UNITS
+from interpole.search import optuna_search as search
+from interpole.search.space import SpaceFile
 from interpole.sweep import run as sweep
 from interpole.sweep import units
 from interpole.sweep.actors import Actors, needs
@@ -162,11 +165,12 @@ def test_a_node_that_is_killed_costs_what_was_in_flight(cluster, bench, expected
     assert bench.num_generated - 96 <= IN_FLIGHT
 
 
-def test_an_actor_that_is_killed_is_replaced_and_what_it_answered_is_kept(cluster, bench, expected):
-    def actor():
-        return [p for p in psutil.process_iter(["cmdline"]) if "ray::_Host" in " ".join(p.info["cmdline"] or ())]
+def actors_here():
+    return [p for p in psutil.process_iter(["cmdline"]) if "ray::_Host" in " ".join(p.info["cmdline"] or ())]
 
-    killing = Killing(8, actor)
+
+def test_an_actor_that_is_killed_is_replaced_and_what_it_answered_is_kept(cluster, bench, expected):
+    killing = Killing(8, actors_here)
     assert on_ray(cluster.address, bench, killing).failed == ()
     assert len(killing.killed) == 1
     assert sum("is gone" in message for message in killing.messages) == 2  # of the engine, and of its unit
@@ -190,7 +194,38 @@ def test_a_driver_that_is_killed_goes_on_from_what_is_on_disk(cluster, bench, ex
     on_ray(cluster.address, bench)
     assert content(bench.out) == expected
     assert bench.num_generated - 96 <= IN_FLIGHT
-    assert len(nodes(bench)) >= 5  # one may have been done while nobody was there to write that down
+    assert len(nodes(bench)) == 6
+
+
+SPACE = """
+sources: {{instruct: {pair.instruct}, thinking: {pair.thinking}}}
+tasks: arithmetic
+samples: 1
+limit: 8
+lambdas: [0, 1]
+sampler: {{max_tokens: 60}}
+engine_options: {{dtype: float32}}
+space: {{lambda: [0.3, 1]}}
+algorithm: random
+trials: 6
+finalists: 2
+"""
+
+
+def test_a_search_over_the_shipped_pair_tries_on_the_cluster_what_it_tries_here(cluster, tmp_path):
+    (tmp_path / "space.yml").write_text(SPACE.format(pair=shipped()))
+    file = SpaceFile.load(tmp_path / "space.yml")
+    here = search.run(file, tmp_path / "here")
+    killing = Killing(2, actors_here)
+    with Actors(file.sweep, tmp_path / "there", cluster.address) as actors:
+        there = search.run(file, tmp_path / "there", on_progress=killing, actors=actors)
+    assert there.num_trials == 6
+    assert search.to_json(there) == search.to_json(here)
+    assert len(killing.killed) == 1
+    assert sum(", on " in message for message in killing.messages if message.startswith("trial")) == 6
+    for run in ("held-out", "confirmed"):
+        assert samples.read(tmp_path / "there" / run) == samples.read(tmp_path / "here" / run)
+    assert not list((tmp_path / "there/answers").iterdir())
 
 
 def test_a_cluster_without_room_is_an_error_that_says_what_is_needed(cluster, bench):

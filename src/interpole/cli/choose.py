@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpole.cli.options import Engines, EstimandOption, Grading, Json, Run, Trust, say_what_is_run
+from interpole.cli.cluster import actors_of
+from interpole.cli.options import Engines, EstimandOption, Grading, Json, RayAddress, Run, Trust, say_what_is_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,6 +179,7 @@ def search(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: made, or continued.")],
     trials: Annotated[int | None, typer.Option(help="Recipes to try, in all. [default: the file's, or 50]")] = None,
     engines: Engines = None,
+    ray: RayAddress = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -195,8 +197,8 @@ def search(
     file = file if trials is None else file.model_copy(update={"trials": trials})
     if engines is not None:
         file = file.model_copy(update={"sweep": file.sweep.under({"engines": engines}, space)})
-    with sweep_bar() as on_progress:
-        found = optuna_search.run(file, out, on_progress=on_progress)
+    with actors_of(file.sweep, out, ray) as actors, sweep_bar() as on_progress:
+        found = optuna_search.run(file, out, on_progress=on_progress, actors=actors)
     if as_json:
         show_json(optuna_search.to_json(found))
     else:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interpole.cli import options
+from interpole.cli.cluster import actors_of
 from interpole.cli.options import file_not_model, say_what_is_run
 from interpole.engines.registry import default_engine
 from interpole.errors import RunError, printable
@@ -18,7 +18,6 @@ from interpole.files import size_text
 
 if TYPE_CHECKING:
     from interpole.runs.runfile import Shard
-    from interpole.sweep.cluster import Cluster
     from interpole.sweep.config import SweepConfig
     from interpole.sweep.estimate import Estimate
     from interpole.sweep.run import Changed
@@ -223,12 +222,14 @@ def start(
     """Run a sweep or a share of it with a progress display, write its tables and say what came of it."""
     from interpole.analysis.scoring import score
     from interpole.cli.show import show_json, show_metrics, show_next, sweep_bar
+    from interpole.sweep.cluster import Cluster
     from interpole.sweep.run import run
 
     if doctor:
         examine(config)
     _say_where_the_key_goes(config)
-    with _crew(config, out, ray) as crew, sweep_bar() as on_progress:
+    with actors_of(config, out, ray) as actors, sweep_bar() as on_progress:
+        crew = None if actors is None else Cluster(actors)
         summary = run(config, out, on_progress, changed=changed, shard=shard, crew=crew)
     for entry in summary.failed:
         reason = next((part.error for part in entry.parts if part.error), "")
@@ -254,19 +255,6 @@ def start(
             typer.echo(f"shard {shard}; when all are done: interpole runs merge RUN RUN … --out NEW")
     if summary.failed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _crew(config: SweepConfig, out: Path, address: str | None) -> Iterator[Cluster | None]:
-    """The engines of a cluster; None where no address is given."""
-    if address is None:
-        yield None
-        return
-    from interpole.sweep.actors import Actors
-    from interpole.sweep.cluster import Cluster
-
-    with Actors(config, out, address) as actors:
-        yield Cluster(actors)
 
 
 def _start_adaptive(

@@ -32,7 +32,7 @@ from interpole.search.study import CONFIRMED, HELD_OUT
 from interpole.sweep import run as sweep
 from interpole.sweep.config import PointConfig
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import OnProgress
+from interpole.sweep.run import Crew, OnProgress
 from interpole.tasks import Benchmark
 
 __all__ = ["Confirmation", "Finalist", "Finals", "Ids", "Questions", "split", "winner_of"]
@@ -151,7 +151,7 @@ class Finals:
     file: SpaceFile
     out: Path
     planned: Plan
-    pool: Pool
+    engines: Pool | Crew
     on_progress: OnProgress
 
     def choose(
@@ -219,7 +219,8 @@ class Finals:
         config = self.planned.config.model_copy(
             update={"tasks": tuple(tasks), "lambdas": lambdas, "points": tuple(points)}
         )
-        summary = sweep.run(config, self.out / folder, self.on_progress, pool=self.pool, changed="also")
+        own = {"pool": self.engines} if isinstance(self.engines, Pool) else {"crew": self.engines}
+        summary = sweep.run(config, self.out / folder, self.on_progress, changed="also", **own)
         if summary.failed:
             first = summary.failed[0]
             raise RunError(f"{first.task} failed at {first.point}", self.out / folder, "run it again to go on")

@@ -7,8 +7,9 @@ and started again it goes on within the trial at which it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from interpole.formats import content_hash
 from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
 from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
 from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
+from interpole.sweep.actors import Actors, Order, written
+from interpole.sweep.cluster import Cluster
 from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
@@ -61,6 +64,7 @@ def run(
     out: StrPath,
     *,
     on_progress: OnProgress = lambda _: None,
+    actors: Actors | None = None,
 ) -> Result:
     """Search, choose among the best on the questions held out, and confirm the winner on some that are kept for that.
 
@@ -68,6 +72,7 @@ def run(
         file: what to vary, and on what.
         out: the folder; made, or continued.
         on_progress: told of every trial, and of every answer of the last sweep.
+        actors: engines on a cluster, each of which tries a point of its own: what is tried then depends on what ends first.
 
     Raises:
         InterpoleError: Optuna is not installed, the file does not fit the models, or the folder holds another search.
@@ -93,22 +98,20 @@ def run(
         if (out / name).is_symlink():
             raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
     about = _about(file, planned)
+    at_once = actors is not None
     with (
-        open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell) as study,
-        pool_of(planned, tell) as pool,
+        open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell, at_once=at_once) as study,
+        _engines(planned, actors, tell) as engines,
     ):
         share = confirm_share(study, out, file.confirm)
         questions = split(planned.benchmarks.values(), file.held_out, share, file.sweep.seed)
-        trials = _Trials(file, out, planned, pool, questions.seen, parts)
+        trials = _Trials(file, out, planned, questions.seen, parts)
         for values in uniform(file.space, list(parts)):
             study.enqueue_trial(values, skip_if_exists=True)
-        trials.finish(study)
-        num_tried = _num_tried(study)
-        while num_tried < file.trials:
-            found = trials.try_one(study)
+        for number, found in trials.try_all(study, engines):
             num_tried = _num_tried(study)
-            tell(f"trial {num_tried} of {file.trials}: {found}")
-        finals = Finals(file, out, planned, pool, on_progress)
+            tell(f"trial {number + 1} of {file.trials}: {found}")
+        finals = Finals(file, out, planned, Cluster(engines) if isinstance(engines, Actors) else engines, on_progress)
         best = _best([trial for trial in study.best_trials if _says_all(file, parts, trial)], file.finalists)
         points = {name: _point(file, parts, trial) for name, trial in best.items()}
         finalists = finals.choose(points, {name: trial.values for name, trial in best.items()}, questions.choose)
@@ -163,6 +166,17 @@ def _num_tried(study: Study) -> int:
     return sum(trial.state.name != "WAITING" for trial in study.trials)
 
 
+@contextmanager
+def _engines(planned: Plan, actors: Actors | None, tell: Callable[[str], None]) -> Iterator[Pool | Actors]:
+    """Those of a cluster, or some here."""
+    if actors is None:
+        with pool_of(planned, tell) as pool:
+            yield pool
+    else:
+        actors.report = tell
+        yield actors
+
+
 class _Trials:
     """Tries points on the questions of the search."""
 
@@ -171,54 +185,134 @@ class _Trials:
         file: SpaceFile,
         out: Path,
         planned: Plan,
-        pool: Pool,
         benchmarks: Sequence[Benchmark],
         parts: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self._file, self._out, self._plan, self._pool = file, out, planned, pool
+        self._file, self._out, self._plan = file, out.absolute(), planned
         self._benchmarks, self._parts = benchmarks, parts
         self.num_tokens = 0
 
-    def finish(self, study: Study) -> None:
-        """Go on with trials that were under way when the search was stopped."""
+    def try_all(self, study: Study, engines: Pool | Actors) -> Iterator[tuple[int, str]]:
+        """Go on with trials that were under way when the search was stopped, then try more until there are enough.
+
+        Yields:
+            Each trial's number, and what came of it, in words.
+        """
+        left = list(self._begun(study))
+        if isinstance(engines, Actors):
+            yield from self._try_at_once(study, engines, left)
+            return
+        while left or _num_tried(study) < self._file.trials:
+            number, point = left.pop(0) if left else self._new(study)
+            try:
+                values = try_point(self._plan, engines, point, self._benchmarks, self._answers(number))
+            except InterpoleError as error:
+                yield number, self._failed(study, number, str(error))
+            else:
+                yield number, self._done(study, number, values)
+
+    def _try_at_once(
+        self, study: Study, actors: Actors, left: list[tuple[int, PointConfig]]
+    ) -> Iterator[tuple[int, str]]:
+        """Each engine tries a point of its own. A trial whose engine is gone is tried again on another."""
+        config, lost = written(self._plan.config), Counter[int]()
+
+        def give(_: int) -> Order | None:
+            if not left and _num_tried(study) >= self._file.trials:
+                return None
+            number, point = left.pop(0) if left else self._new(study)
+            ids = {bench.name: tuple(problem.id for problem in bench.problems) for bench in self._benchmarks}
+            return Order(try_ids, config, (point, ids, self._answers(number)))
+
+        def num_left() -> int:
+            return len(left) + max(0, self._file.trials - _num_tried(study))
+
+        for done in actors.work(give, num_left):
+            if done is None:
+                continue
+            point, _, answers = done.order.args
+            number = int(answers.stem)
+            lost[number] += done.gone
+            if done.gone and lost[number] <= self._file.sweep.max_failures:
+                left.append((number, point))
+            elif done.error:
+                yield number, self._failed(study, number, done.error)
+            else:
+                yield number, f"{self._done(study, number, done.answer)}, on {done.node}"
+
+    def _begun(self, study: Study) -> Iterator[tuple[int, PointConfig]]:
+        """Trials that were under way; those that were stopped before all values were drawn have failed."""
         for trial in study.trials:
             if trial.state.name == "RUNNING":
                 try:
-                    point = _point(self._file, self._parts, trial)
-                except KeyError:  # stopped before all values were drawn
+                    yield trial.number, _point(self._file, self._parts, trial)
+                except KeyError:
                     study.tell(trial.number, state=_failed())
-                    continue
-                self._measure(study, trial.number, point)
 
-    def try_one(self, study: Study) -> str:
-        """One more trial. Returns what came of it, in words."""
+    def _new(self, study: Study) -> tuple[int, PointConfig]:
         trial = study.ask()
         point = point_of(_name(trial), self._file.space, self._parts, lambda n, vary: _draw(trial, n, vary))
-        return self._measure(study, trial.number, point)
+        return trial.number, point
 
-    def _measure(self, study: Study, number: int, point: PointConfig) -> str:
-        path = self._out / "answers" / f"{number}.jsonl"
-        try:
-            accuracy, tokens = self._values(point, path)
-        except InterpoleError as error:
-            study.tell(number, state=_failed())
-            return f"failed: {error}"
+    def _answers(self, number: int) -> Path:
+        """Where a trial's answers are kept until it is told."""
+        return self._out / "answers" / f"{number}.jsonl"
+
+    def _failed(self, study: Study, number: int, error: str) -> str:
+        study.tell(number, state=_failed())
+        return f"failed: {error}"
+
+    def _done(self, study: Study, number: int, values: tuple[float, float, int]) -> str:
+        accuracy, tokens, num_tokens = values
         study.tell(number, (accuracy, tokens))
-        path.unlink(missing_ok=True)
+        self._answers(number).unlink(missing_ok=True)
+        self.num_tokens += num_tokens
         return f"{100 * accuracy:.1f} % at {tokens:,.0f} tokens"
 
-    def _values(self, config: PointConfig, path: Path) -> tuple[float, float]:
-        """Accuracy and tokens, each task weighing the same."""
-        point = self._plan.point(config)
-        values = []
-        for bench in self._benchmarks:
-            asked = ask(self._plan, self._pool, point, bench, path)
-            lengths = [one.answer.num_tokens for one in asked]
-            grades = [next(iter(bench.grade(one.problem, one.parsed).values())).score for one in asked]
-            values.append((np.mean(grades), np.mean(lengths)))
-            self.num_tokens += sum(lengths)
-        accuracy, tokens = np.mean(values, axis=0)
-        return float(accuracy), float(tokens)
+
+def try_point(
+    planned: Plan, pool: Pool, config: PointConfig, benchmarks: Sequence[Benchmark], answers: Path
+) -> tuple[float, float, int]:
+    """Ask questions at a point.
+
+    Args:
+        planned: the sweep that the point is a variant of.
+        pool: whom to ask.
+        config: the point.
+        benchmarks: with the questions.
+        answers: the journal; what it has is not asked for.
+
+    Returns:
+        Accuracy and tokens of a response, each task weighing the same, and the tokens of all.
+
+    Raises:
+        InterpoleError: there is no answer.
+    """
+    point = planned.point(config)
+    values, num_tokens = [], 0
+    for bench in benchmarks:
+        asked = ask(planned, pool, point, bench, answers)
+        lengths = [one.answer.num_tokens for one in asked]
+        grades = [next(iter(bench.grade(one.problem, one.parsed).values())).score for one in asked]
+        values.append((np.mean(grades), np.mean(lengths)))
+        num_tokens += sum(lengths)
+    accuracy, tokens = np.mean(values, axis=0)
+    return float(accuracy), float(tokens), num_tokens
+
+
+def try_ids(
+    planned: Plan,
+    pool: Pool,
+    config: PointConfig,
+    ids: Ids,
+    answers: Path,
+) -> tuple[float, float, int]:
+    """`try_point` with the questions by their ids: what an actor is ordered to do."""
+    benchmarks = [
+        replace(bench, problems=tuple(problem for problem in bench.problems if problem.id in set(ids[name])))
+        for name, bench in planned.benchmarks.items()
+    ]
+    return try_point(planned, pool, config, benchmarks, answers)
 
 
 def _failed() -> Any:

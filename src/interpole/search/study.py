@@ -33,7 +33,14 @@ START = b'{"op_code":'  # of every line of Optuna's
 
 @contextmanager
 def open_study(
-    out: Path, about: str, algorithm: str, seed: int, num_trials: int, tell: Callable[[str], None]
+    out: Path,
+    about: str,
+    algorithm: str,
+    seed: int,
+    num_trials: int,
+    tell: Callable[[str], None],
+    *,
+    at_once: bool = False,
 ) -> Iterator[Study]:
     """The study in the folder `out`, made or opened; others are kept from the folder meanwhile.
 
@@ -44,6 +51,7 @@ def open_study(
         seed: of the algorithm; trials that are there are counted in.
         num_trials: how many there shall be.
         tell: told what was mended.
+        at_once: several trials are under way at a time: TPE takes those for bad, so that it does not try one place twice.
 
     Raises:
         RunError: Optuna is not installed, the study cannot be read, or is about something else.
@@ -73,7 +81,7 @@ def open_study(
         study.set_user_attr("about", about)
         seed += len(study.trials)
         study.sampler = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
+            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=at_once),
             "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=min(24, num_trials)),
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         }[algorithm]()

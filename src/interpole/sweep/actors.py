@@ -24,7 +24,7 @@ from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import pool_of
 
-__all__ = ["Actors", "Done", "Order", "needs", "written"]
+__all__ = ["Actors", "Done", "Order", "needs", "node_name", "written"]
 
 TICK_SECONDS = 0.5
 MOST_REFUSED = 3
@@ -48,11 +48,10 @@ class Done(NamedTuple):
     """What came of an order."""
 
     order: Order
-    engine: int  # its number
     node: str
     answer: Any
     error: str = ""  # why there is no answer
-    seconds: float = 0.0
+    gone: bool = False  # the engine is, with its actor: another may do the order
 
 
 def needs(kind: EngineKind, options: Mapping[str, Any], *, gpus: bool) -> dict[str, float]:
@@ -71,6 +70,13 @@ def needs(kind: EngineKind, options: Mapping[str, Any], *, gpus: bool) -> dict[s
     return need
 
 
+def node_name() -> str:
+    """What the node that this runs on is called."""
+    import ray
+
+    return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
+
+
 class _Host:
     """What runs in an actor: an engine that stays open from order to order."""
 
@@ -83,9 +89,7 @@ class _Host:
 
     def where(self) -> str:
         """The name of the node; the answer says that the actor has a place."""
-        import ray
-
-        return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
+        return node_name()
 
     def open(self, config: str, out: str) -> dict[str, str] | str:
         """Open the engine. Returns its versions, or why that cannot be done."""
@@ -256,17 +260,16 @@ class Actors:
         for reference in answered:
             hand, hand.asked = asked[reference], None
             order, hand.order = hand.order, None
-            seconds = time.monotonic() - hand.since
             try:
                 answer = ray.get(reference)
             except ray.exceptions.RayError as error:
                 self._lose(hand, f"is gone: {_first_line(error)}")
                 if order is not None:
-                    yield Done(order, hand.number, hand.node, None, f"the engine on {hand.node} is gone", seconds)
+                    yield Done(order, hand.node, None, f"the engine on {hand.node} is gone", True)
                 continue
             if order is not None:
                 value, problem = answer
-                yield Done(order, hand.number, hand.node, value, problem, seconds)
+                yield Done(order, hand.node, value, problem)
             else:
                 self._begin(hand, answer)
         self._give_up_waiting()

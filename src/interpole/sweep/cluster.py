@@ -1,8 +1,8 @@
 """A sweep on a Ray cluster: actors do units into run folders on shared storage, and the driver takes over what is finished.
 
 Nothing that lasts is in Ray. A unit is made beside its place and renamed when it is whole: a driver finds on disk what is done,
-may be killed and started again, and what was done twice is taken once. Answers of an attempt that was cut short go into the next
-one's journal. What an actor does with a unit is what `sweep --shard` does with a shard.
+may be killed and started again, and what was done twice is taken once. An attempt that was cut short is gone on with in its folder.
+What an actor does with a unit is what `sweep --shard` does with a shard.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from interpole.engines.pool import EngineRate, Pool
-from interpole.files import open_regular, open_to_append
+from interpole.errors import RunError
+from interpole.files import open_regular, open_to_append, read_text, write_atomic
+from interpole.formats import parse_json
 from interpole.runs.journal import JOURNAL, journal_path
 from interpole.runs.runfile import UNITS
-from interpole.sweep.actors import Actors, Done, Order, written
+from interpole.schema import Strict, validated
+from interpole.sweep.actors import Actors, Order, node_name, written
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import Made, run_unit
 from interpole.sweep.units import Unit
@@ -29,6 +33,19 @@ __all__ = ["NODES", "Cluster", "do_unit"]
 
 NODES = "nodes.jsonl"
 """In the run folder: a line for every unit, with the node that did it."""
+LAG_SECONDS = 60.0
+"""For so long at most NFS goes on saying that there is no such folder."""
+DID = "did.json"
+"""In the folder of a unit: the same."""
+
+
+class _Did(Strict):
+    """Who did a unit."""
+
+    node: str
+    num_generated: int
+    num_tokens: int
+    seconds: float
 
 
 class Cluster:
@@ -37,7 +54,7 @@ class Cluster:
     def __init__(self, actors: Actors) -> None:
         """Use these; whoever opened them closes them."""
         self._actors = actors
-        self._rates: dict[int, EngineRate] = {}
+        self._rates: dict[str, EngineRate] = {}
 
     def rates(self) -> list[EngineRate]:
         """See `Crew`; of units that are finished."""
@@ -59,9 +76,12 @@ class Cluster:
         out = out.absolute()
         (out / UNITS).mkdir(exist_ok=True)
         names = dict(units)
-        there = [unit for unit in names if (out / UNITS / names[unit]).is_dir()]
-        yield from (Made(unit, out / UNITS / names[unit]) for unit in there)
-        left = [unit for unit in names if unit not in there]
+        left = []
+        for unit, name in units:
+            if (out / UNITS / name).is_dir():
+                yield self._made(out, unit, name)
+            else:
+                left.append(unit)
         said = written(planned.config)
         at: dict[int, str] = {}  # engine → the point whose weights it has
         failures = Counter[Unit]()
@@ -78,40 +98,51 @@ class Cluster:
             if done is None:
                 on_answers(_num_answers(out))
                 continue
-            unit: Unit = done.order.args[1]
-            failures[unit] += bool(done.error)
-            if done.error and failures[unit] <= planned.config.max_failures:
-                self._actors.report(f"{unit}: to be done again. {done.error}")
+            unit = done.order.args[1]
+            if _is_seen(
+                out / UNITS / names[unit], 0.0 if done.error else LAG_SECONDS
+            ):  # maybe of one that is gone since
+                yield self._made(out, unit, names[unit])
+                continue
+            failures[unit] += 1
+            error = done.error or f"it was done on {done.node}, but is not seen here: use storage that all nodes share"
+            if failures[unit] <= planned.config.max_failures:
+                self._actors.report(f"{unit}: to be done again. {error}")
                 left.insert(0, unit)
-            elif done.error:
-                yield Made(unit, None, done.error)
             else:
-                self._count(done, unit)
-                _note(out, done, unit)
-                self._actors.report(f"{unit}: done on {done.node}")
-                yield Made(unit, out / UNITS / names[unit], "", *done.answer)
+                yield Made(unit, None, error)
         with suppress(OSError):
             (out / UNITS).rmdir()
 
-    def _count(self, done: Done, unit: Unit) -> None:
-        """Note what an engine has done."""
-        num_generated, num_tokens = done.answer
-        before = self._rates.get(done.engine)
-        self._rates[done.engine] = EngineRate(
-            name=done.node,
+    def _made(self, out: Path, unit: Unit, name: str) -> Made:
+        """A unit that is on disk; who did it is noted, and counted."""
+        path = out / UNITS / name
+        try:
+            did = validated(
+                _Did, parse_json(read_text(path / DID, RunError, "the unit"), path, RunError), path, RunError
+            )
+        except RunError as error:
+            return Made(unit, path, str(error))
+        block = unit.part.block
+        questions = block and [block.first, block.first + block.num - 1]
+        line = {"point": unit.point, "task": unit.task, "questions": questions} | did.model_dump()
+        with open_to_append(out / NODES) as file:
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        before = self._rates.get(did.node)
+        self._rates[did.node] = EngineRate(
+            name=did.node,
             place=unit.point,
             num_loads=(before.num_loads if before else 0) + (before is None or before.place != unit.point),
-            num_answers=(before.num_answers if before else 0) + num_generated,
-            num_tokens=(before.num_tokens if before else 0) + num_tokens,
-            busy_seconds=(before.busy_seconds if before else 0.0) + done.seconds,
+            num_answers=(before.num_answers if before else 0) + did.num_generated,
+            num_tokens=(before.num_tokens if before else 0) + did.num_tokens,
+            busy_seconds=(before.busy_seconds if before else 0.0) + did.seconds,
         )
+        self._actors.report(f"{unit}: done on {did.node}")
+        return Made(unit, path, "", did.num_generated, did.num_tokens)
 
 
-def do_unit(planned: Plan, pool: Pool, out: str, unit: Unit, name: str) -> tuple[int, int]:
+def do_unit(planned: Plan, pool: Pool, out: str, unit: Unit, name: str) -> None:
     """Do a unit of the run `out` in a folder of its own, called `name` when it is whole.
-
-    Returns:
-        How many responses, and how many tokens, were generated for it.
 
     Raises:
         InterpoleError: the folder cannot be written, or the engine is gone.
@@ -120,23 +151,34 @@ def do_unit(planned: Plan, pool: Pool, out: str, unit: Unit, name: str) -> tuple
     folder = units / f".{name}.{uuid.uuid4().hex[:8]}"
     point = next(point for point in planned.points if point.name == unit.point)
     entry = planned.entry(planned.benchmarks[unit.task], point, pool.versions())
-    before = [path for path in units.glob(f".{name}.*") if path != folder]
-    _collect(
-        journal_path(entry.within(folder), unit.part),
-        [*entry.within(Path(out)).glob(f"*{JOURNAL}"), *(path for old in before for path in old.rglob(f"*{JOURNAL}"))],
-    )
-    for old in before:
-        shutil.rmtree(old, ignore_errors=True)
+    if not _take_over(units, name, folder):
+        _collect(journal_path(entry.within(folder), unit.part), entry.within(Path(out)).glob(f"*{JOURNAL}"))
+    start = time.monotonic()
     summary = run_unit(planned, folder, unit, pool)
-    for path in [*entry.within(folder).iterdir(), entry.within(folder), folder]:
+    seconds = round(time.monotonic() - start, 3)
+    did = _Did(node=node_name(), num_generated=summary.num_generated, num_tokens=summary.num_tokens, seconds=seconds)
+    write_atomic(folder / DID, did.model_dump_json())
+    for path in [*entry.within(folder).iterdir(), entry.within(folder), folder / DID, folder]:
         _sync(path)
     with suppress(OSError):  # somebody else has done it meanwhile, and his is as good
         folder.rename(units / name)
     shutil.rmtree(folder, ignore_errors=True)
-    return summary.num_generated, summary.num_tokens
 
 
-def _collect(journal: Path, others: Sequence[Path]) -> None:
+def _take_over(units: Path, name: str, folder: Path) -> bool:
+    """Go on in the folder of an earlier attempt at a unit, if there is one; whoever still writes there finds it gone."""
+    taken = False
+    for old in units.glob(f".{name}.*"):
+        with suppress(OSError):
+            if taken:
+                shutil.rmtree(old)
+            else:
+                old.rename(folder)
+                taken = True
+    return taken
+
+
+def _collect(journal: Path, others: Iterable[Path]) -> None:
     """Put the answers of other journals into a new one: each says of itself what it answers."""
     journal.parent.mkdir(parents=True)
     with open_to_append(journal) as file:
@@ -153,6 +195,16 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _is_seen(path: Path, seconds: float) -> bool:
+    """Whether a folder is there; network storage may show it late."""
+    deadline = time.monotonic() + seconds
+    while not path.is_dir():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _next(left: Sequence[Unit], at: dict[int, str], engine: int) -> Unit:
@@ -174,19 +226,3 @@ def _num_answers(out: Path) -> int:
         with suppress(OSError), open_regular(path) as file:
             num += file.read().count(b"\n")
     return num
-
-
-def _note(out: Path, done: Done, unit: Unit) -> None:
-    """Write down which node did a unit."""
-    block = unit.part.block
-    line = {
-        "node": done.node,
-        "point": unit.point,
-        "task": unit.task,
-        "questions": block and [block.first, block.first + block.num - 1],
-        "num_generated": done.answer[0],
-        "num_tokens": done.answer[1],
-        "seconds": round(done.seconds, 3),
-    }
-    with open_to_append(out / NODES) as file:
-        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
