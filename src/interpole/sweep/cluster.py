@@ -1,7 +1,7 @@
 """A sweep on a Ray cluster: actors do units into run folders on shared storage, and the driver takes over what is finished.
 
 Nothing that lasts is in Ray. A unit is made beside its place and renamed when it is whole: a driver finds on disk what is done,
-may be killed and started again, and what was done twice is taken once. An attempt that was cut short is gone on with in its folder.
+may be killed and started again, and what was done twice is taken once. Who does a unit again goes on in the folder of before.
 What an actor does with a unit is what `sweep --shard` does with a shard.
 """
 
