@@ -205,7 +205,7 @@ class _Trials:
         while left or _num_tried(study) < self._file.trials:
             number, point = left.pop(0) if left else self._new(study)
             try:
-                values = try_point(self._plan, engines, point, self._benchmarks, self._answers(number))
+                values = _try_point(self._plan, engines, point, self._benchmarks, self._answers(number))
             except InterpoleError as error:
                 yield number, self._failed(study, number, str(error))
             else:
@@ -222,7 +222,7 @@ class _Trials:
                 return None
             number, point = left.pop(0) if left else self._new(study)
             ids = {bench.name: tuple(problem.id for problem in bench.problems) for bench in self._benchmarks}
-            return Order(try_ids, config, (point, ids, self._answers(number)))
+            return Order(_try_ids, config, (point, ids, self._answers(number)))
 
         def num_left() -> int:
             return len(left) + max(0, self._file.trials - _num_tried(study))
@@ -270,7 +270,7 @@ class _Trials:
         return f"{100 * accuracy:.1f} % at {tokens:,.0f} tokens"
 
 
-def try_point(
+def _try_point(
     planned: Plan, pool: Pool, config: PointConfig, benchmarks: Sequence[Benchmark], answers: Path
 ) -> tuple[float, float, int]:
     """Ask questions at a point.
@@ -300,19 +300,19 @@ def try_point(
     return float(accuracy), float(tokens), num_tokens
 
 
-def try_ids(
+def _try_ids(
     planned: Plan,
     pool: Pool,
     config: PointConfig,
     ids: Ids,
     answers: Path,
 ) -> tuple[float, float, int]:
-    """`try_point` with the questions by their ids: what an actor is ordered to do."""
+    """`_try_point` with the questions by their ids: what an actor is ordered to do."""
     benchmarks = [
         replace(bench, problems=tuple(problem for problem in bench.problems if problem.id in set(ids[name])))
         for name, bench in planned.benchmarks.items()
     ]
-    return try_point(planned, pool, config, benchmarks, answers)
+    return _try_point(planned, pool, config, benchmarks, answers)
 
 
 def _failed() -> Any:
