@@ -1,6 +1,7 @@
 """Recipes of recipes: a chain in one pass is what its stages give one by one on disk, and every text names all of it."""
 
 import json
+import os
 from textwrap import dedent
 
 import ml_dtypes
@@ -135,6 +136,14 @@ def test_a_recipe_that_is_made_of_itself_is_refused_by_name(models):
     write(models / "c.yml", chain("c.yml"))
     with pytest.raises(RecipeError, match=r"made of itself: c.yml → c.yml"):
         Recipe.load("a.yml")
+
+
+def test_what_a_recipe_names_is_a_file_and_nobody_waits_for_anything_else(models):
+    os.mkfifo(models / "pipe.yml")
+    for name in ("pipe.yml", "gone.yml"):
+        write(models / "outer.yml", chain(name))
+        with pytest.raises(RecipeError, match=f"there is no recipe {name}"):
+            Recipe.load("outer.yml")
 
 
 def test_a_chain_that_multiplies_is_refused_before_it_has_grown(models):

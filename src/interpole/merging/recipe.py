@@ -108,9 +108,13 @@ MOST_STAGES = 100
 
 
 def _beside(path: Path) -> Path:
-    """A recipe's file as another one names it: beside that one, else from where one is."""
-    beside = _reading.get()[-1].parent / path if _reading.get() else path
-    return beside if beside.is_file() else path
+    """A recipe's file as another one names it: beside that one, else from where one is; what is no file is waited for by nobody."""
+    if not (chain := _reading.get()):
+        return path
+    found = next((place for place in (chain[-1].parent / path, path) if place.is_file()), None)
+    if found is None:
+        raise RecipeError(f"there is no recipe {path}", chain[-1], "name a file beside this one, or from where you are")
+    return found
 
 
 @contextmanager
