@@ -108,7 +108,7 @@ MOST_STAGES = 100
 
 
 def _beside(path: Path) -> Path:
-    """A recipe's file as another one names it: beside that one, else from where one is; what is no file is waited for by nobody."""
+    """A recipe's file as another one names it: beside that one, else from where one is; nobody waits for a pipe."""
     if not (chain := _reading.get()):
         return path
     found = next((place for place in (chain[-1].parent / path, path) if place.is_file()), None)
