@@ -1,6 +1,7 @@
 """The loops in C give numpy's bits, for every bfloat16 there is; without them numpy does the same work."""
 
 import math
+import sys
 from shutil import which
 
 import ml_dtypes
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import interpole
+import interpole.diagnostics.audit
 from interpole.checkpoints import kernels
 from interpole.checkpoints.reduce import absolute_sums
 from interpole.merging.methods.linear import linear
@@ -80,3 +82,23 @@ def test_without_a_compiler_merges_and_sums_are_the_same(pair, monkeypatch):
     monkeypatch.setattr(kernels, "_kernels", None)
     assert {name: tensor.tobytes() for name, tensor in interpole.merge(recipe).items()} == fast
     assert absolute_sums(a.read(name), b.read(name)) == pytest.approx(sums, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 1023, 1040, 70_001])
+def test_the_products_of_an_audit_are_float64s_with_and_without_the_loop(size, monkeypatch):
+    rng = np.random.default_rng(size)
+    a = rng.normal(size=size).astype(ml_dtypes.bfloat16)
+    b = (a + 0.1 * rng.normal(size=size)).astype(ml_dtypes.bfloat16)
+    merged = np.where(rng.random(size) < 0.3, a, (0.4 * a.astype(float) + 0.6 * b.astype(float)).astype(a.dtype))
+    merged[: size // 9] *= -0.0  # zeros of both signs are one number
+    a[: size // 9] *= 0.0
+    wide, wide_a, wide_b = (array.astype(np.float64) for array in (merged, a, b))
+    e, d = wide - wide_a, wide_b - wide_a
+    exact = [e @ e, e @ d, e @ wide_a, d @ d, d @ wide_a, wide_a @ wide_a]
+    differing = [np.sum(wide != wide_a), np.sum(wide != wide_b)]
+    moments = sys.modules["interpole.diagnostics.audit.estimate"]
+    for loop in (kernels.line_products, lambda *_: None):
+        monkeypatch.setattr(moments, "line_products", loop)
+        found = moments.moments(merged, a, b)
+        np.testing.assert_allclose(found[:6], exact, rtol=2e-5, atol=1e-4)
+        assert found[6:] == differing

@@ -548,7 +548,7 @@ def test_every_product_of_two_vectors_is_computed_once(monkeypatch):
     monkeypatch.setattr(module, "dot", lambda x, y: sizes.append(x.size) or float(np.dot(x, y)))
     for sides, expected in ((3, 6), (4, 10)):  # e, d, A, and A − base
         sizes.clear()
-        module._moments(*(np.arange(8.0) + i for i in range(sides)))
+        module.moments(*(np.arange(8.0) + i for i in range(sides)))
         assert len(sizes) == expected
 
 

@@ -21,7 +21,7 @@ try:
 except ImportError:  # installed without a C compiler
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["absolute_sums", "block_sums", "keep_freed_memory", "weighted_sum"]
+__all__ = ["absolute_sums", "block_sums", "keep_freed_memory", "line_products", "weighted_sum"]
 
 MOST_INPUTS = 16
 
@@ -46,6 +46,18 @@ def weighted_sum(inputs: Sequence[Array], weights: Sequence[float], out: Array |
 def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
     """Σ|a − b|, Σ|a| and Σ|b| in rows of 1,024 in float32, then float64; None unless both are bfloat16."""
     return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if _fit((a, b)) else None
+
+
+def line_products(merged: Array, a: Array, b: Array) -> list[float] | None:
+    """The products of e = merged − a, d = b − a and a (ee, ed, ea, dd, da, aa), then how many of merged differ from a and from b.
+
+    Rows of 1,024 in float32, then float64; None unless all are bfloat16, and where the loop was not built.
+    """
+    loop = getattr(_kernels, "line_products", None)
+    if loop is None or not _fit((merged, a, b)):
+        return None
+    found: list[float] = loop(merged.view(np.uint16), a.view(np.uint16), b.view(np.uint16))
+    return found
 
 
 def block_sums(data: NDArray[np.uint8], keys: NDArray[np.uint32]) -> NDArray[np.uint64] | None:

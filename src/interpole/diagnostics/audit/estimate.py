@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.kernels import line_products
 from interpole.checkpoints.reduce import add_up, dot, float32_parts, sum_tensors
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 
-__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "simplest"]
+__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "moments", "simplest"]
 
 SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
 BIAS = 0.004
@@ -94,13 +95,15 @@ def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: 
     Tensors with NaN or infinity on some side have none.
     """
     dtypes = {name: DTYPES[sides.merged.specs[name].dtype] for name in names}
-    sums = sum_tensors(sides.all, names, _moments, threads=threads, progress=progress)
+    sums = sum_tensors(sides.all, names, moments, threads=threads, progress=progress)
     finite = [name for name in names if all(map(math.isfinite, sums[name]))]
     return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in finite}
 
 
-def _moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
+def moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
     """Products of e, d, A and (with a base) A − base, each pair once; then how many elements differ from each side."""
+    if not base and (found := line_products(merged, a, b)) is not None:
+        return found
     rows = [_gram(m - x, y - x, x, *(x - z for z in rest)) for m, x, y, *rest in _wide(merged, a, b, *base)]
     rounded = [side.astype(merged.dtype, copy=False) for side in (a, b, *base)]
     differing = [[float(np.count_nonzero(m != side)) for side in sides] for m, *sides in _wide(merged, *rounded)]
