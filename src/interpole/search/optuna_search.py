@@ -22,7 +22,8 @@ from interpole.errors import InterpoleError, RunError
 from interpole.files import StrPath, write_atomic
 from interpole.formats import content_hash
 from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
-from interpole.search.space import Choices, Range, SpaceFile, Vary, point_of, uniform
+from interpole.search.predict import NUM_PROMPTS, Asked, ask_parts, prompts_of
+from interpole.search.space import Choices, Range, SpaceFile, Vary, leading, point_of, uniform
 from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
 from interpole.sweep.actors import Actors, Order, written
 from interpole.sweep.cluster import Cluster
@@ -105,8 +106,10 @@ def run(
     ):
         share = confirm_share(study, out, file.confirm)
         questions = split(planned.benchmarks.values(), file.held_out, share, file.sweep.seed)
+        ranked = [] if file.prune is None else _ranked(file, planned, engines, questions.seen, parts, study, tell)
+        parts = parts if file.prune is None else {name: rule for name, rule in parts.items() if name in ranked}
         trials = _Trials(file, out, planned, questions.seen, parts)
-        for values in uniform(file.space, list(parts)):
+        for values in (*uniform(file.space, list(parts)), *leading(file.space, ranked)):
             study.enqueue_trial(values, skip_if_exists=True)
         for number, found in trials.try_all(study, engines):
             num_tried = _num_tried(study)
@@ -159,7 +162,39 @@ def _about(file: SpaceFile, planned: Plan) -> str:
     """Hash of what the trials depend on: everything but how many there are, and what is done with the best."""
     sources = {name: source.fingerprint for name, source in planned.sources.items()}
     other: dict[str, Any] = {"trials": True, "finalists": True, "confirm": True, "goal": True, "sweep": {"engines"}}
+    other |= {} if file.prune is not None else {"prune": True}  # as before there was such a thing
     return content_hash([file.model_dump(mode="json", exclude=other), sources])
+
+
+def _ranked(
+    file: SpaceFile,
+    planned: Plan,
+    engines: Pool | Actors,
+    benchmarks: Sequence[Benchmark],
+    parts: Mapping[str, Mapping[str, Any]],
+    study: Study,
+    tell: Callable[[str], None],
+) -> list[str]:
+    """The parts that bring enough of the log odds of thinking, the largest first; the study remembers them.
+
+    Raises:
+        RunError: the engine cannot say, it is on a cluster, or the prompts open the thinking themselves.
+    """
+    if (known := study.user_attrs.get("ranked")) is not None:
+        return list(known)
+    if not file.sweep.kind.chances or planned.form.prompt_opens_thinking:
+        raise RunError(
+            "`prune` needs an engine that says how likely thinking is, and prompts that do not open it",
+            remedy="leave it out",
+        )
+    if isinstance(engines, Actors):
+        raise RunError("`prune` asks an engine here before the first trial", remedy="begin the search without --ray")
+    prompts = [prompt._replace(task="") for prompt in prompts_of(planned, NUM_PROMPTS, benchmarks)]
+    found = ask_parts(Asked(planned, engines, prompts, planned.form.markers.open), parts)[""]
+    ranked = [part.name for part in found.parts if abs(part.share[0] or 0.0) >= (file.prune or 0.0)]
+    study.set_user_attr("ranked", ranked)
+    tell(f"{len(ranked)} of {len(parts)} parts are varied, by what they do to thinking: {', '.join(ranked)}")
+    return ranked
 
 
 def _num_tried(study: Study) -> int:

@@ -33,6 +33,7 @@ from interpole.search.space import layer_groups
 from interpole.sweep.config import PointConfig, SweepConfig
 from interpole.sweep.plan import Plan, Point
 from interpole.sweep.run import pool_of
+from interpole.tasks import Benchmark
 from interpole.tasks.data import read_jsonl
 
 __all__ = [
@@ -63,14 +64,15 @@ class Prompt(NamedTuple):
     begins: str
 
 
-def prompts_of(planned: Plan, limit: int = NUM_PROMPTS) -> list[Prompt]:
-    """The first questions of every task of a sweep, as the sweep asks them.
+def prompts_of(planned: Plan, limit: int = NUM_PROMPTS, benchmarks: Sequence[Benchmark] | None = None) -> list[Prompt]:
+    """The first questions of every task of a sweep, or of `benchmarks`, as the sweep asks them.
 
     Raises:
         TaskError: a task asks in its own way.
     """
     found = []
-    for name, bench in planned.benchmarks.items():
+    for bench in planned.benchmarks.values() if benchmarks is None else benchmarks:
+        name = bench.name
         if bench.foreign:
             raise TaskError(f"task {name} asks in its own way, so its prompts are not known", remedy="give --prompts")
         for problem in bench.problems[:limit]:

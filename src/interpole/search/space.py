@@ -19,7 +19,7 @@ from interpole.schema import Strict, validated
 from interpole.search.allocation import parse_goal
 from interpole.sweep.config import PointConfig, SweepConfig
 
-__all__ = ["Choices", "Range", "Space", "SpaceFile", "Vary", "layer_groups", "point_of", "uniform"]
+__all__ = ["Choices", "Range", "Space", "SpaceFile", "Vary", "layer_groups", "leading", "point_of", "uniform"]
 
 
 class Range(NamedTuple):
@@ -100,6 +100,8 @@ class SpaceFile(Strict):
         finalists: how many of the best are measured on the others of these, to choose the winner.
         goal: what the winner is wanted for: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.
         algorithm: tpe, nsga2 or random.
+        prune: parts that bring less than this share of the log odds of thinking (`interpole predict`) are not varied on their
+            own; and the first trials move the others one after the other, the largest first. None: all are varied.
     """
 
     sweep: SweepConfig
@@ -110,6 +112,7 @@ class SpaceFile(Strict):
     finalists: int = Field(default=8, ge=1)
     goal: str = "balanced"
     algorithm: str = "tpe"
+    prune: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -160,6 +163,13 @@ def point_of(name: str, space: Space, rules: Mapping[str, Mapping[str, Any]], su
     }
     sampler = {key: suggest(key, vary) for key, vary in space.sampler.items()}
     return PointConfig(name=name, recipe=recipe, sampler=sampler)
+
+
+def leading(space: Space, ranked: Sequence[str], num: int = 3) -> list[dict[str, float]]:
+    """Values to begin with: the first part of `ranked`, then the first two …, as high as they go, and all else as low."""
+    lowest = {"λ": float(space.lam.low)} | {f"λ {part}": float(space.range_of(part).low) for part in ranked}
+    moved = [{f"λ {part}": float(space.range_of(part).high) for part in ranked[: k + 1]} for k in range(num)]
+    return [lowest | one for one in moved[: len(ranked)]]
 
 
 def uniform(space: Space, parts: Sequence[str], num: int = 5) -> list[dict[str, float]]:
