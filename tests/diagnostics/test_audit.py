@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import tiny
-from interpole.checkpoints.checkpoint import open_checkpoint
+from interpole.checkpoints.checkpoint import Tensors, open_checkpoint
 from interpole.checkpoints.save import save
 from interpole.diagnostics.audit import audit
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
@@ -580,3 +581,21 @@ def test_vectors_that_are_parallel_or_nothing_have_no_coefficients():
         coefficients, rest = _least_squares(gram, (1, 2))
         assert np.isnan(coefficients).all()
         assert rest == gram[0, 0]
+
+
+def test_the_recipe_beside_a_merge_is_tried_in_the_pass_that_estimates(family, tmp_path, monkeypatch):
+    out = save(merge(Recipe.between(family["instruct"].label, family["thinking"].label, 0.6)), tmp_path / "out")
+    sides, counted, real = (open_checkpoint(out), family["instruct"], family["thinking"]), Counter(), Tensors.read
+
+    def read(self, name, start=0, stop=None):
+        data = real(self, name, start, stop)
+        counted[self.files[0].parent.name] += data.nbytes
+        return data
+
+    monkeypatch.setattr(Tensors, "read", read)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["interpole.diagnostics.audit.estimate"], "_sample", lambda *_: (np.empty(0),) * 3)
+        patch.setattr(sys.modules["interpole.diagnostics.audit"], "_map", lambda *_: None)
+        found = audit(*sides, threads=1)
+    assert found.stated.byte_for_byte
+    assert set(counted.values()) == {sides[0].num_bytes}  # once each

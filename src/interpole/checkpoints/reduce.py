@@ -44,6 +44,8 @@ ROW = 1024
 
 Array = NDArray[Any]
 Progress = Callable[[int], None]
+Read = Callable[[Checkpoint, str, int, int], Array]
+"""A checkpoint, the name of a tensor and a span of it → its elements."""
 
 
 class AbsoluteSums(NamedTuple):
@@ -170,6 +172,7 @@ def sum_tensors(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
+    read: Read | None = None,
 ) -> Mapping[str, list[float]]:
     """For every tensor: the column sums of `work(*pieces)` over all of its pieces.
 
@@ -179,6 +182,7 @@ def sum_tensors(
         work: takes one flat piece per checkpoint and returns numbers that add up over pieces.
         threads: default one per core, at most eight.
         progress: called with the number of bytes read since the last call, of all checkpoints together.
+        read: how checkpoints are read, where not by their own `read`: pieces that it gives may be kept by others.
     """
     kernels.keep_freed_memory()
     queue, lock = _spans(checkpoints, names), threading.Lock()
@@ -192,7 +196,7 @@ def sum_tensors(
                 return
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity show in the sums
-                    parts[span.name].append(add_up(_work_on(span, checkpoints, work)))
+                    parts[span.name].append(add_up(_work_on(span, checkpoints, work, read)))
             except BaseException:
                 with lock:
                     queue.close()  # the others stop too
@@ -229,7 +233,10 @@ def _spans(checkpoints: Sequence[Checkpoint], names: Iterable[str]) -> Generator
 
 
 def _work_on(
-    span: _Span, checkpoints: Sequence[Checkpoint], work: Callable[..., Sequence[float]]
+    span: _Span, checkpoints: Sequence[Checkpoint], work: Callable[..., Sequence[float]], read: Read | None
 ) -> Iterator[Sequence[float]]:
     for at in range(span.start, max(span.stop, span.start + 1), span.step):
-        yield work(*(checkpoint.read(span.name, at, min(at + span.step, span.stop)) for checkpoint in checkpoints))
+        part = span.name, at, min(at + span.step, span.stop)
+        yield work(
+            *((checkpoint.read(*part) if read is None else read(checkpoint, *part)) for checkpoint in checkpoints)
+        )

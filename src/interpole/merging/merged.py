@@ -31,7 +31,7 @@ from interpole.merging.methods import Stream, get_method
 from interpole.merging.recipe import DTYPE_NAMES, Part, Recipe
 from interpole.merging.rules import Coefficients, list_layers
 
-__all__ = ["Fitting", "Merged", "merge", "merge_all", "open_part"]
+__all__ = ["Fitting", "Merged", "Read", "ReadOnce", "merge", "merge_all", "open_part"]
 
 FP8 = "float8_e4m3fn"
 
@@ -330,7 +330,7 @@ def merge_all(
     Raises:
         InterpoleError: as `merge`.
     """
-    fitting = Fitting(sources, _ReadOnce() if len(recipes) > 1 else _read_plainly, weights=weights)
+    fitting = Fitting(sources, ReadOnce() if len(recipes) > 1 else _read_plainly, weights=weights)
     return [fitting.merge(recipe) for recipe in recipes]
 
 
@@ -342,13 +342,14 @@ class _Kept(threading.local):
 
 
 @final
-class _ReadOnce:
+class ReadOnce:
     """Reads sources and keeps per thread the last small pieces, which the next merge of the same sources asks for."""
 
     def __init__(self) -> None:
         self._kept = _Kept()
 
     def __call__(self, source: Checkpoint, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Elements [start, stop) of a source's tensor; nobody may write to them."""
         pieces = self._kept.pieces
         key = (id(source), name, start, stop)
         if key in pieces:

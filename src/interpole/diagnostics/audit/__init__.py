@@ -22,8 +22,9 @@ from interpole.diagnostics.audit.estimate import Estimate, Sides, estimate, exac
 from interpole.diagnostics.audit.findings import ON_LINE, STATES, Audit, TensorAudit
 from interpole.diagnostics.audit.mapping import LambdaMap, find_map
 from interpole.diagnostics.audit.reproduce import propose, reproduce
-from interpole.diagnostics.audit.stated import Stated, verify
+from interpole.diagnostics.audit.stated import Stated, compared, find_stated
 from interpole.errors import MismatchError
+from interpole.merging.merged import ReadOnce
 
 __all__ = ["AssetAudit", "Audit", "LambdaMap", "Stated", "TensorAudit", "audit"]
 
@@ -62,7 +63,11 @@ def audit(
             raise clash
     odd = dict(_odd_states(sides))
     names = [name for name in sides.merged if name not in odd]
-    estimates = estimate(sides, names, threads, progress)
+    given = {"instruct": instruct, "thinking": thinking} | ({"base": base} if base else {})
+    read = ReadOnce()
+    stated, again = find_stated(merged, given, read)
+    beside = again if again is not None and sides.merged is merged and _in_pieces(again, sides, names) else None
+    estimates, wrong = estimate(sides, names, threads, progress, beside, read)
     odd |= {name: "not finite" for name in names if name not in estimates}
     lambda_map = _map(estimates, sides)
     tensors = [
@@ -72,14 +77,22 @@ def audit(
     ]
     assets = audit_assets(merged, sides.sources)
     verdict = _verdict(tensors)
-    given = {"instruct": instruct, "thinking": thinking} | ({"base": base} if base else {})
-    stated = verify(merged, given, threads)
+    if stated is not None and again is not None:
+        stated = compared(stated, merged, again, wrong, threads)
     if stated and stated.byte_for_byte:
         recipe, tensors = stated.recipe, [replace(tensor, num_wrong=0) for tensor in tensors]
     else:
         recipes = propose(verdict, tensors, lambda_map, sides, template_source(assets))
         recipe, tensors = reproduce(recipes, tensors, sides, threads)
     return Audit(merged.label, verdict, tuple(tensors), lambda_map, recipe, assets, stated)
+
+
+def _in_pieces(again: Checkpoint, sides: Sides, names: list[str]) -> bool:
+    """Whether a merge has these tensors, and computes them from pieces of its sources as they are read for the estimates."""
+    shapes = {name: spec.shape for name, spec in again.specs.items()}
+    return all(
+        shapes.get(name) == sides.merged.specs[name].shape and again.chunk_elements(name) is None for name in names
+    )
 
 
 def _fitted(sides: Sides) -> Sides:

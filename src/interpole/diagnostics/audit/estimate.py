@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.kernels import line_products
-from interpole.checkpoints.reduce import add_up, dot, float32_parts, sum_tensors
+from interpole.checkpoints.reduce import Read, add_up, count_differing, dot, float32_parts, sum_tensors
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 
@@ -89,15 +89,41 @@ class Estimate:
         return (self.low, self.high) if one_rounding else (min(low, self.low), max(high, self.high))
 
 
-def estimate(sides: Sides, names: Sequence[str], threads: int | None, progress: Any) -> dict[str, Estimate]:
+def estimate(
+    sides: Sides,
+    names: Sequence[str],
+    threads: int | None,
+    progress: Any,
+    again: Checkpoint | None = None,
+    read: Read | None = None,
+) -> tuple[dict[str, Estimate], dict[str, int]]:
     """Estimates for `names`, float tensors that all sides have in one shape; one pass over the bytes, and a sample.
 
-    Tensors with NaN or infinity on some side have none.
+    Args:
+        sides: the checkpoints.
+        names: the tensors.
+        threads: default one per core, at most eight.
+        progress: called with the bytes read since the last call.
+        again: a merge to be compared with the merged side in the same pass; it has all of `names`.
+        read: how checkpoints are read.
+
+    Returns:
+        The estimates, none of tensors with NaN or infinity on some side; and, with `again`, of every tensor how many of its
+        elements differ there in a bit.
     """
     dtypes = {name: DTYPES[sides.merged.specs[name].dtype] for name in names}
-    sums = sum_tensors(sides.all, names, moments, threads=threads, progress=progress)
+    checkpoints = [*sides.all, *([again] if again is not None else [])]
+    work = moments if again is None else _moments_and_differing
+    sums = sum_tensors(checkpoints, names, work, threads=threads, progress=progress, read=read)
+    wrong = {} if again is None else {name: int(sums[name].pop()) for name in names}
     finite = [name for name in names if all(map(math.isfinite, sums[name]))]
-    return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in finite}
+    return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in finite}, wrong
+
+
+def _moments_and_differing(merged: Array, *others: Array) -> list[float]:
+    """`moments`, and how many elements of the last array are not those of the merge."""
+    *sides, again = others
+    return [*moments(merged, *sides), *count_differing(merged, again)]
 
 
 def moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:

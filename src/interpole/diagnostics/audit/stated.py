@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interpole.checkpoints.checkpoint import Checkpoint
@@ -16,10 +16,10 @@ from interpole.errors import InterpoleError, InterpoleWarning
 from interpole.files import open_regular
 from interpole.formats import parse_yaml
 from interpole.merging.card import RECIPE_NAME
-from interpole.merging.merged import merge
+from interpole.merging.merged import Fitting, Read, ReadOnce
 from interpole.merging.recipe import Recipe, build
 
-__all__ = ["Stated", "verify"]
+__all__ = ["Stated", "compared", "find_stated", "verify"]
 
 CARD = "README.md"
 FENCED = re.compile(r"^```ya?ml\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -67,21 +67,42 @@ def verify(merged: Checkpoint, sources: Mapping[str, Checkpoint], threads: int |
         sources: the checkpoints by the names that a recipe gives them: `instruct`, `thinking`, `base`.
         threads: default one per core, at most eight.
     """
+    stated, again = find_stated(merged, sources, ReadOnce())
+    return stated if stated is None or again is None else compared(stated, merged, again, {}, threads)
+
+
+def find_stated(
+    merged: Checkpoint, sources: Mapping[str, Checkpoint], read: Read
+) -> tuple[Stated | None, Checkpoint | None]:
+    """The recipe that lies beside a merge, untried, and the merge by it; None for what there is not.
+
+    Args:
+        merged: the merge.
+        sources: as of `verify`.
+        read: how the merge by the recipe reads its sources.
+    """
     folder = merged.assets["config.json"].parent
     file = next((name for name in (RECIPE_NAME, CARD) if (folder / name).is_file()), None)
     try:
         recipe = _read(folder / file) if file else None
         if file is None or recipe is None:
-            return None
+            return None, None
         given = {name: _given(name, place.model, sources) for name, place in recipe.places.items()}
         if missing := [name for name, source in given.items() if source is None]:
             model = recipe.places[missing[0]].model
             what = f"its source {missing[0]!r} ({model}) is none of those given"
-            return Stated(file, recipe, None, what + ("; give it as --base" if missing == ["base"] else ""))
-        again = readable(_made(recipe, {name: source for name, source in given.items() if source is not None}))
+            return Stated(file, recipe, None, what + ("; give it as --base" if missing == ["base"] else "")), None
+        there = {name: source for name, source in given.items() if source is not None}
+        return Stated(file, recipe), readable(_made(recipe, there, read))
     except InterpoleError as error:
-        return Stated(str(file), None, None, error.what)
-    return Stated(file, recipe, _differing(merged, again, threads))
+        return Stated(str(file), None, None, error.what), None
+
+
+def compared(
+    stated: Stated, merged: Checkpoint, again: Checkpoint, known: Mapping[str, int], threads: int | None
+) -> Stated:
+    """What came of the recipe: weights that differ in a bit, `known` of some tensors, counted of the others."""
+    return replace(stated, num_wrong=_differing(merged, again, known, threads))
 
 
 def _read(path: Path) -> Recipe | None:
@@ -106,28 +127,29 @@ def _given(name: str, model: str, sources: Mapping[str, Checkpoint]) -> Checkpoi
     return sources.get(name) or places.get(_place(model))
 
 
-def _made(recipe: Recipe, places: Mapping[str, Checkpoint]) -> Checkpoint:
+def _made(recipe: Recipe, places: Mapping[str, Checkpoint], read: Read) -> Checkpoint:
     """The merge by a recipe, the checkpoints by the names of `Recipe.places`."""
     sources = {}
     for name, source in recipe.sources.items():
         if isinstance(source, Recipe):
             inner = {key.removeprefix(f"{name}/"): place for key, place in places.items() if key.startswith(f"{name}/")}
-            sources[name] = _made(source, inner)
+            sources[name] = _made(source, inner, read)
         else:
             sources[name] = places[name]
-    return merge(recipe, sources)
+    return Fitting(sources, read).merge(recipe)
 
 
 def _place(model: str) -> str:
     return os.path.abspath(os.path.expanduser(model))  # noqa: PTH100, PTH111 (pathlib raises for odd names)
 
 
-def _differing(merged: Checkpoint, again: Checkpoint, threads: int | None) -> dict[str, int]:
+def _differing(merged: Checkpoint, again: Checkpoint, known: Mapping[str, int], threads: int | None) -> dict[str, int]:
     """Weights of every tensor of both that differ in a bit; all of one that the other lacks or has in another shape."""
     shapes = [{name: spec.shape for name, spec in side.specs.items()} for side in (merged, again)]
-    both = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape]
-    counts = sum_tensors([merged, again], both, count_differing, threads=threads)
+    both = [name for name, shape in shapes[0].items() if shapes[1].get(name) == shape and name not in known]
+    sums = sum_tensors([merged, again], both, count_differing, threads=threads)
+    counts = {name: int(count) for name, (count,) in sums.items()} | dict(known)
     return {
-        name: int(counts[name][0]) if name in counts else (merged if name in merged else again).specs[name].num_elements
+        name: counts[name] if name in counts else (merged if name in merged else again).specs[name].num_elements
         for name in dict.fromkeys([*merged, *again])
     }
