@@ -20,12 +20,14 @@ import tiny
 from bench import PROBLEMS, TALK, Bench
 from forked import APART
 from interpole.analysis.scoring import score
-from interpole.errors import RunError
+from interpole.engines.pool import lam_within
+from interpole.errors import EngineError, RunError
 from interpole.records import Outcome
 from interpole.runs import samples
 from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
+from interpole.sweep.plan import Plan
 
 
 @pytest.fixture
@@ -266,7 +268,6 @@ def test_two_sweeps_do_not_write_to_one_run(bench):
 def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
     from interpole.engines.open import open_engine
     from interpole.formats import seed_of
-    from interpole.sweep.plan import Plan
 
     instruct, thinking = live.pair(tmp_path)
     config = SweepConfig.of(
@@ -314,6 +315,45 @@ def test_two_real_engines_give_the_bytes_of_one(tmp_path):
         score(tmp_path / out)
     assert samples.read(tmp_path / "one") == samples.read(tmp_path / "two")
     assert (tmp_path / "one/curves.csv").read_bytes() == (tmp_path / "two/curves.csv").read_bytes()
+
+
+def test_all_lambdas_in_one_batch_are_exact_at_the_ends_and_told_apart_from_a_sweep_from_point_to_point(tmp_path):
+    instruct, thinking = live.pair(tmp_path)
+    content = {
+        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+        "tasks": "arithmetic",
+        "lambdas": "0,0.5,1",
+        "samples": 1,
+        "limit": 4,
+        "sampler": {"max_tokens": 6},
+        "points": [{"budget_tokens": 3, "lambda": 1.0}],
+        "engine_options": {"dtype": "float32"},
+    }
+    one, all_at_once = SweepConfig.of(content), SweepConfig.of(content | {"per_request": True})
+    sweep.run(one, tmp_path / "one")
+    with sweep.pool_of(Plan(all_at_once)) as pool:
+        summary = sweep.run(all_at_once, tmp_path / "all", pool=pool)
+        assert [(rate.num_loads, rate.num_answers) for rate in pool.rates()] == [
+            (1, 16 + 4)
+        ]  # a cut thought is asked twice
+    assert (summary.num_generated, summary.failed) == (16, ())
+    moved, batched = (
+        {(s.point, s.problem_id): s.response for s in samples.read(tmp_path / name)} for name in ("one", "all")
+    )
+    assert {key: text for key, text in moved.items() if "0.5" not in key[0]} == {
+        key: text for key, text in batched.items() if "0.5" not in key[0]
+    }
+    assert batched.keys() == moved.keys()
+    assert len({batched[point, PROBLEMS[0].id] for point in ("λ=0", "λ=0.5", "λ=1")}) == 3
+    with pytest.raises(RunError, match=r"16 responses .* per_request is True, was False"):
+        sweep.run(all_at_once, tmp_path / "one")
+    other = {"name": "ffn", "recipe": {"lambda": 0.5, "rules": [{"kind": "ffn", "lambda": 1}]}}
+    with pytest.raises(EngineError, match="ffn is no λ between the two checkpoints"):
+        Plan(SweepConfig.of(content | {"per_request": True, "points": [other]}))
+    with pytest.raises(EngineError, match="beyond is no λ between the two checkpoints"):
+        lam_within({"method": "linear", "lambda": 1.5}, {"method": "linear", "lambda": 0.0}, "beyond")
+    with pytest.raises(RunError, match="the engine scripted takes no λ per request"):
+        SweepConfig.of(content | {"engine": "scripted", "engine_options": {}, "per_request": True})
 
 
 def test_a_point_whose_weights_are_broken_fails_and_the_others_stand(tmp_path):

@@ -48,6 +48,7 @@ __all__ = [
     "MergeOut",
     "Models",
     "NoDoctor",
+    "PerRequest",
     "Prefix",
     "Preset",
     "ProfileName",
@@ -276,6 +277,14 @@ Engines = Annotated[
     typer.Option(
         metavar="N|auto",
         help="How many engines, each on a device of its own; auto: one per GPU, or per core for small models. [default: 1]",
+        rich_help_panel="The engine",
+    ),
+]
+PerRequest = Annotated[
+    bool,
+    typer.Option(
+        "--per-request",
+        help="Hold both checkpoints, and answer all λ in one batch (transformers; docs/sweep.md).",
         rich_help_panel="The engine",
     ),
 ]

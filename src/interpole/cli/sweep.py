@@ -54,6 +54,7 @@ def sweep(
     engine: options.EngineName = None,
     engine_option: options.EngineOptions = None,
     engines: options.Engines = None,
+    per_request: options.PerRequest = False,
     base_url: options.BaseUrl = None,
     model: options.Models = None,
     api_key_env: options.KeyVariable = None,
@@ -91,7 +92,7 @@ def sweep(
         "template_variables": named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
         "sampler": said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": _tasks(task or (), data=data, grader=grader, prompt=prompt),
-        "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate),
+        "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate), "per_request": per_request or None,
     } | served  # fmt: skip
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
     config = config_of(instruct, thinking, given, served=bool(served), trust=trust)

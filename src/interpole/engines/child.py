@@ -108,8 +108,8 @@ def _obey(message: Message, voice: _Voice, running: set[int], open_spec: Callabl
             voice.say(key, fingerprint=engine.load(message["where"]))
         case _:
             sampler = Sampler(**message["sampler"])
-            request = Request(key, message["prompt"], sampler, message["seed"], begins=message.get("begins"))
-            _opened(voice.engine).add(request)
+            own = {name: message[name] for name in ("begins", "lam") if name in message}
+            _opened(voice.engine).add(Request(key, message["prompt"], sampler, message["seed"], **own))
             running.add(key)
 
 
@@ -156,7 +156,7 @@ def _die_with_parent() -> None:
 
 def _open(spec: Mapping[str, Any]) -> Engine:
     recipe = build(spec["recipe"], "the recipe") if spec["recipe"] else None
-    return open_engine(spec["engine"], recipe, **spec.get("options", {}))
+    return open_engine(spec["engine"], recipe, per_request=spec.get("per_request", False), **spec.get("options", {}))
 
 
 if __name__ == "__main__":

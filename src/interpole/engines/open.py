@@ -20,13 +20,14 @@ from interpole.merging.recipe import Part, Recipe, Source, build
 __all__ = ["dial", "load_into", "open_engine"]
 
 
-def open_engine(name: str, recipe: Recipe | None, **options: Any) -> Engine:
+def open_engine(name: str, recipe: Recipe | None, *, per_request: bool = False, **options: Any) -> Engine:
     """Open an engine whose `at` and `load` take λ, a recipe (or its mapping), or a checkpoint.
 
     Args:
         name: one of `engines.registry`.
         recipe: at λ alone, this recipe at that λ; config and tokenizer are those of its template source. None: the engine
             holds no weights.
+        per_request: each request brings its own λ; the engine holds both ends.
         **options: the engine's own, e.g. `dtype="float32"`, `max_rows=64`.
 
     Raises:
@@ -35,7 +36,11 @@ def open_engine(name: str, recipe: Recipe | None, **options: Any) -> Engine:
     kind = engine_kind(name)
     if kind.needs_recipe and recipe is None:
         raise EngineError(f"the engine {name} needs a recipe", remedy="name the sources of its weights")
-    module, _, function = kind.opener.partition(":")
+    if per_request and not kind.per_request_opener:
+        raise EngineError(
+            f"the engine {name} takes no λ per request", remedy="leave --per-request out, or use transformers"
+        )
+    module, _, function = (kind.per_request_opener if per_request else kind.opener).partition(":")
     try:
         engine: Engine = getattr(import_module(module), function)(recipe, **options)
     except TypeError as error:

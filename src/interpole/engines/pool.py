@@ -5,6 +5,8 @@ nothing left to do goes to the first place where no other is; where there is non
 it then shares. So each place's weights are loaded once, and again only for the last, long ones. One engine alone takes place
 after place in the order in which they were opened.
 
+Engines whose requests each bring a λ are at all places of their pair at once: there is one place, and nothing moves.
+
 An engine that dies is replaced by `EngineProcess`. One that keeps dying at a place is given up there: what it had not answered
 goes back, and fails where a second engine is given up too, or there is no other. One that is given up twice in a row without
 an answer gets no more work, unless it is the last.
@@ -31,7 +33,7 @@ from interpole.errors import EngineError, InterpoleError, printable
 from interpole.records import Chance, Generation, Sampler
 from interpole.schema import Foreign
 
-__all__ = ["EngineRate", "Pool", "Visit"]
+__all__ = ["EngineRate", "Pool", "Visit", "lam_within"]
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
 MOST_STRIKES = 2  # how often in a row an engine is given up without an answer before it gets no more work
@@ -136,9 +138,16 @@ class Visit:
         closed: none are.
     """
 
-    def __init__(self, pool: Pool, place: _Place, num_expected: int | None, wrap: Callable[[Answer], Answer]) -> None:
-        self._pool, self._place, self.num_left = pool, place, num_expected
-        self._whole = wrap(partial(pool._ask, place))
+    def __init__(
+        self,
+        pool: Pool,
+        place: _Place,
+        lam: float | None,
+        num_expected: int | None,
+        wrap: Callable[[Answer], Answer],
+    ) -> None:
+        self._pool, self._place, self._lam, self.num_left = pool, place, lam, num_expected
+        self._whole = wrap(partial(pool._ask, place, lam))
         self.closed = False
 
     @property
@@ -169,7 +178,7 @@ class Visit:
             InterpoleError: the engine cannot say.
         """
         try:
-            chance: Chance = await self._pool._ask(self._place, prompt, sampler, 0, begins)
+            chance: Chance = await self._pool._ask(self._place, self._lam, prompt, sampler, 0, begins)
             return chance
         finally:
             self._pool._count_down(self)
@@ -194,6 +203,7 @@ class Pool:
         devices: Sequence[Device] = (Device(),),
         *,
         most_requests: int | None = None,
+        pair: Mapping[str, Any] | None = None,
         command: Sequence[str] = COMMAND,
         max_failures: int = 3,
         hang_seconds: float = 600.0,
@@ -206,13 +216,14 @@ class Pool:
             devices: one for each engine.
             most_requests: how many requests one of several engines is given at a time; the rest wait for whoever is free.
                 None: all there are. An engine alone is given all.
+            pair: the recipe whose λ each request brings, for engines that were opened so; None: engines go from place to place.
             command: see `EngineProcess`.
             max_failures: see `EngineProcess`.
             hang_seconds: see `EngineProcess`.
             report: told in a sentence of every failure, and of what an engine waits for where it says so.
         """
         self._lock = threading.RLock()
-        self._report, self._most = report, most_requests
+        self._report, self._most, self._pair = report, most_requests, pair
         self._places: dict[str, _Place] = {}  # by key, in the order in which they were opened
         self._arranging = self._again = self._closed = False
         self._busy_seconds, self._busy_since, self.first_request = 0.0, 0.0, 0.0
@@ -262,13 +273,20 @@ class Pool:
             label: what the place is called.
             num_expected: how many questions will be asked; None: not known.
             wrap: what makes an answer to a question of an engine's answers to requests, e.g. with a budget.
+
+        Raises:
+            EngineError: engines are everywhere between the ends of their pair, and the place is elsewhere.
         """
+        lam = None
+        if self._pair is not None:
+            lam = lam_within(where, self._pair, label)
+            where, fingerprint, label = None, "", "all λ"
         key = json.dumps(where, sort_keys=True)
         with self._lock:
             place = self._places.get(key)
             if place is None or place.error is not None:
                 place = self._places[key] = _Place(key, where, fingerprint, label)
-            visit = Visit(self, place, num_expected, wrap)
+            visit = Visit(self, place, lam, num_expected, wrap)
             place.visits.add(visit)
         self._arrange()
         return visit
@@ -314,8 +332,10 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _ask(self, place: _Place, *request: Any) -> Any:
-        question = _Question(place, *request)
+    async def _ask(
+        self, place: _Place, lam: float | None, prompt: str, sampler: Sampler, seed: int, begins: str | None = None
+    ) -> Any:
+        question = _Question(place, prompt, sampler, seed, begins, lam)
         with self._lock:
             if self._closed:
                 raise EngineError("the engine is closed")
@@ -507,6 +527,20 @@ class Pool:
             return ""
         member.retired = True
         return f"{member.name} answers nothing and gets no more work; {num_others} go on"
+
+
+def lam_within(where: Any, pair: Mapping[str, Any], label: str) -> float:
+    """The λ of a recipe that differs from `pair` in nothing else.
+
+    Raises:
+        EngineError: it does, or is not between the ends.
+    """
+    lam = where.get("lambda") if isinstance(where, Mapping) else None
+    same = isinstance(where, Mapping) and {**where, "lambda": None} == {**pair, "lambda": None}
+    if not same or not isinstance(lam, int | float) or not 0 <= lam <= 1:
+        what = f"{label or where} is no λ between the two checkpoints, with one recipe for all points"
+        raise EngineError(what, remedy="leave --per-request out: then engines go from point to point")
+    return float(lam)
 
 
 def _tell(report: Callable[[str], None], name: str, text: str) -> None:

@@ -124,15 +124,16 @@ class EngineProcess:
         return reply
 
     def start_answer(
-        self, prompt: str, sampler: Sampler, seed: int, begins: str | None = None
+        self, prompt: str, sampler: Sampler, seed: int, begins: str | None = None, lam: float | None = None
     ) -> tuple[int, Future[Any]]:
-        """Ask for the response to a prompt, or for how likely it `begins` with a text.
+        """Ask for the response to a prompt, or for how likely it `begins` with a text; at `lam`, where the engine takes that.
 
         Returns:
             The request's key, with which it is forgotten, and where the `Generation` or `Chance` comes.
         """
         message = {"do": "generate", "prompt": prompt, "sampler": asdict(sampler), "seed": seed}
-        return self._send(message if begins is None else message | {"begins": begins})
+        own = {name: value for name, value in (("begins", begins), ("lam", lam)) if value is not None}
+        return self._send(message | own)
 
     def forget(self, key: int) -> None:
         """Nobody waits for this response any more: it is lost, and not asked for again."""

@@ -26,6 +26,7 @@ class EngineKind:
     Attributes:
         name: as `--engine` and `engine:` call it.
         opener: `module:function`; the function takes a recipe (None where there is none) and the options by name.
+        per_request_opener: as `opener`, of the engine whose requests each bring a λ; empty: there is none.
         options: the names of its options; None: they are somebody else's, and checked when it is opened.
         writes: those of its options that name files it writes.
         matters: those of its options that responses depend on; None: all of them may.
@@ -40,6 +41,7 @@ class EngineKind:
 
     name: str
     opener: str
+    per_request_opener: str = ""
     options: tuple[str, ...] | None = None
     writes: tuple[str, ...] = ()
     matters: tuple[str, ...] | None = None
@@ -60,6 +62,7 @@ _BUILT_IN = (
     EngineKind(
         name="transformers",
         opener="interpole.engines.transformers:open_transformers",
+        per_request_opener="interpole.engines.per_request:open_per_request",
         options=("dtype", "device", "threads", "max_rows"),
         matters=("dtype", "device"),
         default_rows=128,

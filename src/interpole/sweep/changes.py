@@ -28,7 +28,8 @@ class Assumed(NamedTuple):
 def assumed_engine(config: SweepConfig, before: RunFile | None) -> Assumed:
     """What a run's engine said of itself, with the packages of today, where the sweep asks for the same engine."""
     kind = config.kind
-    if before is None or before.engine.get("engine") != config.engine or _matters(config, before):
+    other = before is None or before.engine.get("engine") != config.engine
+    if before is None or other or ("lambda" in before.engine) != config.per_request or _matters(config, before):
         return Assumed({"engine": config.engine}, certain=False)
     versions, certain = dict(before.engine), True
     for package in set(kind.packages) & set(versions):
@@ -85,7 +86,8 @@ def _of_all(config: SweepConfig, before: RunFile, after: RunFile) -> Iterator[st
         yield _changed("engine", before.engine.get("engine"), config.engine)
     else:
         yield from _matters(config, before)
-    for name in before.engine.keys() & after.engine.keys() - {"engine"}:
+    yield from _compared("per_request", "lambda" in before.engine, config.per_request)
+    for name in before.engine.keys() & after.engine.keys() - {"engine", "lambda"}:
         yield from _compared(name, release(before.engine[name]), release(after.engine[name]))
 
 

@@ -152,6 +152,7 @@ class SweepConfig(Strict):
         markers: the think markers, where they cannot be found.
         engine, engine_options: see `interpole.engines.registry`.
         engines: how many of them, each with a child process and a device of its own; `auto`: see `engines.devices`.
+        per_request: the engine holds both checkpoints, and answers all λ in one batch.
         concurrency: how many samples are under way at a time; at least twice what the engine runs at once.
         max_failures: engine failures at one point after which it is given up.
         hang_seconds: silence after which the engine counts as hanging.
@@ -174,6 +175,7 @@ class SweepConfig(Strict):
     engine: str = "transformers"
     engine_options: dict[str, Any] = {}
     engines: Annotated[NumEngines, BeforeValidator(_num_engines)] = 1
+    per_request: bool = False
     concurrency: int = Field(256, ge=1)
     max_failures: int = Field(3, ge=0)
     hang_seconds: float = Field(600.0, gt=0)
@@ -222,6 +224,8 @@ class SweepConfig(Strict):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two points are called {twice}")
         self._check_served()
+        if self.per_request and not kind.per_request_opener:
+            raise ValueError(f"per_request: the engine {self.engine} takes no λ per request")
         if kind.options is not None and (unknown := set(self.engine_options) - set(kind.options)):
             there = ", ".join(kind.options)
             raise ValueError(f"engine_options: {self.engine} has no {min(unknown)!r}; there are {there}")

@@ -114,6 +114,7 @@ def memory(config: SweepConfig, mean_tokens: float) -> Memory | None:
     dtype = str(options.get("dtype") or kind.default_dtype)
     width = VALUE_BYTES.get(dtype)
     weights = sum(spec.num_elements for spec in checkpoint.specs.values()) * width if width else checkpoint.num_bytes
+    weights *= 2 if config.per_request else 1
     per_token = kv_bytes_per_token(checkpoint.config, width or 2)
     rows = int(options.get("max_rows") or kind.default_rows)
     return Memory(weights, None if per_token is None else int(per_token * mean_tokens * rows), rows)

@@ -18,6 +18,7 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import MESSAGES, Answer, RemoteModel
 from interpole.engines.budget_forcing import Budget, within
 from interpole.engines.open import dial
+from interpole.engines.pool import lam_within
 from interpole.errors import RunError, TaskError
 from interpole.formats import content_hash
 from interpole.merging.merged import open_part
@@ -89,6 +90,8 @@ class Plan:
             *(self.dial_point(lam) for lam in config.lambdas),
             *(self.point(point) for point in config.points),
         ]
+        for point in self.points if config.per_request else ():
+            lam_within(point.where, self.engine_spec["recipe"], point.name)
         self.benchmarks = {bench.name: bench for bench in (self._benchmark(task) for task in config.tasks)}
         if len(self.benchmarks) < len(config.tasks):
             raise RunError("two tasks have one name", remedy="run them as two sweeps")
@@ -128,7 +131,8 @@ class Plan:
         if self.config.served:  # which model, and where, are the points' own settings
             options = {key: value for key, value in options.items() if key not in ("model", "base_url")}
         recipe = {} if self.config.served else _dumped(self.base_recipe)
-        return {"engine": self.config.engine, "recipe": recipe, "options": options}
+        spec = {"engine": self.config.engine, "recipe": recipe, "options": options}
+        return spec | ({"per_request": True} if self.config.per_request else {})
 
     @property
     def base_recipe(self) -> Recipe:

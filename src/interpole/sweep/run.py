@@ -179,6 +179,7 @@ def pool_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> Po
         planned.engine_spec,
         where,
         most_requests=config.kind.num_rows(config.engine_options),
+        pair=planned.engine_spec["recipe"] if config.per_request else None,
         max_failures=config.max_failures,
         hang_seconds=config.hang_seconds,
         report=report,
@@ -469,9 +470,19 @@ class _Sweep:
                 ],
                 self._out / UNFINISHED,
                 lambda done, log, error: self._finish(*made[done.key], log, error),
-                num_open=(len(pool) + 1) * len(self._plan.benchmarks),
+                num_open=self._num_open(pool, [part for _, part in parts]),
                 concurrency=config.concurrency * len(pool),
             )
+
+    def _num_open(self, pool: Pool, parts: Sequence[Part]) -> int:
+        """How many logs at a time: those of a point for each engine and one more; or as many as fill two batches with all λ."""
+        config, benchmarks = self._plan.config, self._plan.benchmarks.values()
+        num = (len(pool) + 1) * len(benchmarks)
+        if not config.per_request:
+            return num
+        smallest = min(part.num_responses(len(one.problems)) for part in parts for one in benchmarks)
+        rows = len(pool) * (config.kind.num_rows(config.engine_options) or config.concurrency)
+        return max(num, 1 + 2 * rows // max(1, smallest))
 
     def _visit(self, pool: Pool, job: _Job, part: Part) -> Visit:
         """Ask at a job's point; how many questions it will be is known where we ask them."""
