@@ -141,6 +141,7 @@ def show_found(found: Found) -> None:
     """What an adaptive sweep found of the transition, what it spent, and what it saved against the grid."""
     from interpole.analysis.intervals import Interval, ends_text, interval_text
     from interpole.cli.show import console
+    from interpole.search.explore import HALVINGS, PROMPTS
 
     middle = found.transition.mid
     if middle is None:
@@ -148,7 +149,10 @@ def show_found(found: Found) -> None:
     else:
         alone = f"bisection alone: {ends_text(Interval(middle.value, *found.bracket), digits=3)}"
         if found.predicted is not None and found.predicted.mid is not None:
-            alone = f"predicted before anything was generated: {interval_text(found.predicted.mid, digits=3)}"
+            alone = (
+                f"predicted before anything was generated: {interval_text(found.predicted.mid, digits=3)}, in the place of a "
+                f"bisection's {HALVINGS * PROMPTS} responses"
+            )
         console.print(
             f"\nHalf of the responses think at λ={interval_text(middle, digits=3)}, a 95 % interval; {alone}.",
             highlight=False,

@@ -23,7 +23,7 @@ from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 from interpole.search.allocation import Goal, Observed, choose, confidence, plausible, worth
 
-__all__ = ["ENOUGH", "Found", "Oracle", "Round", "Spending", "bisect", "confirm", "explore"]
+__all__ = ["ENOUGH", "HALVINGS", "PROMPTS", "Found", "Oracle", "Round", "Spending", "bisect", "confirm", "explore"]
 
 FRACTION = 0.35  # of what the grid is expected to cost: leaves room below 40 % for a wrong expectation
 ENOUGH = 0.95  # probability that the recommended λ is as good as any
