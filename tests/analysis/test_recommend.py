@@ -214,6 +214,16 @@ def test_from_a_run_ties_are_judged_in_pairs_and_tokens_have_intervals():
         assert any("λ=0.6 cannot be told from it in accuracy and needs" in note for note in found.notes)
 
 
+def test_a_run_whose_lambdas_share_no_questions_is_warned_of():
+    samples = run({0.0: 0.2, 0.6: 0.5, 1.0: 0.6}, {0.0: 100, 0.6: 300, 1.0: 900})
+    apart = [replace(s, problem_id=f"{s.problem_id} again") if s.lam == 1 else s for s in samples]
+    found = recommend(apart)
+    assert found.tied_by == "unpaired"
+    assert "fewer than 2 questions were answered at every λ" in found.notes[0]
+    assert not [note for note in found.notes if "samples pair by question" in note]
+    assert not [note for note in recommend(samples).notes if "WARNING" in note]
+
+
 def test_points_off_the_dial_are_not_recommended():
     samples = run({0.0: 0.3, 0.6: 0.5, 1.0: 0.6}, RUN_TOKENS)
     rival = [replace(s, lam=None, point="oracle", grades={"own": 1.0}) for s in samples if s.lam == 1.0]

@@ -461,6 +461,28 @@ def test_tokens_that_do_not_rise_are_flat():
     assert {step.verdict for step in find_stages(run(sharp))[0].steps} == {"flat"}
 
 
+def test_lambdas_that_share_no_question_are_not_compared_and_said():
+    whole = run(sharp, tokens=lambda lam: 100 + 400 * lam)
+    first = {f"q{i}" for i in range(10)}
+    part = [s for s in whole if s.lam != 0.8 and (s.problem_id in first) == (s.lam != 1.0)]  # as a shard may have them
+    (s, *_), (all_of_it, *_) = find_stages(part), find_stages(whole)
+    assert [(step.lam, step.to) for step in s.steps] == [(0.6, 0.7), (0.7, 0.9)]
+    assert [note for note in s.notes if "no question in common" in note] == [
+        "λ=0.9 and λ=1 have no question in common: the step between them is open",
+        "λ=0.6 and λ=1 have no question in common: the step between them is open",
+    ]
+    assert not [note for note in all_of_it.notes if "in common" in note]
+
+
+def test_pass_at_k_that_falls_is_seen_against_the_lambdas_that_had_the_questions():
+    falling = run(sharp, questions=40, score=lambda lam: 1.0 if lam < 0.95 else 0.3)
+    best = [s for s in falling if s.lam != 0.9] + [
+        replace(s, problem_id=f"other {s.problem_id}") for s in falling if s.lam == 0.9
+    ]
+    assert signatures(best)["thinking saturated, Pass@k falling"].lams == (1.0,)
+    assert signatures([s for s in best if not 0.5 < s.lam < 0.85]) == {}
+
+
 def signatures(data, **options):
     return {x.name: x for x in find_stages(data, **options)[0].signatures}
 

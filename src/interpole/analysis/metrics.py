@@ -47,6 +47,7 @@ __all__ = [
     "power_reach",
     "rows_and_samples",
     "score_of",
+    "share_questions",
     "vote",
 ]
 
@@ -171,6 +172,12 @@ def rows_and_samples(
     if not rows:
         raise AnalysisError("no point on the dial was measured", remedy="sweep λ: `interpole sweep … --lambda 0:1:0.1`")
     return rows, samples
+
+
+def share_questions(a: Iterable[Sample], b: Iterable[Sample]) -> bool:
+    """Whether some question was answered at both of two points, so that `difference` can compare them."""
+    keys = [{(s.task, s.problem_id) for s in side if s.outcome is not Outcome.FAILED} for side in (a, b)]
+    return not keys[0].isdisjoint(keys[1])
 
 
 def difference(

@@ -162,7 +162,10 @@ def recommend(
         optimism=off, detectable=detectable,
         cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
         tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
-        notes=(*_warnings(shown, measured), *notes, *_notes(shown, limits, measured, tied, tied_by, transition)),
+        notes=(
+            *_warnings(shown, measured, apart=bool(samples) and errors is None), *notes,
+            *_notes(shown, limits, measured, tied, tied_by if errors or not samples else "", transition),
+        ),
         command=shlex.join(["interpole", "merge", *sources, "--lambda", f"{shown.lam:g}", "--out", f"merged-{shown.lam:g}"]),
     )  # fmt: skip
 
@@ -449,8 +452,13 @@ def _why(goal: Goal, limit: float, choice: Choice | None, nearest: Choice) -> st
     return f"{seen} is the most accurate{within}"
 
 
-def _warnings(shown: Choice, measured: Sequence[Choice]) -> Iterator[str]:
-    """What makes all of this doubtful."""
+def _warnings(shown: Choice, measured: Sequence[Choice], *, apart: bool) -> Iterator[str]:
+    """What makes all of this doubtful; `apart`: the points of a run share less than two questions."""
+    if apart and len(measured) > 1:
+        yield (
+            "WARNING: fewer than 2 questions were answered at every λ, so differences may be those of questions, and ties "
+            "are judged without pairing: finish the sweep, or unite its shards (`interpole runs merge`)"
+        )
     if shown.capped >= CAPPED:
         yield f"WARNING: {shown.capped:.0%} of responses at λ={shown.lam:g} were cut at the token cap: raise it first"
     first, last = measured[0], measured[-1]

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from interpole.analysis.intervals import Interval, interval_text
-from interpole.analysis.metrics import difference, rows_and_samples
+from interpole.analysis.metrics import difference, rows_and_samples, share_questions
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
@@ -163,7 +163,13 @@ def _task_stages(
     stage2 = bracket(rows)
     late = [row.lam for row in rows if stage2 and row.lam >= stage2[1] and row.lam in samples]
     pairs = [*pairwise(late), *([(late[0], late[-1])] if len(late) > 2 else [])]
-    steps = tuple(step(lam, to, samples, margin=margin, resamples=resamples, seed=seed) for lam, to in pairs)
+    apart = [(lam, to) for lam, to in pairs if not share_questions(samples[lam], samples[to])]
+    notes = tuple(
+        f"λ={lam:g} and λ={to:g} have no question in common: the step between them is open" for lam, to in apart
+    )
+    steps = tuple(
+        step(*pair, samples, margin=margin, resamples=resamples, seed=seed) for pair in pairs if pair not in apart
+    )
     signatures = (
         *_verbose(rows),
         *_incoherent(rows, sigma),
@@ -171,7 +177,7 @@ def _task_stages(
         *_falling(rows, samples, resamples, seed),
     )
     stages = _from_transition(rows[0].task, found, stage2, _needs(rows, samples, evidence))
-    return replace(stages, steps=steps, signatures=signatures)
+    return replace(stages, notes=(*stages.notes, *notes), steps=steps, signatures=signatures)
 
 
 def _pooled(found: Sequence[Stages], transitions: Mapping[str, Transition]) -> Stages:
@@ -301,7 +307,11 @@ def _falling(rows: Sequence[CurveRow], samples: ByLam, resamples: int, seed: int
     saturated = [r for r in rows if r.think >= LEVELS[2] and r.lam in samples]
     hit = {}
     for before, after in pairwise(saturated):
-        best = max((r for r in saturated if r.lam <= before.lam), key=lambda r: r.pass_ or 0)
+        earlier = [r for r in saturated if r.lam <= before.lam]
+        earlier = [r for r in earlier if share_questions(samples[r.lam], samples[after.lam])]
+        if not earlier:
+            continue
+        best = max(earlier, key=lambda r: r.pass_ or 0)
         change = difference(samples[best.lam], samples[after.lam], metric="pass", resamples=resamples, seed=seed).value
         if change.high < 0:
             shown = interval_text(change, 100, sign="+", unit=" points")
