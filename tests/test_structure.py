@@ -20,6 +20,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "formats",
     "schema",
     "guarded",
+    "actors",
     "checkpoints",
     "chat",
     "merging",

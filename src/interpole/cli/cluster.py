@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from interpole.sweep.actors import Actors
+    from interpole.actors import Actors
     from interpole.sweep.config import SweepConfig
 
 __all__ = ["actors_of"]
@@ -20,7 +20,7 @@ def actors_of(config: SweepConfig, out: Path, address: str | None) -> Iterator[A
     if address is None:
         yield None
         return
-    from interpole.sweep.actors import Actors
+    from interpole.sweep.cluster import engines
 
-    with Actors(config, out, address) as actors:
+    with engines(config, out, address) as actors:
         yield actors

@@ -380,7 +380,7 @@ RayAddress = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="On the engines of a Ray cluster; auto: the one that this machine belongs to (docs/cluster.md).",
+        help="On a Ray cluster; auto: the one that this machine belongs to (docs/cluster.md).",
         rich_help_panel="More than one machine",
     ),
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -21,6 +22,9 @@ __all__ = ["convert", "extract_lora", "merge", "presets", "register"]
 
 
 MOST_SHARES = 100_000
+MOST_ORDERS = 64
+"""Shares into which a merge is cut for a cluster: each opens the sources anew."""
+MOST_FAILURES = 3
 STREAM_THREADS = 8
 """With `--stream`: they wait for the network, not for a core."""
 
@@ -52,6 +56,7 @@ def merge(
     source: options.Sources = None,
     shard_size: options.ShardSize = None,
     shard: options.Shard = None,
+    ray: options.RayAddress = None,
     stream: options.Stream = False,
     dry_run: options.MergeDryRun = False,
     push_to_hub: options.PushToHub = None,
@@ -97,13 +102,13 @@ def merge(
     if push_to_hub and not dry_run:
         check_login(push_to_hub)
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
-    share = None if shard is None else _parse_share(shard)
+    share = None if shard is None else _parse_share(shard, ray)
     insisted = allow_non_finite or no_doctor
     job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream)
     if dry_run:
         _say_what_it_takes(job, as_json=as_json)
         return
-    written = _write(job, as_json=as_json)
+    written = _write(job if ray is None else _made_there(job, ray), as_json=as_json)
     for folder in recipes if push_to_hub and written else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
 
@@ -323,7 +328,7 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     """
     from time import perf_counter
 
-    from interpole.checkpoints.save import Target, save_all, shards_of
+    from interpole.checkpoints.save import shards_of
     from interpole.cli.progress import bytes_bar
     from interpole.files import size_text
     from interpole.merging.merged import merge_all
@@ -336,14 +341,7 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     num_bytes = sum(checkpoint.specs[name].num_bytes for checkpoint in merged.values() for name in names)
     start = perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
-        saved = save_all(
-            [Target(checkpoint, out) for out, checkpoint in merged.items()],
-            shard_bytes=job.shard_bytes,
-            progress=advance,
-            allow_non_finite=job.allow_non_finite,
-            share=share,
-            threads=STREAM_THREADS if job.stream else None,
-        )
+        saved = _save(job, merged, advance)
     seconds = perf_counter() - start
     if as_json:
         from interpole.cli.show import show_json
@@ -365,6 +363,81 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     return saved.is_whole
 
 
+def _save(job: _Job, merged: Mapping[Path, Checkpoint], progress: Callable[[int], None] | None = None) -> Saved:
+    from interpole.checkpoints.save import Target, save_all
+
+    return save_all(
+        [Target(checkpoint, out) for out, checkpoint in merged.items()],
+        shard_bytes=job.shard_bytes,
+        progress=progress,
+        allow_non_finite=job.allow_non_finite,
+        share=job.share,
+        threads=STREAM_THREADS if job.stream else None,
+    )
+
+
+class _Merger:
+    """What a worker on a cluster has: this program."""
+
+    def versions(self) -> dict[str, str]:
+        """Its version."""
+        from interpole import __version__
+
+        return {"interpole": __version__}
+
+
+def _save_share(_: object, job: _Job) -> None:
+    """Write a share: what a worker on a cluster is ordered to do."""
+    from interpole.merging.merged import merge_all
+
+    recipes = list(job.recipes.values())
+    _save(job, dict(zip(job.recipes, merge_all(recipes, _open(job, weights=True)), strict=True)))
+
+
+def _made_there(job: _Job, address: str) -> _Job:
+    """Have the folders written by the workers of a cluster.
+
+    Returns:
+        The job of one share, which finds that all are there.
+
+    Raises:
+        InterpoleError: a share failed several times.
+    """
+    from interpole.actors import Actors, Order
+    from interpole.checkpoints.save import Share, shards_of
+    from interpole.errors import OutputError, printable
+    from interpole.merging.merged import merge_all
+
+    recipes = {out.absolute(): recipe for out, recipe in job.recipes.items()}
+    first, *_ = merge_all(list(recipes.values()), _open(job, weights=job.stream), weights=job.stream)
+    of = min(len(shards_of(first, job.shard_bytes)), MOST_ORDERS)
+    todo = job._replace(recipes=recipes, doctor=False)  # it has been asked
+    left, failures = [Share(number, of) for number in range(1, of + 1)], Counter[Share]()
+    folder = next(iter(recipes)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def give(_: int) -> Order | None:
+        return Order(_save_share, (todo._replace(share=left.pop(0)),)) if left else None
+
+    def tell(text: str) -> None:
+        typer.echo(printable(text), err=True)
+
+    with Actors(_Merger, (), folder, address, what="worker", report=tell) as actors:
+        for done in actors.work(give, lambda: len(left)):
+            share = None if done is None else done.order.args[0].share
+            if done is None or share is None:
+                continue
+            if not done.error:
+                tell(f"share {share.number} of {of}: written on {done.node}")
+                continue
+            failures[share] += 1
+            tell(f"share {share.number} of {of}: {done.error}")
+            if failures[share] >= MOST_FAILURES:
+                raise OutputError(done.error, f"share {share.number} of {of}", "then run the same command again")
+            left.append(share)
+    return todo._replace(share=Share(1, of))
+
+
 def _how_far(saved: Saved, share: Share) -> str:
     """What a share says at its end."""
     there = f"share {share.number} of {share.of}: {saved.num_there} of {saved.num_shards} files are there"
@@ -375,10 +448,12 @@ def _how_far(saved: Saved, share: Share) -> str:
     return f"{there}; the share that writes the last one finishes the folder"
 
 
-def _parse_share(text: str) -> Share:
+def _parse_share(text: str, ray: str | None) -> Share:
     """Part and number of parts of `"3/8"`."""
     from interpole.checkpoints.save import Share
 
+    if ray is not None:
+        raise typer.BadParameter("--ray writes all shares: it does not go with --shard")
     number, _, of = text.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARES):
         raise typer.BadParameter(f"--shard {text}: write I/N, as 1/8 … 8/8")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interpole.actors import Actors, Order
 from interpole.checkpoints.names import num_layers
 from interpole.engines.pool import Pool
 from interpole.errors import InterpoleError, RunError
@@ -25,8 +26,7 @@ from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
 from interpole.search.predict import NUM_PROMPTS, Asked, ask_parts, prompts_of
 from interpole.search.space import Choices, Range, SpaceFile, Vary, leading, point_of, uniform
 from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
-from interpole.sweep.actors import Actors, Order, written
-from interpole.sweep.cluster import Cluster
+from interpole.sweep.cluster import Bench, Cluster, written
 from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
@@ -257,7 +257,7 @@ class _Trials:
                 return None
             number, point = left.pop(0) if left else self._new(study)
             ids = {bench.name: tuple(problem.id for problem in bench.problems) for bench in self._benchmarks}
-            return Order(_try_ids, config, (point, ids, self._answers(number)))
+            return Order(_try_ids, (config, point, ids, self._answers(number)))
 
         def num_left() -> int:
             return len(left) + max(0, self._file.trials - _num_tried(study))
@@ -265,7 +265,7 @@ class _Trials:
         for done in actors.work(give, num_left):
             if done is None:
                 continue
-            point, _, answers = done.order.args
+            _, point, _, answers = done.order.args
             number = int(answers.stem)
             lost[number] += done.gone
             if done.gone and lost[number] <= self._file.sweep.max_failures:
@@ -335,19 +335,14 @@ def _try_point(
     return float(accuracy), float(tokens), num_tokens
 
 
-def _try_ids(
-    planned: Plan,
-    pool: Pool,
-    config: PointConfig,
-    ids: Ids,
-    answers: Path,
-) -> tuple[float, float, int]:
+def _try_ids(at: Bench, sweep: str, config: PointConfig, ids: Ids, answers: Path) -> tuple[float, float, int]:
     """`_try_point` with the questions by their ids: what an actor is ordered to do."""
+    planned = at.plan(sweep)
     benchmarks = [
         replace(bench, problems=tuple(problem for problem in bench.problems if problem.id in set(ids[name])))
         for name, bench in planned.benchmarks.items()
     ]
-    return _try_point(planned, pool, config, benchmarks, answers)
+    return _try_point(planned, at.pool, config, benchmarks, answers)
 
 
 def _failed() -> Any:

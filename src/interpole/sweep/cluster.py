@@ -13,23 +13,27 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from interpole.engines.pool import EngineRate, Pool
+from interpole.actors import Actors, Order, node_name
+from interpole.engines.pool import EngineRate
+from interpole.engines.registry import EngineKind
 from interpole.errors import RunError
 from interpole.files import open_regular, open_to_append, read_text, write_atomic
 from interpole.formats import parse_json
 from interpole.runs.journal import JOURNAL, journal_path
-from interpole.runs.runfile import UNITS
+from interpole.runs.runfile import UNITS, release
 from interpole.schema import Strict, validated
-from interpole.sweep.actors import Actors, Order, node_name, written
+from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import Made, run_unit
+from interpole.sweep.run import Made, pool_of, run_unit
 from interpole.sweep.units import Unit
 
-__all__ = ["NODES", "Cluster", "do_unit"]
+__all__ = ["NODES", "Bench", "Cluster", "do_unit", "engines", "needs", "written"]
 
 NODES = "nodes.jsonl"
 """In the run folder: a line for every unit, with the node that did it."""
@@ -46,6 +50,72 @@ class _Did(Strict):
     num_generated: int
     num_tokens: int
     seconds: float
+
+
+class Bench:
+    """What an actor of a sweep has: an engine, and the plan of whatever it is asked about."""
+
+    def __init__(self, config: str) -> None:
+        """Open the engine of a sweep (`written`).
+
+        Raises:
+            InterpoleError: it cannot be opened, or something of the sweep is not here.
+        """
+        self._plans: dict[str, Plan] = {}
+        self.pool = pool_of(self.plan(config))
+
+    def versions(self) -> dict[str, str]:
+        """The engine's."""
+        return self.pool.versions()
+
+    def plan(self, config: str) -> Plan:
+        """The plan of a sweep; the last one is kept."""
+        if config not in self._plans:
+            self._plans = {config: Plan(SweepConfig.of(json.loads(config)))}
+        return self._plans[config]
+
+
+def written(config: SweepConfig) -> str:
+    """A sweep as JSON, with one engine, which is what an actor has."""
+    return config.model_copy(update={"engines": 1}).model_dump_json(by_alias=True, exclude_unset=True)
+
+
+def needs(kind: EngineKind, options: Mapping[str, Any], gpus: bool) -> dict[str, float]:
+    """What one engine needs of a node, as Ray counts it.
+
+    Args:
+        kind: of the engine.
+        options: its options.
+        gpus: whether the cluster has GPUs.
+    """
+    threads = options.get("threads")
+    need = {"CPU": float(threads) if isinstance(threads, int) else 1.0}
+    if gpus and kind.default_rows is not None and str(options.get("device", "cuda")) != "cpu":
+        group = int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
+        need["GPU"] = float(group)
+    return need
+
+
+def engines(config: SweepConfig, out: Path, address: str = "auto", *, pending_seconds: float = 120.0) -> Actors:
+    """The engines of a sweep on a cluster.
+
+    Args:
+        config: what they are opened for; `engines`: at most so many, where it is said, else as many as there is room for.
+        out: a folder that all nodes must see.
+        address: see `Actors`.
+        pending_seconds: see `Actors`.
+    """
+    said = config.engines if "engines" in config.model_fields_set else "auto"
+    return Actors(
+        Bench,
+        (written(config),),
+        out,
+        address,
+        need=partial(needs, config.kind, config.engine_options),
+        alike=release,
+        most=None if said == "auto" else said,
+        pending_seconds=pending_seconds,
+    )
 
 
 class Cluster:
@@ -92,13 +162,13 @@ class Cluster:
             unit = _next(left, at, engine)
             left.remove(unit)
             at[engine] = unit.point
-            return Order(do_unit, said, (str(out), unit, names[unit]))
+            return Order(do_unit, (said, str(out), unit, names[unit]))
 
         for done in self._actors.work(give, lambda: len(left)):
             if done is None:
                 on_answers(_num_answers(out))
                 continue
-            unit = done.order.args[1]
+            unit = done.order.args[2]
             if _is_seen(
                 out / UNITS / names[unit], 0.0 if done.error else LAG_SECONDS
             ):  # maybe of one that is gone since
@@ -141,12 +211,13 @@ class Cluster:
         return Made(unit, path, "", did.num_generated, did.num_tokens)
 
 
-def do_unit(planned: Plan, pool: Pool, out: str, unit: Unit, name: str) -> None:
+def do_unit(bench: Bench, config: str, out: str, unit: Unit, name: str) -> None:
     """Do a unit of the run `out` in a folder of its own, called `name` when it is whole.
 
     Raises:
         InterpoleError: the folder cannot be written, or the engine is gone.
     """
+    planned, pool = bench.plan(config), bench.pool
     units = Path(out) / UNITS
     folder = units / f".{name}.{uuid.uuid4().hex[:8]}"
     point = next(point for point in planned.points if point.name == unit.point)

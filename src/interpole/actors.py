@@ -1,12 +1,11 @@
-"""Engines in Ray actors: asked for as there is room, replaced when they or their nodes are gone, each given one order at a time.
+"""Workers in Ray actors: asked for as there is room, replaced when they or their nodes are gone, each given one order at a time.
 
-Ray carries orders and short answers; whatever shall last is written to disk by those who do the orders. An actor whose node is
-gone would wait for ever, so none is waited for longer than it may take.
+What a worker has (an engine, or nothing) stays open from order to order. Ray carries orders and short answers; what shall last is
+written to disk by those who do the orders. An actor whose node is gone would wait for ever, so none is waited for too long.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -14,34 +13,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from interpole.engines.pool import Pool
-from interpole.engines.registry import EngineKind, require
 from interpole.errors import InterpoleError, RunError
-from interpole.runs.runfile import release
-from interpole.sweep.config import SweepConfig
-from interpole.sweep.plan import Plan
-from interpole.sweep.run import pool_of
 
-__all__ = ["Actors", "Done", "Order", "needs", "node_name", "written"]
+__all__ = ["Actors", "Done", "Order", "Tools", "node_name"]
 
 TICK_SECONDS = 0.5
 MOST_REFUSED = 3
-"""Actors that cannot open their engine, after which no more are asked for."""
+"""Actors that cannot open their tools, after which no more are asked for."""
+
+
+class Tools(Protocol):
+    """What a worker has."""
+
+    def versions(self) -> dict[str, str]:
+        """What it says of itself: what workers of one job must have in common."""
 
 
 class Order(NamedTuple):
-    """What an actor shall do: `function(planned, pool, *args)`. The function is found by its name; the answer is short."""
+    """What a worker shall do: `function(tools, *args)`. The function is found by its name; the answer is short."""
 
     function: Callable[..., Any]
-    config: str  # of the sweep (`written`)
     args: tuple[Any, ...]
-
-
-def written(config: SweepConfig) -> str:
-    """A sweep as JSON, with one engine, which is what an actor has."""
-    return config.model_copy(update={"engines": 1}).model_dump_json(by_alias=True, exclude_unset=True)
 
 
 class Done(NamedTuple):
@@ -51,23 +45,7 @@ class Done(NamedTuple):
     node: str
     answer: Any
     error: str = ""  # why there is no answer
-    gone: bool = False  # the engine is, with its actor: another may do the order
-
-
-def needs(kind: EngineKind, options: Mapping[str, Any], *, gpus: bool) -> dict[str, float]:
-    """What one engine needs of a node, as Ray counts it.
-
-    Args:
-        kind: of the engine.
-        options: its options.
-        gpus: whether the cluster has GPUs.
-    """
-    threads = options.get("threads")
-    need = {"CPU": float(threads) if isinstance(threads, int) else 1.0}
-    if gpus and kind.default_rows is not None and str(options.get("device", "cuda")) != "cpu":
-        group = int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
-        need["GPU"] = float(group)
-    return need
+    gone: bool = False  # the worker is: another may do the order
 
 
 def node_name() -> str:
@@ -78,12 +56,11 @@ def node_name() -> str:
 
 
 class _Host:
-    """What runs in an actor: an engine that stays open from order to order."""
+    """What runs in an actor."""
 
     def __init__(self, folder: str) -> None:
         """Go to the driver's folder, so that paths mean here what they mean there."""
-        self._pool: Pool | None = None
-        self._plans: dict[str, Plan] = {}
+        self._tools: Any = None
         with suppress(OSError):
             os.chdir(folder)
 
@@ -91,27 +68,23 @@ class _Host:
         """The name of the node; the answer says that the actor has a place."""
         return node_name()
 
-    def open(self, config: str, out: str) -> dict[str, str] | str:
-        """Open the engine. Returns its versions, or why that cannot be done."""
+    def open(self, opener: Callable[..., Tools], args: tuple[Any, ...], out: str) -> dict[str, str] | str:
+        """Open the tools. Returns their versions, or why that cannot be done."""
         try:
             if not Path(out).is_dir():
                 return f"{out} is not there: use storage that all nodes share"
-            self._pool = pool_of(self._plan(config))
-            return self._pool.versions()
+            self._tools = opener(*args)
+            versions: dict[str, str] = self._tools.versions()
         except InterpoleError as error:
             return str(error)
+        return versions
 
     def do(self, order: Order) -> tuple[Any, str]:
         """Carry out an order. Returns the answer, or why there is none."""
         try:
-            return order.function(self._plan(order.config), self._pool, *order.args), ""
+            return order.function(self._tools, *order.args), ""
         except (InterpoleError, OSError) as error:
             return None, str(error)
-
-    def _plan(self, config: str) -> Plan:
-        if config not in self._plans:
-            self._plans = {config: Plan(SweepConfig.of(json.loads(config)))}
-        return self._plans[config]
 
 
 @dataclass(eq=False)
@@ -128,36 +101,45 @@ class _Hand:
 
 
 class Actors:
-    """Engines on a cluster. To be closed: a `with` block does.
+    """Workers on a cluster. To be closed: a `with` block does.
 
     Attributes:
-        report: told in a sentence of engines that come and go.
+        report: told in a sentence of workers that come and go.
     """
 
     def __init__(
         self,
-        config: SweepConfig,
+        opener: Callable[..., Tools],
+        args: tuple[Any, ...],
         out: Path,
         address: str = "auto",
         *,
+        what: str = "engine",
+        need: Callable[[bool], Mapping[str, float]] = lambda _: {"CPU": 1.0},
+        alike: Callable[[str], str] = str,
+        most: int | None = None,
         pending_seconds: float = 120.0,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Nothing is asked for yet.
 
         Args:
-            config: what engines are opened for; `engines`: at most so many, where it is said, else as many as there is room for.
+            opener: makes a worker's tools; found by its name.
+            args: for it.
             out: a folder that all nodes must see.
             address: of the cluster; `auto`: the one that this machine belongs to.
-            pending_seconds: how long an engine may wait for a node.
+            what: what a worker is called.
+            need: what it needs of a node, as Ray counts it; takes whether the cluster has GPUs.
+            alike: what of a version must be the same everywhere.
+            most: workers; None: as many as there is room for.
+            pending_seconds: how long one may wait for a node.
             report: see above.
         """
-        self._config, self._out, self._address = config, out.absolute(), address
-        said = config.engines if "engines" in config.model_fields_set else "auto"
-        self._most = None if said == "auto" else said
+        self._opener, self._args, self._out, self._address = opener, args, out.absolute(), address
+        self._what, self._ask_need, self._alike, self._most = what, need, alike, most
         self._pending_seconds, self.report = pending_seconds, report
         self._hands: list[_Hand] = []
-        self._need: dict[str, float] = {}
+        self._need: Mapping[str, float] = {}
         self._versions: dict[str, str] = {}
         self._num_hired = self._num_refused = 0
 
@@ -179,10 +161,10 @@ class Actors:
             self._hands, self._need = [], {}
 
     def versions(self) -> dict[str, str]:
-        """What the engines say of themselves; blocks until the first is open.
+        """What the workers' tools say of themselves; blocks until the first are open.
 
         Raises:
-            RunError: there is no cluster, no node has room for an engine, or it cannot be opened.
+            RunError: there is no cluster, no node has room for a worker, or its tools cannot be opened.
         """
         self._connect()
         while not self._versions:
@@ -194,14 +176,14 @@ class Actors:
         """Hand out orders until there are none left, and all are answered.
 
         Args:
-            give: takes the number of an idle engine, and returns what it shall do; None: nothing now.
+            give: takes the number of an idle worker, and returns what it shall do; None: nothing now.
             num_left: how many orders are still to be handed out.
 
         Yields:
             What comes of each; None now and then, while nothing does.
 
         Raises:
-            RunError: no node has room for an engine any more.
+            RunError: no node has room for a worker any more.
         """
         self._connect()
         while num_left() or any(hand.order for hand in self._hands):
@@ -220,16 +202,18 @@ class Actors:
         """
         if self._need:
             return
-        require("ray", "ray", RunError)
-        import ray
-
+        try:
+            import ray
+        except ImportError as error:
+            what = f"Ray is not installed: {error}"
+            raise RunError(what, remedy="pip install 'interpole[ray]', on all nodes") from error
         try:
             ray.init(self._address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (OSError, ValueError, RuntimeError) as error:
             remedy = "start one with `ray start --head`, or give its address"
             raise RunError(f"no Ray cluster can be joined: {error}", self._address, remedy) from error
         gpus = ray.cluster_resources().get("GPU", 0.0) > 0
-        self._need = needs(self._config.kind, self._config.engine_options, gpus=gpus)
+        self._need = self._ask_need(gpus)
 
     def _hire(self, wanted: int) -> None:
         """Ask for actors as far as there is room; for the first one in any case."""
@@ -251,7 +235,7 @@ class Actors:
         """Wait a moment for answers; actors that begin or end are seen to, and what came of orders is passed on.
 
         Raises:
-            RunError: no node has room for an engine, or it cannot be opened.
+            RunError: no node has room for a worker, or its tools cannot be opened.
         """
         import ray
 
@@ -265,7 +249,7 @@ class Actors:
             except ray.exceptions.RayError as error:
                 self._lose(hand, f"is gone: {_first_line(error)}")
                 if order is not None:
-                    yield Done(order, hand.node, None, f"the engine on {hand.node} is gone", True)
+                    yield Done(order, hand.node, None, f"the {self._what} on {hand.node} is gone", True)
                 continue
             if order is not None:
                 value, problem = answer
@@ -278,7 +262,7 @@ class Actors:
         """Go on with an actor that has found a node, or has opened its engine."""
         if hand.state == "pending":
             hand.state, hand.node = "opening", answer
-            hand.asked = hand.actor.open.remote(written(self._config), str(self._out))
+            hand.asked = hand.actor.open.remote(self._opener, self._args, str(self._out))
             return
         wrong = answer if isinstance(answer, str) else self._differs(answer)
         if wrong:
@@ -286,13 +270,15 @@ class Actors:
             return
         hand.state = "ready"
         self._versions = self._versions or answer
-        self.report(f"an engine is open on {hand.node}")
+        self.report(f"one {self._what} more, on {hand.node}")
 
     def _differs(self, versions: Mapping[str, str]) -> str:
-        """In what an engine is not like the first: responses of both would not go into one table."""
+        """In what a worker's tools are not like the first's: results of both would not go together."""
         ours = self._versions or versions
         names = [
-            name for name in {**ours, **versions} if release(ours.get(name, "")) != release(versions.get(name, ""))
+            name
+            for name in {**ours, **versions}
+            if self._alike(ours.get(name, "")) != self._alike(versions.get(name, ""))
         ]
         return ", ".join(f"{name} is {versions.get(name)}, elsewhere {ours.get(name)}" for name in names)
 
@@ -308,9 +294,9 @@ class Actors:
             ray.kill(hand.actor)
         self._hands.remove(hand)
         self._num_refused += hand.state == "opening"
-        self.report(f"the engine on {hand.node or 'a node'} {why}")
+        self.report(f"the {self._what} on {hand.node or 'a node'} {why}")
         if hand.state == "opening" and not self._hands and (not self._versions or self._num_refused >= MOST_REFUSED):
-            raise RunError(f"the engine {why}", hand.node, "see the node; then run the same command again")
+            raise RunError(f"the {self._what} {why}", hand.node, "see the node; then run the same command again")
 
     def _give_up_waiting(self) -> None:
         """Do without actors that find no node.
@@ -329,7 +315,7 @@ class Actors:
                 )
                 if not self._hands:
                     raise RunError(
-                        f"no node has room for an engine: it needs {need}; the cluster has {there}",
+                        f"no node has room for the {self._what}: it needs {need}; the cluster has {there}",
                         self._address,
                         "wait for nodes, or free some; then run the same command again: nothing finished is lost",
                     )
