@@ -27,7 +27,7 @@ from interpole.search import optuna_search as search
 from interpole.search.space import SpaceFile
 from interpole.sweep import run as sweep
 from interpole.sweep import units
-from interpole.sweep.cluster import NODES, Cluster, engines, needs
+from interpole.sweep.cluster import NODES, Cluster, engines, needs, written
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -264,21 +264,13 @@ def test_a_merge_on_two_nodes_is_the_folder_of_one_though_a_worker_is_killed(clu
     ]  # fmt: skip
 
 
-def test_a_cluster_without_room_is_an_error_that_says_what_is_needed(cluster, bench):
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-
-    @ray.remote(num_cpus=1)
-    class Tenant:
-        def there(self):
-            return True
-
-    tenant = Tenant.remote()
-    ray.get(tenant.there.remote())
-    actors = engines(config_of(bench), bench.folder, cluster.address, pending_seconds=1)
-    actors._need = {"CPU": 1.0}  # connected already
-    with pytest.raises(RunError, match="no node has room for the engine: it needs 1 CPU; the cluster has"):
+def test_a_cluster_without_room_is_an_error_that_says_what_is_needed(cluster, tmp_path):
+    need = {"need": lambda _: {"CPU": 7.0}, "pending_seconds": 0.5}
+    with (
+        Actors(written, (), tmp_path, cluster.address, **need) as actors,
+        pytest.raises(RunError, match="no node has room for the engine: it needs 7 CPU; the cluster has"),
+    ):
         actors.versions()
-    actors.close()
 
 
 def test_an_engine_is_given_what_it_needs():
