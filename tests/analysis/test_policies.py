@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from interpole.analysis.policies import Means, cells_of, hull, policies_for, route, to_json
+from interpole.cli import app
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
+from interpole.runs.prediction import PredictionFile
+from synthetic import write_run
 
 LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -116,7 +121,7 @@ def test_questions_that_lack_a_sample_are_left_out_and_counted():
 
 def test_what_is_known_from_elsewhere_is_a_policy_too_and_json_is_plain():
     samples = sweep(by_difficulty)
-    margins = {str(q): float(q % 4) for q in range(80)}
+    margins = {("t", str(q)): float(q % 4) for q in range(80)}
     found = to_json(route(samples, names=["by margin"], numbers={"margin": margins}))
     assert [one["name"] for one in found["policies"]] == ["by margin"]
     assert found["policies"][0]["gain"]["low"] > 0
@@ -135,3 +140,23 @@ def test_what_there_is_not_is_refused_with_what_there_is(change, message):
         route(sweep(alike, 20), **change)
     with pytest.raises(AnalysisError, match="too few to choose by"):
         route(sweep(alike, 8))
+
+
+def test_the_command_shows_every_policy_and_takes_the_margins_of_a_prediction_in_the_run(tmp_path):
+    run = write_run(tmp_path / "run", sweep(by_difficulty))
+    ids = [str(q) for q in range(80)]
+    found = {
+        "questions": ids, "sampler": {}, "lams": [0.0, 0.5], "on": None, "mid": None, "off": None,
+        "probabilities": [[0.0] * 80, [0.5] * 80], "margins": [[0.0] * 80, [float(q % 4) for q in range(80)]],
+    }  # fmt: skip
+    file = {"interpole": "0", "marker": "<think>", "sources": {}, "engine": {}, "tasks": {"t": found}}
+    PredictionFile.model_validate_json(json.dumps(file)).save(run)
+    shown = CliRunner().invoke(app, ["route", str(run)])
+    assert shown.exit_code == 0, shown.output
+    names = [
+        one["name"] for one in json.loads(CliRunner().invoke(app, ["route", str(run), "--json"]).stdout)["policies"]
+    ]
+    assert "by margin" in names
+    for name in names:
+        assert name in shown.output
+    assert "by margin: beats every static λ" in shown.output  # here the margin says what decides

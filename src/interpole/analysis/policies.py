@@ -146,7 +146,7 @@ def route(
     names: Sequence[str] = (),
     task: str | None = None,
     grading: str | None = None,
-    numbers: Mapping[str, Mapping[str, float]] | None = None,
+    numbers: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
     seed: int = 0,
 ) -> Routes:
     """Score policies against every static λ and every mix of two.
@@ -156,7 +156,8 @@ def route(
         names: of the policies; none: all that the samples allow.
         task: the one to go by; `None`: all, each weighing the same.
         grading: as in `measure`.
-        numbers: more that is known of questions before they are answered: name → problem → number.
+        numbers: more that is known of questions before they are answered: name → (task, problem) → number; left aside where it
+            lacks a question.
         seed: of the partitions into folds.
 
     Raises:
@@ -201,7 +202,7 @@ def cells_of(
     *,
     task: str | None = None,
     grading: str | None = None,
-    numbers: Mapping[str, Mapping[str, float]] | None = None,
+    numbers: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
 ) -> tuple[Cells, Array, list[str]]:
     """The samples as cells, the weight of each question (each task weighs the same, in all 1), and the tasks.
 
@@ -245,9 +246,9 @@ def cells_of(
         {
             "length": np.array([len(s.question) for s in first], dtype=np.float64),
             **{
-                name: np.array([at[s.problem_id] for s in first])
+                name: np.array([at[s.task, s.problem_id] for s in first])
                 for name, at in (numbers or {}).items()
-                if all(s.problem_id in at for s in first)
+                if all((s.task, s.problem_id) in at for s in first)
             },
             "figures": np.array([len(_NUMBER.findall(s.question)) for s in first], dtype=np.float64),
         },

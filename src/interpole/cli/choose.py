@@ -95,9 +95,12 @@ def route(
     """
     from interpole.analysis import policies
     from interpole.cli.show import show_json
+    from interpole.runs.prediction import first_token_margins
     from interpole.runs.samples import read
 
-    found = policies.route(read(run, texts=False), names=policy or (), task=task, grading=grading, seed=seed)
+    known = {"margin": first_token_margins(run)}
+    samples = read(run, texts=False)
+    found = policies.route(samples, names=policy or (), task=task, grading=grading, numbers=known, seed=seed)
     if as_json:
         show_json(policies.to_json(found))
     else:
@@ -106,6 +109,8 @@ def route(
 
 def _show_routes(found: Routes) -> None:
     """The static points, then every policy with its gain, then the verdicts."""
+    from rich.text import Text
+
     from interpole.analysis.intervals import ends_text
     from interpole.cli.show import console, table
 

@@ -13,7 +13,7 @@ from interpole.files import StrPath, open_regular, write_atomic
 from interpole.formats import parse_json
 from interpole.schema import Strict, validated
 
-__all__ = ["PREDICTION", "Ends", "PartFound", "PartsFound", "PredictionFile", "TaskPrediction"]
+__all__ = ["PREDICTION", "Ends", "PartFound", "PartsFound", "PredictionFile", "TaskPrediction", "first_token_margins"]
 
 PREDICTION = "prediction.json"
 MAX_BYTES = 64 << 20
@@ -56,6 +56,12 @@ class TaskPrediction(Strict):
     off: Ends | None
     notes: tuple[Name, ...] = ()
     parts: dict[str, PartsFound] = {}  # by kinds, layers, groups, cells
+
+    @property
+    def middle_margins(self) -> dict[str, float]:
+        """Each question's margin at the λ where about half of the questions are likely to open the thinking."""
+        halves = [abs(sum(row) / max(1, len(row)) - 0.5) for row in self.probabilities]
+        return dict(zip(self.questions, self.margins[halves.index(min(halves))], strict=True))
 
     @model_validator(mode="after")
     def _check(self) -> TaskPrediction:
@@ -105,3 +111,13 @@ class PredictionFile(Strict):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(self.model_dump(mode="json"), ensure_ascii=False) + "\n")
         return path
+
+
+def first_token_margins(run: StrPath) -> dict[tuple[str, str], float]:
+    """(task, problem) → the margin at the λ where about half are likely to think; empty where the run has no prediction."""
+    file = PredictionFile.of_run(run)
+    return {
+        (task, question): margin
+        for task, found in (file.tasks if file else {}).items()
+        for question, margin in found.middle_margins.items()
+    }
