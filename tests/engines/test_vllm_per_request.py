@@ -30,6 +30,9 @@ from interpole.engines.vllm import write_assets
 from interpole.errors import EngineError
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe
+from interpole.runs import samples
+from interpole.sweep import run as sweep
+from interpole.sweep.config import SweepConfig
 
 gc.freeze()  # vLLM collects garbage at every start: not among all that was imported
 per_request.register()
@@ -272,3 +275,26 @@ def test_the_new_model_runner_finds_lambda_by_the_slot_of_a_request():
     batch = SimpleNamespace(idx_mapping_np=np.array([1, 3, 0]), num_scheduled_tokens=np.array([1, 3, 1]))
     state.preprocess_state(batch, None, None)
     assert rows.tokens[:5, 0].tolist() == [1, 0.25, 0.25, 0.25, 0.5]
+
+
+def test_a_sweep_with_all_lambdas_in_one_batch_gives_the_responses_of_one_from_point_to_point(tmp_path):
+    instruct, thinking = live.pair(tmp_path, **SIZES)
+    content = {
+        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
+        "tasks": "arithmetic",
+        "lambdas": "0,0.45,1",
+        "samples": 1,
+        "limit": 4,
+        "sampler": {"max_tokens": 8},
+        "engine": "vllm",
+        "engine_options": {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26},
+    }
+    found = []
+    for per_request in (False, True):
+        out = tmp_path / f"{per_request}"
+        summary = sweep.run(SweepConfig.of(content | {"per_request": per_request}), out)
+        assert (summary.num_generated, summary.failed) == (12, ())
+        assert summary.run.engine.get("lambda") == ("per request" if per_request else None)
+        found.append({(one.point, one.problem_id): one.response for one in samples.read(out)})
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) > 6

@@ -284,7 +284,7 @@ PerRequest = Annotated[
     bool,
     typer.Option(
         "--per-request",
-        help="Hold both checkpoints, and answer all λ in one batch (transformers; docs/sweep.md).",
+        help="Hold both checkpoints, and answer all λ in one batch (docs/sweep.md).",
         rich_help_panel="The engine",
     ),
 ]

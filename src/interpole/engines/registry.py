@@ -73,6 +73,7 @@ _BUILT_IN = (
     EngineKind(
         name="vllm",
         opener="interpole.engines.vllm:open_vllm",
+        per_request_opener="interpole.engines.vllm_sweep:open_vllm_per_request",
         default_rows=128,
         packages=("vllm", "torch"),
         extra="vllm",

@@ -80,6 +80,7 @@ class VllmEngine(Engine):
 
     takes = frozenset({"min_p", "begins"})
     _output_kind = RequestOutputKind.FINAL_ONLY
+    _lam_in_batch = False  # requests bring a λ, which vLLM is told
 
     def __init__(
         self,
@@ -108,6 +109,12 @@ class VllmEngine(Engine):
         self._check_all, self._resolve = check == "all", opener()
         first: Checkpoint = self._resolve(where)
         self._specs = dict(first.specs)
+        self._open(first, max_rows, settings)
+        self._llm.collective_rpc("interpole_open", args=(opener,))
+        self.load(where)
+
+    def _open(self, first: Checkpoint, max_rows: int | None, settings: dict[str, Any]) -> None:
+        """Start vLLM with config and tokenizer of a checkpoint."""
         with TemporaryDirectory(prefix="interpole-vllm-") as folder:
             write_assets(first, Path(folder))
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -118,8 +125,6 @@ class VllmEngine(Engine):
         self._eager = bool(config.model_config.enforce_eager)
         self._eos = sorted(eos_tokens(first, self.tokenizer))
         self.proofs, self._weighed = list[Proof](), dict[int, _Weighed]()
-        self._llm.collective_rpc("interpole_open", args=(opener,))
-        self.load(where)
 
     def versions(self) -> dict[str, str]:
         """Name, versions, dtype, device, number of workers, and whether the model is compiled: each may change roundings."""
@@ -194,8 +199,9 @@ class VllmEngine(Engine):
         key, prompt, *_ = self._prepared(request)
         tokens = marker_tokens(self.tokenizer, text, self.context_tokens - len(prompt))
         settings = SamplingParams(
-            max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=self._output_kind
-        )
+            max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=self._output_kind,
+            extra_args=self._extra(request),
+        )  # fmt: skip
         self._weighed[key] = _Weighed(request, tokens, {})
         for number in range(len(tokens)):
             self._submit(Prepared(key, [*prompt, *tokens[:number]], settings, number))
@@ -226,8 +232,10 @@ class VllmEngine(Engine):
         """
         key, prompt, settings, number = prepared
         name = str(key) if number is None else f"{key}:{number}"
+        lam = (settings.extra_args or {}).get("lam")
+        salt = {} if lam is None else {"cache_salt": f"lam={lam!r}"}  # prefixes of one λ are no other's
         try:
-            self._llm.add_request(name, {"prompt_token_ids": prompt}, settings)
+            self._llm.add_request(name, {"prompt_token_ids": prompt} | salt, settings)
         except (VLLMError, ValueError) as error:
             raise EngineError(f"vLLM refuses a request: {error}") from error
 
@@ -287,7 +295,11 @@ class VllmEngine(Engine):
             skip_special_tokens=False,
             logprobs=request.top_logprobs,
             output_kind=self._output_kind,
+            extra_args=self._extra(request),
         )
+
+    def _extra(self, request: Request) -> dict[str, Any] | None:
+        return {"lam": request.lam} if self._lam_in_batch else None
 
     def _check_fits(self, checkpoint: Checkpoint) -> None:
         for name in self._specs.keys() | checkpoint.specs.keys():
@@ -322,12 +334,11 @@ def _start(folder: str, max_rows: int | None, settings: dict[str, Any]) -> LLMEn
     try:
         arguments = EngineArgs(
             model=folder,
-            load_format="dummy",
             max_num_seqs=max_rows,
             seed=0,
             worker_extension_cls=WORKER,
             generation_config="vllm",
-            **{"max_logprobs": -1} | options,
+            **{"load_format": "dummy", "max_logprobs": -1} | options,
         )
         config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         size = config.model_config.get_head_size()
