@@ -290,11 +290,11 @@ def test_a_sweep_with_all_lambdas_in_one_batch_gives_the_responses_of_one_from_p
         "engine_options": {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26},
     }
     found = []
-    for per_request in (False, True):
-        out = tmp_path / f"{per_request}"
-        summary = sweep.run(SweepConfig.of(content | {"per_request": per_request}), out)
+    for batched in (False, True):
+        out = tmp_path / f"{batched}"
+        summary = sweep.run(SweepConfig.of(content | {"per_request": batched}), out)
         assert (summary.num_generated, summary.failed) == (12, ())
-        assert summary.run.engine.get("lambda") == ("per request" if per_request else None)
+        assert summary.run.engine.get("lambda") == ("per request" if batched else None)
         found.append({(one.point, one.problem_id): one.response for one in samples.read(out)})
     assert found[0] == found[1]
     assert len(set(found[0].values())) > 6
