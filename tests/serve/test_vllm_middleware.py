@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from interpole.engines.vllm_tally import note_closed
 from interpole.errors import EngineError
 from interpole.serve import vllm, vllm_middleware
 from interpole.serve.errors import RequestError
@@ -122,7 +125,10 @@ def test_nulls_and_fields_without_effect_are_no_errors():
 # ── through the application ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def sent(app, method, path, body=b"", headers=()):
+JSON = (b"content-type", b"application/json; charset=utf-8")
+
+
+def sent(app, method, path, body=b"", headers=(JSON,), through=None):
     """Status, headers and body of a response to one request; what the application was given is its own to keep."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     halves = [data[: len(data) // 2], data[len(data) // 2 :]]
@@ -136,16 +142,21 @@ def sent(app, method, path, body=b"", headers=()):
         answer.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-length", b"9"), *headers]}
-    asyncio.run(LambdaMiddleware(app, LEVELS)(scope, receive, send))
+    asyncio.run((through or LambdaMiddleware(app, LEVELS))(scope, receive, send))
     start, *rest = answer
     return start["status"], dict(start["headers"]), b"".join(part["body"] for part in rest)
 
 
-def application(content, kind=b"application/json", status=200):
-    """An application that gives these pieces, and keeps what it was asked."""
+def application(content, kind=b"application/json", status=200, usage=None, closed=()):
+    """An application that gives these pieces, and keeps what it was asked; its `usage` and readers are told as vLLM does."""
 
     async def app(scope, receive, send):
         app.scope = scope
+        for one in closed:
+            note_closed(closed=one)
+        if usage is not None:
+            told = SimpleNamespace(final_usage_info=SimpleNamespace(model_dump=lambda: usage))
+            scope["state"]["request_metadata"] = told
         if scope["method"] == "POST":
             app.body = json.loads((await receive())["body"])
         headers = [(b"content-type", kind), (b"content-length", b"1")]
@@ -159,6 +170,7 @@ def application(content, kind=b"application/json", status=200):
 @pytest.fixture(autouse=True)
 def _known_fields(monkeypatch):
     monkeypatch.setattr(vllm_middleware, "_fields", lambda _: KNOWN)
+    monkeypatch.setattr(vllm_middleware, "_closing", lambda: "</think>")
 
 
 def test_a_response_names_lambda_the_model_as_asked_and_thinking_twice():
@@ -246,6 +258,23 @@ def test_errors_are_in_the_schema_of_the_endpoint():
         assert json.loads(body.decode().split("\n\n")[0].removeprefix("data: "))["error"] == expected
 
 
+def test_a_page_of_somebody_else_gets_no_answer_and_cannot_have_it_generate():
+    app = application([b"{}"])
+    local, public = (LambdaMiddleware(app, LEVELS, host) for host in ("127.0.0.1", "0.0.0.0"))
+    for method, path in (("GET", "/"), ("GET", "/v1/models/pair"), ("GET", "/metrics"), ("POST", CHAT)):
+        asked = (app, method, path, ASK, (JSON, (b"host", b"evil.example:8000")))
+        status, _, body = sent(*asked, through=local)
+        assert (status, json.loads(body)["error"]["code"]) == (400, "wrong_host")
+        assert not hasattr(app, "scope")
+    assert sent(app, "POST", CHAT, ASK, (JSON, (b"host", b"LocalHost:8000")), through=local)[0] == 200
+    assert sent(*asked, through=public)[0] == 200
+    del app.scope
+    for kind in (b"text/plain", b"application/x-www-form-urlencoded"):
+        status, _, body = sent(app, "POST", CHAT, ASK, [(b"content-type", kind)])
+        assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_media_type")
+    assert not hasattr(app, "scope")
+
+
 def test_nothing_generates_without_a_lambda():
     for path in ("/v1/chat/completions/batch", "/inference/v1/generate", "/v1/systemone", "/collective_rpc"):
         app = application([b"{}"])
@@ -279,8 +308,115 @@ def test_the_page_is_there_without_vllm_and_everything_else_that_is_read_goes_to
 
 def test_a_key_in_anthropics_header_is_the_key():
     app = application([b"{}"])
-    sent(app, "POST", MESSAGES, ASK, [(b"x-api-key", b"secret")])
+    sent(app, "POST", MESSAGES, ASK, [JSON, (b"x-api-key", b"secret")])
     assert dict(app.scope["headers"])[b"authorization"] == b"Bearer secret"
+
+
+# ── what is counted ──────────────────────────────────────────────────────────────────────────────────────────────
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 30}}
+VLLMS = b"# HELP vllm:x its own\nvllm:x 1\n"
+
+
+class Counted:
+    """A middleware that is asked several times; vLLM, behind it, answers as it is told."""
+
+    def __init__(self):
+        self._middleware = LambdaMiddleware(lambda *given: self._app(*given), LEVELS)
+
+    def ask(self, app, path, **fields):
+        self._app = app
+        return sent(app, "POST", path, ASK | fields, through=self._middleware)
+
+    def numbers(self):
+        """The samples of `/metrics`, without their common prefix."""
+        self._app = application([VLLMS[:5], VLLMS[5:]], b"text/plain")
+        asked = [JSON, (b"accept", b"application/openmetrics-text"), (b"accept-encoding", b"gzip")]
+        status, headers, body = sent(self._app, "GET", "/metrics", headers=asked, through=self._middleware)
+        assert (status, headers[b"content-length"]) == (200, str(len(body)).encode())
+        assert dict(self._app.scope["headers"]).keys().isdisjoint({b"accept", b"accept-encoding"})
+        assert body.startswith(VLLMS)
+        found = re.findall(r"^interpole_(\S+) (\S+)$", body.decode(), re.M)
+        return {name: float(value) for name, value in found if "_bucket" not in name and "_created" not in name}
+
+
+def events(*contents):
+    """An answer in events."""
+    return "".join(f"data: {json.dumps(content)}\n\n" for content in contents).encode() + b"data: [DONE]\n\n"
+
+
+def test_requests_tokens_latency_and_think_r_are_counted_by_lambda():
+    counted = Counted()
+    whole = {"choices": [choice(0, "stop", whole=True, content="2"), choice(1, "stop", whole=True, content="2")]}
+    counted.ask(application([json.dumps(whole).encode()], usage=USAGE, closed=(True, False)), CHAT, lam=0.42)
+    text = events({"choices": [choice(0, role="assistant")]}, {"choices": [choice(0, "stop", content="2")]})
+    counted.ask(application([text], b"text/event-stream", usage=USAGE, closed=(True,)), CHAT, lam=0.4, stream=True)
+    found = counted.numbers()
+    label = '{lam="0.40"}'
+    for name, expected in {
+        'requests_total{endpoint="/v1/chat/completions",lam="0.40",status="200"}': 2,
+        f"prompt_tokens_total{label}": 14,
+        f"completion_tokens_total{label}": 80,
+        f"reasoning_tokens_total{label}": 60,
+        f"responses_total{label}": 3,
+        f"thought_responses_total{label}": 2,
+        f"think_ratio{label}": pytest.approx(2 / 3),
+        f"request_seconds_count{label}": 2,
+        f"time_to_first_token_seconds_count{label}": 1,  # a response that comes whole has no first token
+    }.items():
+        assert found.pop(name) == expected, name
+    assert {name.partition("{")[0] for name in found} == {"request_seconds_sum", "time_to_first_token_seconds_sum"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_endpoint_is_counted_as_vllm_tells_what_it_cost(stream):
+    response = {"object": "response", "usage": {"input_tokens": 7, "output_tokens": 40,
+                "output_tokens_details": {"reasoning_tokens": 30}}}  # fmt: skip
+    raw = {"choices": [{"index": 0, "text": "1</think>2"}, {"index": 1, "text": "2"}]}
+    pieces = [{"choices": [{"index": 0, "text": "1</thi"}]}, {"choices": [{"index": 0, "text": "nk>2"}]}]
+    pieces.append({"choices": [{"index": 1, "text": "2"}]})
+    answers = {
+        COMPLETIONS: (raw, pieces, USAGE, ()),
+        RESPONSES: (response, [{"type": "response.created", "response": {"object": "response", "usage": None}},
+            {"type": "response.output_text.delta"}, {"type": "response.completed", "response": response}], None, [True]),
+        MESSAGES: ({"type": "message"}, [{"type": "message_start"}, {"type": "content_block_delta"}], USAGE, [True]),
+    }  # fmt: skip
+    counted = Counted()
+    for path, (whole, streamed, usage, closed) in answers.items():
+        content, kind = json.dumps(whole).encode(), b"application/json"
+        if stream:
+            content, kind = events(*streamed), b"text/event-stream"
+        counted.ask(application([content], kind, usage=usage, closed=closed), path, stream=stream)
+        assert counted.numbers()[f'requests_total{{endpoint="{path}",lam="0.60",status="200"}}'] == 1
+    found = counted.numbers()
+    names = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "responses", "thought_responses")
+    assert [found[f'{name}_total{{lam="0.60"}}'] for name in names] == [21, 120, 90, 4, 3]
+    assert found.get('time_to_first_token_seconds_count{lam="0.60"}', 0) == 3 * stream
+
+
+def test_what_was_refused_failed_or_left_is_counted_so_and_costs_no_tokens():
+    counted = Counted()
+    counted.ask(application([b"{}"]), CHAT, lam=3)
+    error = {"error": {"message": "no", "type": "", "param": None, "code": 400}}
+    counted.ask(application([json.dumps(error).encode()], status=400), CHAT, lam=0.2)
+    error["error"]["code"] = 500
+    counted.ask(application([json.dumps(error).encode()], status=500), CHAT, lam=0.2)
+    counted.ask(
+        application([events({"choices": [choice(0, content="2")]}, error)], b"text/event-stream"), CHAT, lam=0.2
+    )
+    cut = b'data: {"choices": []}\n\n'
+    counted.ask(application([cut], b"text/event-stream"), CHAT, lam=0.2, stream=True)
+    counted.ask(application([b"null"]), CHAT, lam=0.2)  # vLLM's answer for a client that has gone
+    found = counted.numbers()
+    label = 'endpoint="/v1/chat/completions"'
+    requests = {name: value for name, value in found.items() if name.startswith("requests_total")}
+    assert requests == {
+        f'requests_total{{{label},lam="",status="400"}}': 2,
+        f'requests_total{{{label},lam="0.20",status="500"}}': 2,
+        f'requests_total{{{label},lam="0.20",status="499"}}': 2,
+    }
+    assert found['request_seconds_count{lam="0.20"}'] == 4
+    assert not [name for name in found if "tokens_total" in name or "think" in name]
 
 
 # ── the command line ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,9 +441,9 @@ def test_what_is_served_goes_through_the_environment(monkeypatch):
     monkeypatch.delenv("INTERPOLE_SERVED", raising=False)
     with pytest.raises(EngineError, match="part of a server"):
         vllm.of_environment()
-    for name, value in vllm.to_environment(LEVELS).items():
+    for name, value in vllm.to_environment(LEVELS, "localhost").items():
         monkeypatch.setenv(name, value)
-    assert vllm.of_environment() == LEVELS
+    assert vllm.of_environment() == (LEVELS, "localhost")
 
 
 def test_a_server_that_waits_for_a_client_for_ever_is_cut_off_once_its_engine_has_ended():

@@ -329,8 +329,51 @@ def test_sixty_streams_with_clients_that_leave_and_that_read_slowly_leave_nothin
     assert num_running(served) == 0
 
 
-def test_metrics_health_and_the_page_are_there(served):
-    assert "vllm:" in httpx.get(f"{served}/metrics").text
+def counters(url):
+    """Our own samples of `/metrics`, for which Prometheus asks like this, at λ = 0.85."""
+    headers = {"accept": "application/openmetrics-text;version=1.0.0", "accept-encoding": "gzip"}
+    text = httpx.get(f"{url}/metrics", headers=headers, timeout=60).text
+    assert "vllm:request_success_total" in text
+    found = re.findall(r"^interpole_(\w+){(.*)} (\S+)$", text, re.M)
+    return {f"{name} {labels}": float(value) for name, labels, value in found if 'lam="0.85"' in labels}
+
+
+def test_requests_tokens_latency_and_think_r_are_counted_by_lambda_as_the_responses_say(served):
+    fields = {"model": "pair", "lam": 0.85, "temperature": 0, "max_tokens": MOST}
+    chat = {"messages": [{"role": "user", "content": QUESTIONS[0]}]}
+    asks = [
+        ("chat/completions", chat | {"reasoning": {"exclude": True}}),
+        ("chat/completions", chat | {"n": 2, "temperature": 1, "seed": 1}),
+        ("completions", {"prompt": [QUESTIONS[0], QUESTIONS[1]], "max_tokens": 4}),
+        ("messages", chat),
+        ("responses", {"input": QUESTIONS[0], "max_output_tokens": MOST, "max_tokens": None}),
+    ]
+    with httpx.Client(base_url=f"{served}/v1/", headers={"authorization": f"Bearer {KEY}"}, timeout=300) as client:
+        replies = [client.post(path, json=fields | ask).json() for path, ask in asks]
+        before = counters(served)
+        for path, ask in asks:
+            assert client.post(path, json=fields | ask | {"stream": True}).status_code == 200
+    after = counters(served)
+    usages = [reply["usage"] for reply in replies]
+    num_tokens = sum(usage.get("completion_tokens", usage.get("output_tokens")) for usage in usages)
+    num_prompt_tokens = sum(usage.get("prompt_tokens", usage.get("input_tokens")) for usage in usages)
+    num_closed = sum(choice["message"]["content"] is not None for reply in replies[:2] for choice in reply["choices"])
+    for found, num_first in ((before, 0), ({name: after[name] - before.get(name, 0) for name in after}, 5)):
+        assert found['completion_tokens_total lam="0.85"'] == num_tokens
+        assert found['prompt_tokens_total lam="0.85"'] == num_prompt_tokens
+        assert found['reasoning_tokens_total lam="0.85"'] > num_tokens / 3
+        assert found['responses_total lam="0.85"'] == 7
+        assert found['thought_responses_total lam="0.85"'] == num_closed + 2 > 3
+        assert found['request_seconds_count lam="0.85"'] == 5
+        assert found.get('time_to_first_token_seconds_count lam="0.85"', 0) == num_first
+    for path in ("chat/completions", "completions", "messages", "responses"):
+        ended = f'requests_total endpoint="/v1/{path}",lam="0.85",status="200"'
+        assert after[ended] == 2 * before[ended] > 0
+    assert after['think_ratio lam="0.85"'] == (num_closed + 2) / 7
+
+
+def test_health_and_the_page_are_there_and_no_other_name(served):
+    assert httpx.get(served, headers={"host": "evil.example"}).json()["error"]["code"] == "wrong_host"
     assert httpx.get(f"{served}/health").status_code == 200
     assert "One prompt, three λ" in httpx.get(served).text
 

@@ -17,6 +17,7 @@ from vllm.reasoning import ReasoningParser
 
 from interpole.chat import Parts, ThinkFormat, ThoughtStream
 from interpole.checkpoints.checkpoint import template_of
+from interpole.engines.vllm_tally import note_closed
 from interpole.errors import EngineError, TaskError
 from interpole.files import StrPath
 
@@ -102,6 +103,7 @@ class ThoughtReader(ReasoningParser):
     def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:  # noqa: ARG002
         """Thinking and answer of a whole response. A thought that was never closed has no answer, not even an empty one."""
         parsed = self._format.parse(model_output, "length")
+        note_closed(closed=parsed.closed)
         return parsed.thinking or None, parsed.answer or ("" if parsed.closed else None)
 
     def extract_reasoning_streaming(
@@ -121,6 +123,7 @@ class ThoughtReader(ReasoningParser):
         parts = news(*text)
         self._answered |= bool(parts.answer)
         if self._stream.closed > closed:
+            note_closed()
             return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer)
         return DeltaMessage(reasoning=parts.thinking or None, content=parts.answer or None) if any(parts) else None
 

@@ -10,12 +10,12 @@ import asyncio
 import hmac
 import json
 import logging
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -33,10 +33,11 @@ from interpole.serve.chat_completions import read_chat, stream_chat, whole_chat
 from interpole.serve.completions import read_completions, stream_completions, whole_completions
 from interpole.serve.driver import Driver
 from interpole.serve.errors import RequestError
+from interpole.serve.guard import check_host, check_json
 from interpole.serve.head import Head
 from interpole.serve.levels import card, cards
 from interpole.serve.messages import read_messages, stream_messages, whole_messages
-from interpole.serve.metrics import Metrics, Watch
+from interpole.serve.metrics import GONE, METRICS_TYPE, Metrics, Watch
 from interpole.serve.page import headers, page
 from interpole.serve.responses import read_responses, stream_responses, whole_responses
 from interpole.serve.served import Served
@@ -44,7 +45,6 @@ from interpole.serve.served import Served
 __all__ = ["Limits", "Server", "application"]
 
 LOG = logging.getLogger("interpole.serve")
-GONE = 499  # the client hung up; the status that proxies log
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,10 @@ class Server:
     ) -> None:
         """Take what is served and the engine; without an `api_key` anybody may ask. `hosts`: the names that requests may use."""
         self.served, self.driver, self.limits = served, driver, limits or Limits()
-        self.metrics = Metrics(lambda: driver.num_running, lambda: driver.num_requests)
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.metrics = Metrics()
+        self.metrics.gauge("running", "Rows in the batch.", lambda: driver.num_running)
+        self.metrics.gauge("in_flight", "Requests in flight, those that wait among them.", lambda: driver.num_requests)
         self.draining = False
         self.num_active = 0
         self._key, self._hosts, self._log_prompts = api_key.encode(), frozenset(hosts), log_prompts
@@ -116,7 +119,7 @@ class Server:
 
     async def measured(self, _: Request) -> Response:
         """For Prometheus."""
-        return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(self.metrics.page(), media_type=METRICS_TYPE)
 
     async def page(self, _: Request) -> Response:
         """One prompt at three λ, side by side."""
@@ -158,11 +161,7 @@ class Server:
         Raises:
             RequestError: it is too long, or none.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise RequestError(
-                "send JSON, with Content-Type: application/json", code="unsupported_media_type", status=415
-            )
+        check_json(request.headers.get("content-type", ""))
         data = bytearray()
         async for chunk in request.stream():
             data += chunk
@@ -180,7 +179,8 @@ class Server:
 
     async def _items(self, endpoint: _Endpoint, calls: Sequence[Call]) -> AsyncGenerator[Item]:
         """What comes of the calls, noted and logged."""
-        watch, status = Watch(self.metrics, endpoint.path, calls), GONE
+        watch, status = Watch(self.metrics, endpoint.path, calls[0].chosen.lam), GONE
+        watch.asked(sum(call.num_prompt_tokens for call in calls))
         if self._log_prompts:
             for call in calls:
                 LOG.info("prompt at λ = %g: %s", call.chosen.lam, json.dumps(call.prompt, ensure_ascii=False))
@@ -188,7 +188,10 @@ class Server:
             source = answers(calls, self.driver, self.served, timeout_seconds=self.limits.timeout_seconds)
             async with aclosing(source) as items:
                 async for item in items:
-                    watch.see(item)
+                    if item is not None:
+                        watch.begin()
+                    if isinstance(item, Choice):
+                        watch.answered(item.num_tokens, item.num_thinking_tokens, num_thoughts=item.thought)
                     if self._log_prompts and isinstance(item, Choice):
                         LOG.info("response: %s", json.dumps([item.thinking, item.answer], ensure_ascii=False))
                     yield item
@@ -207,9 +210,7 @@ class Server:
         Raises:
             RequestError: 400, 401 or 503.
         """
-        host = re.sub(r":\d+$", "", request.headers.get("host", "")).strip("[]").lower()
-        if self._hosts and host not in self._hosts:  # a page of somebody else, whose name leads here
-            raise RequestError(f"this server is not called {host[:60]!r}", code="wrong_host")
+        check_host(request.headers.get("host", ""), self._hosts)
         if self._key and request.url.path.startswith(("/v1", "/metrics")):
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")

@@ -1,20 +1,20 @@
 """Counters for Prometheus, by λ: requests, tokens, latency, and Think #R as it is now.
 
-λ is a label to the nearest 0.05, so that requests at any λ make no more than 21 series.
+λ is a label to the nearest 0.05, so that requests at any λ make no more than 21 series. Both servers count by these: ours, and
+the middleware before vLLM's own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from interpole.serve.answer import Choice, Item
-from interpole.serve.call import Call
+__all__ = ["GONE", "METRICS_TYPE", "Metrics", "Watch"]
 
-__all__ = ["Metrics", "Watch"]
-
+GONE = 499  # the client hung up; the status that proxies log
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GRID = 20  # labels of λ per unit
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -22,9 +22,8 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 6
 class Metrics:
     """All counters of one server."""
 
-    def __init__(self, num_running: Callable[[], int], num_requests: Callable[[], int]) -> None:
-        """Begin at zero; the gauges ask when they are read."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        """Begin at zero."""
         self._registry = registry = CollectorRegistry()
 
         def counter(name: str, words: str, *labels: str) -> Counter:
@@ -45,11 +44,10 @@ class Metrics:
             "interpole_think_ratio", "Think #R: share of responses with a closed thought.", ("lam",), registry=registry
         )
         self._thought: dict[str, tuple[int, int]] = {}
-        for name, words, ask in (
-            ("running", "Rows in the batch.", num_running),
-            ("in_flight", "Requests in flight, those that wait among them.", num_requests),
-        ):
-            Gauge(f"interpole_requests_{name}", words, registry=registry).set_function(ask)
+
+    def gauge(self, name: str, words: str, ask: Callable[[], int]) -> None:
+        """Add a number of requests that is asked for when it is read."""
+        Gauge(f"interpole_requests_{name}", words, registry=self._registry).set_function(ask)
 
     def page(self) -> bytes:
         """What Prometheus reads."""
@@ -59,35 +57,40 @@ class Metrics:
         """A request that did not come to its λ."""
         self.requests.labels(endpoint, "", str(status)).inc()
 
-    def add_choice(self, lam: str, choice: Choice) -> None:
-        """A response that is finished."""
-        self.completion_tokens.labels(lam).inc(choice.num_tokens)
-        self.reasoning_tokens.labels(lam).inc(choice.num_thinking_tokens)
-        self.responses.labels(lam).inc()
-        self.thought_responses.labels(lam).inc(choice.thought)
+    def think_ratio(self, lam: str, num_thoughts: int, num_responses: int) -> None:
+        """Responses that are finished, and how many of them closed a thought."""
         thought, total = self._thought.get(lam, (0, 0))
-        self._thought[lam] = thought, total = thought + choice.thought, total + 1
+        self._thought[lam] = thought, total = thought + num_thoughts, total + num_responses
         self.think.labels(lam).set(thought / total)
 
 
 class Watch:
     """Notes what becomes of one request."""
 
-    def __init__(self, metrics: Metrics, endpoint: str, calls: Sequence[Call]) -> None:
+    def __init__(self, metrics: Metrics, endpoint: str, lam: float) -> None:
         self._metrics, self._endpoint = metrics, endpoint
-        self._lam = f"{round(calls[0].chosen.lam * GRID) / GRID:.2f}"
+        self._lam = f"{round(lam * GRID) / GRID:.2f}"
         self._start, self._begun = time.monotonic(), False
-        metrics.prompt_tokens.labels(self._lam).inc(sum(call.num_prompt_tokens for call in calls))
 
-    def see(self, item: Item) -> None:
-        """Something came."""
-        if item is not None and not self._begun:
+    def asked(self, num_prompt_tokens: int) -> None:
+        """Its prompts were counted."""
+        self._metrics.prompt_tokens.labels(self._lam).inc(num_prompt_tokens)
+
+    def begin(self) -> None:
+        """Something came; what counts is the first time."""
+        if not self._begun:
             self._begun = True
             self._metrics.first_token.labels(self._lam).observe(time.monotonic() - self._start)
-        if isinstance(item, Choice):
-            self._metrics.add_choice(self._lam, item)
+
+    def answered(self, num_tokens: int, num_thinking_tokens: int, *, num_thoughts: int, num_responses: int = 1) -> None:
+        """Responses are finished, of so many tokens; `num_thoughts` of them closed a thought."""
+        self._metrics.completion_tokens.labels(self._lam).inc(num_tokens)
+        self._metrics.reasoning_tokens.labels(self._lam).inc(num_thinking_tokens)
+        self._metrics.responses.labels(self._lam).inc(num_responses)
+        self._metrics.thought_responses.labels(self._lam).inc(num_thoughts)
+        self._metrics.think_ratio(self._lam, num_thoughts, num_responses)
 
     def end(self, status: int) -> None:
-        """It is over; 499: the client hung up."""
+        """It is over; `GONE`: the client hung up."""
         self._metrics.requests.labels(self._endpoint, self._lam, str(status)).inc()
         self._metrics.seconds.labels(self._lam).observe(time.monotonic() - self._start)

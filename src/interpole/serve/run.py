@@ -19,12 +19,12 @@ from interpole.errors import OutputError
 from interpole.merging.recipe import Recipe
 from interpole.serve.app import Limits, Server, application
 from interpole.serve.driver import Driver
+from interpole.serve.guard import names_of
 from interpole.serve.levels import Levels
 from interpole.serve.served import serve_pair
 
 __all__ = ["Options", "listener", "open_server", "server_of"]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DRAIN_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = (
     75  # longer than clients and proxies keep a connection: else they ask on one that is just being closed
@@ -96,7 +96,7 @@ def server_of(engine: PerRequest, levels: Levels, options: Options) -> Server:
         served,
         driver,
         api_key=options.api_key,
-        hosts=LOOPBACK if options.host in LOOPBACK else (),
+        hosts=names_of(options.host),
         limits=options.limits,
         log_prompts=options.log_prompts,
     )

@@ -74,13 +74,13 @@ _INEXACT = {
 }  # fmt: skip
 
 
-def to_environment(levels: Levels) -> dict[str, str]:
-    """What is served, for the processes that vLLM starts."""
-    return {_ENVIRONMENT: json.dumps(asdict(levels))}
+def to_environment(levels: Levels, host: str) -> dict[str, str]:
+    """What is served and at which address, for the processes that vLLM starts."""
+    return {_ENVIRONMENT: json.dumps({"levels": asdict(levels), "host": host})}
 
 
-def of_environment() -> Levels:
-    """What the process that started this one serves.
+def of_environment() -> tuple[Levels, str]:
+    """What the process that started this one serves, and at which address.
 
     Raises:
         EngineError: it serves nothing.
@@ -88,7 +88,9 @@ def of_environment() -> Levels:
     if _ENVIRONMENT not in os.environ:
         raise EngineError("this is a part of a server", remedy="start it by `interpole serve --engine vllm`")
     content = json.loads(os.environ[_ENVIRONMENT])
-    return Levels(**content | {"efforts": {name: Level(**level) for name, level in content["efforts"].items()}})
+    levels = content["levels"]
+    efforts = {name: Level(**level) for name, level in levels["efforts"].items()}
+    return Levels(**levels | {"efforts": efforts}), content["host"]
 
 
 def main(
@@ -129,7 +131,7 @@ def main(
     recipe = Recipe.between(instruct, thinking, levels.default)
     with TemporaryDirectory(prefix="interpole-serve-") as folder:
         write_assets(dial(recipe)(0.5), Path(folder))
-        os.environ |= to_environment(levels) | {FOLDER: folder} | ({"VLLM_API_KEY": api_key} if api_key else {})
+        os.environ |= to_environment(levels, host) | {FOLDER: folder} | ({"VLLM_API_KEY": api_key} if api_key else {})
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(KEEP_ALIVE_SECONDS))
         allowed = os.environ.get("VLLM_PLUGINS")

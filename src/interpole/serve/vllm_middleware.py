@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from interpole.errors import CorruptError
+from interpole.errors import CorruptError, TaskError
 from interpole.formats import parse_json
 from interpole.serve.errors import RequestError
+from interpole.serve.guard import check_host, check_json, names_of
 from interpole.serve.levels import Chosen, Levels, card, cards, choose
+from interpole.serve.metrics import Metrics
 from interpole.serve.page import headers as page_headers
 from interpole.serve.page import page
 from interpole.serve.vllm import of_environment, watch_engines
+from interpole.serve.vllm_watch import ResponseWatch
 
 __all__ = ["LambdaMiddleware", "rewritten"]
 
@@ -71,6 +76,15 @@ def _fields(path: str) -> frozenset[str]:
     module, _, name = _REQUESTS[path].partition(":")
     fields = getattr(import_module(module), name).model_fields
     return frozenset(fields) | {field.alias for field in fields.values() if field.alias}
+
+
+@cache
+def _closing() -> str:
+    """The marker that closes a thought; "": the family has none."""
+    thoughts = import_module("interpole.engines.vllm_thoughts")
+    with suppress(TaskError):
+        return str(thoughts.form_in(os.environ[thoughts.FOLDER]).markers.close)
+    return ""
 
 
 def rewritten(
@@ -206,8 +220,11 @@ def _error(content: Any, status: int) -> Any:
 class LambdaMiddleware:
     """An ASGI application around vLLM's."""
 
-    def __init__(self, app: App, levels: Levels | None = None) -> None:
-        self._app, self._levels = app, levels or of_environment()
+    def __init__(self, app: App, levels: Levels | None = None, host: str = "") -> None:
+        """Around `app`; without `levels` the environment says what is served, and at which address."""
+        if levels is None:
+            levels, host = of_environment()
+        self._app, self._levels, self._hosts, self._metrics = app, levels, names_of(host), Metrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -220,6 +237,7 @@ class LambdaMiddleware:
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         try:
+            check_host(_header(scope, b"host"), self._hosts)
             await self._serve(path, _authorised(scope), receive, send)
         except RequestError as error:
             content = error.anthropic() if path.startswith(MESSAGES) else error.openai()
@@ -232,15 +250,14 @@ class LambdaMiddleware:
                 await _send_whole(send, 200, page(self._levels), {"content-type": _HTML} | page_headers())
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 await self._models(path, scope, receive, send)
+            elif path == "/metrics":
+                await self._app(_plain(scope), receive, _Appended(send, self._metrics.page()))
             else:
                 await self._app(scope, receive, send)
         elif path in _REQUESTS:
-            body = await _body(receive)
-            if body is not None:
-                content, chosen = rewritten(path, body, self._levels, _fields(path))
-                await self._app(*_with_body(scope, content, receive), _Rewriter(send, chosen))
+            await self._ask(path, scope, receive, send)
         elif path in _NO_MODEL:
-            body = await _body(receive)
+            body = await _body(scope, receive)
             if body is not None:
                 content = {**body, "model": self._levels.name} if "model" in body else body
                 choose(body, self._levels)
@@ -251,6 +268,23 @@ class LambdaMiddleware:
             raise RequestError(
                 f"{scope['method']} {path} is not served with a λ per request", code="not_found", status=404
             )
+
+    async def _ask(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request at its λ, and what becomes of it."""
+        try:
+            body = await _body(scope, receive)
+            if body is None:
+                return
+            content, chosen = rewritten(path, body, self._levels, _fields(path))
+        except RequestError as error:
+            self._metrics.refused(path, error.status)
+            raise
+        watch = ResponseWatch(self._metrics, path, chosen.lam, _closing() if path == COMPLETIONS else "")
+        scope = {**scope, "state": {**scope.get("state", {})}}
+        try:
+            await self._app(*_with_body(scope, content, receive), _Rewriter(send, chosen, watch=watch))
+        finally:
+            watch.end(scope["state"])
 
     async def _models(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The list that vLLM has of its one model, and what is made of it."""
@@ -264,19 +298,28 @@ class LambdaMiddleware:
             return card(name, self._levels, plain) if name else {**content, "data": cards(self._levels, plain)}
 
         scope = {**scope, "path": scope.get("root_path", "") + "/v1/models", "raw_path": b"/v1/models"}
-        await self._app(scope, receive, _Rewriter(send, None, listed))
+        await self._app(scope, receive, _Rewriter(send, None, rewrite=listed))
 
 
 class _Rewriter:
     """Sends a response on, with λ in its header and its JSON, whole or as events, rewritten."""
 
-    def __init__(self, send: Send, chosen: Chosen | None, rewrite: Callable[[Any, int], Any] | None = None) -> None:
-        self._send, self._chosen = send, chosen
+    def __init__(
+        self,
+        send: Send,
+        chosen: Chosen | None,
+        *,
+        rewrite: Callable[[Any, int], Any] | None = None,
+        watch: ResponseWatch | None = None,
+    ) -> None:
+        self._send, self._chosen, self._watch = send, chosen, watch
         self._rewrite, self._thoughts = rewrite or self._complete, _Thoughts()
         self._start: Message | None = None
         self._kind, self._held = b"", b""
 
     def _complete(self, content: Any, status: int) -> Any:
+        if self._watch is not None:
+            self._watch.read(content, status, streamed=self._kind == _SSE)
         if status >= 400 or self._chosen is None or (isinstance(content, dict) and content.get("error")):
             return _error(content, status)
         if isinstance(content, dict):
@@ -331,6 +374,40 @@ class _Rewriter:
         return b"data: " + json.dumps(content, ensure_ascii=False).encode()
 
 
+class _Appended:
+    """Sends a text on with ours behind it; one that has ours already (processes that count together) as it is."""
+
+    def __init__(self, send: Send, ours: bytes) -> None:
+        self._send, self._ours = send, ours
+        self._start: Message | None = None
+        self._held = b""
+
+    async def __call__(self, message: Message) -> None:
+        """A message of the application's."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._held += message.get("body", b"")
+        if message.get("more_body", False) or self._start is None:
+            return
+        if self._start["status"] == 200 and b"\ninterpole_" not in self._held:
+            self._held += self._ours
+        headers = [pair for pair in self._start["headers"] if pair[0].lower() != b"content-length"]
+        headers.append((b"content-length", str(len(self._held)).encode()))
+        await self._send({**self._start, "headers": headers})
+        await self._send({"type": "http.response.body", "body": self._held})
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return str(dict(scope["headers"]).get(name, b""), "latin-1")
+
+
+def _plain(scope: Scope) -> Scope:
+    """A request for a text that is neither compressed nor of another format than ours."""
+    named = (b"accept", b"accept-encoding")
+    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in named]}
+
+
 def _authorised(scope: Scope) -> Scope:
     """A request whose key, where it comes in Anthropic's header, is in the one that vLLM reads."""
     headers = dict(scope["headers"])
@@ -339,12 +416,13 @@ def _authorised(scope: Scope) -> Scope:
     return {**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer " + headers[b"x-api-key"])]}
 
 
-async def _body(receive: Receive) -> dict[str, Any] | None:
+async def _body(scope: Scope, receive: Receive) -> dict[str, Any] | None:
     """The JSON object that was sent; None: the client has gone.
 
     Raises:
         RequestError: it is none, or too long.
     """
+    check_json(_header(scope, b"content-type"))
     data, more = b"", True
     while more:
         message = await receive()
