@@ -2,7 +2,7 @@
 
     python benchmarks/sweep.py           # about ten minutes
     python benchmarks/sweep.py --quick   # the same with fewer samples
-    python benchmarks/sweep.py --engines 2   # only: so many engines against one, with the tiny pair; needs as many idle cores
+    python benchmarks/sweep.py --engines 2   # only: so many engines against one; needs as many idle cores and one more
 
 A sweep moves the engine's weights from λ to λ, hands prompts to it in another process, grades, and keeps answers and logs.
 `bare` calls the same engine's `load` and `generate` with the same prompts, sampler and seeds in one process, and keeps nothing.
@@ -128,23 +128,26 @@ def large_run(out: Path, samples: int) -> int:
 
 
 def compare_engines(num: int) -> None:
-    """Samples per second, after the start, of so many engines and of one."""
-    speeds = {}
-    for engines in (1, num, 1, num):
-        lams = [0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-        one = config("transformers", 8, lams, dtype="float32", threads=1).model_copy(update={"engines": engines})
-        with tempfile.TemporaryDirectory(prefix="interpole-bench-") as out, sweep.pool_of(Plan(one)) as pool:
-            pool.versions()
-            begin = time.monotonic()
-            summary = sweep.run(one, Path(out) / "run", pool=pool)
-            seconds = time.monotonic() - max(begin, pool.first_request)
-            loads = sum(rate.num_loads for rate in pool.rates())
-        speeds.setdefault(engines, []).append(summary.num_generated / seconds)
-        print(
-            f"{engines} engines: {speeds[engines][-1]:.1f} samples/s, {loads} loads for {len(lams)} points", flush=True
-        )
-    ratio = max(speeds[num]) / max(speeds[1])
-    print(json.dumps({"engines": num, "samples_per_second": speeds, "ratio": ratio}))
+    """Samples per second, after the start, of so many engines and of one: at a pace that takes no CPU, and with the tiny pair."""
+    lams = [0.6, 0.7, 0.8, 0.9, 1.0]
+    configs = {
+        "20 ms a response, scripted": scripted(1, lams, rows=1, step_seconds=0.02),
+        "tiny pair, transformers": config("transformers", 4, lams, dtype="float32", threads=1),
+    }
+    for name, given in configs.items():
+        speeds: dict[int, list[float]] = {1: [], num: []}
+        for engines in (1, num, 1, num):
+            one = given.model_copy(update={"engines": engines})
+            with tempfile.TemporaryDirectory(prefix="interpole-bench-") as out, sweep.pool_of(Plan(one)) as pool:
+                pool.versions()
+                summary = sweep.run(one, Path(out) / "run", pool=pool)
+                speeds[engines].append(summary.num_generated / (time.monotonic() - pool.first_request))
+                loads = sum(rate.num_loads for rate in pool.rates())
+            print(
+                f"{name}, {engines}: {speeds[engines][-1]:.1f} samples/s, {loads} loads for {len(lams)} points",
+                flush=True,
+            )
+        print(json.dumps({"engine": name, "speeds": speeds, "ratio": max(speeds[num]) / max(speeds[1])}), flush=True)
 
 
 def main() -> None:
