@@ -3,19 +3,22 @@
 import math
 import sys
 from shutil import which
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interpole
 import interpole.diagnostics.audit
+import tiny
 from interpole.checkpoints import kernels
 from interpole.checkpoints.reduce import absolute_sums
+from interpole.merging.methods import _sparsify, get_method
 from interpole.merging.methods.linear import linear
-from interpole.merging.recipe import Recipe
+from interpole.merging.recipe import build
 
 needs_c = pytest.mark.skipif(kernels._kernels is None, reason="installed without a C compiler")
 
@@ -26,6 +29,21 @@ SHUFFLED = ALL[np.random.default_rng(0).permutation(ALL.size)]
 def by_numpy(inputs, weights):
     with np.errstate(all="ignore"):
         return linear([x.astype(np.float32) for x in inputs], weights).astype(ml_dtypes.bfloat16)
+
+
+def same_bits(found, expected):
+    """Equal bits, or NaN in both, whose sign IEEE leaves open."""
+    same = found.view(np.uint16) == expected.view(np.uint16)
+    return same | np.isnan(found.astype(np.float32)) & np.isnan(expected.astype(np.float32))
+
+
+def both_ways(method, tensors, weights, base, **options):
+    """A method on task vectors by its loop in C, and by numpy with one rounding."""
+    found = get_method(method).rounded(tensors, weights, base=base, **options)
+    wide = [x.astype(np.float32) for x in (*tensors, base)]
+    with np.errstate(all="ignore"):
+        expected = get_method(method).merge(wide[:-1], weights, base=wide[-1], **options)
+        return found, expected.astype(ml_dtypes.bfloat16)
 
 
 @pytest.mark.skipif(not which("cc"), reason="no C compiler")
@@ -43,12 +61,68 @@ def test_a_weighted_sum_has_numpys_bits_for_every_number(weights, size):
         pieces = [x[part] for x in inputs]
         found = kernels.weighted_sum(pieces, weights)
         expected = by_numpy(pieces, weights)
-        same = found.view(np.uint16) == expected.view(np.uint16)
-        same |= np.isnan(found.astype(np.float32)) & np.isnan(
-            expected.astype(np.float32)
-        )  # whose sign IEEE leaves open
         assert found.dtype == ml_dtypes.bfloat16
-        assert same.all()
+        assert same_bits(found, expected).all()
+
+
+WEIGHTS = st.floats(-3, 3, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1e-9, 1e-30, 1e30])
+SCALES = st.sampled_from([0.0, 0.5, 1.0, -1.7, 1e38])
+# for a vote with many equal magnitudes: zeros of both signs, subnormals, and what becomes infinite
+FEW = np.array([0, -0.0, 1, -1, 1.5, -2, 1e-40, -1e-40, 3e38, -3e38], np.float32).astype(ml_dtypes.bfloat16)
+
+
+@needs_c
+@settings(max_examples=40)
+@given(st.lists(WEIGHTS, min_size=1, max_size=4), st.integers(1, 4099), st.booleans(), SCALES)
+def test_task_vectors_have_numpys_bits_for_every_number(weights, size, normalize, scale):
+    tensors = [np.roll(SHUFFLED if k else ALL, 7 * k) for k in range(len(weights))]
+    base = np.roll(SHUFFLED, -size)
+    for part in (slice(None), slice(size, 2 * size)):
+        pieces = [x[part] for x in tensors]
+        found, expected = both_ways("task_arithmetic", pieces, weights, base[part], normalize=normalize, scale=scale)
+        assert found.dtype == ml_dtypes.bfloat16
+        assert same_bits(found, expected).all()
+
+
+@needs_c
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(WEIGHTS, st.sampled_from([0.0, 0.2, 0.5, 0.8, 0.999, 1.0])), min_size=1, max_size=3),
+    st.integers(0, 4099),
+    st.sampled_from(["every number", "few", "near", "finite"]),
+    st.booleans(),
+    SCALES,
+)
+def test_ties_has_numpys_bits_for_every_number_and_for_equal_magnitudes(models, size, kind, normalize, scale):
+    weights, density = zip(*models, strict=True)
+    rng = np.random.default_rng(size)
+    if kind == "few":
+        base, *tensors = (rng.choice(FEW, size) for _ in range(len(models) + 1))
+    elif kind == "near":  # as models are: most differences are a step of bfloat16 or none
+        codes = rng.integers(0x3C00, 0x3D00, size)
+        base, *tensors = ((codes + rng.integers(-1, 2, size) * k).astype(np.uint16) for k in range(len(models) + 1))
+        base, *tensors = (x.view(ml_dtypes.bfloat16) for x in (base, *tensors))
+    else:
+        numbers = SHUFFLED if kind == "every number" else SHUFFLED[np.isfinite(SHUFFLED.astype(np.float32))]
+        base, *tensors = (np.roll(numbers, 7 * k * k + size) for k in range(len(models) + 1))
+    found, expected = both_ways("ties", tensors, weights, base, density=density, normalize=normalize, scale=scale)
+    assert same_bits(found, expected).all()
+
+
+@needs_c
+@given(st.integers(0, 3000), st.integers(1, 40), st.floats(0, 1))
+def test_the_cut_keeps_the_largest_and_of_equal_ones_the_first(size, distinct, density):
+    rng = np.random.default_rng(size)
+    x, base = (rng.choice(rng.normal(size=distinct), size).astype(ml_dtypes.bfloat16) for _ in range(2))
+    count = int(density * size)
+    magnitudes = np.abs(x.astype(np.float32) - base.astype(np.float32))
+    kept = set(np.argsort(-magnitudes, kind="stable")[:count].tolist())
+    threshold, last = kernels.magnitude_cut(x, base, count)
+    bits = magnitudes.view(np.int32)
+    assert {i for i in range(size) if bits[i] > threshold or (bits[i] == threshold and i <= last)} == kept
+    if size:
+        wide = x.astype(np.float32), base.astype(np.float32)
+        assert (threshold, last) == tuple(_sparsify.magnitude_cut(*wide, density))
 
 
 @needs_c
@@ -68,19 +142,45 @@ def test_what_does_not_fit_is_refused_by_the_module_and_left_to_numpy_by_its_wra
             kernels._kernels.weighted_sum(*wrong)
     with pytest.raises((ValueError, BufferError)):
         kernels._kernels.weighted_sum((codes,), (1.0,), bytes(16))
+    for wrong in [
+        ((codes,), (1.0,), (), False, 1.0, codes[:4], codes),
+        ((codes,), (1.0,), ((0, 0),) * 2, False, 1.0, codes, codes),
+    ]:
+        with pytest.raises(ValueError, match="needed"):
+            kernels._kernels.task_vector_sum(*wrong)
+    with pytest.raises(ValueError, match="needed"):
+        kernels._kernels.magnitude_cut(codes, codes[:4], 2)
+    half, wide = ALL[:8], np.zeros(8, np.float32)
+    assert kernels.task_vector_sum([half], wide, [1.0]) is kernels.task_vector_sum([wide], half, [1.0]) is None
+    assert kernels.magnitude_cut(half, wide, 2) is None
+    assert get_method("ties").rounded([half], (1.0,), base=half, density=(0.5,), rescale=True) is None
     assert kernels.weighted_sum([np.zeros(8, np.float32)], [1.0]) is None
     assert kernels.weighted_sum([SHUFFLED[::2]], [1.0]) is None
     assert kernels.weighted_sum([ALL] * 17, [1 / 17] * 17) is None
 
 
-def test_without_a_compiler_merges_and_sums_are_the_same(pair, monkeypatch):
-    a, b = map(interpole.open, pair)
-    recipe = Recipe.between(*pair, 0.3)
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties"])
+@pytest.mark.parametrize(
+    "earlier", [False, pytest.param(True, marks=needs_c)], ids=["no loops", "those of an earlier version"]
+)
+def test_without_the_loops_merges_are_the_same(pair, monkeypatch, method, earlier):
+    sources = dict(zip("ab", map(str, pair), strict=True))
+    if method != "linear":
+        sources["base"] = str(tiny.write(pair[0].parent / "base", tiny.tensors(2)))
+    parameters = {"density": 0.6} if method == "ties" else {}
+    content = {"method": method, "sources": sources, "weights": {"a": 0.3, "b": 0.7}, "parameters": parameters}
+    recipe = build(content, "test")
     fast = {name: tensor.tobytes() for name, tensor in interpole.merge(recipe).items()}
+    built = SimpleNamespace(weighted_sum=kernels._kernels.weighted_sum) if earlier else None
+    monkeypatch.setattr(kernels, "_kernels", built)
+    assert {name: tensor.tobytes() for name, tensor in interpole.merge(recipe).items()} == fast
+
+
+def test_without_a_compiler_sums_are_the_same(pair, monkeypatch):
+    a, b = map(interpole.open, pair)
     name = "model.embed_tokens.weight"
     sums = absolute_sums(a.read(name), b.read(name))
     monkeypatch.setattr(kernels, "_kernels", None)
-    assert {name: tensor.tobytes() for name, tensor in interpole.merge(recipe).items()} == fast
     assert absolute_sums(a.read(name), b.read(name)) == pytest.approx(sums, rel=1e-6)
 
 

@@ -1,4 +1,4 @@
-/* The loops that Interpole spends its time in, three over bfloat16 and one over bytes, in one pass each; `interpole.checkpoints.kernels` wraps them.
+/* The loops that Interpole spends its time in, over bfloat16 and, for fingerprints, over bytes; `interpole.checkpoints.kernels` wraps them.
 
    Built by setuptools where there is a C compiler; numpy computes the same without it. Arithmetic is plain float32 and
    compiled without fused multiply-add, so that the results are numpy's, bit for bit. */
@@ -6,6 +6,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -17,6 +18,10 @@
 #define BLOCK 1024 /* floats on the stack: they stay in the first-level cache */
 #define LANES 16
 #define MOST_INPUTS 16
+#define VOTE_BLOCK 256 /* a vote holds this many floats of every input */
+#define HIGH_BINS (1 << 15)
+#define LOW_BINS (1 << 16)
+#define TABLES 4 /* counts side by side: neighbours that are equal need not wait for each other */
 
 static inline float widen(uint16_t code) {
     uint32_t bits = (uint32_t)code << 16;
@@ -122,6 +127,122 @@ FOR_EACH_CPU static void products(const uint16_t *m, const uint16_t *a, const ui
     }
 }
 
+/* A model of a merge of task vectors: its numbers, its weight, and which of its differences to the base are kept: those whose
+   magnitude has bits above `threshold`, and those at it up to position `last`. */
+typedef struct {
+    const uint16_t *codes;
+    float weight;
+    int32_t threshold;
+    Py_ssize_t last;
+} Source;
+
+static inline int32_t magnitude(float difference) {
+    int32_t bits;
+    memcpy(&bits, &difference, 4);
+    return bits & 0x7FFFFFFF;
+}
+
+/* base + scale * (sum of weight * (x - base)) / divisor */
+FOR_EACH_CPU static void add_task_vectors(const Source *sources, int count, const uint16_t *base, float divisor,
+                                          float scale, uint16_t *out, Py_ssize_t size) {
+    float total[BLOCK];
+    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
+        Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK;
+        const uint16_t *below = base + start;
+        for (int k = 0; k < count; k++) {
+            const uint16_t *input = sources[k].codes + start;
+            float weight = sources[k].weight;
+            if (k == 0)
+                for (Py_ssize_t i = 0; i < length; i++) total[i] = (widen(input[i]) - widen(below[i])) * weight;
+            else
+                for (Py_ssize_t i = 0; i < length; i++) total[i] += (widen(input[i]) - widen(below[i])) * weight;
+        }
+        if (divisor != 1)
+            for (Py_ssize_t i = 0; i < length; i++) total[i] /= divisor;
+        for (Py_ssize_t i = 0; i < length; i++) out[start + i] = narrow(total[i] * scale + widen(below[i]));
+    }
+}
+
+/* The same of what is kept and has the sign of the weighted sum, divided by the weights of these where asked to (TIES).
+   What is left out is multiplied by 0, as numpy does it with masks: infinities become NaN, and signs of zeros stay. */
+FOR_EACH_CPU static void elect_task_vectors(const Source *sources, int count, const uint16_t *base, int normalize,
+                                            float scale, uint16_t *out, Py_ssize_t size) {
+    float part[MOST_INPUTS][VOTE_BLOCK], below[VOTE_BLOCK], total[VOTE_BLOCK], mixed[VOTE_BLOCK], divisor[VOTE_BLOCK];
+    for (Py_ssize_t start = 0; start < size; start += VOTE_BLOCK) {
+        int length = (int)(size - start < VOTE_BLOCK ? size - start : VOTE_BLOCK);
+        for (int i = 0; i < length; i++) below[i] = widen(base[start + i]);
+        for (int k = 0; k < count; k++) {
+            const uint16_t *input = sources[k].codes + start;
+            float weight = sources[k].weight, *own = part[k];
+            int32_t threshold = sources[k].threshold;
+            Py_ssize_t left = sources[k].last + 1 - start;
+            int at = (int)(left < 0 ? 0 : left > VOTE_BLOCK ? VOTE_BLOCK : left);
+            for (int i = 0; i < length; i++) {
+                float difference = widen(input[i]) - below[i];
+                float kept = magnitude(difference) > (i < at ? threshold - 1 : threshold) ? 1.0f : 0.0f;
+                own[i] = difference * kept * weight;
+            }
+            for (int i = 0; i < length; i++) total[i] = k ? total[i] + own[i] : own[i];
+        }
+        for (int k = 0; k < count; k++) {
+            const float weight = sources[k].weight, *own = part[k];
+            for (int i = 0; i < length; i++) {
+                float agrees = (((own[i] > 0) == (total[i] >= 0)) & (own[i] != 0)) ? 1.0f : 0.0f;
+                mixed[i] = k ? mixed[i] + own[i] * agrees : own[i] * agrees;
+                divisor[i] = k ? divisor[i] + agrees * weight : agrees * weight;
+            }
+        }
+        if (normalize)
+            for (int i = 0; i < length; i++) mixed[i] /= __builtin_fabsf(divisor[i]) < 1e-8f ? 1.0f : divisor[i];
+        for (int i = 0; i < length; i++) out[start + i] = narrow(mixed[i] * scale + below[i]);
+    }
+}
+
+FOR_EACH_CPU static void count_high(const uint16_t *x, const uint16_t *base, Py_ssize_t size, uint32_t *counts) {
+    uint16_t high[BLOCK];
+    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
+        Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK, i = 0;
+        for (Py_ssize_t j = 0; j < length; j++) high[j] = magnitude(widen(x[start + j]) - widen(base[start + j])) >> 16;
+        for (; i + TABLES <= length; i += TABLES)
+            for (int table = 0; table < TABLES; table++) counts[table * HIGH_BINS + high[i + table]]++;
+        for (; i < length; i++) counts[high[i]]++;
+    }
+    for (int table = 1; table < TABLES; table++)
+        for (int bin = 0; bin < HIGH_BINS; bin++) counts[bin] += counts[table * HIGH_BINS + bin];
+}
+
+FOR_EACH_CPU static void count_low(const uint16_t *x, const uint16_t *base, Py_ssize_t size, int32_t high,
+                                   uint32_t *counts) {
+    int32_t bits[BLOCK];
+    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
+        Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK;
+        for (Py_ssize_t i = 0; i < length; i++) bits[i] = magnitude(widen(x[start + i]) - widen(base[start + i]));
+        for (Py_ssize_t i = 0; i < length; i++)
+            if (bits[i] >> 16 == high) counts[bits[i] & 0xFFFF]++;
+    }
+}
+
+/* Position of the `rank`-th element (from 1) whose magnitude has these bits. */
+FOR_EACH_CPU static Py_ssize_t find_equal(const uint16_t *x, const uint16_t *base, Py_ssize_t size, int32_t bits,
+                                          Py_ssize_t rank) {
+    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
+        Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK;
+        int32_t found = 0;
+        for (Py_ssize_t i = 0; i < length; i++) found += magnitude(widen(x[start + i]) - widen(base[start + i])) == bits;
+        if (found >= rank)
+            for (Py_ssize_t i = start; i < start + length; i++)
+                if (magnitude(widen(x[i]) - widen(base[i])) == bits && !--rank) return i;
+        rank -= found;
+    }
+    return -1;
+}
+
+/* The highest bin from which on up at least `rank` are counted; `rank` becomes how many of that bin are among them. */
+static int32_t bin_of(const uint32_t *counts, int bins, Py_ssize_t *rank) {
+    while (--bins > 0 && (Py_ssize_t)counts[bins] < *rank) *rank -= counts[bins];
+    return bins;
+}
+
 /* NH of blocks of 32-bit words with fixed keys: Σ (word + key) times (word + key) half a block further, as fingerprint.py says. */
 FOR_EACH_CPU static void nh(const uint32_t *restrict words, const uint32_t *restrict keys, uint64_t *restrict out,
                             Py_ssize_t blocks, Py_ssize_t length) {
@@ -152,32 +273,104 @@ static Py_ssize_t open_buffers(PyObject *const *objects, int count, int last_is_
     return views[0].len / 2;
 }
 
+/* The inputs of a tuple and their weights, as floats; how many, or -1 with an error set. */
+static int open_inputs(PyObject *inputs, PyObject *weights, PyObject **objects, float *factors) {
+    Py_ssize_t count = PyTuple_Size(inputs);
+    if (count < 1 || count > MOST_INPUTS || PyTuple_Size(weights) != count) {
+        PyErr_Format(PyExc_ValueError, "1 to %d inputs and a weight for each are needed", MOST_INPUTS);
+        return -1;
+    }
+    for (Py_ssize_t k = 0; k < count; k++) {
+        objects[k] = PyTuple_GetItem(inputs, k);
+        factors[k] = (float)PyFloat_AsDouble(PyTuple_GetItem(weights, k));
+        if (PyErr_Occurred()) return -1;
+    }
+    return (int)count;
+}
+
 static PyObject *weighted_sum(PyObject *module, PyObject *args) {
     PyObject *inputs, *weights, *out, *objects[MOST_INPUTS + 1];
     Py_buffer views[MOST_INPUTS + 1];
     uint16_t *codes[MOST_INPUTS];
     float factors[MOST_INPUTS];
     if (!PyArg_ParseTuple(args, "O!O!O", &PyTuple_Type, &inputs, &PyTuple_Type, &weights, &out)) return NULL;
-    Py_ssize_t count = PyTuple_Size(inputs);
-    if (count < 1 || count > MOST_INPUTS || PyTuple_Size(weights) != count)
-        return PyErr_Format(PyExc_ValueError, "1 to %d inputs and a weight for each are needed", MOST_INPUTS);
-    for (Py_ssize_t k = 0; k < count; k++) {
-        objects[k] = PyTuple_GetItem(inputs, k);
-        factors[k] = (float)PyFloat_AsDouble(PyTuple_GetItem(weights, k));
-        if (PyErr_Occurred()) return NULL;
-    }
+    int count = open_inputs(inputs, weights, objects, factors);
+    if (count < 0) return NULL;
     objects[count] = out;
-    Py_ssize_t size = open_buffers(objects, (int)count + 1, 1, views);
+    Py_ssize_t size = open_buffers(objects, count + 1, 1, views);
     if (size < 0) return NULL;
-    for (Py_ssize_t k = 0; k < count; k++) codes[k] = views[k].buf;
+    for (int k = 0; k < count; k++) codes[k] = views[k].buf;
     Py_BEGIN_ALLOW_THREADS
     if (count == 2)
         sum_two(codes[0], codes[1], factors[0], factors[1], views[2].buf, size);
     else
-        sum_many(codes, factors, (int)count, views[count].buf, size);
+        sum_many(codes, factors, count, views[count].buf, size);
     Py_END_ALLOW_THREADS
-    for (Py_ssize_t k = 0; k <= count; k++) PyBuffer_Release(&views[k]);
+    for (int k = 0; k <= count; k++) PyBuffer_Release(&views[k]);
     Py_RETURN_NONE;
+}
+
+static PyObject *task_vector_sum(PyObject *module, PyObject *args) {
+    PyObject *inputs, *weights, *cuts, *objects[MOST_INPUTS + 2];
+    Py_buffer views[MOST_INPUTS + 2];
+    Source sources[MOST_INPUTS];
+    float factors[MOST_INPUTS], divisor = 0;
+    double scale;
+    int normalize;
+    if (!PyArg_ParseTuple(args, "O!O!O!pdOO", &PyTuple_Type, &inputs, &PyTuple_Type, &weights, &PyTuple_Type, &cuts,
+                          &normalize, &scale, &objects[0], &objects[1]))
+        return NULL;
+    PyObject *base = objects[0], *out = objects[1];
+    int count = open_inputs(inputs, weights, objects, factors), vote = PyTuple_Size(cuts) > 0;
+    if (count < 0) return NULL;
+    if (vote && PyTuple_Size(cuts) != count)
+        return PyErr_Format(PyExc_ValueError, "no cuts, or one for each input, are needed");
+    for (int k = 0; k < count; k++) {
+        sources[k] = (Source){NULL, factors[k], -1, -1};
+        if (vote && !PyArg_ParseTuple(PyTuple_GetItem(cuts, k), "in", &sources[k].threshold, &sources[k].last)) return NULL;
+        divisor += factors[k];
+    }
+    objects[count] = base;
+    objects[count + 1] = out;
+    Py_ssize_t size = open_buffers(objects, count + 2, 1, views);
+    if (size < 0) return NULL;
+    for (int k = 0; k < count; k++) sources[k].codes = views[k].buf;
+    if (!normalize || !(__builtin_fabsf(divisor) >= 1e-8f)) divisor = 1; /* also for NaN */
+    Py_BEGIN_ALLOW_THREADS
+    if (vote)
+        elect_task_vectors(sources, count, views[count].buf, normalize, (float)scale, views[count + 1].buf, size);
+    else
+        add_task_vectors(sources, count, views[count].buf, divisor, (float)scale, views[count + 1].buf, size);
+    Py_END_ALLOW_THREADS
+    for (int k = 0; k < count + 2; k++) PyBuffer_Release(&views[k]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *magnitude_cut(PyObject *module, PyObject *args) {
+    PyObject *objects[2];
+    Py_buffer views[2];
+    Py_ssize_t rank, last = -1;
+    if (!PyArg_ParseTuple(args, "OOn", &objects[0], &objects[1], &rank)) return NULL;
+    Py_ssize_t size = open_buffers(objects, 2, 0, views);
+    if (size < 0) return NULL;
+    int32_t threshold = rank <= 0 ? INT32_MAX : -1;
+    uint32_t *counts = rank > 0 && rank < size ? calloc(TABLES * HIGH_BINS + LOW_BINS, sizeof(uint32_t)) : NULL;
+    int failed = rank > 0 && rank < size && !counts;
+    if (counts) {
+        const uint16_t *x = views[0].buf, *base = views[1].buf;
+        Py_BEGIN_ALLOW_THREADS
+        count_high(x, base, size, counts);
+        int32_t high = bin_of(counts, HIGH_BINS, &rank);
+        uint32_t *low = counts + TABLES * HIGH_BINS;
+        count_low(x, base, size, high, low);
+        threshold = high << 16 | bin_of(low, LOW_BINS, &rank);
+        last = find_equal(x, base, size, threshold, rank);
+        Py_END_ALLOW_THREADS
+    }
+    free(counts);
+    PyBuffer_Release(&views[0]);
+    PyBuffer_Release(&views[1]);
+    return failed ? PyErr_NoMemory() : Py_BuildValue("(in)", threshold, last);
 }
 
 static PyObject *absolute_sums(PyObject *module, PyObject *args) {
@@ -228,6 +421,9 @@ static PyObject *block_sums(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"weighted_sum", weighted_sum, METH_VARARGS, "(inputs, weights, out): write the rounded sum of weight times input."},
+    {"task_vector_sum", task_vector_sum, METH_VARARGS,
+     "(inputs, weights, cuts, normalize, scale, base, out): write base + scale * sum of weight * (input - base), rounded."},
+    {"magnitude_cut", magnitude_cut, METH_VARARGS, "(x, base, count): threshold and last position of the largest |x - base|."},
     {"absolute_sums", absolute_sums, METH_VARARGS, "(a, b): the sums of |a - b|, |a| and |b|."},
     {"line_products", line_products, METH_VARARGS, "(m, a, b): products of m - a, b - a and a; how many m differ from a, b."},
     {"block_sums", block_sums, METH_VARARGS, "(data, keys, out): write the NH sum of every block of the keys' length."},

@@ -21,9 +21,19 @@ try:
 except ImportError:  # installed without a C compiler
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["absolute_sums", "block_sums", "keep_freed_memory", "line_products", "weighted_sum"]
+__all__ = [
+    "absolute_sums",
+    "block_sums",
+    "keep_freed_memory",
+    "line_products",
+    "magnitude_cut",
+    "task_vector_sum",
+    "weighted_sum",
+]
 
 MOST_INPUTS = 16
+MOST_COUNTED = 1 << 32
+"""Numbers that are counted in 32 bits."""
 
 Array = NDArray[Any]
 
@@ -41,6 +51,48 @@ def weighted_sum(inputs: Sequence[Array], weights: Sequence[float], out: Array |
     out = np.empty(inputs[0].shape, np.uint16) if out is None else out.view(np.uint16)
     _kernels.weighted_sum(tuple(array.view(np.uint16) for array in inputs), tuple(map(float, weights)), out)
     return out.view(DTYPES["BF16"])
+
+
+def task_vector_sum(
+    inputs: Sequence[Array],
+    base: Array,
+    weights: Sequence[float],
+    *,
+    cuts: Sequence[tuple[int, int]] = (),
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Array | None:
+    """Base + scale · Σ wᵢ·(xᵢ − base) as `merging.methods` defines it, rounded once to bfloat16; None unless all are bfloat16.
+
+    Args:
+        inputs: flat arrays of one length.
+        base: a flat array of that length.
+        weights: one number per input.
+        cuts: for each input what is kept of xᵢ − base, as `magnitude_cut` gives it; of this the elements count that have the sign
+            of the weighted sum (TIES). Without cuts all is kept, and there is no vote.
+        normalize: divide by the sum of the weights, after a vote by that of those that agree; sums of 0 count as 1.
+        scale: factor on the sum.
+    """
+    loop = getattr(_kernels, "task_vector_sum", None)
+    if loop is None or not _fit(inputs) or not _fit((base,)):
+        return None
+    out = np.empty(base.shape, np.uint16)
+    codes = tuple(array.view(np.uint16) for array in inputs)
+    loop(codes, tuple(map(float, weights)), tuple(cuts), normalize, float(scale), base.view(np.uint16), out)
+    return out.view(DTYPES["BF16"])
+
+
+def magnitude_cut(x: Array, base: Array, count: int) -> tuple[int, int] | None:
+    """What is kept of x − base where the `count` largest magnitudes are, of equal ones the first; None unless both are bfloat16.
+
+    Returns:
+        The threshold, as bits of a float32, and the position of the last element at it that is kept, as `_sparsify` has them.
+    """
+    loop = getattr(_kernels, "magnitude_cut", None)
+    if loop is None or not _fit((x, base)) or x.size >= MOST_COUNTED:
+        return None
+    found: tuple[int, int] = loop(x.view(np.uint16), base.view(np.uint16), count)
+    return found
 
 
 def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from interpole.chat import find_markers
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.compat import clashes
-from interpole.checkpoints.kernels import weighted_sum
 from interpole.checkpoints.open import fit, open_source
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.checkpoints.views.fp8 import KEY, Dequantised, Quantised
@@ -195,16 +194,20 @@ class Merged(Checkpoint):
     def _merge(self, name: str, coefficients: Coefficients, span: Span, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The merged elements in float32, or in `dtype` where one loop computes and rounds them."""
         pieces = [self._read_source(source, name, *span) for source in self._inputs]
-        fused = dtype == DTYPES["BF16"] and self._is_sum(coefficients)
-        if fused and (rounded := weighted_sum(pieces, coefficients.weights)) is not None:
+        arguments = dict(coefficients.parameters)
+        takes_base = self._method.base != "no" and "base" in self.sources
+        if takes_base:
+            arguments["base"] = self._read_source(self.sources["base"], name, *span)
+        fused = self._method.rounded if dtype == DTYPES["BF16"] else None
+        rounded: NDArray[Any] | None = fused(pieces, coefficients.weights, **arguments) if fused else None
+        if rounded is not None:
             return rounded
         shape = self.specs[name].shape
         if self._method.elementwise or span != (0, self.specs[name].num_elements):
             shape = (span[1] - span[0],)
         inputs = [_to_float32(piece).reshape(shape) for piece in pieces]
-        arguments = dict(coefficients.parameters)
-        if self._method.base != "no" and "base" in self.sources:
-            arguments["base"] = _to_float32(self._read_source(self.sources["base"], name, *span)).reshape(shape)
+        if takes_base:
+            arguments["base"] = _to_float32(arguments["base"]).reshape(shape)
         if self._method.random:
             seed = int(arguments.pop("seed"))
             arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]

@@ -85,6 +85,8 @@ class Method:
 
     Attributes:
         merge: the pure function.
+        rounded: the same over flat bfloat16 arrays, rounded once to bfloat16, where a loop in C does both; it gives None where
+            it does not fit.
         parameters: its hyperparameters by name.
         elementwise: each output element depends on the same element of the inputs only, so tensors can be cut anywhere.
         base: whether it takes a base model: `no`, `optional` or `needed`.
@@ -95,6 +97,7 @@ class Method:
     """
 
     merge: Callable[..., Any]
+    rounded: Callable[..., Any] | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     elementwise: bool = False
     base: str = "no"

@@ -6,10 +6,12 @@ Model soups (arXiv 2203.05482) are the same with equal weights. Weights are used
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints.kernels import weighted_sum
 from interpole.errors import RecipeError
 from interpole.merging.methods import Method, Parameter
 
@@ -47,9 +49,15 @@ def linear(tensors: Sequence[Array], weights: Sequence[float], *, normalize: boo
     return total
 
 
+def _rounded(tensors: Sequence[NDArray[Any]], weights: Sequence[float], *, normalize: bool = False) -> Any:
+    """The same from bfloat16 to bfloat16, or None."""
+    return None if normalize else weighted_sum(tensors, weights)
+
+
 METHODS = {
     "linear": Method(
         merge=linear,
+        rounded=_rounded,
         parameters={"normalize": Parameter(False, "divide the sum by the sum of the weights")},
         elementwise=True,
         interpolates=True,

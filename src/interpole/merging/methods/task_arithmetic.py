@@ -6,10 +6,12 @@ With weights (1 − λ, λ) it is the interpolation of the pair, whatever the ba
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints.kernels import task_vector_sum
 from interpole.merging.methods import Method
 from interpole.merging.methods._task_vectors import SCALE, combine_pieces, differences, normalize_parameter
 
@@ -36,9 +38,22 @@ def task_arithmetic(
     return combine_pieces(base, differences(tensors, base), weights, normalize=normalize, scale=scale)
 
 
+def _rounded(
+    tensors: Sequence[NDArray[Any]],
+    weights: Sequence[float],
+    *,
+    base: NDArray[Any],
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Any:
+    """The same from bfloat16 to bfloat16, or None."""
+    return task_vector_sum(tensors, base, weights, normalize=normalize, scale=scale)
+
+
 METHODS = {
     "task_arithmetic": Method(
         merge=task_arithmetic,
+        rounded=_rounded,
         parameters={"normalize": normalize_parameter(False), "scale": SCALE},
         elementwise=True,
         base="needed",

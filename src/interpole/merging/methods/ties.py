@@ -8,10 +8,12 @@ over the whole model. With `normalize`, equal weights cancel: use `scale` for th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints import kernels
 from interpole.merging.methods import Method
 from interpole.merging.methods._sparsify import by_magnitude, magnitude_cut, restore_l1
 from interpole.merging.methods._task_vectors import (
@@ -67,9 +69,31 @@ def ties(
     return combine(base, trimmed, weights, vote=True, normalize=normalize, scale=scale)
 
 
+def _rounded(
+    tensors: Sequence[NDArray[Any]],
+    weights: Sequence[float],
+    *,
+    base: NDArray[Any],
+    density: Sequence[float],
+    normalize: bool = True,
+    rescale: bool = False,
+    scale: float = 1.0,
+) -> Any:
+    """The same from bfloat16 to bfloat16, or None."""
+    if rescale:
+        return None
+    cuts = []
+    for tensor, share in zip(tensors, density, strict=True):
+        if (cut := kernels.magnitude_cut(tensor, base, int(share * base.size))) is None:
+            return None
+        cuts.append(cut)
+    return kernels.task_vector_sum(tensors, base, weights, cuts=cuts, normalize=normalize, scale=scale)
+
+
 METHODS = {
     "ties": Method(
         merge=ties,
+        rounded=_rounded,
         parameters={"density": DENSITY, "normalize": normalize_parameter(True), "rescale": RESCALE, "scale": SCALE},
         base="needed",
     )
