@@ -267,6 +267,13 @@ def where(num, kind=OURS, num_parameters=10**9, **options):
     return devices(num, kind, options, lambda: num_parameters)
 
 
+def test_more_engines_than_a_machine_bears_are_refused_before_one_is_started():
+    assert len(where(256, device="cpu")) == 256
+    for kind in (OURS, engine_kind("scripted")):
+        with pytest.raises(EngineError, match="1,000,000 engines on one machine"):
+            where(1_000_000, kind, device="cpu")
+
+
 def test_each_engine_sees_one_gpu_and_a_model_that_is_spread_a_group_of_them(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-7a,7,9")
     assert [one.environ["CUDA_VISIBLE_DEVICES"] for one in where("auto")] == ["4", "5", "GPU-7a", "7", "9"]

@@ -1,5 +1,6 @@
 """Shares of a sweep: dealt without a coordinator, made apart, united to what one engine makes, to the byte."""
 
+import json
 import random
 import shutil
 from itertools import pairwise
@@ -11,7 +12,7 @@ from bench import PROBLEMS, Bench
 from interpole import tasks
 from interpole.analysis.scoring import score
 from interpole.cli import app
-from interpole.errors import RunError
+from interpole.errors import OutputError, RunError
 from interpole.runs import samples
 from interpole.runs.combine import combine
 from interpole.runs.progress import Progress
@@ -97,6 +98,63 @@ def test_shards_of_another_number_and_a_whole_run_unite_with_every_response_once
     made = combine([*thirds, *halves, bench.out], tmp_path / "all")
     assert (made.num_samples, made.num_duplicates, made.missing) == (48, 96, ())
     assert content(tmp_path / "all") == content(bench.out)
+
+
+def shares(bench, folder, numbers, total, **changes):
+    """Run folders of some shards of the sweep, with settings changed; no engine runs, for only run files matter."""
+    for number in numbers:
+        out = folder / f"{'-'.join(changes) or 'as is'} {number} of {total}"
+        sweep.run(bench.config(**bench.settings | changes), out, shard=Shard(number=number, total=total))
+        yield out
+
+
+def test_shards_of_another_sweep_do_not_stand_for_those_that_are_missing(bench, tmp_path):
+    mine = [bench.folder / "shard-1", bench.folder / "shard-3"]
+    (other,) = shares(bench, tmp_path, [2], TOTAL, samples=2)
+    made = combine([*mine, other], tmp_path / "all")
+    assert made.missing == (
+        f"shard 2 of 3 of the sweep of {mine[0]}",
+        f"shard 1 of 3 of the sweep of {other}",
+        f"shard 3 of 3 of the sweep of {other}",
+    )
+
+
+def test_nothing_is_missing_where_the_whole_sweep_is_there_otherwise(bench, tmp_path):
+    assert combine([bench.folder / "shard-1", bench.out], tmp_path / "all").missing == ()
+    (far,) = shares(bench, tmp_path, [99], 100)
+    assert RunFile.load(far).entries == ()
+    thirds = [bench.folder / f"shard-{number}" for number in (1, 2, 3)]
+    assert combine([far, *thirds], tmp_path / "thirds").missing == ()
+    assert combine([far, *thirds[:2]], tmp_path / "few").missing == (
+        "shards 1 to 98 of 100",
+        "shard 100 of 100",
+        "shard 3 of 3",
+    )
+
+
+def test_a_run_that_is_united_is_not_written_into(bench):
+    shard = bench.folder / "shard-1"
+    with pytest.raises(OutputError, match="lies in a run"):
+        combine([shard, bench.folder / "shard-2"], shard / "all")
+    assert not (shard / "all").exists()
+
+
+def test_a_shard_with_nothing_to_do_says_so_in_json_too(bench, tmp_path):
+    options = {"script": str(bench.folder / "script.json")}
+    config = bench.config(**bench.settings, engine_options=options)
+    text = json.dumps(config.model_dump(mode="json", exclude_defaults=True, by_alias=True))
+    (tmp_path / "sweep.yml").write_text(text)
+    out = tmp_path / "far"
+    command = ["sweep", tmp_path / "sweep.yml", "--out", out, "--shard", "99/100", "--json", "--no-doctor"]
+    told = CliRunner().invoke(app, list(map(str, command)))
+    assert told.exit_code == 0
+    assert json.loads(told.stdout) == {
+        "run": str(out),
+        "num_generated": 0,
+        "num_tokens": 0,
+        "failed": [],
+        "points": [],
+    } | {"seconds": json.loads(told.stdout)["seconds"]}
 
 
 def test_a_shard_that_is_missing_or_half_done_is_said_by_name_and_a_sweep_makes_the_rest(bench, tmp_path):

@@ -332,6 +332,9 @@ def _join(output: _Output, shards: Shards, is_alone: Callable[[], bool]) -> None
             output.out,
             f"wait until they have ended, {ELSEWHERE}, or remove {output.partial} if nobody is at it",
         )
+    if whole := sorted(path.name for path in output.partial.glob("*.safetensors") if path.is_file()):
+        what = f"{len(whole)} files that shares of another merge had left for {output.out} are removed, {whole[0]} the first"
+        warnings.warn(f"{what}: its sources, recipe, files or version differ", InterpoleWarning, stacklevel=2)
     _prepare(output, shards)
 
 

@@ -232,18 +232,22 @@ def start(
     with actors_of(config, out, ray) as actors, sweep_bar() as on_progress:
         crew = None if actors is None else Cluster(actors)
         summary = run(config, out, on_progress, changed=changed, shard=shard, crew=crew)
+    made = {"num_generated": summary.num_generated, "num_tokens": summary.num_tokens, "seconds": summary.seconds}
     for entry in summary.failed:
         reason = next((part.error for part in entry.parts if part.error), "")
         where = f"{entry.task} at {entry.point}"
         typer.echo(printable(f"failed: {where}; run the same command to try again. {reason}"), err=True)
     if shard is not None and not summary.run.current:
-        typer.echo(f"nothing to do for shard {shard}: there are fewer questions at all points")
+        typer.echo(
+            f"nothing to do for shard {shard}: there are fewer questions, at all points, than shards", err=as_json
+        )
+        if as_json:
+            show_json({"run": str(out)} | made | {"failed": [], "points": []})
         return
     metrics = score(out)
     if as_json:
         from interpole.formats import read_json
 
-        made = {"num_generated": summary.num_generated, "num_tokens": summary.num_tokens, "seconds": summary.seconds}
         failed = [{"task": entry.task, "point": entry.point} for entry in summary.failed]
         show_json({"run": str(out)} | made | {"failed": failed} | read_json(out / "metrics.json", RunError))
     else:

@@ -21,6 +21,8 @@ NumEngines = int | Literal["auto"]
 """How many engines; `auto`: one per GPU or group of GPUs; on a CPU one per core for small models, else one."""
 SMALL_PARAMETERS = 50_000_000
 """Below, more than one CPU thread costs more than it brings."""
+MOST_ENGINES = 256
+"""On one machine: each is a process, and a sweep's file may come from somebody else."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -43,10 +45,13 @@ def devices(
         num_parameters: of the model; asked where that matters.
 
     Raises:
-        EngineError: a model is spread over more GPUs than there are, or the options name a GPU besides.
+        EngineError: there would be more than MOST_ENGINES, a model is spread over more GPUs than there are, or the
+            options name a GPU besides.
     """
     if num == 1:
         return [Device()]
+    if num != "auto" and num > MOST_ENGINES:
+        raise EngineError(f"{num:,} engines on one machine", remedy=f"give {MOST_ENGINES} at most, or auto")
     if kind.default_rows is None:  # it holds no model here
         return [Device()] * (1 if num == "auto" else num)
     device = str(options.get("device") or "")

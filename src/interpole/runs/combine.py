@@ -12,15 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from interpole.errors import OutputError, RunError
 from interpole.files import StrPath
-from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, release
+from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, release, sweep_name
 from interpole.runs.samples import regraded_path
 
 __all__ = ["Combined", "combine"]
+
+MOST_NAMED = 8  # missing shards in a row; more are named by the first and the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("the folder for the combined run exists already", out, "choose another --out")
+    if inside := next((run for run in runs if Path(run).resolve() in out.resolve().parents), None):
+        raise OutputError(f"the folder for the combined run lies in a run, {inside}", out, "choose another --out")
     given_files = {Path(run): RunFile.load(run) for run in runs}
     files = _ordered({run: file for run, file in given_files.items() if file.current})
     if files:
@@ -83,7 +88,7 @@ def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
         for run, entry, part in given
         if part.status != "done"
     ]
-    return Combined(file, num, finished - num, tuple(unfinished), tuple(_missing(given_files.values())))
+    return Combined(file, num, finished - num, tuple(unfinished), tuple(_missing(given_files)))
 
 
 def _ordered(files: Mapping[Path, RunFile]) -> dict[Path, RunFile]:
@@ -97,14 +102,35 @@ def _share(file: RunFile) -> Fraction:
     return Fraction(file.shard.number, file.shard.total) if file.shard else Fraction(0)
 
 
-def _missing(files: Iterable[RunFile]) -> Iterator[str]:
-    """The shards that are not there, of every sweep in shards of which some are."""
-    there: dict[int, set[int]] = {}
-    for file in files:
+def _missing(files: Mapping[Path, RunFile]) -> Iterator[str]:
+    """The shards that are not there, of every sweep in shards of which some are and which is not there otherwise."""
+    there: dict[tuple[str, int], dict[int, Path]] = {}  # by sweep and number of shards
+    whole = {name for file in files.values() if not file.shard and (name := _sweep(file))}
+    for run, file in files.items():
         if file.shard:
-            there.setdefault(file.shard.total, set()).add(file.shard.number)
-    for total, numbers in there.items():
-        yield from (f"shard {number} of {total}" for number in range(1, total + 1) if number not in numbers)
+            there.setdefault((file.shard.sweep, file.shard.total), {}).setdefault(file.shard.number, run)
+    whole |= {sweep for (sweep, total), runs in there.items() if len(runs) == total}
+    several = len({sweep for sweep, _ in there}) > 1
+    for (sweep, total), runs in there.items():
+        if sweep not in whole:
+            of = f" of the sweep of {runs[min(runs)]}" if several else ""
+            bounds = [0, *sorted(runs), total + 1]
+            yield from (gap + of for low, high in pairwise(bounds) for gap in _gap(low + 1, high - 1, total))
+
+
+def _gap(first: int, last: int, total: int) -> Iterator[str]:
+    """The shards from `first` to `last`, in words; many in one."""
+    if last - first < MOST_NAMED:
+        yield from (f"shard {number} of {total}" for number in range(first, last + 1))
+    else:
+        yield f"shards {first} to {last} of {total}"
+
+
+def _sweep(file: RunFile) -> str:
+    """The name of a sweep that is there as a whole; empty where something of it is not finished."""
+    if any(entry.status != "done" for entry in file.current):
+        return ""
+    return sweep_name((entry, file.tasks[entry.task].samples) for entry in file.current)
 
 
 def _shown(file: RunFile) -> str:

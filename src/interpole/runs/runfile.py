@@ -10,7 +10,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_val
 from interpole.chat import Markers, ThinkFormat
 from interpole.errors import OutputError, RunError, printable
 from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, write_atomic
-from interpole.formats import parse_json
+from interpole.formats import content_hash, parse_json
 from interpole.schema import Strict, validated
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "exclusive",
     "is_written",
     "release",
+    "sweep_name",
 ]
 
 NAME = "run.json"
@@ -105,6 +106,7 @@ class Shard(Strict):
 
     number: Count
     total: Count
+    sweep: str = ""  # of which it is a share, see `sweep_name`; empty: not said
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Shard:
@@ -320,3 +322,8 @@ def is_written(run: StrPath) -> bool:
 def release(version: str) -> str:
     """`2.13.0+cpu` → `2.13`: bug-fix releases and builds do not part samples from each other."""
     return re.sub(r"^(\d+\.\d+)\..*$", r"\1", version)
+
+
+def sweep_name(jobs: Iterable[tuple[Entry, int]]) -> str:
+    """The name that all shards of a sweep share: a hash of its entries, each with its samples per question."""
+    return content_hash(sorted([entry.identity, samples] for entry, samples in jobs))[:16]

@@ -27,7 +27,7 @@ from interpole.files import StrPath, open_regular, write_atomic
 from interpole.records import Generation
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.progress import ProgressFile
-from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive
+from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, sweep_name
 from interpole.runs.samples import read_log, regraded_path
 from interpole.sweep.changes import assumed_engine, left_aside
 from interpole.sweep.config import SweepConfig
@@ -277,7 +277,9 @@ def _refuse_shard(out: Path, existing: RunFile | None, shard: Shard | None) -> N
     Raises:
         RunError: with what it holds.
     """
-    if existing is not None and shard is not None and existing.shard != shard:
+    if existing is None or shard is None:
+        return
+    if existing.shard is None or str(existing.shard) != str(shard):
         held = f"shard {existing.shard}" if existing.shard else "a whole sweep"
         raise RunError(f"the folder holds {held}, not shard {shard}", out, "give every shard an --out of its own")
 
@@ -364,14 +366,16 @@ def _work(
     """
     known = {entry.key: entry for entry in (existing.entries if existing else ())}
     pairs = [(point, benchmark) for point in planned.points for benchmark in planned.benchmarks.values()]
-    jobs = []
+    jobs, whole = list[_Job](), list[tuple[Entry, int]]()
     for (point, benchmark), mine in zip(pairs, _wanted(planned, pairs, share, cut), strict=True):
         entry = planned.entry(benchmark, point, engine)
+        whole.append((entry, benchmark.k))
         before = known[entry.key].parts if entry.key in known else ()
         before = tuple(part for part in before if part.status == "done") if cut else before
         if parts := missing_parts(before, mine, len(benchmark.problems)):
             jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
-    return _Work(engine, tuple(jobs), share if isinstance(share, Shard) else None)
+    shard = share.model_copy(update={"sweep": sweep_name(whole)}) if isinstance(share, Shard) else None
+    return _Work(engine, tuple(jobs), shard)
 
 
 def _wanted(
