@@ -20,6 +20,7 @@ from interpole.errors import InterpoleError, RunError
 __all__ = ["Actors", "Done", "Order", "Tools", "node_name"]
 
 TICK_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
 MOST_REFUSED = 3
 """Actors that cannot open their tools, after which no more are asked for."""
 
@@ -207,7 +208,10 @@ class Actors:
         except ImportError as error:
             what = f"Ray is not installed: {error}"
             raise RunError(what, remedy="pip install 'interpole[ray]', on all nodes") from error
+        host, _, port = self._address.rpartition(":")
         try:
+            if port.isdecimal() and "/" not in host:  # Ray itself tries for many minutes
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
             ray.init(self._address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (OSError, ValueError, RuntimeError) as error:
             remedy = "start one with `ray start --head`, or give its address"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
@@ -271,6 +272,14 @@ def test_a_cluster_without_room_is_an_error_that_says_what_is_needed(cluster, tm
         pytest.raises(RunError, match="no node has room for the engine: it needs 7 CPU; the cluster has"),
     ):
         actors.versions()
+
+
+def test_an_address_where_no_cluster_is_is_said_at_once(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound, so nobody else's, and not listening
+        with pytest.raises(RunError, match=r"no Ray cluster can be joined: .*refused"):
+            Actors(written, (), tmp_path, address).versions()
 
 
 def test_an_engine_is_given_what_it_needs():
