@@ -21,7 +21,7 @@ with suppress(ImportError):  # the environment of vLLM has no hypothesis
 
 @pytest.fixture
 def data():
-    """The folder of reference data: mergekit's merges, the paper's tables, IFEval."""
+    """The folder of reference data: mergekit's merges, IFEval."""
     return DATA
 
 

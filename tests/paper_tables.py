@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 
 from interpole.analysis.tables import CurveRow
+from interpole.paper.printed import TABLES
 
-PAPER = Path(__file__).parent / "data/paper"
-TABLE2, TABLE5 = PAPER / "table2_qwen3_4b.csv", PAPER / "table5_qwen3_30b.csv"
+TABLE2, TABLE5 = TABLES / "table2_qwen3_4b.csv", TABLES / "table5_qwen3_30b.csv"
 TASKS = {"aime25": ("aime25", 30, 64), "ifeval": ("ifeval", 541, 8), "gpqa": ("gpqa_diamond", 198, 8)}
 
 

@@ -34,6 +34,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "serve",
     "report",
     "lab",
+    "paper",
     "cli",
     "__main__",
 )

@@ -24,6 +24,7 @@ from interpole.analysis.stages import Stages, find_stages
 from interpole.analysis.tables import PointMetrics, write_curves
 from interpole.cli import app
 from interpole.errors import AnalysisError, OutputError, RunError
+from interpole.paper.printed import TABLES
 from interpole.records import Outcome, Sample
 from interpole.report import FIGURES, hero, plot, write_figures, write_report
 from interpole.report import figures as f
@@ -38,8 +39,6 @@ from interpole.runs.prediction import PredictionFile
 from interpole.runs.runfile import RunFile
 from interpole.runs.samples import read
 from synthetic import samples, write_run
-
-PAPER = Path(__file__).parents[1] / "data/paper"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def values(spec: object) -> list[dict]:
 
 
 def table(name: str) -> list[dict[str, str]]:
-    with (PAPER / name).open() as file:
+    with (TABLES / name).open() as file:
         return list(csv.DictReader(file))
 
 
@@ -198,7 +197,7 @@ def test_a_figure_in_an_unknown_format_is_refused(measured: list[PointMetrics], 
 
 
 def test_figure_3_from_table_2_shows_the_papers_numbers_and_stage() -> None:
-    drawn = values(chart(PAPER / "table2_qwen3_4b.csv", "3").to_dict())
+    drawn = values(chart(TABLES / "table2_qwen3_4b.csv", "3").to_dict())
     shown = {(v["text"].split(":")[0], v["series"], round(v["value"], 6)) for v in drawn if "low" in v}
     on_dial = [row for row in table("table2_qwen3_4b.csv") if row["lam"]]
     for row in on_dial:
@@ -214,7 +213,7 @@ def test_figure_3_from_table_2_shows_the_papers_numbers_and_stage() -> None:
 
 
 def test_the_pareto_figure_from_table_2_has_the_baselines_as_diamonds() -> None:
-    drawn = values(chart(PAPER / "table2_qwen3_4b.csv", "pareto", "aime25").to_dict())
+    drawn = values(chart(TABLES / "table2_qwen3_4b.csv", "pareto", "aime25").to_dict())
     shown = {v["label"]: (round(100 * v["mean"], 6), v["tokens"], v["dial"]) for v in drawn if "front" in v}
     for row in table("table2_qwen3_4b.csv"):
         lam = float(row["lam"]) if row["lam"] else None
@@ -236,7 +235,7 @@ def test_ends_of_intervals_that_are_not_known_are_null_in_the_figures(measured: 
 
 def test_figure_4_shows_every_decoding_setting() -> None:
     shown = {
-        (v["temperature"], v["top_p"], v["text"]) for v in values(chart(PAPER / "figure4_decoding.csv", "4").to_dict())
+        (v["temperature"], v["top_p"], v["text"]) for v in values(chart(TABLES / "figure4_decoding.csv", "4").to_dict())
     }
     for row in table("figure4_decoding.csv"):
         for head in ("t0.60", "t0.65", "t0.70"):
@@ -248,7 +247,7 @@ def test_figure_4_shows_every_decoding_setting() -> None:
     [("layers", "table3_layers.csv"), ("5", "figure5_modules.csv"), ("modules", "figure5_modules.csv")],
 )
 def test_ablations_show_every_number_of_their_table(figure: str, name: str) -> None:
-    shown = [(v["point"], round(v["value"], 6)) for v in values(chart(PAPER / name, figure).to_dict())]
+    shown = [(v["point"], round(v["value"], 6)) for v in values(chart(TABLES / name, figure).to_dict())]
     rows = table(name)
     for row in rows:
         point = row["model"] + (f", layers {row['layers'].replace('-', '–')}" if row.get("layers") else "")
@@ -259,7 +258,7 @@ def test_ablations_show_every_number_of_their_table(figure: str, name: str) -> N
 
 def test_the_similarity_figure_shows_sigma_both_ways() -> None:
     shown = {
-        (v["a"], v["b"]): v["value"] for v in values(chart(PAPER / "table1_similarity.csv", "similarity").to_dict())
+        (v["a"], v["b"]): v["value"] for v in values(chart(TABLES / "table1_similarity.csv", "similarity").to_dict())
     }
     for row in table("table1_similarity.csv"):
         assert shown[row["model_a"], row["model_b"]] == shown[row["model_b"], row["model_a"]] == float(row["sigma"])

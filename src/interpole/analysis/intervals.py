@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 __all__ = [
+    "ALIKE",
     "UNKNOWN",
     "Z95",
     "Array",
@@ -36,7 +37,8 @@ __all__ = [
 Array = NDArray[np.float64]
 Z95 = float(stats.norm.ppf(0.975))
 FAR = 0.75  # pseudo-trials at the far end of an interval for a chance
-ALIKE = 0.75  # correlation of a question's samples, where it cannot be seen
+ALIKE = 0.75
+"""The correlation of a question's samples, where it cannot be seen."""
 CHUNK_ELEMENTS = 4_000_000  # of the (resamples, questions) matrix held at once: 32 MB
 
 

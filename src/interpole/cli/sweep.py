@@ -20,9 +20,21 @@ if TYPE_CHECKING:
     from interpole.runs.runfile import Shard
     from interpole.sweep.config import SweepConfig
     from interpole.sweep.estimate import Estimate
-    from interpole.sweep.run import Changed
+    from interpole.sweep.run import Changed, Summary
 
-__all__ = ["config_of", "engine_options_of", "examine", "named", "recipe_of", "said", "start", "sweep"]
+__all__ = [
+    "config_of",
+    "cost_sentences",
+    "engine_options_of",
+    "examine",
+    "named",
+    "ran",
+    "recipe_of",
+    "said",
+    "say_costs",
+    "start",
+    "sweep",
+]
 
 
 def sweep(
@@ -101,7 +113,9 @@ def sweep(
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
-        _estimate(config, out, guess_tokens, tokens_per_second, as_json, changed, share, doctor=not no_doctor)
+        if not no_doctor:
+            examine(config)
+        say_costs(config, out, guess_tokens, tokens_per_second, as_json=as_json, changed=changed, shard=share)
     elif adaptive:
         _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
@@ -222,21 +236,10 @@ def start(
 ) -> None:
     """Run a sweep or a share of it with a progress display, write its tables and say what came of it."""
     from interpole.analysis.scoring import score
-    from interpole.cli.show import show_json, show_metrics, show_next, sweep_bar
-    from interpole.sweep.cluster import Cluster
-    from interpole.sweep.run import run
+    from interpole.cli.show import show_json, show_metrics, show_next
 
-    if doctor:
-        examine(config)
-    _say_where_the_key_goes(config)
-    with actors_of(config, out, ray) as actors, sweep_bar() as on_progress:
-        crew = None if actors is None else Cluster(actors)
-        summary = run(config, out, on_progress, changed=changed, shard=shard, crew=crew)
+    summary = ran(config, out, doctor=doctor, changed=changed, shard=shard, ray=ray)
     made = {"num_generated": summary.num_generated, "num_tokens": summary.num_tokens, "seconds": summary.seconds}
-    for entry in summary.failed:
-        reason = next((part.error for part in entry.parts if part.error), "")
-        where = f"{entry.task} at {entry.point}"
-        typer.echo(printable(f"failed: {where}; run the same command to try again. {reason}"), err=True)
     if shard is not None and not summary.run.current:
         typer.echo(
             f"nothing to do for shard {shard}: there are fewer questions, at all points, than shards", err=as_json
@@ -260,6 +263,33 @@ def start(
             typer.echo(f"shard {shard}; when all are done: interpole runs merge RUN RUN … --out NEW")
     if summary.failed:
         raise typer.Exit(1)
+
+
+def ran(
+    config: SweepConfig,
+    out: Path,
+    *,
+    doctor: bool = True,
+    changed: Changed = "refuse",
+    shard: Shard | None = None,
+    ray: str | None = None,
+) -> Summary:
+    """Run a sweep or a share of it with a progress display, and name on stderr what failed."""
+    from interpole.cli.show import sweep_bar
+    from interpole.sweep.cluster import Cluster
+    from interpole.sweep.run import run
+
+    if doctor:
+        examine(config)
+    _say_where_the_key_goes(config)
+    with actors_of(config, out, ray) as actors, sweep_bar() as on_progress:
+        crew = None if actors is None else Cluster(actors)
+        summary = run(config, out, on_progress, changed=changed, shard=shard, crew=crew)
+    for entry in summary.failed:
+        reason = next((part.error for part in entry.parts if part.error), "")
+        where = f"{entry.task} at {entry.point}"
+        typer.echo(printable(f"failed: {where}; run the same command to try again. {reason}"), err=True)
+    return summary
 
 
 def _start_adaptive(
@@ -320,32 +350,30 @@ def examine(config: SweepConfig) -> None:
         open_examined(sources, template_source)
 
 
-def _estimate(
+def say_costs(
     config: SweepConfig,
     out: Path,
-    guess_tokens: float | None,
-    tokens_per_second: float | None,
-    as_json: bool,
-    changed: Changed,
-    shard: Shard | None,
+    guess_tokens: float | None = None,
+    tokens_per_second: float | None = None,
     *,
-    doctor: bool,
+    as_json: bool = False,
+    changed: Changed = "refuse",
+    shard: Shard | None = None,
 ) -> None:
+    """Say what a sweep would do, what is there already and what the rest costs."""
     from dataclasses import asdict
 
     from interpole.cli.show import show_json, show_plan
     from interpole.sweep.estimate import estimate
     from interpole.sweep.run import plan
 
-    if doctor:
-        examine(config)
     planned = plan(config, out, changed=changed, shard=shard)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
     if as_json:
         show_json({"points": [asdict(point) for point in planned], **asdict(found), "hours": found.hours})
         return
     show_plan(planned)
-    for line in _sentences(found):
+    for line in cost_sentences(found):
         typer.echo(line)
 
 
@@ -364,7 +392,7 @@ def _show_prompt(config: SweepConfig) -> None:
             typer.echo(printable(prompt))
 
 
-def _sentences(found: Estimate) -> list[str]:
+def cost_sentences(found: Estimate) -> list[str]:
     """Tokens, hours and memory in words, with what they rest on."""
     if not found.num_samples:
         return []

@@ -22,13 +22,14 @@ from interpole.schema import Strict, validated
 from interpole.tasks import code_of
 from interpole.tasks.profiles import profile
 
-__all__ = ["KEY", "PointConfig", "SweepConfig", "TaskConfig", "dial_name"]
+__all__ = ["KEY", "NOTHING", "PointConfig", "SweepConfig", "TaskConfig", "dial_name"]
 
 KEY = "OPENAI_API_KEY"
 """The environment variable whose key an endpoint gets, unless the user says another."""
 MERGED = ("sampler", "engine_options", "recipe", "template_variables")
 """Settings in which a name that is said goes before the same name below it; of the others the whole."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""No settings."""
 
 
 def dial_name(lam: float) -> str:
