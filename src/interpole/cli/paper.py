@@ -189,7 +189,8 @@ def _weigh(one: Experiment, family: Family, *, tiny: bool, dry_run: bool, as_jso
     from itertools import combinations
 
     from interpole.checkpoints.open import open_source
-    from interpole.cli.show import bytes_bar, show_json
+    from interpole.cli.progress import bytes_bar
+    from interpole.cli.show import show_json
     from interpole.diagnostics.similarity import compare
     from interpole.paper.verdicts import compare_sigmas
 
