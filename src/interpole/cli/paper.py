@@ -24,6 +24,15 @@ __all__ = ["paper", "register"]
 
 HEADER = "# {title} (arXiv 2510.10977, {name}), as `interpole paper {name}` wrote it.\n"
 MARGIN = 0.1
+PairName = Annotated[
+    str,
+    typer.Option(
+        help="tiny (shipped, minutes), paper (its own, from the hub), or INSTRUCT,THINKING[,HYBRID[,PRETRAINED]]."
+    ),
+]
+Margin = Annotated[
+    float, typer.Option(min=0.001, help="How wide an interval around 0 may be to agree: a share, or part of a length.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,12 +45,7 @@ def paper(
         str | None, typer.Argument(metavar="[NAME]", help="table1 … figure5. [default: list what there is]")
     ] = None,
     *,
-    pair: Annotated[
-        str,
-        typer.Option(
-            help="tiny (shipped, minutes), paper (its own, from the hub), or INSTRUCT,THINKING[,HYBRID[,PRETRAINED]].",
-        ),
-    ] = "tiny",
+    pair: PairName = "tiny",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for sweep.yml and the run. [default: paper-NAME]")
     ] = None,
@@ -60,10 +64,7 @@ def paper(
     engine: options.EngineName = None,
     engine_option: options.EngineOptions = None,
     engines: options.Engines = None,
-    margin: Annotated[
-        float,
-        typer.Option(min=0.001, help="How wide an interval around 0 may be to agree: a share, or part of a length."),
-    ] = MARGIN,
+    margin: Margin = MARGIN,
     dry_run: options.DryRun = False,
     guess_tokens: options.GuessTokens = None,
     tokens_per_second: options.TokensPerSecond = None,
