@@ -113,9 +113,7 @@ def sweep(
     if show_prompt:
         _show_prompt(config)
     elif dry_run:
-        if not no_doctor:
-            examine(config)
-        say_costs(config, out, guess_tokens, tokens_per_second, as_json=as_json, changed=changed, shard=share)
+        say_costs(config, out, guess_tokens, tokens_per_second, as_json, changed, share, doctor=not no_doctor)
     elif adaptive:
         _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
     else:
@@ -355,18 +353,21 @@ def say_costs(
     out: Path,
     guess_tokens: float | None = None,
     tokens_per_second: float | None = None,
-    *,
     as_json: bool = False,
     changed: Changed = "refuse",
     shard: Shard | None = None,
+    *,
+    doctor: bool = False,
 ) -> None:
-    """Say what a sweep would do, what is there already and what the rest costs."""
+    """Say what a sweep would do, what is there already and what the rest costs; first what the doctor says, if asked."""
     from dataclasses import asdict
 
     from interpole.cli.show import show_json, show_plan
     from interpole.sweep.estimate import estimate
     from interpole.sweep.run import plan
 
+    if doctor:
+        examine(config)
     planned = plan(config, out, changed=changed, shard=shard)
     found = estimate(config, out, planned, guess_tokens=guess_tokens, tokens_per_second=tokens_per_second)
     if as_json:
