@@ -1,5 +1,6 @@
 """The sweep: every sample once, whatever is killed, changed, added or broken in between."""
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from inspect_ai.log._recorders import eval as inspect_log
 
 import live
 import tiny
@@ -407,3 +409,22 @@ def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
             SweepConfig.load(path)
     with pytest.raises(RunError, match="no points"):
         SweepConfig.of({"sources": {"a": "b"}, "tasks": "arithmetic"})
+
+
+def test_a_log_that_cannot_be_written_is_a_failure_and_no_interruption_and_no_answer_is_lost(bench, monkeypatch):
+    def full(*args):
+        if bench.num_generated:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*args)
+
+    write = inspect_log._copy_temp_to_local
+    monkeypatch.setattr(inspect_log, "_copy_temp_to_local", full)
+    num = bench.sweep()
+    assert num >= 4 * 2
+    reasons = [part.error for entry in bench.summary.failed for part in entry.parts]
+    assert len(reasons) == 3
+    assert all("No space left on device" in reason for reason in reasons)
+    monkeypatch.undo()
+    assert bench.sweep() == 3 * 4 * 2 - num
+    assert bench.summary.failed == ()
+    assert len(bench.read()) == 3 * 4 * 2

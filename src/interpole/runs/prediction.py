@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
-from interpole.errors import RunError, printable
+from interpole.errors import OutputError, RunError, printable
 from interpole.files import StrPath, open_regular, write_atomic
 from interpole.formats import parse_json
 from interpole.schema import Strict, validated
@@ -106,9 +106,18 @@ class PredictionFile(Strict):
         return cls.load(path) if path.exists() else None
 
     def save(self, folder: StrPath) -> Path:
-        """Write it into a folder, which is made where there is none."""
+        """Write it into a folder, which is made where there is none.
+
+        Raises:
+            OutputError: it cannot be.
+        """
         path = Path(folder) / PREDICTION
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"no folder can be made there: {error.strerror}", folder, "choose another --out"
+            ) from error
         write_atomic(path, json.dumps(self.model_dump(mode="json"), ensure_ascii=False) + "\n")
         return path
 

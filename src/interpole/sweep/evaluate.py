@@ -15,7 +15,7 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import Model
 
-from interpole.errors import OutputError
+from interpole.errors import OutputError, RunError
 
 __all__ = ["Assignment", "evaluate"]
 
@@ -138,7 +138,12 @@ def _run(feed: _Feed, folder: Path, concurrency: int) -> None:
         )
     if feed.problem is not None:
         raise feed.problem
-    if feed.open or any(log.status == "cancelled" for log in logs):  # Inspect takes Ctrl-C for itself
+    if any(log.status == "cancelled" for log in logs):  # Inspect takes Ctrl-C for itself
+        raise KeyboardInterrupt
+    for log in logs:
+        if log.error and (log.eval.metadata or {})[KEY]["key"] in feed.open:  # nobody was told, e.g. of a full disk
+            raise RunError(log.error.message)
+    if feed.open:
         raise KeyboardInterrupt
 
 
