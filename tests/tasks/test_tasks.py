@@ -13,6 +13,7 @@ from interpole import tasks
 from interpole.chat import Markers, parse_response
 from interpole.errors import TaskError
 from interpole.guarded import Guarded
+from interpole.paper.printed import TABLES
 from interpole.records import Outcome, Problem, Sampler
 from interpole.tasks import grading, ifeval
 
@@ -361,6 +362,6 @@ def test_a_profile_sets_what_the_paper_set():
 
 
 def test_a_profiles_points_are_those_of_the_papers_table():
-    table = (DATA / "paper/table2_qwen3_4b.csv").read_text()
+    table = (TABLES / "table2_qwen3_4b.csv").read_text()
     printed = {float(line.split(",")[1]) for line in table.splitlines()[1:] if line.split(",")[1]}
     assert set(tasks.profile("paper-4b").lams) == printed

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from interpole.cli import options
 from interpole.cli.sweep import cost_sentences, engine_options_of, examine, named, ran, say_costs
@@ -16,6 +15,8 @@ from interpole.errors import OutputError, RunError
 from interpole.files import read_text, size_text, write_atomic
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from interpole.paper.experiments import Design, Experiment, Family
     from interpole.paper.verdicts import Found, Row
     from interpole.sweep.config import SweepConfig
@@ -244,6 +245,8 @@ def _show(one: Experiment, found: Found, left_out: Mapping[str, str], *, as_json
 
 def _cells(row: Row) -> list[str | Text]:
     """One line of the table."""
+    from rich.text import Text
+
     from interpole.analysis.intervals import ends_text
 
     scale, digits = (1, 4) if row.statistic == "σ" else (1, 0) if row.statistic == "Token #N" else (100, 1)

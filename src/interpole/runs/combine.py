@@ -63,9 +63,9 @@ def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("the folder for the combined run exists already", out, "choose another --out")
+    given_files = {Path(run): RunFile.load(run) for run in runs}
     if inside := next((run for run in runs if Path(run).resolve() in out.resolve().parents), None):
         raise OutputError(f"the folder for the combined run lies in a run, {inside}", out, "choose another --out")
-    given_files = {Path(run): RunFile.load(run) for run in runs}
     files = _ordered({run: file for run, file in given_files.items() if file.current})
     if files:
         _check(files)
