@@ -138,6 +138,19 @@ def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_
     assert {s.point for s in samples.read(tmp_path / "run")} == {point for point, *_ in found}
 
 
+@pytest.mark.parametrize("tasks", ["arithmetic", "two"])
+def test_points_that_share_weights_may_stand_far_apart(config, tmp_path, tasks):
+    """An engine stays where more is to be asked; that point's turn comes before others are waited for."""
+    (tmp_path / "mine.jsonl").write_text('{"question": "1 + 1 = ?", "answer": "2"}\n')
+    also = (
+        {"tasks": ["arithmetic", {"task": str(tmp_path / "mine.jsonl"), "grader": "exact"}]} if tasks == "two" else {}
+    )
+    hot = {"name": "hot", "recipe": {"lambda": 0.0}, "sampler": {"temperature": 0.9}}
+    summary = sweep.run(config([hot], lambdas="0:0.5:0.1", engine_options={"script": SCRIPT}, **also), tmp_path / "run")
+    assert summary.num_generated == 7 * (3 if tasks == "two" else 2)
+    assert {s.point for s in samples.read(tmp_path / "run")} >= {"hot", "λ=0", "λ=0.5"}
+
+
 def test_a_thought_closed_by_force_is_told_from_one_that_closed_itself(config, tmp_path):
     run = tmp_path / "run"
     sweep.run(config(POINTS), run)

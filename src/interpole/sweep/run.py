@@ -6,6 +6,7 @@ that is run again generates only what is missing: finished logs stay, and answer
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -391,6 +392,15 @@ def _wanted(
     return [[Part(first_sample=1, num_samples=benchmark.k)] for _, benchmark in pairs]
 
 
+def _place_by_place(parts: Sequence[tuple[_Job, Part]]) -> list[tuple[_Job, Part]]:
+    """Logs of points with the same weights one after the other: an engine stays where more is to come, so that must be next."""
+    first: dict[str, int] = {}
+    keys = [json.dumps(job.point.where, sort_keys=True) for job, _ in parts]
+    for key in keys:
+        first.setdefault(key, len(first))
+    return [part for _, part in sorted(zip(keys, parts, strict=True), key=lambda one: first[one[0]])]
+
+
 class _Sweep:
     """A sweep under way: the run file as it is now, and how far the jobs are."""
 
@@ -465,7 +475,7 @@ class _Sweep:
         config, open_visits = self._plan.config, ExitStack()
         with open_visits:
             made: dict[str, tuple[_Job, Part, Visit]] = {}
-            for number, (job, part) in enumerate(parts):
+            for number, (job, part) in enumerate(_place_by_place(parts)):
                 made[str(number)] = job, part, open_visits.enter_context(self._visit(pool, job, part))
             evaluate(
                 [
