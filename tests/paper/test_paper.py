@@ -232,6 +232,26 @@ def test_the_printed_numbers_are_read_whole():
 # ── on the tiny pair ──
 
 
+@pytest.mark.parametrize("name", RUN)
+def test_every_experiment_runs_on_the_tiny_pair(tmp_path, name):
+    """One, the real engine too; the others with written responses, as what they ask is no other."""
+    written = tmp_path / "script.json"
+    written.write_text(json.dumps([{"contains": "", "responses": ["7"]}]))
+    engine = [] if name == "figure5" else ["--engine", "scripted", "--engine-option", f"script={written}"]
+    options = [] if name == "figure5" else ["--no-doctor"]
+    out = tmp_path / "out"
+    shown = invoke(name, "--limit", 2, "--samples", 1, "-o", out, *engine, *options, "--json")
+    assert shown.exit_code == 0, f"{shown.output}\n{shown.exception!r}"
+    found = json.loads(shown.stdout)
+    config = SweepConfig.load(out / "sweep.yml", trust=True)
+    curves = json.loads((out / "run/metrics.json").read_text())
+    assert len(config.point_names) == len({m["point"] for m in curves["points"]})
+    assert found["rows"] == []
+    assert found["claims"]
+    again = invoke(name, "--from", out / "run")
+    assert "The printed numbers are of " in again.stdout
+
+
 def test_sigma_of_the_tiny_family_beside_table_1():
     found = json.loads(invoke("table1", "--json").stdout)
     rows = {row["point"]: row for row in found["rows"]}
