@@ -28,7 +28,7 @@ def test_every_command_it_names_exists():
     from interpole.cli.reference import commands
 
     known = {name for name, _ in commands(get_command(app), "interpole")}
-    named = set(re.findall(r"`(interpole (?:lab |runs |recipe )?[a-z]+)", README))
+    named = set(re.findall(r"`(interpole (?:lab |runs |recipe )?[a-z-]+)", README))
     assert named
     assert named <= known
 
