@@ -136,6 +136,11 @@ def test_a_recipe_that_is_made_of_itself_is_refused_by_name(models):
     write(models / "c.yml", chain("c.yml"))
     with pytest.raises(RecipeError, match=r"made of itself: c.yml → c.yml"):
         Recipe.load("a.yml")
+    (models / "c.yml").unlink()
+    (models / "c.yml").symlink_to("c.yml")
+    for name in ("a.yml", "c.yml"):
+        with pytest.raises(RecipeError, match="c.yml"):
+            Recipe.load(name)
 
 
 def test_what_a_recipe_names_is_a_file_and_nobody_waits_for_anything_else(models):
@@ -320,6 +325,13 @@ def test_documents_that_make_no_sense_are_refused_with_their_line(models, change
     with pytest.raises(RecipeError, match=words) as caught:
         interpole.merge(Recipe.load("both.yml"))
     assert caught.value.where == f"both.yml, line {line}"
+
+
+@pytest.mark.parametrize("model", ["''", "null", "7"])
+def test_a_document_without_a_name_and_a_model_without_one_are_no_pair(models, model):
+    (models / "one.yml").write_text(f"merge_method: linear\nmodels:\n- model: {model}\n  parameters: {{weight: 1}}\n")
+    with pytest.raises(RecipeError):
+        Recipe.load("one.yml")
 
 
 def test_several_documents_of_ours_are_refused_with_what_to_do(models):

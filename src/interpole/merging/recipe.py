@@ -121,9 +121,9 @@ def _beside(path: Path) -> Path:
 def _while_reading(path: Path) -> Iterator[None]:
     """Know what is being read, so that a recipe that is made of itself is refused."""
     chain = _reading.get()
-    resolved = [one.resolve() for one in chain]
-    if path.resolve() in resolved:
-        names = " → ".join(one.name for one in (*chain[resolved.index(path.resolve()) :], path))
+    resolved = [os.path.realpath(one) for one in chain]  # of a link to itself too
+    if os.path.realpath(path) in resolved:
+        names = " → ".join(one.name for one in (*chain[resolved.index(os.path.realpath(path)) :], path))
         raise RecipeError(f"the recipe is made of itself: {names}", chain[-1], "name another source there")
     if len(chain) >= MOST_STAGES:
         raise RecipeError(f"more than {MOST_STAGES} recipes, each named by the last", path)

@@ -64,7 +64,8 @@ def combine(runs: Sequence[StrPath], out: StrPath) -> Combined:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("the folder for the combined run exists already", out, "choose another --out")
     given_files = {Path(run): RunFile.load(run) for run in runs}
-    if inside := next((run for run in runs if Path(run).resolve() in out.resolve().parents), None):
+    above = Path(os.path.realpath(out)).parents
+    if inside := next((run for run in runs if Path(os.path.realpath(run)) in above), None):
         raise OutputError(f"the folder for the combined run lies in a run, {inside}", out, "choose another --out")
     files = _ordered({run: file for run, file in given_files.items() if file.current})
     if files:

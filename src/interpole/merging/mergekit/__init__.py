@@ -112,7 +112,10 @@ def _translate_stage(
         word = re.sub(r"\[(.)\]", r"\1", str(rule.get("name") or "")).strip("*")
         if word and (line := line_of_filter(document, word)):
             lines["rules", number] = line
-    below = {source: done[place["model"]] for source, place in content["sources"].items() if place["model"] in stages}
+    models = {
+        source: place.get("model") for source, place in content["sources"].items()
+    }  # none: refused with the recipe
+    below = {source: done[model] for source, model in models.items() if model in done}
     num_stages = 1 + sum(stage.num_stages for stage in below.values())
     if num_stages > MOST_STAGES:
         document.fail((), f"{num_stages} merges in one chain; there can be {MOST_STAGES}")
