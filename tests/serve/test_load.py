@@ -132,7 +132,8 @@ def test_streams_of_the_tiny_pair_one_step_of_which_fails_are_whole_or_told_so_a
             break
         time.sleep(0.01)
     assert (pair_server.driver.num_requests, pair_server.num_active, engine.busy) == (0, 0, False)
-    assert post(address, content | {"stream": False, "lam": 1}).json()["choices"][0]["finish_reason"] == "stop"
+    asked = content | {"stream": False, "lam": 0, "temperature": 0}
+    assert post(address, asked).json()["choices"][0]["finish_reason"] == "stop"
 
 
 def test_an_engine_that_fails_answers_500_in_the_schema_and_the_next_request_is_answered():
