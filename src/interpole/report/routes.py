@@ -44,7 +44,8 @@ def routes(found: Routes, width: int = 460, height: int = 300) -> alt.LayerChart
     colours = [
         COLOURS["muted"] if one.is_bound else COLOURS[LINES[i % len(LINES)]] for i, one in enumerate(found.policies)
     ]
-    dashes = [[4, 3] if one.is_bound else [1, 0] for one in found.policies]
+    again = [8, 3]  # where colours have run out, they come again in long dashes
+    dashes = [[4, 3] if one.is_bound else [1, 0] if i < len(LINES) else again for i, one in enumerate(found.policies)]
     layers.append(
         alt.Chart(alt.Data(values=lines))
         .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.5)
