@@ -22,7 +22,7 @@ from interpole.files import size_text
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
 from interpole.sweep.config import SweepConfig
-from interpole.sweep.run import SweepProgress
+from interpole.sweep.progress import SweepProgress
 
 
 def call(*arguments, code=0):

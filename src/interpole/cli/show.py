@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from interpole.diagnostics.doctor import Diagnosis
     from interpole.diagnostics.similarity import Similarity
     from interpole.merging.lora import Extracted
-    from interpole.sweep.run import Planned, SweepProgress
+    from interpole.sweep.progress import SweepProgress
+    from interpole.sweep.run import Planned
 
 __all__ = [
     "Terminal",

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from interpole.errors import OutputError, RunError
 from interpole.files import StrPath
-from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, release, sweep_name
+from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, now, release, sweep_name
 from interpole.runs.samples import regraded_path
 
 __all__ = ["Combined", "combine"]
@@ -248,7 +247,7 @@ def _run_file(files: Sequence[RunFile], pooled: Mapping[tuple[str, str], list[_P
     return files[0].model_copy(
         update={
             "created": min(file.created for file in files),
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "updated": now(),
             "sources": {name: source for file in reversed(files) for name, source in file.sources.items()},
             "tasks": {name: tasks[name].model_copy(update={"samples": k}) for name, k in sorted(most.items())},
             "entries": entries,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,7 @@ __all__ = [
     "TaskInfo",
     "exclusive",
     "is_written",
+    "now",
     "release",
     "sweep_name",
 ]
@@ -317,6 +319,11 @@ def is_written(run: StrPath) -> bool:
     finally:
         os.close(lock)
     return False
+
+
+def now() -> str:
+    """The time, as a run file has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def release(version: str) -> str:

@@ -29,7 +29,8 @@ from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan, Point
-from interpole.sweep.run import OnProgress, pool_of
+from interpole.sweep.progress import OnProgress
+from interpole.sweep.run import pool_of
 from interpole.tasks import Benchmark
 
 __all__ = ["LivePair", "run", "to_json"]

@@ -32,7 +32,8 @@ from interpole.search.study import CONFIRMED, HELD_OUT
 from interpole.sweep import run as sweep
 from interpole.sweep.config import PointConfig
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import Crew, OnProgress
+from interpole.sweep.progress import OnProgress
+from interpole.sweep.run import Crew
 from interpole.tasks import Benchmark
 
 __all__ = ["Confirmation", "Finalist", "Finals", "Ids", "Questions", "split", "winner_of"]

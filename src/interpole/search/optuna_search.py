@@ -30,7 +30,8 @@ from interpole.sweep.cluster import Bench, Cluster, written
 from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import OnProgress, SweepProgress, pool_of
+from interpole.sweep.progress import OnProgress, SweepProgress
+from interpole.sweep.run import pool_of
 from interpole.tasks import Benchmark
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from interpole.errors import RunError
 from interpole.runs.journal import journal_path, num_answers
-from interpole.runs.runfile import Entry, RunFile, release
+from interpole.runs.runfile import Entry, RunFile, Shard, release
 from interpole.sweep.config import SweepConfig
 
-__all__ = ["Assumed", "LeftAside", "assumed_engine", "left_aside"]
+__all__ = ["Assumed", "assumed_engine", "refuse_changes", "refuse_shard"]
 
 
 class Assumed(NamedTuple):
@@ -40,29 +41,42 @@ def assumed_engine(config: SweepConfig, before: RunFile | None) -> Assumed:
     return Assumed(versions, certain)
 
 
-class LeftAside(NamedTuple):
-    """Responses of a run that would no longer count."""
+def refuse_shard(out: Path, before: RunFile | None, shard: Shard | None) -> None:
+    """Refuse a folder that holds another share of a sweep, or all of it.
 
-    num_responses: int
-    differences: tuple[str, ...]  # in words
+    Raises:
+        RunError: with what it holds.
+    """
+    if before is None or shard is None:
+        return
+    if before.shard is None or str(before.shard) != str(shard):
+        held = f"shard {before.shard}" if before.shard else "a whole sweep"
+        raise RunError(f"the folder holds {held}, not shard {shard}", out, "give every shard an --out of its own")
 
 
-def left_aside(config: SweepConfig, before: RunFile, after: RunFile, out: Path) -> LeftAside:
-    """What counts in a run and would not after a sweep.
+def refuse_changes(config: SweepConfig, out: Path, before: RunFile | None, after: RunFile) -> None:
+    """Refuse settings that would leave responses of a run aside.
 
     Args:
         config: the sweep.
+        out: the run's folder.
         before: the run.
         after: what the sweep would make of it.
-        out: the run's folder.
+
+    Raises:
+        RunError: with their number, and the settings that differ.
     """
     stays = {entry.key for entry in after.current}
-    lost = [entry for entry in before.current if entry.key not in stays]
-    num = sum(_num_responses(before, entry, out) for entry in lost)
-    found = [*_of_all(config, before, after)]
-    for entry in lost:
-        found += _of_entry(before, after, entry)
-    return LeftAside(num, tuple(dict.fromkeys(found)) if num else ())
+    lost = [entry for entry in before.current if entry.key not in stays] if before else []
+    if before is None or not (num := sum(_num_responses(before, entry, out) for entry in lost)):
+        return
+    found = [*_of_all(config, before, after), *(one for entry in lost for one in _of_entry(before, after, entry))]
+    raise RunError(
+        f"{num:,} responses in the run were made with other settings: {'; '.join(dict.fromkeys(found)) or 'other points'}",
+        out,
+        "repeat the former settings, choose another --out, or say --also (tables leave the former responses out) or "
+        "--fresh (the former run is moved beside)",
+    )
 
 
 def _matters(config: SweepConfig, before: RunFile) -> list[str]:

@@ -30,8 +30,8 @@ from interpole.runs.runfile import UNITS, release
 from interpole.schema import Strict, validated
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
-from interpole.sweep.run import Made, pool_of, run_unit
-from interpole.sweep.units import Unit
+from interpole.sweep.run import pool_of, run_unit
+from interpole.sweep.units import Made, Unit
 
 __all__ = ["NODES", "Bench", "Cluster", "do_unit", "engines", "needs", "written"]
 

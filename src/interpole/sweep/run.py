@@ -8,51 +8,35 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from interpole import __version__
 from interpole.engines.base import RemoteModel
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.engines.registry import require
 from interpole.errors import InterpoleError, OutputError, RunError
 from interpole.files import StrPath, open_regular, write_atomic
-from interpole.records import Generation
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
-from interpole.runs.progress import ProgressFile
-from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, sweep_name
+from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, now
 from interpole.runs.samples import read_log, regraded_path
-from interpole.sweep.changes import assumed_engine, left_aside
+from interpole.sweep.changes import assumed_engine, refuse_changes, refuse_shard
 from interpole.sweep.config import SweepConfig
-from interpole.sweep.plan import Plan, Point
-from interpole.sweep.units import Unit, deal, missing_parts, unit_name, units
-from interpole.tasks import Benchmark
+from interpole.sweep.plan import Plan
+from interpole.sweep.progress import OnProgress, ProgressReporter
+from interpole.sweep.units import Made, Unit, unit_name
+from interpole.sweep.work import Job, Work, run_file, work_of
 
 if TYPE_CHECKING:
     from inspect_ai import Task
     from inspect_ai.model import Model
 
-__all__ = [
-    "Changed",
-    "Crew",
-    "Made",
-    "OnProgress",
-    "Planned",
-    "Summary",
-    "SweepProgress",
-    "plan",
-    "pool_of",
-    "run",
-    "run_unit",
-]
+__all__ = ["Changed", "Crew", "Planned", "Summary", "plan", "pool_of", "run", "run_unit"]
 
 UNFINISHED = ".unfinished"
 """Where Inspect writes logs in the run folder until they are whole."""
@@ -73,22 +57,6 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepProgress:
-    """Where a sweep stands. Counts are samples; of the whole sweep, but for those of this task at this point."""
-
-    task: str = ""
-    point: str = ""
-    part_done: int = 0
-    part_total: int = 0
-    done: int = 0
-    total: int = 0
-    num_tokens: int = 0  # generated since the start
-    seconds_left: float | None = None  # None: nothing to judge by yet
-    engines: tuple[EngineRate, ...] = ()
-    message: str = ""  # something to tell: a point is finished, the engine was restarted …
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
     """What a sweep did."""
 
@@ -99,22 +67,8 @@ class Summary:
     failed: tuple[Entry, ...]  # run the sweep again to try them again
 
 
-OnProgress = Callable[[SweepProgress], None]
-"""Told where a sweep stands; called from any thread."""
-
-
 Changed = Literal["refuse", "also", "fresh"]
 """Where a run was made with other settings: refuse; also go on with these, its responses left aside; or begin afresh."""
-
-
-class Made(NamedTuple):
-    """A unit that somebody else did."""
-
-    unit: Unit
-    run: Path | None  # a run folder with that unit alone; None: nobody could do it
-    error: str = ""  # why not
-    num_generated: int = 0
-    num_tokens: int = 0
 
 
 class Crew(Protocol):
@@ -149,11 +103,9 @@ def plan(
     out = Path(out)
     _require(config)
     existing = None if changed == "fresh" else _existing(out)
-    _refuse_shard(out, existing, shard)
+    refuse_shard(out, existing, shard)
     planned = Plan(config)
-    work = _work(planned, existing, assumed_engine(config, existing).versions, shard)
-    if changed == "refuse":
-        _refuse_changes(planned, out, existing, work)
+    work = _work(planned, out, existing, assumed_engine(config, existing).versions, shard, changed)
     return [
         Planned(
             job.benchmark.name,
@@ -223,15 +175,13 @@ def run(
         _move_aside(out)
     with exclusive(out), ExitStack() as stack:
         existing = _existing(out)
-        _refuse_shard(out, existing, shard)
+        refuse_shard(out, existing, shard)
         planned = Plan(config)
-        tell = _ProgressReporter(on_progress, out)
+        tell = ProgressReporter(on_progress, out)
         for benchmark in planned.benchmarks.values():
             tell.message(f"{benchmark.name} is graded by {', '.join(benchmark.gradings) or 'its own scorers'}")
         assumed = assumed_engine(config, existing)
-        work = _work(planned, existing, assumed.versions, shard, cut=crew is not None)
-        if changed == "refuse":
-            _refuse_changes(planned, out, existing, work)
+        work = _work(planned, out, existing, assumed.versions, shard, changed, cut=crew is not None)
         if not work.jobs or (assumed.certain and all(job.entry.status == "done" for job in work.jobs)):
             return _Sweep(planned, out, existing, work, tell).run(pool)
         who = crew or pool or stack.enter_context(pool_of(planned, tell.message))
@@ -240,9 +190,7 @@ def run(
         if all(benchmark.foreign is None for benchmark in planned.benchmarks.values()):
             stack.enter_context(sparing_clients())
         versions = who.versions() if isinstance(who, Pool) else who.versions(tell.message)
-        work = _work(planned, existing, versions, shard, cut=crew is not None)
-        if changed == "refuse":
-            _refuse_changes(planned, out, existing, work)
+        work = _work(planned, out, existing, versions, shard, changed, cut=crew is not None)
         doing = _Sweep(planned, out, existing, work, tell)
         return doing.run(who) if isinstance(who, Pool) else doing.run_by(who)
 
@@ -261,8 +209,8 @@ def run_unit(planned: Plan, out: StrPath, unit: Unit, pool: Pool) -> Summary:
     """
     out = Path(out)
     with exclusive(out):
-        work = _work(planned, _existing(out), pool.versions(), unit)
-        return _Sweep(planned, out, None, work, _ProgressReporter(lambda _: None, out)).run(pool)
+        work = work_of(planned, _existing(out), pool.versions(), unit)
+        return _Sweep(planned, out, None, work, ProgressReporter(lambda _: None, out)).run(pool)
 
 
 def _require(config: SweepConfig) -> None:
@@ -272,36 +220,21 @@ def _require(config: SweepConfig) -> None:
         require(package, config.kind.extra)
 
 
-def _refuse_shard(out: Path, existing: RunFile | None, shard: Shard | None) -> None:
-    """Refuse a folder that holds another share of a sweep, or all of it.
-
-    Raises:
-        RunError: with what it holds.
-    """
-    if existing is None or shard is None:
-        return
-    if existing.shard is None or str(existing.shard) != str(shard):
-        held = f"shard {existing.shard}" if existing.shard else "a whole sweep"
-        raise RunError(f"the folder holds {held}, not shard {shard}", out, "give every shard an --out of its own")
-
-
-def _refuse_changes(planned: Plan, out: Path, existing: RunFile | None, work: _Work) -> None:
-    """Refuse settings that would leave responses of the run aside.
-
-    Raises:
-        RunError: with their number, and the settings that differ.
-    """
-    if existing is None:
-        return
-    after = _run_file(planned, existing, work)
-    num, differences = left_aside(planned.config, existing, after, out)
-    if num:
-        raise RunError(
-            f"{num:,} responses in the run were made with other settings: {'; '.join(differences) or 'other points'}",
-            out,
-            "repeat the former settings, choose another --out, or say --also (tables leave the former responses out) or "
-            "--fresh (the former run is moved beside)",
-        )
+def _work(
+    planned: Plan,
+    out: Path,
+    existing: RunFile | None,
+    engine: Mapping[str, str],
+    shard: Shard | None,
+    changed: Changed,
+    *,
+    cut: bool = False,
+) -> Work:
+    """What there is to do, unless it would leave responses aside that shall stay."""
+    work = work_of(planned, existing, engine, shard, cut=cut)
+    if changed == "refuse":
+        refuse_changes(planned.config, out, existing, run_file(planned, existing, work))
+    return work
 
 
 def _move_aside(out: Path) -> None:
@@ -316,83 +249,7 @@ def _move_aside(out: Path) -> None:
             raise OutputError(f"cannot be moved: {error.strerror}", out, "choose another --out") from error
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One task at one point, as far as it is done."""
-
-    benchmark: Benchmark
-    point: Point
-    entry: Entry
-
-    @property
-    def num_samples(self) -> int:
-        return sum(part.num_responses(len(self.benchmark.problems)) for part in self.entry.parts)
-
-    @property
-    def num_done(self) -> int:
-        """Samples in finished logs."""
-        done = (part for part in self.entry.parts if part.status == "done")
-        return sum(part.num_responses(len(self.benchmark.problems)) for part in done)
-
-    def num_present(self, out: Path) -> int:
-        """Samples that need not be generated: those of finished logs, and answers in journals."""
-        folder = self.entry.within(out)
-        waiting = sum(num_answers(journal_path(folder, part)) for part in self.entry.parts if part.status != "done")
-        return min(self.num_samples, self.num_done + waiting)
-
-
-class _Work(NamedTuple):
-    """All jobs of a sweep, or of a shard of it, and the engine that they are for."""
-
-    engine: Mapping[str, str]
-    jobs: tuple[_Job, ...]
-    shard: Shard | None = None
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [job.entry for job in self.jobs]
-
-
-def _work(
-    planned: Plan, existing: RunFile | None, engine: Mapping[str, str], share: Shard | Unit | None, *, cut: bool = False
-) -> _Work:
-    """All jobs of a share, point by point so that weights move once per point; parts that earlier runs made are taken over.
-
-    Args:
-        planned: the sweep.
-        existing: what the run folder holds.
-        engine: what it says of itself.
-        share: what is to be done; None: everything.
-        cut: into units, also what was begun as a whole.
-    """
-    known = {entry.key: entry for entry in (existing.entries if existing else ())}
-    pairs = [(point, benchmark) for point in planned.points for benchmark in planned.benchmarks.values()]
-    jobs, whole = list[_Job](), list[tuple[Entry, int]]()
-    for (point, benchmark), mine in zip(pairs, _wanted(planned, pairs, share, cut), strict=True):
-        entry = planned.entry(benchmark, point, engine)
-        whole.append((entry, benchmark.k))
-        before = known[entry.key].parts if entry.key in known else ()
-        before = tuple(part for part in before if part.status == "done") if cut else before
-        if parts := missing_parts(before, mine, len(benchmark.problems)):
-            jobs.append(_Job(benchmark, point, entry.model_copy(update={"parts": parts})))
-    shard = share.model_copy(update={"sweep": sweep_name(whole)}) if isinstance(share, Shard) else None
-    return _Work(engine, tuple(jobs), shard)
-
-
-def _wanted(
-    planned: Plan, pairs: Sequence[tuple[Point, Benchmark]], share: Shard | Unit | None, cut: bool
-) -> list[list[Part]]:
-    """Which responses there shall be of each task at each point."""
-    if isinstance(share, Shard):
-        return deal([(benchmark, planned.expected_tokens(benchmark, point)) for point, benchmark in pairs], share)
-    if share is not None:
-        return [[share.part] if (bench.name, point.name) == share[:2] else [] for point, bench in pairs]
-    if cut:
-        return [units(benchmark) for _, benchmark in pairs]
-    return [[Part(first_sample=1, num_samples=benchmark.k)] for _, benchmark in pairs]
-
-
-def _place_by_place(parts: Sequence[tuple[_Job, Part]]) -> list[tuple[_Job, Part]]:
+def _place_by_place(parts: Sequence[tuple[Job, Part]]) -> list[tuple[Job, Part]]:
     """Logs of points with the same weights one after the other: an engine stays where more is to come, so that must be next."""
     first: dict[str, int] = {}
     keys = [json.dumps(job.point.where, sort_keys=True) for job, _ in parts]
@@ -404,12 +261,10 @@ def _place_by_place(parts: Sequence[tuple[_Job, Part]]) -> list[tuple[_Job, Part
 class _Sweep:
     """A sweep under way: the run file as it is now, and how far the jobs are."""
 
-    def __init__(
-        self, planned: Plan, out: Path, existing: RunFile | None, work: _Work, tell: _ProgressReporter
-    ) -> None:
+    def __init__(self, planned: Plan, out: Path, existing: RunFile | None, work: Work, tell: ProgressReporter) -> None:
         self._plan, self._out, self._tell = planned, out, tell
         self._work = work.jobs
-        self._file = _run_file(planned, existing, work)
+        self._file = run_file(planned, existing, work)
 
     def run(self, pool: Pool | None) -> Summary:
         """Do every job that is not done; engines are needed where there is one."""
@@ -417,7 +272,7 @@ class _Sweep:
         self._tell.begin(self._work)
         parts = [(job, part) for job in self._work for part in job.entry.parts if part.status != "done"]
         if parts and pool is not None:
-            self._tell.watch(pool)
+            self._tell.watch(pool.rates)
             self._make(pool, parts)
             self._tell.say_rates()
         return self._summary()
@@ -439,7 +294,7 @@ class _Sweep:
             if part.status != "done"
         }
         named = [(unit, unit_name(job.entry, unit.part)) for unit, job in todo.items()]
-        self._tell.watch(crew)
+        self._tell.watch(crew.rates)
         for made in crew.make(self._plan, named, self._out, self._tell.elsewhere):
             job = todo[made.unit]
             self._tell.take(made, job)
@@ -449,7 +304,7 @@ class _Sweep:
         self._tell.say_rates()
         return self._summary()
 
-    def _taken(self, job: _Job, made: Made) -> Part:
+    def _taken(self, job: Job, made: Made) -> Part:
         """The log of a unit, copied here from the run folder that it was made in."""
         part = made.unit.part
         try:
@@ -468,13 +323,13 @@ class _Sweep:
             return part.model_copy(update={"status": "failed", "error": str(problem)})
         return own
 
-    def _make(self, pool: Pool, parts: Sequence[tuple[_Job, Part]]) -> None:
+    def _make(self, pool: Pool, parts: Sequence[tuple[Job, Part]]) -> None:
         """Make these logs. All points are told to the pool at once, so that its engines know where they are wanted next."""
         from interpole.sweep.evaluate import Assignment, evaluate
 
         config, open_visits = self._plan.config, ExitStack()
         with open_visits:
-            made: dict[str, tuple[_Job, Part, Visit]] = {}
+            made: dict[str, tuple[Job, Part, Visit]] = {}
             for number, (job, part) in enumerate(_place_by_place(parts)):
                 made[str(number)] = job, part, open_visits.enter_context(self._visit(pool, job, part))
             evaluate(
@@ -498,7 +353,7 @@ class _Sweep:
         rows = len(pool) * (config.kind.num_rows(config.engine_options) or config.concurrency)
         return max(num, 1 + 2 * rows // max(1, smallest))
 
-    def _visit(self, pool: Pool, job: _Job, part: Part) -> Visit:
+    def _visit(self, pool: Pool, job: Job, part: Part) -> Visit:
         """Ask at a job's point; how many questions it will be is known where we ask them."""
         point, benchmark = job.point, job.benchmark
         known = num_answers(journal_path(job.entry.within(self._out), part))
@@ -510,7 +365,7 @@ class _Sweep:
             wrap=partial(self._plan.answer, point),
         )
 
-    def _task(self, job: _Job, part: Part, visit: Visit) -> tuple[Task, Model]:
+    def _task(self, job: Job, part: Part, visit: Visit) -> tuple[Task, Model]:
         """What Inspect is given."""
         from interpole.engines.provider import inspect_model, respond_with
         from interpole.tasks.inspect import to_inspect
@@ -528,7 +383,7 @@ class _Sweep:
         respond = partial(respond_with, model)
         return to_inspect(benchmark, planned.form_at(point), first_sample=part.first_sample, respond=respond), model
 
-    def _finish(self, job: _Job, part: Part, visit: Visit, log: Path | None, error: str) -> None:
+    def _finish(self, job: Job, part: Part, visit: Visit, log: Path | None, error: str) -> None:
         """Take over a log that Inspect has made, or what went wrong."""
         visit.close()
         made = part.model_copy(update={"status": "failed", "error": error})
@@ -545,13 +400,13 @@ class _Sweep:
             made = part.model_copy(update={"log": own.name, "status": status, "error": message})
         self._record(job, made)
 
-    def _record(self, job: _Job, made: Part) -> None:
+    def _record(self, job: Job, made: Part) -> None:
         """Write down a part, then remove what it replaces."""
         before = next(entry for entry in self._file.entries if entry.key == job.entry.key)
         parts = tuple(made if part.place == made.place else part for part in before.parts)
         after = before.model_copy(update={"parts": parts})
         entries = tuple(after if entry is before else entry for entry in self._file.entries)
-        self._file = self._file.model_copy(update={"entries": entries, "updated": _now()})
+        self._file = self._file.model_copy(update={"entries": entries, "updated": now()})
         self._file.save(self._out)
         folder = after.within(self._out)
         if made.status == "done":
@@ -566,134 +421,5 @@ class _Sweep:
         self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
 
 
-class _ProgressReporter:
-    """Counts answers and tells whoever wants to know."""
-
-    def __init__(self, on_progress: OnProgress, out: Path) -> None:
-        self._on_progress = on_progress
-        self._file = ProgressFile(out)
-        self._rates: Callable[[], list[EngineRate]] = list
-        self._state = SweepProgress()
-        self._done: dict[tuple[str, str], int] = {}  # of each job, by its entry's key
-        self._start = time.monotonic()
-        self.num_generated = self.num_tokens = 0
-
-    @property
-    def seconds(self) -> float:
-        """Time since generating began."""
-        return time.monotonic() - self._start
-
-    def watch(self, pool: Pool | Crew) -> None:
-        """Tell of these engines too."""
-        self._rates = pool.rates
-        self.say_rates()
-
-    def say_rates(self) -> None:
-        """Write down what the engines have done."""
-        rates = self._rates()
-        self._state = replace(self._state, engines=tuple(rates))
-        if rates:
-            self._file.write(rates)
-
-    def begin(self, work: Sequence[_Job]) -> None:
-        self._done = {job.entry.key: job.num_done for job in work}
-        total = sum(job.num_samples for job in work)
-        self._state = replace(self._state, done=sum(self._done.values()), total=total)
-        self._start = time.monotonic()
-
-    def go_to(self, job: _Job) -> None:
-        self._state = replace(
-            self._state,
-            task=job.benchmark.name,
-            point=job.point.name,
-            part_done=self._done[job.entry.key],
-            part_total=job.num_samples,
-        )
-        self._on_progress(self._state)
-
-    def answer(self, job: _Job, generation: Generation, is_new: bool) -> None:
-        state = self._state
-        if is_new:
-            self.num_generated += 1
-            self.num_tokens += generation.num_tokens
-        self._done[job.entry.key] += 1
-        left = state.total - state.done - 1
-        self._state = replace(
-            state,
-            done=state.done + 1,
-            num_tokens=self.num_tokens,
-            seconds_left=self.seconds / self.num_generated * left if self.num_generated else None,
-        )
-        if self._file.is_due():
-            self.say_rates()
-        self.go_to(job)
-
-    def elsewhere(self, num_answers: int) -> None:
-        """So many answers are in units that are not finished."""
-        if self._file.is_due():
-            self.say_rates()
-        self._on_progress(replace(self._state, done=min(self._state.total, self._state.done + num_answers)))
-
-    def take(self, made: Made, job: _Job) -> None:
-        """A unit was made, or could not be."""
-        self.num_generated += made.num_generated
-        self.num_tokens += made.num_tokens
-        num = made.unit.part.num_responses(len(job.benchmark.problems)) if made.run else 0
-        done = self._state.done + num
-        speed = self.seconds / self.num_generated if self.num_generated else None
-        left = speed and speed * (self._state.total - done)
-        self._state = replace(self._state, done=done, num_tokens=self.num_tokens, seconds_left=left)
-        self._on_progress(self._state)
-
-    def message(self, text: str) -> None:
-        self._on_progress(replace(self._state, message=text))
-
-
-def _run_file(planned: Plan, existing: RunFile | None, work: _Work) -> RunFile:
-    """The run file with these entries, and with those of earlier runs: current where they can stand beside the new ones."""
-    config, form, entries = planned.config, planned.form, work.entries
-    infos = {
-        name: planned.task_info(task, benchmark)
-        for task, (name, benchmark) in zip(config.tasks, planned.benchmarks.items(), strict=True)
-    }
-    ours = {(entry.task, entry.point) for entry in entries}
-    keys = {entry.key for entry in entries}
-    old = [entry for entry in (existing.entries if existing else ()) if entry.key not in keys]
-    kept = [
-        entry.model_copy(
-            update={
-                "current": entry.current
-                and (entry.task, entry.point) not in ours
-                and all(entry.settings == one.settings for one in entries[:1])
-                and (entry.task not in infos or entry.problems_hash == infos[entry.task].problems_hash)
-            }
-        )
-        for entry in old
-    ]
-    return RunFile(
-        created=existing.created if existing else _now(),
-        updated=_now(),
-        interpole=__version__,
-        sources=planned.sources,
-        template_from=config.template_from,
-        template=form.template,
-        template_variables=dict(form.variables),
-        prefix=form.prefix,
-        prompt_opens_thinking=form.prompt_opens_thinking,
-        markers=(form.markers.open, form.markers.close),
-        special_tokens=form.special_tokens,
-        seed=config.seed,
-        engine=dict(work.engine),
-        engine_options=config.engine_options,
-        tasks={**(existing.tasks if existing else {}), **infos},
-        entries=(*entries, *kept),
-        shard=work.shard,
-    )
-
-
 def _existing(out: Path) -> RunFile | None:
     return RunFile.load(out) if (out / NAME).exists() else None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

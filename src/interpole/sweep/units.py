@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from interpole.formats import content_hash
 from interpole.runs.runfile import Block, Entry, Part, Shard
 from interpole.tasks import Benchmark
 
-__all__ = ["Unit", "blocks", "deal", "missing_parts", "unit_name", "units"]
+__all__ = ["Made", "Unit", "blocks", "deal", "missing_parts", "unit_name", "units"]
 
 UNIT_RESPONSES = 512
 """About so many are in a unit: enough to keep an engine busy, few enough to hand them out evenly and to lose one."""
@@ -34,6 +35,16 @@ class Unit(NamedTuple):
         part = self.part
         block = f", questions {part.block.first} to {part.block.first + part.block.num - 1}" if part.block else ""
         return f"{self.point} · {self.task}{block}"
+
+
+class Made(NamedTuple):
+    """A unit that somebody else did."""
+
+    unit: Unit
+    run: Path | None  # a run folder with that unit alone; None: nobody could do it
+    error: str = ""  # why not
+    num_generated: int = 0
+    num_tokens: int = 0
 
 
 class _Dealt(NamedTuple):
