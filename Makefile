@@ -9,6 +9,7 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 	$(PIP) --no-deps --no-compile --target .venv/llama llama-index-core && \
 	mv .venv/llama/llama_index/core/_static/nltk_cache .venv/nltk_data && rm -r .venv/llama))
 export OMP_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE # where it is set, every process that the tests start compiles the sources again
 
 .PHONY: demo test fuzz test-ray test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
 
