@@ -12,7 +12,8 @@ import tiny
 from interpole.checkpoints import estimate as estimating
 from interpole.checkpoints.checkpoint import Headers, Tensors
 from interpole.checkpoints.estimate import estimate
-from interpole.checkpoints.save import Share, Target, save_all, shards_of
+from interpole.checkpoints.save import Target, save_all
+from interpole.checkpoints.shards import Share, shards_of
 from interpole.cli import app
 from interpole.errors import OutputError
 from interpole.merging.merged import merge_all

@@ -14,7 +14,8 @@ from hub_server import serving
 from interpole.checkpoints import remote
 from interpole.checkpoints.open import open_source
 from interpole.checkpoints.remote import Remote
-from interpole.checkpoints.save import Share, Target, save_all
+from interpole.checkpoints.save import Target, save_all
+from interpole.checkpoints.shards import Share
 from interpole.cli import app
 from interpole.errors import CheckpointError, CorruptError, UnreachableError
 from interpole.merging.merged import open_part

@@ -24,6 +24,8 @@ import interpole
 import tiny
 from forked import APART
 from interpole.checkpoints import save as saving
+from interpole.checkpoints import shards
+from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.checkpoints.save import Target
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning, OutputError
@@ -411,7 +413,7 @@ def test_a_file_system_that_refuses_the_kernels_shortcuts_is_written_to_all_the_
     for shortcut in ("copy_file_range", "sendfile", "posix_fallocate", "splice"):
         monkeypatch.setattr(os, shortcut, refuse)
     monkeypatch.setattr(
-        saving.ctypes, "CDLL", lambda _: type("libc", (), {"fallocate": lambda *_: -1, "mallopt": None})
+        shards.ctypes, "CDLL", lambda _: type("libc", (), {"fallocate": lambda *_: -1, "mallopt": None})
     )
     for lam in (0, 0.5, 1):
         recipe = Recipe.between(*pair, lam)
@@ -557,9 +559,9 @@ def test_every_code_that_is_no_finite_number_is_known(kind):
     dtype = DTYPES[kind]
     codes = np.arange(256**dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
     finite = np.isfinite(codes.astype(np.float32))
-    assert [saving.all_finite(codes[i : i + 1]) for i in range(len(codes))] == finite.tolist()
-    assert saving.all_finite(codes[finite])
-    assert not saving.all_finite(codes)
+    assert [all_finite(codes[i : i + 1]) for i in range(len(codes))] == finite.tolist()
+    assert all_finite(codes[finite])
+    assert not all_finite(codes)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -567,8 +569,8 @@ def test_every_code_that_is_no_finite_number_is_known(kind):
 def test_wide_numbers_that_are_not_finite_are_known(dtype, value):
     limits = np.finfo(dtype)
     numbers = np.array([limits.max, limits.min, limits.tiny, 0, -0.0], dtype)
-    assert saving.all_finite(numbers)
-    assert not saving.all_finite(np.append(numbers, dtype(value)))
+    assert all_finite(numbers)
+    assert not all_finite(np.append(numbers, dtype(value)))
 
 
 @pytest.mark.parametrize(("lam", "value", "dtype", "words"), [
@@ -656,6 +658,6 @@ def test_weights_are_cut_into_shards_of_a_size(merged, tmp_path, shard_bytes):
 def test_chunk_size_and_thread_count_do_not_matter(pair, tmp_path, monkeypatch, chunk, threads):
     recipe = Recipe.between(*pair, 0.37, rules=[{"name": "*mlp*", "lambda": 0.9}, {"name": "*norm*", "lambda": 1}])
     expected = interpole.merge(recipe)
-    monkeypatch.setattr(saving, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(shards, "CHUNK_ELEMENTS", chunk)
     written = interpole.open(interpole.save(interpole.merge(recipe), tmp_path / "out", threads=threads))
     assert all(written[name].tobytes() == expected[name].tobytes() for name in expected)

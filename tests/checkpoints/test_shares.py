@@ -14,7 +14,8 @@ import interpole
 import tiny
 from forked import APART
 from interpole.checkpoints import save as saving
-from interpole.checkpoints.save import Saved, Share, Target, save_all, shards_of
+from interpole.checkpoints.save import Saved, Target, save_all
+from interpole.checkpoints.shards import Share, shards_of
 from interpole.cli import app
 from interpole.errors import CheckpointError, InterpoleWarning, OutputError
 from interpole.files import exclusive, shared

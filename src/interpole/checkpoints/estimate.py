@@ -20,7 +20,8 @@ import numpy as np
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.kernels import keep_freed_memory
-from interpole.checkpoints.save import CHUNK_ELEMENTS, Share, Target, bytes_there, shards_of
+from interpole.checkpoints.save import Target, bytes_there
+from interpole.checkpoints.shards import CHUNK_ELEMENTS, Share, shards_of
 from interpole.errors import CheckpointError, CorruptError
 
 __all__ = ["Estimate", "Rate", "estimate"]

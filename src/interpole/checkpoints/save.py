@@ -1,4 +1,4 @@
-"""Write checkpoints to folders, streaming: memory does not grow with the model, and nothing half-written is left to load.
+"""Write checkpoints to folders: who may write one, and that nothing half-written is left to load (bytes: `checkpoints.shards`).
 
 Shards are written into a hidden folder beside the target, which is renamed when all is there; one process at a time may do so
 (`.NAME.lock`). A run that was killed leaves that folder without a config, so that nothing loads it; the next run of the same
@@ -11,50 +11,44 @@ each locks the shard that it writes; whichever finds all there finishes the fold
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from interpole.checkpoints.assets import copy, led_out, read_bytes
 from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
-from interpole.checkpoints.reduce import all_finite
-from interpole.checkpoints.safetensors import TensorSpec, header_bytes
-from interpole.errors import CheckpointError, InterpoleWarning, OutputError, UnreachableError
+from interpole.checkpoints.shards import (
+    Progress,
+    Shards,
+    ShardWriter,
+    Share,
+    file_bytes,
+    shards_of,
+    tensor_bytes,
+    write_shard,
+)
+from interpole.errors import InterpoleWarning, OutputError, UnreachableError
 from interpole.files import StrPath, exclusive, no_follow, shared, size_text
 from interpole.formats import content_hash
 
-__all__ = ["CHUNK_ELEMENTS", "Saved", "Share", "Target", "bytes_there", "save", "save_all", "shards_of"]
+__all__ = ["Saved", "Target", "bytes_there", "save", "save_all"]
 
-CHUNK_ELEMENTS = 1 << 18
-"""Elements computed at a time: inputs and result stay in the caches."""
-SPAN_ELEMENTS = 1 << 22
-"""Elements a thread takes at a time."""
-WRITE_BYTES = 1 << 17
-"""Bytes per write; larger ones are slower on fresh page-cache files (docs/log.md)."""
 MARKER = ".fingerprint"
 """File of an unfinished folder that says what it will be."""
 INDEX = "model.safetensors.index.json"
 ELSEWHERE = "choose another --out"
-
-Progress = Callable[[int], None]
-Shards = dict[str, list[str]]
-"""File → the tensors in it."""
 
 
 class Target(NamedTuple):
@@ -63,13 +57,6 @@ class Target(NamedTuple):
     checkpoint: Checkpoint
     out: Path
     extra: Mapping[str, str] = {}
-
-
-class Share(NamedTuple):
-    """Part `number` of `of` of the files of a merge, counted from 1: by bytes, the same for whoever asks."""
-
-    number: int
-    of: int
 
 
 class Saved(NamedTuple):
@@ -195,38 +182,6 @@ def save_all(
     return saved
 
 
-def shards_of(checkpoint: Checkpoint, shard_bytes: int | None = None, share: Share | None = None) -> Shards:
-    """The files that a checkpoint is written into, in order of their names, with their tensors in order.
-
-    Args:
-        checkpoint: what is written.
-        shard_bytes: cut the weights into files of about this size; default: as the checkpoint's own layout.
-        share: only the files of this share: the largest first, each goes to the share that has the fewest bytes so far.
-
-    Raises:
-        OutputError: a size of less than a byte.
-    """
-    if shard_bytes is not None and shard_bytes < 1:
-        raise OutputError(f"files of {shard_bytes} bytes hold nothing", remedy="give a size of at least 1 byte")
-    specs, shards = checkpoint.specs, Shards()
-    if shard_bytes is None:
-        for name in specs:
-            shards.setdefault(checkpoint.layout[name], []).append(name)
-        shards = dict(sorted(shards.items()))
-    else:
-        shards = _cut_shards(specs, shard_bytes)
-    if share is None:
-        return shards
-    sizes = {shard: sum(specs[name].num_bytes for name in names) for shard, names in shards.items()}
-    loads, mine = [0] * share.of, set()
-    for shard in sorted(shards, key=lambda shard: (-sizes[shard], shard)):
-        least = loads.index(min(loads))
-        loads[least] += sizes[shard]
-        if least == share.number - 1:
-            mine.add(shard)
-    return {shard: names for shard, names in shards.items() if shard in mine}
-
-
 def bytes_there(
     targets: Sequence[Target], shard_bytes: int | None, allow_non_finite: bool, share: Share | None = None
 ) -> int:
@@ -240,12 +195,14 @@ def bytes_there(
     there = 0
     for output in outputs:
         if output.is_placed or (share is not None and _is_made(output, shards)):
-            there += sum(_num_bytes(output, names) for names in part.values())
+            there += sum(tensor_bytes(output.checkpoint, names) for names in part.values())
         else:
             _check_free(output)
             if _text_of(output.partial / MARKER) == output.marker:
                 missing = _missing(output, part)
-                there += sum(_num_bytes(output, names) for shard, names in part.items() if shard not in missing)
+                there += sum(
+                    tensor_bytes(output.checkpoint, names) for shard, names in part.items() if shard not in missing
+                )
     return there
 
 
@@ -398,7 +355,7 @@ def _missing(output: _Output, shards: Shards) -> list[str]:
     if output.is_done:
         return []
     there = _sizes(output.partial)
-    return [shard for shard, size in _wanted(output.checkpoint, shards).items() if there.get(shard) != size]
+    return [shard for shard, names in shards.items() if there.get(shard) != file_bytes(output.checkpoint, names)]
 
 
 def _is_made(output: _Output, shards: Shards) -> bool:
@@ -406,9 +363,8 @@ def _is_made(output: _Output, shards: Shards) -> bool:
     there = _sizes(output.out)
     if "config.json" not in there or (output.out / MARKER).exists():
         return False
-    sizes = _wanted(output.checkpoint, shards)
     texts = {name: text for name, text in output.checkpoint.documents().items() if name not in output.target.extra}
-    return all(there.get(shard) == size for shard, size in sizes.items()) and all(
+    return all(there.get(shard) == file_bytes(output.checkpoint, names) for shard, names in shards.items()) and all(
         _text_of(output.out / name) == text() for name, text in texts.items()
     )
 
@@ -419,14 +375,6 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
     except FileNotFoundError:
         return {}
-
-
-def _wanted(checkpoint: Checkpoint, shards: Shards) -> dict[str, int]:
-    """Shard → its size once it is whole."""
-    return {
-        shard: len(header_bytes(checkpoint.specs, names)[0]) + sum(checkpoint.specs[name].num_bytes for name in names)
-        for shard, names in shards.items()
-    }
 
 
 def _take_back(output: _Output) -> None:
@@ -465,21 +413,6 @@ def _check_names(target: Target, shards: Shards) -> None:
         seen[name.casefold()] = name
 
 
-def _cut_shards(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Shards:
-    """Fill files with tensors in order until the next would make one larger than `shard_bytes`; named as transformers does."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, spec in specs.items():
-        if groups[-1] and size + spec.num_bytes > shard_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += spec.num_bytes
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups)}
-
-
 def _prepare(output: _Output, shards: Shards) -> None:
     """Make the hidden folder; of one that a killed run left, keep the whole shards if it is of the same merge, else nothing."""
     folder = output.partial
@@ -506,7 +439,7 @@ def _text_of(path: Path) -> str | None:
 
 def _check_space(outputs: Sequence[_Output], shards: Shards) -> None:
     there = sum(size for output in outputs for name, size in _sizes(output.partial).items() if name in shards)
-    needed = sum(_num_bytes(output, names) for output in outputs for names in shards.values()) - there
+    needed = sum(tensor_bytes(output.checkpoint, names) for output in outputs for names in shards.values()) - there
     if outputs and not outputs[0].is_done and (free := shutil.disk_usage(outputs[0].partial).free) < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
 
@@ -524,8 +457,8 @@ def _write_shards(
         for shard, names in shards.items():
             with ExitStack() as claims:
                 writers = _claim_shard(outputs, shard, names, claims, broken, among_others)
-                progress(sum(_num_bytes(output, names) for output in outputs if output not in writers))
-                _write_shard([*writers.values()], names, pool, progress)
+                progress(sum(tensor_bytes(output.checkpoint, names) for output in outputs if output not in writers))
+                write_shard([*writers.values()], names, pool, progress)
                 for output, writer in writers.items():
                     if among_others:  # of whom one may finish the folder as soon as the file has its name
                         os.fsync(writer.descriptor)
@@ -540,36 +473,17 @@ def _claim_shard(
     claims: ExitStack,
     broken: list[str] | None,
     among_others: bool,
-) -> dict[_Output, _Writer]:
+) -> dict[_Output, ShardWriter]:
     """What writes a shard of every output into its unfinished file, which `claims` closes, and its header there.
 
     Shards that are there are whole, since they are renamed last; those that another process writes are left to it.
     """
     writers = {}
     for output in outputs:
-        header, offsets = header_bytes(output.checkpoint.specs, names)
-        size = len(header) + _num_bytes(output, names)
+        size = file_bytes(output.checkpoint, names)
         if (file := claims.enter_context(_claimed(output, shard, size, among_others))) is not None:
-            _reserve(file, size)
-            _write_all(file, header, 0)
-            writers[output] = _Writer(output.checkpoint, file, offsets, broken)
+            writers[output] = ShardWriter.begin(output.checkpoint, file, names, broken)
     return writers
-
-
-def _write_shard(writers: Sequence[_Writer], names: list[str], pool: ThreadPoolExecutor, progress: Progress) -> None:
-    """Write the same tensors of every checkpoint into its file."""
-    futures = [pool.submit(job) for job in _jobs(writers, names)] if writers else []
-    try:
-        for future in futures:
-            progress(future.result())
-    finally:  # no thread may write once its file is closed
-        for future in futures:
-            future.cancel()
-        wait(futures)
-
-
-def _num_bytes(output: _Output, names: Iterable[str]) -> int:
-    return sum(output.checkpoint.specs[name].num_bytes for name in names)
 
 
 def _unfinished(output: _Output, shard: str) -> Path:
@@ -616,68 +530,6 @@ def _claim(path: Path, unfinished: Path, num_bytes: int) -> int | None:
 
 def _is_whole(shard: Path, num_bytes: int) -> bool:
     return shard.is_file() and shard.stat().st_size == num_bytes
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Ask the file system for the room at once, where it can: writes are a fifth faster (`posix_fallocate` may write instead)."""
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
-    if fallocate is not None:
-        fallocate(descriptor, 0, ctypes.c_long(0), ctypes.c_long(size))
-
-
-class _Writer(NamedTuple):
-    checkpoint: Checkpoint
-    descriptor: int
-    offsets: Mapping[str, int]  # tensor → where its bytes go
-    broken: list[str] | None  # names of tensors with NaN or infinity; None: they are refused
-
-
-def _jobs(writers: Sequence[_Writer], names: Iterable[str]) -> Iterator[Callable[[], int]]:
-    """One callable per piece of work, each returning the bytes it wrote; a piece is taken for all outputs together."""
-    for name in names:
-        size = writers[0].checkpoint.specs[name].num_elements
-        step = max((writer.checkpoint.chunk_elements(name) or 0 for writer in writers), default=0) or CHUNK_ELEMENTS
-        span = step * max(1, SPAN_ELEMENTS // step)
-        for start in range(0, size, span):
-            yield partial(_compute, writers, name, range(start, min(start + span, size), step))
-
-
-def _compute(writers: Sequence[_Writer], name: str, starts: range) -> int:
-    written = 0
-    for start in starts:
-        stop = min(start + starts.step, starts.stop)
-        for checkpoint, descriptor, offsets, broken in writers:
-            data = checkpoint.read(name, start, stop)
-            if not all_finite(data):
-                if broken is None:
-                    raise _not_finite(checkpoint, name, data)
-                broken.append(name)
-            _write_all(descriptor, data.view(np.uint8).data, offsets[name] + start * data.itemsize)
-            written += data.nbytes
-    return written
-
-
-def _not_finite(checkpoint: Checkpoint, name: str, data: NDArray[Any]) -> CheckpointError:
-    """What is wrong with a tensor of the result; float16 holds no number beyond 65,504, so that a cast can be the cause."""
-    what = "NaN" if np.isnan(data.astype(np.float64)).any() else "infinity"
-    cause = (
-        "numbers beyond 65,504 overflow float16"
-        if data.dtype == np.float16
-        else "a source holds it, or a sum overflows"
-    )
-    return CheckpointError(
-        f"tensor {name} of the result holds {what}: {cause}",
-        checkpoint.label,
-        "`interpole doctor --weights` looks at the sources; a wider --dtype holds larger numbers; --allow-non-finite writes it",
-    )
-
-
-def _write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
-    """Write all of `data` at byte offset `at`, in small writes."""
-    view = memoryview(data)
-    while len(view):
-        written = os.pwrite(descriptor, view[:WRITE_BYTES], at)
-        view, at = view[written:], at + written
 
 
 def _write_assets(output: _Output, shards: Shards) -> None:

@@ -15,7 +15,8 @@ from interpole.cli.options import file_not_model
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
     from interpole.checkpoints.estimate import Estimate
-    from interpole.checkpoints.save import Saved, Share
+    from interpole.checkpoints.save import Saved
+    from interpole.checkpoints.shards import Share
     from interpole.merging.recipe import Recipe
 
 __all__ = ["convert", "extract_lora", "merge", "presets", "register"]
@@ -328,7 +329,7 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     """
     from time import perf_counter
 
-    from interpole.checkpoints.save import shards_of
+    from interpole.checkpoints.shards import shards_of
     from interpole.cli.progress import bytes_bar
     from interpole.files import size_text
     from interpole.merging.merged import merge_all
@@ -404,7 +405,7 @@ def _made_there(job: _Job, address: str) -> _Job:
         InterpoleError: a share failed several times.
     """
     from interpole.actors import Actors, Order
-    from interpole.checkpoints.save import Share, shards_of
+    from interpole.checkpoints.shards import Share, shards_of
     from interpole.errors import OutputError, printable
     from interpole.merging.merged import merge_all
 
@@ -450,7 +451,7 @@ def _how_far(saved: Saved, share: Share) -> str:
 
 def _parse_share(text: str, ray: str | None) -> Share:
     """Part and number of parts of `"3/8"`."""
-    from interpole.checkpoints.save import Share
+    from interpole.checkpoints.shards import Share
 
     if ray is not None:
         raise typer.BadParameter("--ray writes all shares: it does not go with --shard")
