@@ -1,162 +1,134 @@
-"""Policies against static λ: the hull by brute force, gains where there is something to gain, and none where there is not."""
+"""Fitted policies: one function chooses, whatever the policy; as JSON they choose the same; and they keep to their tokens."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from interpole.analysis.policies import Means, cells_of, hull, policies_for, route, to_json
+from graded import LAMS, by_difficulty, sweep
+from interpole.analysis.fitting import cells_of, fit, policies_for, reached
+from interpole.analysis.hull import worth_most
+from interpole.analysis.policies import Feature, FittedPolicy, Groups, Model, Probe, agreed, known_of
 from interpole.cli import app
 from interpole.errors import AnalysisError
-from interpole.records import Outcome, Sample
-from interpole.runs.prediction import PredictionFile
 from synthetic import write_run
 
-LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MARGINS = {("t", str(q)): float(q % 4) - 1.5 for q in range(40)}
 
 
-def sweep(chance: Callable[[int, float], float], num_questions: int = 80, k: int = 4, seed: int = 0) -> list[Sample]:
-    """Responses of questions whose difficulty is 1 to 4 and whose length says it; tokens grow with λ alone."""
-    rng, found = np.random.default_rng(seed), []
-    for q, lam, number in itertools.product(range(num_questions), LAMS, range(1, k + 1)):
-        hard = q % 4 + 1
-        right = rng.random() < chance(hard, lam)
-        found.append(
-            Sample(
-                "t", f"λ={lam:g}", lam, str(q), number, "1 " * (3 * hard + q % 3), "7", "", int(20 + 80 * lam), "stop",
-                Outcome.DIRECT, False, "7" if right else str(rng.integers(8, 12)), {"own": float(right)}, str(hard),
-            )
-        )  # fmt: skip
-    return found
+def test_a_question_is_known_by_its_text_and_by_what_is_said_of_it_but_not_by_what_is_not():
+    known = known_of("12 and 3, then 45", {"difficulty": "2", "task": ""}, {"margin": -1.0})
+    assert known.labels == {"difficulty": "2"}
+    assert known.numbers == {"length": 17.0, "figures": 3.0, "margin": -1.0}
+    assert known_of("1" * 4000).numbers["length"] == 1000  # as much as a run's summaries hold
 
 
-def by_difficulty(hard: int, lam: float) -> float:
-    """Easy questions lose by thinking, hard ones need it."""
-    return 0.95 - 0.5 * lam if hard < 3 else 0.1 + 0.8 * lam
+def test_groups_choose_by_label_or_range_and_take_the_last_lam_where_nothing_is_known():
+    by_label = Groups(by="difficulty", labels=("easy", "hard"), lams=(0.0, 0.6, 0.3))
+    by_number = Groups(by="length", edges=(5.0, 10.0), lams=(0.0, 0.5, 1.0, 0.4))
+    assert [by_label.choose(known_of("?", {"difficulty": one})).first for one in ("easy", "hard", "odd", "")] == [
+        (0.0,), (0.6,), (0.3,), (0.3,),
+    ]  # fmt: skip
+    assert [by_number.choose(known_of("x" * num)).first[0] for num in (4, 5, 9, 10)] == [0.0, 0.5, 0.5, 1.0]
 
 
-def alike(hard: int, lam: float) -> float:  # noqa: ARG001
-    return 0.2 + 0.7 * math.sqrt(lam)
-
-
-def test_the_hull_is_what_no_mix_of_two_others_beats():
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        means = Means(rng.integers(0, 40, 7) / 40, rng.permutation(60)[:7].astype(float))
-        kept = set(hull(means).tolist())
-        for i in range(7):
-            t, a = means.tokens[i], means.accuracy[i]
-            beaten = any(means.tokens[j] <= t and means.accuracy[j] >= a for j in range(7) if j != i)
-            for j, k in itertools.permutations(set(range(7)) - {i}, 2):
-                if means.tokens[j] <= t <= means.tokens[k]:
-                    part = (t - means.tokens[j]) / (means.tokens[k] - means.tokens[j])
-                    beaten |= (1 - part) * means.accuracy[j] + part * means.accuracy[k] >= a
-            assert (i not in kept) == beaten
-
-
-def test_where_difficulty_decides_the_policies_that_know_it_gain_and_the_gain_is_the_true_one():
-    found = {one.name: one for one in route(sweep(by_difficulty, 160)).policies}
-    # worked out: at λ of the hull, half of the questions at 0 (95 %, 20 tokens) and half at λ=h gain over one λ for all
-    at_equal_tokens = []
-    for point in found["by difficulty"].points:
-        hard = min(1.0, 2 * (point.tokens - 20) / 80)
-        mine = 0.5 * 0.95 + 0.5 * (0.1 + 0.8 * hard)
-        static = 0.525 + 0.15 * (point.tokens - 20) / 80
-        at_equal_tokens.append((point.tokens, mine - static))
-        assert point.accuracy - point.rival == pytest.approx(mine - static, abs=0.06)
-    tokens, gains = np.array(at_equal_tokens).T
-    assert found["by difficulty"].gain.includes(np.trapezoid(gains, tokens) / (tokens[-1] - tokens[0]))
-    for name in ("by difficulty", "by length", "logistic", "two modes"):
-        assert found[name].gain.low > 0.05
-        assert found[name].verdict.startswith("beats every static λ")
-    assert found["oracle"].is_bound
-    assert found["oracle"].gain.value > 0.1
-
-
-def test_where_questions_are_alike_no_policy_is_said_to_gain():
-    for seed in range(3):
-        found = route(sweep(alike, seed=seed), seed=seed)
-        assert not [one for one in found.policies if one.verdict.startswith("beats")]
-        gains = {one.name: one.gain.value for one in found.policies}
-        assert gains["cascade"] < -0.02  # it pays for answers that tell it nothing
-        assert gains["oracle"] < 0.02  # cross-fitted: noise is no skill
-
-
-def test_a_probe_pays_for_every_token_and_keeps_what_agrees():
-    cells, _, _ = cells_of(sweep(by_difficulty, 40))
-    found = {p.name: p for p in policies_for(cells)}["ends disagree"].fit(cells)(cells, 0.0)
-    last = len(LAMS) - 1
-    for q in range(len(cells)):
-        accuracy, tokens = [], []
-        for k in range(4):
-            first, second = (cells.answers[q, lam, k] for lam in (0, last))
-            paid = cells.tokens[q, 0, k] + cells.tokens[q, last, k]
-            if first == second >= 0:
-                accuracy.append((cells.scores[q, 0, k] + cells.scores[q, last, k]) / 2)
-                tokens.append(paid)
-            else:
-                accuracy.append(cells.means.accuracy[q, 1:].tolist())
-                tokens.append((paid + cells.means.tokens[q, 1:]).tolist())
-        options = [
-            (
-                np.mean([a if np.isscalar(a) else a[i] for a in accuracy]),
-                np.mean([t if np.isscalar(t) else t[i] for t in tokens]),
-            )
-            for i in range(last)
+def test_a_model_chooses_what_is_worth_most_by_the_formulas_worked_out_here():
+    model = Model(
+        features=(Feature(name="length", centre=1.0, scale=2.0), Feature(name="difficulty", centre=3.0, scale=1.0)),
+        lams=(0.0, 0.5, 1.0), right=((2, -1, -1), (1, 0, 0), (0, 1, 1)), tokens=((10, 0, 0), (30, 1, 1), (90, 5, 5)), price=0.004,
+    )  # fmt: skip
+    for text, difficulty in (("x", "1"), ("x" * 40, "3"), ("x" * 900, "6"), ("x" * 40, "")):
+        long = (math.log1p(len(text)) - 1) / 2
+        hard = float(difficulty) - 3 if difficulty else 0.0  # not known: as on average
+        worth = [
+            1 / (1 + math.exp(-(a + b * (long + hard)))) - 0.004 * (c + d * (long + hard))
+            for a, b, c, d in ((2, -1, 10, 0), (1, 0, 30, 1), (0, 1, 90, 5))
         ]
-        assert any(np.allclose((found.accuracy[q], found.tokens[q]), option) for option in options)
-
-
-def test_questions_that_lack_a_sample_are_left_out_and_counted():
-    samples = sweep(alike, 40)
-    found = route([s for s in samples if not (s.problem_id == "3" and s.lam == 0.5 and s.number == 4)])
-    assert (found.num_questions, found.num_left_out, found.num_samples) == (39, 1, 4)
-
-
-def test_what_is_known_from_elsewhere_is_a_policy_too_and_json_is_plain():
-    samples = sweep(by_difficulty)
-    margins = {("t", str(q)): float(q % 4) for q in range(80)}
-    found = to_json(route(samples, names=["by margin"], numbers={"margin": margins}))
-    assert [one["name"] for one in found["policies"]] == ["by margin"]
-    assert found["policies"][0]["gain"]["low"] > 0
-    assert found["static"][0].keys() == {"lam", "tokens", "accuracy"}
+        chosen = model.choose(known_of(text, {"difficulty": difficulty})).first[0]
+        assert chosen == (0.0, 0.5, 1.0)[int(np.argmax(worth))]
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"names": ["by star sign"]}, "no policy 'by star sign'"),
-        ({"task": "other"}, "no task 'other'"),
-    ],
+    ("answers", "same"), [(("7", " 7"), True), (("7", "8"), False), (("", ""), False), ((None, "7"), False)]
 )
-def test_what_there_is_not_is_refused_with_what_there_is(change, message):
-    with pytest.raises(AnalysisError, match=message):
-        route(sweep(alike, 20), **change)
-    with pytest.raises(AnalysisError, match="too few to choose by"):
-        route(sweep(alike, 8))
+def test_answers_agree_where_there_is_one_and_it_is_the_same(answers, same):
+    assert agreed(answers) is same
 
 
-def test_the_command_shows_every_policy_and_takes_the_margins_of_a_prediction_in_the_run(tmp_path):
-    run = write_run(tmp_path / "run", sweep(by_difficulty))
-    ids = [str(q) for q in range(80)]
-    found = {
-        "questions": ids, "sampler": {}, "lams": [0.0, 0.5], "on": None, "mid": None, "off": None,
-        "probabilities": [[0.0] * 80, [0.5] * 80], "margins": [[0.0] * 80, [float(q % 4) for q in range(80)]],
-    }  # fmt: skip
-    file = {"interpole": "0", "marker": "<think>", "sources": {}, "engine": {}, "tasks": {"t": found}}
-    PredictionFile.model_validate_json(json.dumps(file)).save(run)
-    shown = CliRunner().invoke(app, ["route", str(run)])
-    assert shown.exit_code == 0, shown.output
-    names = [
-        one["name"] for one in json.loads(CliRunner().invoke(app, ["route", str(run), "--json"]).stdout)["policies"]
-    ]
-    assert "by margin" in names
-    for name in names:
-        assert name in shown.output
-    assert "by margin: beats every static λ" in shown.output  # here the margin says what decides
+def test_what_every_policy_chooses_is_what_its_json_chooses_and_what_it_was_fitted_to_expect():
+    samples = sweep(by_difficulty, 40)
+    cells, weights, _ = cells_of(samples, numbers={"margin": MARGINS})
+    for policy in policies_for(cells):
+        if policy.is_bound:
+            continue
+        fitted = fit(samples, policy.name, mean_tokens=170, numbers={"margin": MARGINS}, margin_at=0.5)
+        again = FittedPolicy.model_validate_json(fitted.model_dump_json())
+        assert [again.choose(known) for known in cells.known] == [fitted.choose(known) for known in cells.known]
+        assert set(fitted.lams) <= set(LAMS)
+        mine = reached(cells, fitted.rule)
+        assert fitted.tokens == pytest.approx(weights @ mine.tokens)
+        assert fitted.accuracy == pytest.approx(weights @ mine.accuracy)
+        assert fitted.tokens <= 170
+        assert fitted.margin_at == (0.5 if "margin" in fitted.needs else None)
+
+
+def test_a_group_is_given_the_lam_that_is_worth_most_on_its_own_questions_drawn_towards_all():
+    samples = sweep(by_difficulty, 80)
+    cells, _, _ = cells_of(samples)
+    fitted = fit(samples, "by difficulty", mean_tokens=60)
+    means = cells.means
+    for place, label in enumerate("1234"):
+        rows = [known.labels["difficulty"] == label for known in cells.known]
+        drawn = type(means)(*((part[rows].sum(axis=0) + 4 * part.mean(axis=0)) / (sum(rows) + 4) for part in means))
+        best = worth_most(type(means)(*(part[None] for part in drawn)), fitted.price)[0]
+        assert fitted.rule.lams[place] == LAMS[best]
+    assert fitted.rule.lams[0] < fitted.rule.lams[3]  # easy questions lose by thinking
+
+
+def test_more_tokens_are_spent_where_more_are_allowed_and_too_few_are_refused():
+    samples = sweep(by_difficulty, 40)
+    spent = [fit(samples, "by difficulty", mean_tokens=most).tokens for most in (30, 45, 60, 90)]
+    assert spent == sorted(spent)
+    assert spent[-1] > spent[0]
+    with pytest.raises(AnalysisError, match=r"takes 20\.0 tokens at least, not 10"):
+        fit(samples, "by difficulty", mean_tokens=10)
+    balanced = fit(samples, "by difficulty")
+    assert balanced.accuracy >= 0.95 * fit(samples, "by difficulty", mean_tokens=1000).accuracy
+
+
+def test_the_oracle_cannot_be_followed_and_a_policy_by_the_margin_says_at_which_lam_it_is_taken():
+    samples = sweep(by_difficulty, 40)
+    with pytest.raises(AnalysisError, match="'oracle' cannot be followed"):
+        fit(samples, "oracle")
+    with pytest.raises(AnalysisError, match="at which λ it was taken"):
+        fit(samples, "by margin", numbers={"margin": MARGINS})
+
+
+def test_a_file_that_makes_no_sense_is_refused_with_what_is_wrong(tmp_path):
+    path = tmp_path / "policy.json"
+    fitted = fit(sweep(by_difficulty, 40), "cascade")
+    fitted.save(path)
+    assert FittedPolicy.load(path) == fitted
+    assert isinstance(fitted.rule, Probe)
+    content = json.loads(path.read_text())
+    for change in ({"rule": {**content["rule"], "first": [0.0]}}, {"price": -1}, {"rule": {"kind": "dice"}}):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(AnalysisError, match=str(path)):
+            FittedPolicy.load(path)
+    with pytest.raises(AnalysisError, match="cannot read the policy"):
+        FittedPolicy.load(tmp_path / "none.json")
+
+
+def test_the_command_fits_a_policy_to_a_run_and_writes_it_down(tmp_path):
+    run, path = write_run(tmp_path / "run", sweep(by_difficulty, 40)), tmp_path / "policy.json"
+    said = ["route", str(run), "--policy", "by difficulty", "--mean-tokens", "60"]
+    done = CliRunner().invoke(app, [*said, "--fit", str(path)])
+    assert done.exit_code == 0, done.output
+    assert FittedPolicy.load(path) == fit(sweep(by_difficulty, 40), "by difficulty", mean_tokens=60)
+    refused = CliRunner().invoke(app, said)
+    assert refused.exit_code == 2
+    assert "give --fit FILE.json and one --policy" in refused.output

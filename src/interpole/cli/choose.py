@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from interpole.analysis.compare import Comparison
     from interpole.analysis.metrics import Difference
-    from interpole.analysis.policies import Routes, Scored
+    from interpole.analysis.policies import FittedPolicy
+    from interpole.analysis.routing import Routes, Scored
     from interpole.search.explore import Found
     from interpole.search.finals import Confirmation, Finalist
     from interpole.search.optuna_search import Result
@@ -87,24 +88,61 @@ def route(
     task: Annotated[str | None, typer.Option(help="Go by this task. [default: all, each weighing the same]")] = None,
     grading: Grading = None,
     seed: Annotated[int, typer.Option(help="Of the partitions that policies are fitted and scored on.")] = 0,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Fit the one --policy to all questions and write it down, to be followed elsewhere.",
+        ),
+    ] = None,
+    mean_tokens: Annotated[
+        float | None,
+        typer.Option(help="With --fit: what a response may take on average. [default: 95 % of its best accuracy]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Does choosing λ by the question beat every static λ? Scored from the run's samples; nothing is generated.
 
     Policies, and their rival, the best mix of two λ at equal tokens, are scored on other questions than they are fitted on.
     """
-    from interpole.analysis import policies
+    from interpole.analysis import fitting, routing
+    from interpole.analysis.policies import MARGIN
     from interpole.cli.show import show_json
     from interpole.runs.prediction import first_token_margins
     from interpole.runs.samples import read
 
-    known = {"margin": first_token_margins(run)}
-    samples = read(run, texts=False)
-    found = policies.route(samples, names=policy or (), task=task, grading=grading, numbers=known, seed=seed)
+    margins = first_token_margins(run)
+    known, samples = {MARGIN: margins.of}, read(run, texts=False)
+    if fit is not None or mean_tokens is not None:
+        if fit is None or len(policy or ()) != 1:
+            raise typer.BadParameter("give --fit FILE.json and one --policy", param_hint="--fit")
+        chosen = fitting.fit(
+            samples, (policy or [""])[0], mean_tokens=mean_tokens, task=task, grading=grading, numbers=known,
+            margin_at=margins.at,
+        )  # fmt: skip
+        chosen.save(fit)
+        _show_fitted(chosen, fit, as_json)
+        return
+    found = routing.route(samples, names=policy or (), task=task, grading=grading, numbers=known, seed=seed)
     if as_json:
-        show_json(policies.to_json(found))
+        show_json(routing.to_json(found))
     else:
         _show_routes(found)
+
+
+def _show_fitted(found: FittedPolicy, path: Path, as_json: bool) -> None:
+    """Where a policy chooses, and what it is expected to reach on questions like those that it was fitted to."""
+    from interpole.cli.show import console, show_json
+
+    if as_json:
+        show_json(found.model_dump(mode="json"))
+        return
+    lams = ", ".join(f"{lam:g}" for lam in found.lams)
+    console.print(
+        f"{found.name}: at λ={lams} {100 * found.accuracy:.1f} % at {found.tokens:,.1f} tokens on the "
+        f"{found.num_questions} questions that it was fitted to, which flatters it. Wrote {path}.",
+        highlight=False,
+    )
 
 
 def _show_routes(found: Routes) -> None:

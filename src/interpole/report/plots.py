@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 
 from interpole.analysis.metrics import measure
-from interpole.analysis.policies import route
+from interpole.analysis.routing import route
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError, OutputError

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from interpole.analysis.policies import Routes
+from interpole.analysis.routing import Routes
 from interpole.report.style import COLOURS
 
 __all__ = ["routes"]

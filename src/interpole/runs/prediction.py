@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
@@ -13,7 +13,16 @@ from interpole.files import StrPath, open_regular, write_atomic
 from interpole.formats import parse_json
 from interpole.schema import Strict, validated
 
-__all__ = ["PREDICTION", "Ends", "PartFound", "PartsFound", "PredictionFile", "TaskPrediction", "first_token_margins"]
+__all__ = [
+    "PREDICTION",
+    "Ends",
+    "Margins",
+    "PartFound",
+    "PartsFound",
+    "PredictionFile",
+    "TaskPrediction",
+    "first_token_margins",
+]
 
 PREDICTION = "prediction.json"
 MAX_BYTES = 64 << 20
@@ -58,10 +67,11 @@ class TaskPrediction(Strict):
     parts: dict[str, PartsFound] = {}  # by kinds, layers, groups, cells
 
     @property
-    def middle_margins(self) -> dict[str, float]:
-        """Each question's margin at the λ where about half of the questions are likely to open the thinking."""
+    def middle_margins(self) -> tuple[float, dict[str, float]]:
+        """The λ where about half of the questions are likely to open the thinking, and each question's margin there."""
         halves = [abs(sum(row) / max(1, len(row)) - 0.5) for row in self.probabilities]
-        return dict(zip(self.questions, self.margins[halves.index(min(halves))], strict=True))
+        place = halves.index(min(halves))
+        return self.lams[place], dict(zip(self.questions, self.margins[place], strict=True))
 
     @model_validator(mode="after")
     def _check(self) -> TaskPrediction:
@@ -122,11 +132,17 @@ class PredictionFile(Strict):
         return path
 
 
-def first_token_margins(run: StrPath) -> dict[tuple[str, str], float]:
-    """(task, problem) → the margin at the λ where about half are likely to think; empty where the run has no prediction."""
+class Margins(NamedTuple):
+    """What the first token says of questions."""
+
+    at: float | None  # λ; None: not the same for all tasks
+    of: dict[tuple[str, str], float]  # (task, problem) → log odds of opening the thinking
+
+
+def first_token_margins(run: StrPath) -> Margins:
+    """The margins at the λ where about half are likely to think; none where the run has no prediction."""
     file = PredictionFile.of_run(run)
-    return {
-        (task, question): margin
-        for task, found in (file.tasks if file else {}).items()
-        for question, margin in found.middle_margins.items()
-    }
+    found = {task: one.middle_margins for task, one in (file.tasks if file else {}).items()}
+    lams = {lam for lam, _ in found.values()}
+    of = {(task, question): margin for task, (_, at) in found.items() for question, margin in at.items()}
+    return Margins(lams.pop() if len(lams) == 1 else None, of)
