@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import interpole.report.payload as pack
 from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import measure
-from interpole.analysis.routing import route
 from interpole.analysis.recommend import recommend
+from interpole.analysis.routing import route
 from interpole.analysis.stages import Stages, find_stages
 from interpole.analysis.tables import PointMetrics, write_curves
 from interpole.cli import app
