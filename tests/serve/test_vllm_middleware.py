@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from interpole.serve import vllm, vllm_middleware
 from interpole.serve.errors import RequestError
 from interpole.serve.levels import Level, Levels
 from interpole.serve.page import headers, page
+from interpole.serve.vllm_ending import Ending
 from interpole.serve.vllm_middleware import CHAT, COMPLETIONS, MESSAGES, RESPONSES, LambdaMiddleware, rewritten
 
 LEVELS = Levels(0.6, {"low": Level(0.4, 120.0, 0.5), "high": Level(1.0)}, "pair")
@@ -446,12 +448,99 @@ def test_what_is_served_goes_through_the_environment(monkeypatch):
     assert vllm.of_environment() == (LEVELS, "localhost")
 
 
-def test_a_server_that_waits_for_a_client_for_ever_is_cut_off_once_its_engine_has_ended():
+# ── how it ends ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ended_server(then):
+    """What becomes of a server whose engine is a process that sleeps, and whose loop does `then`."""
     code = (
-        "import multiprocessing, os, time; from interpole.serve import vllm; vllm.GRACE_SECONDS = 0.1\n"
+        "import asyncio, multiprocessing, os, signal, time\n"
+        "from types import SimpleNamespace\n"
+        "from interpole.serve import vllm_ending\n"
+        "vllm_ending.GRACE_SECONDS, vllm_ending.LINGER_SECONDS = 0.3, 0.0\n"
         "engine = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)); engine.start()\n"
-        "vllm.watch_engines(); os.kill(engine.pid, 9); time.sleep(600); print('still here')"
+        "async def main():\n"
+        "    server, ending = SimpleNamespace(should_exit=False), vllm_ending.ENDING\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "    ending.watch(server)\n"
+        f"{textwrap.indent(then, ' ' * 4)}\n"
+        "asyncio.run(main())"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
+
+
+def test_a_server_that_waits_for_a_client_for_ever_is_cut_off_once_its_engine_has_ended():
+    ended = ended_server("os.kill(engine.pid, 9)\nawait asyncio.sleep(600)\nprint('still here')")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "engine has ended" in ended.stderr
+
+
+def test_a_server_whose_engine_died_is_told_to_end_and_knows_how_it_died():
+    then = "os.kill(engine.pid, 9)\nwhile not server.should_exit: await asyncio.sleep(0)\nprint(ending.exit_code, ending.told)"
+    assert ended_server(then).stdout == "-9 False\n"
+
+
+def test_the_first_signal_leaves_the_engine_alone_and_the_second_ends_everything():
+    told = "signal.raise_signal(signal.SIGTERM)\nawait asyncio.sleep(0.1)\nprint(ending.told, engine.is_alive())\n"
+    ended = ended_server(f"{told}signal.raise_signal(signal.SIGINT)\nawait asyncio.sleep(600)")
+    assert (ended.returncode, ended.stdout) == (0, "True True\n")
+
+
+def ending_of(**state):
+    """An ending in this state."""
+    ending = Ending()
+    for name, value in state.items():
+        setattr(ending, name, value)
+    return ending
+
+
+@pytest.mark.parametrize("state", [{"told": True}, {"engine_ended": True}])
+def test_a_server_that_ends_takes_nothing_new_and_keeps_no_connection(state):
+    app = application([b"{}"])
+    through = LambdaMiddleware(app, LEVELS, ending=ending_of(**state))
+    for method, path in (("POST", CHAT), ("GET", "/health")):
+        status, headers, body = sent(app, method, path, ASK, through=through)
+        assert (status, json.loads(body)["error"]["code"]) == (503, "shutting_down")
+        assert (headers[b"connection"], headers[b"retry-after"]) == (b"close", b"5")
+    assert not hasattr(app, "scope")
+    assert sent(app, "GET", "/metrics", through=through)[0] == 200
+
+
+def stuck(pieces, kind):
+    """An application that gives these pieces and then waits for an engine that is gone."""
+
+    async def app(_scope, _receive, send):
+        if pieces:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        asyncio.get_running_loop().call_soon(app.ending._cut_off)
+        await asyncio.sleep(600)
+
+    app.ending = Ending()
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "pieces", "kind", "status"),
+    [
+        (CHAT, [], b"", 500),
+        (CHAT, [b'{"choices": ['], b"application/json", 500),
+        (CHAT, [b'data: {"choices": []}\n\ndata: {"ch'], b"text/event-stream", 200),
+        (RESPONSES, [b"event: x\n"], b"text/event-stream", 200),
+        (MESSAGES, [b"event: x\n"], b"text/event-stream", 200),
+    ],
+)
+def test_who_waits_for_an_engine_that_is_gone_is_told_an_error(path, pieces, kind, status):
+    app = stuck(pieces, kind)
+    through = LambdaMiddleware(app, LEVELS, ending=app.ending)
+    found, _, body = sent(app, "POST", path, ASK, through=through)
+    text = body.decode()
+    if kind == b"text/event-stream":
+        assert text.endswith("data: [DONE]\n\n") == (path == CHAT)
+        assert ("event: error\n" in text) == (path != CHAT)
+        text = next(line for line in text.split("\n") if '"error"' in line).removeprefix("data: ")
+    error = json.loads(text)["error"]
+    assert (found, error["type"]) == (status, "api_error" if path == MESSAGES else "server_error")
+    sample = f'interpole_requests_total{{endpoint="{path}",lam="0.60",status="500"}} 1.0'
+    assert sample in through._metrics.page().decode()

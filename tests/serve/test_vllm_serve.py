@@ -68,8 +68,8 @@ def serving(pair, log):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = (
-        "import sys; from interpole.serve import vllm; from interpole.serve.levels import Level, Levels\n"
-        f"vllm.GRACE_SECONDS = {GRACE_SECONDS}\n"
+        "import sys; from interpole.serve import vllm, vllm_ending; from interpole.serve.levels import Level, Levels\n"
+        f"vllm_ending.GRACE_SECONDS, vllm_ending.TELL_SECONDS = {GRACE_SECONDS}, {GRACE_SECONDS - 2}\n"
         f"vllm.main(*sys.argv[1:3], {LEVELS}, port={port}, api_key={KEY!r}, flags=sys.argv[3:])"
     )
     command = [sys.executable, "-c", code, *map(str, pair), *FLAGS]
@@ -556,6 +556,39 @@ def test_a_server_whose_engine_is_killed_under_a_load_tells_everybody_and_ends(p
         assert set(found) <= {"error", "length"}
         assert server.wait(300) == 1
     assert "died (exit code -9)" in (tmp_path / "log").read_text()
+
+
+def test_a_server_that_is_told_to_end_finishes_what_streams_and_takes_nothing_new(pair, tmp_path):
+    most = 300
+
+    async def one(client, number, first):
+        """How a stream ended, and its tokens; `first` is set when it has begun."""
+        body = asked(QUESTIONS[number % 3], stream=True, lam=number % 11 / 10, ignore_eos=True, max_tokens=most)
+        body |= {"stream_options": {"include_usage": True}}
+        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            lines = [first.set() or line async for line in reply.aiter_lines() if line]
+        *_, finish, usage = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+        return lines[-1], finish["choices"][0]["finish_reason"], usage["usage"]["completion_tokens"]
+
+    async def load(url, server):
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=300) as client:
+            begun = [asyncio.Event() for _ in range(24)]
+            streams = [asyncio.create_task(one(client, number, first)) for number, first in enumerate(begun)]
+            await asyncio.gather(*(first.wait() for first in begun))
+            server.terminate()
+            while (health := await client.get("/health")).status_code == 200:
+                pass
+            refused = await client.post("/v1/chat/completions", json=asked("x"))
+            assert not all(stream.done() for stream in streams)
+            for reply in (health, refused):
+                found = reply.status_code, reply.json()["error"]["code"], reply.headers["connection"]
+                assert found == (503, "shutting_down", "close")
+            return await asyncio.gather(*streams)
+
+    with serving(pair, tmp_path / "log") as (url, server):
+        assert set(asyncio.run(load(url, server))) == {("data: [DONE]", "length", most)}
+        assert server.wait(300) == 0
 
 
 # ── the reader of thoughts alone ─────────────────────────────────────────────────────────────────────────────────

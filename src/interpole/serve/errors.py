@@ -47,7 +47,8 @@ class RequestError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """What HTTP says besides the status."""
-        return {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}
+        found = {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}
+        return found | ({"Connection": "close"} if self.status == 503 else {})  # it ends: nothing more on this one
 
     def openai(self) -> dict[str, Any]:
         """The body in OpenAI's schema."""

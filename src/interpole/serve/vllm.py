@@ -9,18 +9,11 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import signal
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import entry_points
-from multiprocessing import active_children
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,18 +24,17 @@ from interpole.errors import EngineError, TaskError
 from interpole.files import StrPath
 from interpole.merging.recipe import Recipe
 from interpole.serve.levels import Level, Levels
+from interpole.serve.vllm_ending import ENDING
 
-__all__ = ["arguments", "main", "of_environment", "to_environment", "watch_engines"]
+__all__ = ["arguments", "main", "of_environment", "to_environment"]
 
 SERVER = "vllm.entrypoints.openai.api_server"
 PLUGIN, GROUP = "interpole", "vllm.general_plugins"
 _ENVIRONMENT = "INTERPOLE_SERVED"
 KEEP_ALIVE_SECONDS = 75
 """As in `serve.run`: longer than clients keep a connection; vLLM's own 5 s are just as long, and some ask as it closes."""
-GRACE_SECONDS = 30
-"""What a server has to end in once its engine has."""
-_told = threading.Event()
-_engines: list[BaseProcess] = []
+DRAIN_SECONDS = 60
+"""As in `serve.run`."""
 _OURS = {
     "model": "it is INSTRUCT and THINKING",
     "served-model-name": "say --name",
@@ -134,41 +126,17 @@ def main(
         os.environ |= to_environment(levels, host) | {FOLDER: folder} | ({"VLLM_API_KEY": api_key} if api_key else {})
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(KEEP_ALIVE_SECONDS))
+        os.environ.setdefault("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH", "1")  # it ends by `vllm_ending`
         allowed = os.environ.get("VLLM_PLUGINS")
         if allowed is not None and PLUGIN not in allowed.split(","):
             os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
         sys.argv = [SERVER, *arguments(folder, levels.name, settings(recipe), host, port, flags)]
         runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
-    if _engines and not _told.is_set():
+    if ENDING.exit_code is not None:
         raise EngineError(
-            f"vLLM's engine died (exit code {_engines[0].exitcode}), and the server has ended",
+            f"vLLM's engine died (exit code {ENDING.exit_code}), and the server has ended",
             remedy="its last words are above; where there are none, it may have been out of memory",
         )
-
-
-def watch_engines() -> None:
-    """Have this process, a server that starts, end when an engine does: vLLM waits for clients that read nothing, for ever."""
-    _engines[:] = active_children()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):  # the loop hears of them all the same, by its wake-up descriptor
-            signal.signal(number, partial(_tell, signal.getsignal(number)))
-    threading.Thread(target=_end_with, args=([engine.sentinel for engine in _engines],), daemon=True).start()
-
-
-def _tell(before: Any, number: int, frame: Any) -> None:
-    _told.set()
-    if callable(before):
-        before(number, frame)
-
-
-def _end_with(sentinels: list[int]) -> None:
-    if sentinels:
-        wait(sentinels)
-        time.sleep(GRACE_SECONDS)
-        print(
-            f"the engine has ended, the server not within {GRACE_SECONDS} s: it is cut off", file=sys.stderr, flush=True
-        )
-        os._exit(0 if _told.is_set() else 1)
 
 
 def arguments(folder: str, name: str, pair: Mapping[str, Any], host: str, port: int, flags: Sequence[str]) -> list[str]:
@@ -191,6 +159,7 @@ def arguments(folder: str, name: str, pair: Mapping[str, Any], host: str, port: 
         "served_model_name": name,
         "host": host,
         "port": port,
+        "shutdown_timeout": DRAIN_SECONDS,
         "middleware": "interpole.serve.vllm_middleware.LambdaMiddleware",
         "fingerprint_mode": "custom",
         "fingerprint_value": "-".join(end[:16] for end in pair["additional_config"]["interpole"]["ends"]),

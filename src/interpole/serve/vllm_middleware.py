@@ -24,7 +24,8 @@ from interpole.serve.levels import Chosen, Levels, card, cards, choose
 from interpole.serve.metrics import Metrics
 from interpole.serve.page import headers as page_headers
 from interpole.serve.page import page
-from interpole.serve.vllm import of_environment, watch_engines
+from interpole.serve.vllm import of_environment
+from interpole.serve.vllm_ending import ENDING, Cut, Ending
 from interpole.serve.vllm_watch import ResponseWatch
 
 __all__ = ["LambdaMiddleware", "rewritten"]
@@ -220,11 +221,12 @@ def _error(content: Any, status: int) -> Any:
 class LambdaMiddleware:
     """An ASGI application around vLLM's."""
 
-    def __init__(self, app: App, levels: Levels | None = None, host: str = "") -> None:
+    def __init__(self, app: App, levels: Levels | None = None, host: str = "", ending: Ending = ENDING) -> None:
         """Around `app`; without `levels` the environment says what is served, and at which address."""
         if levels is None:
             levels, host = of_environment()
         self._app, self._levels, self._hosts, self._metrics = app, levels, names_of(host), Metrics()
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -232,17 +234,17 @@ class LambdaMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": "not served with a λ per request"})
             return
         if scope["type"] != "http":  # the server starts
-            watch_engines()
+            self._ending.watch(getattr(scope["app"].state, "server", None))
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         try:
             check_host(_header(scope, b"host"), self._hosts)
+            if scope["method"] == "POST" or path == "/health":
+                self._ending.check()
             await self._serve(path, _authorised(scope), receive, send)
         except RequestError as error:
-            content = error.anthropic() if path.startswith(MESSAGES) else error.openai()
-            told = json.dumps(content, ensure_ascii=False)
-            await _send_whole(send, error.status, told, {"content-type": _JSON.decode()} | error.headers)
+            await _send_error(send, error.anthropic() if path.startswith(MESSAGES) else error.openai(), error)
 
     async def _serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -281,8 +283,12 @@ class LambdaMiddleware:
             raise
         watch = ResponseWatch(self._metrics, path, chosen.lam, _closing() if path == COMPLETIONS else "")
         scope = {**scope, "state": {**scope.get("state", {})}}
+        answer = _Rewriter(send, chosen, watch=watch)
         try:
-            await self._app(*_with_body(scope, content, receive), _Rewriter(send, chosen, watch=watch))
+            with self._ending.active():
+                await self._app(*_with_body(scope, content, receive), answer)
+        except Cut:
+            await answer.fail(path)
         finally:
             watch.end(scope["state"])
 
@@ -315,7 +321,7 @@ class _Rewriter:
         self._send, self._chosen, self._watch = send, chosen, watch
         self._rewrite, self._thoughts = rewrite or self._complete, _Thoughts()
         self._start: Message | None = None
-        self._kind, self._held = b"", b""
+        self._kind, self._held, self._ended = b"", b"", False
 
     def _complete(self, content: Any, status: int) -> Any:
         if self._watch is not None:
@@ -329,6 +335,7 @@ class _Rewriter:
 
     async def __call__(self, message: Message) -> None:
         """A message of the application's."""
+        self._ended |= message["type"] == "http.response.body" and not message.get("more_body", False)
         if message["type"] == "http.response.start":
             headers = [(name.lower(), value) for name, value in message["headers"]]
             self._kind = dict(headers).get(b"content-type", b"").partition(b";")[0]
@@ -345,6 +352,22 @@ class _Rewriter:
             await self._events(message)
         else:
             await self._whole(message)
+
+    async def fail(self, path: str) -> None:
+        """End with an error what the application has not ended, since its engine is gone."""
+        if self._ended:
+            return
+        error = RequestError("the engine ended before the response", "server_error", code="engine_failed", status=500)
+        content = error.anthropic() if path == MESSAGES else error.openai()
+        if self._watch is not None:
+            self._watch.read(content, error.status, streamed=False)
+        if self._start is None or self._kind == _JSON:
+            await _send_error(self._send, content, error)
+            return
+        text = json.dumps({"type": "error", **content}, ensure_ascii=False)  # for those whose events have types
+        named = path in (MESSAGES, RESPONSES)
+        text = f"\n\nevent: error\ndata: {text}\n\n" if named else f"\n\ndata: {text}\n\ndata: [DONE]\n\n"
+        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": False})
 
     async def _whole(self, message: Message) -> None:
         self._held += message.get("body", b"")
@@ -457,6 +480,11 @@ def _with_body(scope: Scope, content: Mapping[str, Any], receive: Receive) -> tu
         return {"type": "http.request", "body": body, "more_body": False}
 
     return {**scope, "headers": headers}, again
+
+
+async def _send_error(send: Send, content: Mapping[str, Any], error: RequestError) -> None:
+    told = json.dumps(content, ensure_ascii=False)
+    await _send_whole(send, error.status, told, {"content-type": _JSON.decode()} | error.headers)
 
 
 async def _send_whole(send: Send, status: int, text: str, headers: Mapping[str, str]) -> None:
