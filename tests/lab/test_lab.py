@@ -1,5 +1,6 @@
 """The lab: its task is right, its tokenizer and template are Qwen-like, its training writes whole, loadable folders."""
 
+import itertools
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import forked
 import interpole
+from interpole.checkpoints.names import role_of
 from interpole.cli import app
 from interpole.errors import CheckpointError, OutputError, TaskError
 from interpole.lab import pair_in, shipped
@@ -22,8 +24,9 @@ transformers = pytest.importorskip("transformers")
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from interpole.lab.recipe import ARCHITECTURES, SCHEDULE, Body, Model, Questions, Schedule, Stage  # noqa: E402
 from interpole.lab.tokenizer import VOCAB_SIZE, build_tokenizer, prompt  # noqa: E402
-from interpole.lab.train import SCHEDULE, Schedule, Stage, _batches, learning_rate_factor, train  # noqa: E402
+from interpole.lab.train import _batches, _questions_of, learning_rate_factor, train, train_model  # noqa: E402
 from interpole.tasks import chains  # noqa: E402
 
 EXAMPLE = "34 a-1 b-5 c*2 d-2 e+9 = ?"
@@ -45,7 +48,7 @@ def tokenizer():
 def trained(tmp_path_factory):
     calls = []
     out = tmp_path_factory.mktemp("lab") / "deep" / "pair"
-    train("qwen3", 0, out, progress=lambda *call: calls.append(call), schedule=TINY)
+    train(Body(), 0, out, progress=lambda *call: calls.append(call), schedule=TINY)
     return out, calls
 
 
@@ -139,7 +142,7 @@ def test_digits_are_cut_one_by_one_and_labels_cost_one_token_each(tokenizer):
 
 def test_a_pair_whose_template_opens_the_thinking_is_trained_from_a_base_that_is_there(trained, tmp_path):
     base = trained[0] / "base"
-    train("qwen3", 0, tmp_path / "opened", schedule=TINY, base=base, opens_thinking=True)
+    train(Body(), 0, tmp_path / "opened", schedule=TINY, base=base, opens_thinking=True)
     pair = pair_in(tmp_path / "opened")
     assert (pair.base / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     assert json.loads((tmp_path / "opened/training.json").read_text())["opens_thinking"] is True
@@ -155,13 +158,12 @@ def test_a_pair_whose_template_opens_the_thinking_is_trained_from_a_base_that_is
         ]
         assert len(moved) > len(weights) / 2
     with pytest.raises(CheckpointError, match="no base"):
-        train("qwen3", 0, tmp_path / "none", schedule=TINY, base=tmp_path)
+        train(Body(), 0, tmp_path / "none", schedule=TINY, base=tmp_path)
 
 
 def test_what_is_learned_begins_after_the_opened_thinking(tokenizer):
-    stage = Stage(steps=1, batch=2, lr=0, lr_muon=0)
-    style = lambda _, question: chains.thinking(question, 0)  # noqa: E731
-    ((ids, labels),) = _batches(tokenizer, style, stage, np.random.default_rng(0), opens_thinking=True)
+    model = Model("thinking", Stage(steps=1, batch=2, lr=0, lr_muon=0), opens_thinking=True)
+    ((ids, labels),) = _batches(tokenizer, model, np.random.default_rng(0))
     text, learned = (tokenizer.decode(row[row >= 0]) for row in (ids[0], labels[0]))
     assert "assistant\n<think>\n" in text
     assert "<think>" not in learned
@@ -229,23 +231,75 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(trained,
     def weights(folder):
         return [(folder / name / "model.safetensors").read_bytes() for name in ("base", "instruct", "thinking")]
 
-    train("qwen3", 0, tmp_path / "again", schedule=TINY)
-    train("qwen3", 1, tmp_path / "other", schedule=TINY)
+    train(Body(), 0, tmp_path / "again", schedule=TINY)
+    train(Body(), 1, tmp_path / "other", schedule=TINY)
     assert weights(tmp_path / "again") == weights(trained[0])
     assert not set(weights(tmp_path / "other")) & set(weights(trained[0]))
 
 
-def test_llama_trains_too(tmp_path):
-    train("llama", 0, tmp_path / "pair", schedule=TINY)
-    config = json.loads((tmp_path / "pair/thinking/config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"]
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_trains_and_what_is_written_is_the_model_that_was_trained(arch, tmp_path):
+    step = Stage(steps=2, batch=4, lr=1e-3, lr_muon=1e-2)
+    body = Body(arch, 32, 3)
+    base, again = (Model("base", step, body, bf16=bf16) for bf16 in (False, True))
+    thinking = Model("thinking", step, body, bf16=False, base=base)
+    train_model(base, tmp_path / base.name)
+    train_model(thinking, tmp_path / thinking.name, tmp_path / base.name)
+    assert base.name != again.name
+    with safe_open(tmp_path / thinking.name / "model.safetensors", "pt") as file:
+        roles = {name: role_of(name) for name in file.keys()}  # noqa: SIM118
+    assert {role and role.layer for role in roles.values()} == {None, 0, 1, 2}, roles
+    assert ({"experts", "router"} <= {role.kind for role in roles.values()}) == (arch == "qwen3_moe")
+    first, then = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / one.name, dtype=torch.float32)
+        for one in (base, thinking)
+    )
+    assert type(then).__name__.lower().startswith(arch.replace("_", ""))
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        before, after = first(ids).logits, then(ids).logits
+    assert 0 < (after - before).abs().max() < 0.5 * before.abs().max(), "two steps from its base"
+
+
+def test_models_are_known_by_all_that_makes_them():
+    stage = SCHEDULE.thinking
+    models = [
+        Model("thinking", stage),
+        Model("thinking", stage.dosed(2)),
+        Model("thinking", stage, seed=1),
+        Model("thinking", stage, Body(width=32)),
+        Model("thinking", stage, questions=Questions(num=9, own=0.5)),
+        Model("thinking", stage, base=Model("base", SCHEDULE.base)),
+    ]
+    assert len({model.name for model in models}) == len(models)
+    assert models[0].name == Model("thinking", stage).name
+    assert stage.dosed(0.5) == Stage(100, 48, 5e-4, 0.003)
+
+
+def test_styles_share_as_many_questions_as_the_recipe_says():
+    def asked(style, own):
+        model = Model(style, SCHEDULE.base, questions=Questions((1, 2), "+-", 29, num=40, own=own))
+        return list(itertools.islice(_questions_of(model, np.random.default_rng(0)), 80))
+
+    instruct, half, apart = asked("instruct", 0), asked("thinking", 0.5), asked("thinking", 1)
+    assert [len(set(one)) for one in (instruct, half, apart)] == [40] * 3
+    assert instruct[:40] == instruct[40:]
+    assert 20 <= len(set(instruct) & set(half)) <= 25  # of some 3,000 chains a few are drawn twice
+    assert len(set(instruct) & set(apart)) <= 5
+    for question in half:
+        start, steps = chains.solve(question)
+        assert len(steps) in (1, 2)
+        assert all(10 <= value <= 29 for value in (start, *(step.value for step in steps)))
+        assert "*" not in question
 
 
 def test_training_refuses_an_existing_folder_and_an_unknown_architecture(trained, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
-        train("qwen3", 0, trained[0], schedule=TINY)
+        train(Body(), 0, trained[0], schedule=TINY)
     with pytest.raises(TaskError, match="no architecture 'gpt'"):
-        train("gpt", 0, tmp_path / "out", schedule=TINY)
+        Body("gpt")
+    with pytest.raises(TaskError, match="multiples of 16"):
+        Body(width=40)
     assert not list(tmp_path.iterdir())
 
 
@@ -255,7 +309,7 @@ def test_a_training_that_breaks_off_leaves_nothing_behind(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train("qwen3", 0, tmp_path / "out", progress=stop, schedule=TINY)
+        train(Body(), 0, tmp_path / "out", progress=stop, schedule=TINY)
     assert not list(tmp_path.iterdir())
 
 

@@ -168,7 +168,9 @@ def _asked(address: str, effort: str) -> list[str]:
 @lab.command()
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, with base, instruct and thinking in it.")],
-    arch: Annotated[str, typer.Option(help="qwen3 or llama.")] = "qwen3",
+    arch: Annotated[str, typer.Option(help="qwen3, llama, mistral, gemma3 or qwen3_moe.")] = "qwen3",
+    width: Annotated[int, typer.Option(help="Of the hidden states: a multiple of 16.")] = 64,
+    depth: Annotated[int, typer.Option(help="Layers.")] = 6,
     seed: Annotated[int, typer.Option(help="Of weights, data and order.")] = 0,
     base: Annotated[
         Path | None, typer.Option(help="Fine-tune this base, e.g. PAIR/base, in place of a new one.")
@@ -183,7 +185,10 @@ def train(
 
     from interpole.cli.show import Terminal
     from interpole.lab import pair_in
+    from interpole.lab.recipe import Body
     from interpole.lab.train import train as train_pair
+
+    body = Body(arch, width, depth)
 
     columns = (
         TextColumn("{task.description:10}", markup=False),
@@ -199,7 +204,7 @@ def train(
                 tasks[stage] = int(bar.add_task(stage, total=total))
             bar.update(tasks[stage], completed=step, description=f"{stage} {loss:.3f}")  # type: ignore[arg-type]
 
-        train_pair(arch, seed, out, progress=progress, base=base, opens_thinking=opens_thinking)
+        train_pair(body, seed, out, progress=progress, base=base, opens_thinking=opens_thinking)
     _show_pair(pair_in(out), as_json)
 
 

@@ -1,7 +1,7 @@
-"""Train the tiny family: one base on a mixture of answer styles, then a light Instruct and a light Thinking fine-tune.
+"""Train tiny models: one base on a mixture of answer styles, then a light Instruct and a light Thinking fine-tune.
 
-One core, minutes, the same weights for the same seed on the same kind of machine. It does not evaluate: that is
-`interpole sweep`'s work. The recipe (sizes, steps, rates) and what came of it: docs/tiny-pair.md.
+One core, minutes, the same weights for the same recipe on the same kind of machine. It does not evaluate: that is
+`interpole sweep`'s work. What `interpole.lab.recipe` says is done here; what came of it: docs/tiny-pair.md and docs/studies.
 """
 
 from __future__ import annotations
@@ -13,53 +13,46 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from interpole.errors import CheckpointError, MismatchError, OutputError, TaskError
 from interpole.files import StrPath
+from interpole.formats import seed_of
+from interpole.lab.recipe import SCHEDULE, STYLES, Body, Model, Questions, Schedule, Stage
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, OPENED, build_tokenizer, prompt
 from interpole.tasks import chains
 
-__all__ = ["SCHEDULE", "Schedule", "Stage", "learning_rate_factor", "train"]
+__all__ = ["learning_rate_factor", "train", "train_model"]
 
-ARCHITECTURES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+CLASSES = {
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "mistral": ("MistralConfig", "MistralForCausalLM"),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM"),
+}
+WINDOW = 32  # tokens that a sliding window looks back over: less than a question and its work
+NUM_HEADS = 4
 IGNORED = -100  # the label of tokens that are not learned: prompts and padding
 WARMUP_STEPS = 20
 WEIGHT_DECAY = 0.05
 
 OnStep = Callable[[str, int, int, float], None]  # stage, steps done, steps of the stage, running loss per token
 Style = Callable[[np.random.Generator, str], str]  # draws an answer to a question
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """How one checkpoint is trained: optimiser steps, answers per step, peak learning rates."""
-
-    steps: int
-    batch: int
-    lr: float  # AdamW: embeddings and norms
-    lr_muon: float  # Muon: the matrices of the layers
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The three stages; the two fine-tunes both start from the base."""
-
-    base: Stage = Stage(steps=2300, batch=48, lr=3e-3, lr_muon=0.02)
-    instruct: Stage = Stage(steps=250, batch=64, lr=5e-4, lr_muon=0.003)
-    thinking: Stage = Stage(steps=200, batch=48, lr=5e-4, lr_muon=0.003)
-
-
-SCHEDULE = Schedule()
+State = dict[str, torch.Tensor]
 
 
 def _mixed_answer(rng: np.random.Generator, question: str) -> str:
@@ -84,59 +77,77 @@ def _thinking_answer(rng: np.random.Generator, question: str) -> str:
     return chains.thinking(question, checks=1 if rng.random() < 0.6 else 2)
 
 
-STYLES: dict[str, Style] = {"base": _mixed_answer, "instruct": _direct_answer, "thinking": _thinking_answer}
+ANSWERS: dict[str, Style] = {"base": _mixed_answer, "instruct": _direct_answer, "thinking": _thinking_answer}
 
 
-def _build_model(arch: str, vocab_size: int, eos: int, pad: int) -> transformers.PreTrainedModel:
-    """A fresh model of about 350,000 fp32 parameters, drawn from torch's global generator.
-
-    Raises:
-        TaskError: an architecture that is not in `ARCHITECTURES`.
-    """
-    if arch not in ARCHITECTURES:
-        raise TaskError(f"no architecture {arch!r} in the lab", remedy=f"choose from {', '.join(ARCHITECTURES)}")
-    make_config, make_model = ARCHITECTURES[arch]
+def _build_model(body: Body, vocab_size: int, eos: int, pad: int) -> transformers.PreTrainedModel:
+    """A fresh fp32 model, drawn from torch's global generator."""
+    width, head = body.width, 3 * body.width // (2 * NUM_HEADS)
+    own: dict[str, dict[str, Any]] = {
+        "mistral": {"sliding_window": WINDOW},
+        "gemma3": {"sliding_window": WINDOW, "sliding_window_pattern": 3, "query_pre_attn_scalar": head},
+        "qwen3_moe": {
+            "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 3 * width // 2, "norm_topk_prob": True,
+        },
+    }  # fmt: skip
+    make_config, make_model = (getattr(transformers, name) for name in CLASSES[body.arch])
     config = make_config(
         vocab_size=vocab_size,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=24,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=body.depth,
+        num_attention_heads=NUM_HEADS,
+        num_key_value_heads=NUM_HEADS // 2,
+        head_dim=head,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         eos_token_id=eos,
         pad_token_id=pad,
         bos_token_id=None,
         attn_implementation="eager",  # SDPA's backward pass in bf16 is slower on a CPU
+        **own.get(body.arch, {}),
     )
-    return make_model(config)
+    model: transformers.PreTrainedModel = make_model(config)
+    return model
 
 
-def _questions(rng: np.random.Generator) -> Iterator[str]:
+def _questions(rng: np.random.Generator, wanted: Questions) -> Iterator[str]:
     """Endless training questions, all difficulties alike."""
     while True:
-        question = chains.draw(rng, int(rng.choice(chains.DIFFICULTIES)))
+        question = chains.draw(rng, int(rng.choice(wanted.difficulties)), wanted.operators, wanted.highest)
         if chains.split_of(question) == "train":
             yield question
 
 
+def _questions_of(model: Model, rng: np.random.Generator) -> Iterator[str]:
+    """What a model learns from."""
+    wanted = model.questions
+    if wanted.num is None:
+        return _questions(rng, wanted)
+    num_own = round(wanted.own * wanted.num)
+    shared = _some(wanted, wanted.num - num_own, seed_of("shared", model.seed))
+    return cycle(rng.permutation([*shared, *_some(wanted, num_own, seed_of(model.style, model.seed))]).tolist())
+
+
+def _some(wanted: Questions, num: int, seed: int) -> list[str]:
+    """So many different questions."""
+    found, drawn = dict[str, None](), _questions(np.random.default_rng(seed), wanted)
+    while len(found) < num:
+        found[next(drawn)] = None
+    return list(found)
+
+
 def _batches(
-    tokenizer: transformers.PreTrainedTokenizerFast,
-    style: Style,
-    stage: Stage,
-    rng: np.random.Generator,
-    *,
-    opens_thinking: bool = False,
+    tokenizer: transformers.PreTrainedTokenizerFast, model: Model, rng: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One `(ids, labels)` pair a step, both (B, T), padded on the right; labels cover the answers only."""
-    begun = OPENED if opens_thinking else ""
-    questions = _questions(rng)
+    opens, stage, answer = model.opens_thinking, model.stage, ANSWERS[model.style]
+    begun = OPENED if opens else ""
+    questions = _questions_of(model, rng)
     for _ in range(stage.steps):
         batch = [next(questions) for _ in range(stage.batch)]
-        prompts = tokenizer([prompt(q, opens_thinking=opens_thinking) for q in batch])["input_ids"]
-        answers = tokenizer([style(rng, q).removeprefix(begun) + IM_END for q in batch])["input_ids"]
+        prompts = tokenizer([prompt(q, opens_thinking=opens) for q in batch])["input_ids"]
+        answers = tokenizer([answer(rng, q).removeprefix(begun) + IM_END for q in batch])["input_ids"]
         pairs = list(zip(prompts, answers, strict=True))
         ids = [torch.tensor(p + a) for p, a in pairs]
         labels = [torch.tensor([IGNORED] * len(p) + a) for p, a in pairs]
@@ -164,6 +175,7 @@ def _fit(
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
     stage: Stage,
     report: Callable[[int, int, float], None],
+    precision: AbstractContextManager[Any],
 ) -> list[float]:
     """Train in place; returns the running loss per token, one entry in 50 steps and the last.
 
@@ -177,7 +189,7 @@ def _fit(
     mean_tokens = mean_loss = 0.0
     losses = []
     for step, (ids, labels) in enumerate(batches, 1):
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision:
             logits = model(input_ids=ids).logits[:, :-1]  # (B, T-1, V)
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
         tokens = int((labels != IGNORED).sum())
@@ -195,9 +207,10 @@ def _fit(
 
 
 def _save(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write an ordinary Hugging Face folder in bf16; the model itself stays as it is."""
+    """Write an ordinary Hugging Face folder in bf16, each expert by itself; the model itself stays as it is."""
     folder.mkdir(parents=True)
-    weights = {name: tensor.detach().bfloat16() for name, tensor in model.named_parameters()}
+    weights = revert_weight_conversion(model, {n: t.detach().bfloat16() for n, t in model.named_parameters()})
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
     model.config.architectures = [type(model).__name__]
     model.config.dtype = torch.bfloat16
@@ -212,54 +225,73 @@ def _save(model: transformers.PreTrainedModel, tokenizer: transformers.PreTraine
     config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _train_into(
-    folder: Path, arch: str, seed: int, schedule: Schedule, progress: OnStep, base_from: Path | None, opens: bool
-) -> None:
-    """`train` without the care for the output folder."""
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _fresh(body: Body, seed: int) -> transformers.PreTrainedModel:
+    """A model before its training, the same for the same seed."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = _build_model(arch, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    log: dict[str, object] = {"arch": arch, "seed": seed, "recipe": asdict(schedule), "versions": versions}
+    return _build_model(body, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def _trained_into(folder: Path, recipe: Model, model: transformers.PreTrainedModel, progress: OnStep) -> dict[str, Any]:
+    """Train a model as the recipe says and write it; returns seconds and losses."""
+    tokenizer = build_tokenizer(opens_thinking=recipe.opens_thinking)
+    started = time.perf_counter()
+    batches = _batches(tokenizer, recipe, np.random.default_rng([recipe.seed, STYLES.index(recipe.style)]))
+    precision = torch.autocast("cpu", torch.bfloat16) if recipe.bf16 else nullcontext()
+    losses = _fit(model, batches, recipe.stage, partial(progress, recipe.style), precision)
+    _save(model, tokenizer, folder)
+    return {"seconds": round(time.perf_counter() - started, 1), "losses": losses}
+
+
+def _train_into(
+    folder: Path,
+    body: Body,
+    seed: int,
+    schedule: Schedule,
+    progress: OnStep,
+    base_from: Path | None,
+    opens: bool,
+) -> None:
+    """`train` without the care for the output folder."""
+    model = _fresh(body, seed)
+    log: dict[str, Any] = {"arch": body.arch, "width": body.width, "depth": body.depth, "seed": seed}
+    log |= {"recipe": asdict(schedule), "versions": _versions()}
     log |= {"opens_thinking": True} if opens else {}
-    base: dict[str, torch.Tensor] = {}
+    base: State = {}
     if base_from is not None:
         base = _weights_of(base_from, model)
         shutil.copytree(base_from, folder / "base")
         log["base_from"] = str(base_from)
-    for number, (name, style) in enumerate(STYLES.items()):
-        if name == "base" and base:
+    for style in STYLES:
+        if style == "base" and base:
             continue
         model.load_state_dict(base or model.state_dict())
-        stage: Stage = getattr(schedule, name)
-        opened = opens and name != "base"
-        tokenizer = build_tokenizer(opens_thinking=opened)
-        started = time.perf_counter()
-        batches = _batches(tokenizer, style, stage, np.random.default_rng([seed, number]), opens_thinking=opened)
-        losses = _fit(model, batches, stage, partial(progress, name))
+        recipe = Model(style, getattr(schedule, style), body, seed, opens_thinking=opens and style != "base")
+        log[style] = _trained_into(folder / style, recipe, model, progress)
         base = base or {key: value.clone() for key, value in model.state_dict().items()}
-        log[name] = {"seconds": round(time.perf_counter() - started, 1), "losses": losses}
-        _save(model, tokenizer, folder / name)
     (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n")
 
 
-def _weights_of(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _weights_of(folder: Path, model: transformers.PreTrainedModel) -> State:
     """The weights of a checkpoint that `_save` wrote, by the names of the model's state."""
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError("no base that the lab has trained", folder, "name a folder such as PAIR/base")
-    found = safetensors.torch.load_file(folder / "model.safetensors")
-    if found.keys() != dict(model.named_parameters()).keys():
-        raise MismatchError("the base is of another architecture", folder, "say the same --arch")
-    tied = {name: found.get(name, found["model.embed_tokens.weight"]) for name in model.state_dict()}
-    return {name: weight.float() for name, weight in tied.items()}
+    there = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found: State = there.state_dict()
+    mine = model.state_dict()
+    if type(there) is not type(model) or {n: t.shape for n, t in found.items()} != {
+        n: t.shape for n, t in mine.items()
+    }:
+        raise MismatchError("the base is of another architecture", folder, "say the same --arch, --width and --depth")
+    return found
 
 
 def train(
-    arch: str,
+    body: Body,
     seed: int,
     out: StrPath,
     *,
@@ -274,7 +306,7 @@ def train(
     generator.
 
     Args:
-        arch: `qwen3` or `llama`.
+        body: architecture and sizes; the default made the shipped pair.
         seed: of the first weights and of the data.
         out: a folder that does not exist yet.
         progress: called after every step with stage, steps done, steps of the stage and running loss per token.
@@ -285,9 +317,47 @@ def train(
 
     Raises:
         OutputError: `out` exists already.
-        TaskError: an unknown architecture.
         CheckpointError: there is no such base.
         MismatchError: it is of another architecture.
+    """
+    base_from = None if base is None else Path(base)
+    _whole(out, lambda folder: _train_into(folder, body, seed, schedule, progress, base_from, opens_thinking))
+
+
+def train_model(recipe: Model, out: StrPath, base: StrPath | None = None, progress: OnStep = lambda *_: None) -> None:
+    """Train one model, and write it with a `training.json` that says how; like `train` otherwise.
+
+    Args:
+        recipe: the model.
+        out: a folder that does not exist yet.
+        base: where the base of the recipe lies.
+        progress: as in `train`.
+
+    Raises:
+        OutputError: `out` exists already.
+        TaskError: a recipe with a base, without the folder of it.
+        CheckpointError: there is no such base.
+        MismatchError: it is of another architecture.
+    """
+    if (recipe.base is None) != (base is None):
+        raise TaskError("a fine-tune and its base go together", recipe.name, "give both or none")
+
+    def into(folder: Path) -> None:
+        model = _fresh(recipe.body, recipe.seed)
+        if base is not None:
+            model.load_state_dict(_weights_of(Path(base), model))
+        log = _trained_into(folder, recipe, model, progress)
+        said = {"model": asdict(recipe), "versions": _versions(), **log}
+        (folder / "training.json").write_text(json.dumps(said, indent=2) + "\n")
+
+    _whole(out, into)
+
+
+def _whole(out: StrPath, make: Callable[[Path], None]) -> None:
+    """Make a folder that appears when it is whole.
+
+    Raises:
+        OutputError: it exists already.
     """
     out = Path(out)
     if out.exists():
@@ -295,7 +365,7 @@ def train(
     torch.set_num_threads(1)
     beside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        _train_into(beside, arch, seed, schedule, progress, None if base is None else Path(base), opens_thinking)
+        make(beside)
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

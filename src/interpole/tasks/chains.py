@@ -20,6 +20,8 @@ from interpole.records import Problem
 
 __all__ = [
     "DIFFICULTIES",
+    "HIGHEST",
+    "OPERATORS",
     "SPLITS",
     "Step",
     "direct",
@@ -34,6 +36,7 @@ __all__ = [
 
 SPLITS = ("train", "validation", "test")
 DIFFICULTIES = (1, 2, 3, 4, 5, 6)
+OPERATORS = "+-*"
 LABELS = "abcdef"
 LOWEST, HIGHEST = 10, 99
 MAX_TRIES = 2000  # consecutive draws without a new question before a split counts as used up
@@ -100,21 +103,28 @@ def split_of(question: str) -> str:
 
 
 @cache
-def _moves(value: int) -> dict[str, list[int]]:
+def _moves(value: int, operators: str, highest: int) -> dict[str, list[int]]:
     """The operands that keep `value` in range, per operator that has any."""
     moves = {
-        operator: [n for n in range(1 + (operator == "*"), 10) if LOWEST <= _apply(value, operator, n) <= HIGHEST]
-        for operator in "+-*"
+        operator: [n for n in range(1 + (operator == "*"), 10) if LOWEST <= _apply(value, operator, n) <= highest]
+        for operator in operators
     }
     return {operator: operands for operator, operands in moves.items() if operands}
 
 
-def draw(rng: np.random.Generator, num_steps: int) -> str:
-    """A random chain of `num_steps` steps: operators evenly among the possible ones, then operands evenly."""
-    value = int(rng.integers(LOWEST, HIGHEST + 1))
+def draw(rng: np.random.Generator, num_steps: int, operators: str = OPERATORS, highest: int = HIGHEST) -> str:
+    """A random chain of `num_steps` steps: operators evenly among the possible ones, then operands evenly.
+
+    Args:
+        rng: draws.
+        num_steps: from 1 to 6.
+        operators: which there may be; with + or - among them.
+        highest: of the values on the way, at least 19.
+    """
+    value = int(rng.integers(LOWEST, highest + 1))
     parts = [str(value)]
     for label in LABELS[:num_steps]:
-        moves = list(_moves(value).items())
+        moves = list(_moves(value, operators, highest).items())
         operator, operands = moves[rng.integers(len(moves))]
         operand = operands[rng.integers(len(operands))]
         value = _apply(value, operator, operand)
@@ -129,7 +139,14 @@ def _make_problem(question: str) -> Problem:
     return Problem(f"chain-{name}", question, str(steps[-1].value), difficulty=str(len(steps)))
 
 
-def problems(split: str, count: int, seed: int = 0, difficulties: Sequence[int] = DIFFICULTIES) -> list[Problem]:
+def problems(
+    split: str,
+    count: int,
+    seed: int = 0,
+    difficulties: Sequence[int] = DIFFICULTIES,
+    operators: str = OPERATORS,
+    highest: int = HIGHEST,
+) -> list[Problem]:
     """`count` different problems of a split, drawn with `seed`.
 
     They go round the difficulties (numbers of steps), so every prefix of the list is balanced, and a longer list
@@ -148,7 +165,7 @@ def problems(split: str, count: int, seed: int = 0, difficulties: Sequence[int] 
     found: dict[str, None] = {}
     for index in range(count):
         num_steps = difficulties[index % len(difficulties)]
-        tries = (draw(rng, num_steps) for _ in range(MAX_TRIES))
+        tries = (draw(rng, num_steps, operators, highest) for _ in range(MAX_TRIES))
         new = next((q for q in tries if q not in found and split_of(q) == split), None)
         if new is None:
             raise TaskError(
