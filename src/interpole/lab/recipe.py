@@ -14,7 +14,7 @@ from interpole.tasks import chains
 __all__ = ["ARCHITECTURES", "SCHEDULE", "STYLES", "Body", "Model", "Questions", "Schedule", "Stage"]
 
 ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "qwen3_moe")
-"""`mistral` and two layers of three of `gemma3` look back over a sliding window; two of the four experts of `qwen3_moe` are active."""
+"""`mistral` and most layers of `gemma3` look back over a sliding window; `qwen3_moe` has four experts, two of them active."""
 STYLES = ("base", "instruct", "thinking")
 """What a model is taught to answer like; the last two start from a base."""
 WIDTH_STEP = 16  # so that heads have an even width
