@@ -63,6 +63,8 @@ __all__ = [
     "Shard",
     "ShardSize",
     "ShowPrompt",
+    "SimplexCorners",
+    "SimplexSteps",
     "Skip",
     "Sources",
     "Stream",
@@ -311,6 +313,21 @@ Lambdas = Annotated[
         "-l",
         help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]",
         rich_help_panel="Where on the dial",
+    ),
+]
+SimplexCorners = Annotated[
+    str | None,
+    typer.Option(
+        "--simplex",
+        metavar="A,B,C",
+        help="Points all over the triangle of three models: folders, hub ids, sources by name, or NAME=PLACE.",
+        rich_help_panel="Where on the dial",
+    ),
+]
+SimplexSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", help="With --simplex: steps from corner to corner. [default: 4]", rich_help_panel="Where on the dial"
     ),
 ]
 Samples = Annotated[

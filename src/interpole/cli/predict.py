@@ -95,8 +95,7 @@ def predict(
         "tasks": [{"task": name, "data": data} for name in task or ()],
         "recipe": recipe_of(layers, skip or (), embeddings),
     }  # fmt: skip
-    given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
-    config = config_of(instruct, thinking, given, served=False, trust=trust)
+    config = config_of(instruct, thinking, settings, served=False, trust=trust)
     parts = {"by": by or (), "groups": groups, "at": at}
     outputs = {"against": against, "out": out, "plot": plot, "as_json": as_json}
     _start(config, prompts, None if lam is None else config.lambdas, tolerance, parts, outputs, doctor=not no_doctor)

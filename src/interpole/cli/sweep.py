@@ -47,6 +47,8 @@ def sweep(
     task: options.Tasks = None,
     profile: options.ProfileName = None,
     lam: options.Lambdas = None,
+    simplex: options.SimplexCorners = None,
+    steps: options.SimplexSteps = None,
     samples: options.Samples = None,
     limit: options.Limit = None,
     data: options.Data = None,
@@ -96,28 +98,46 @@ def sweep(
 
     `interpole sweep --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
     """
-    served = _served(model or (), base_url, lam)
+    served = _served(model or (), base_url, lam, engine)
     settings: dict[str, Any] = {
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
-        "engine": engine or (default_engine(remote=True) if served else None),
         "engine_options": engine_options_of(engine_option or (), api_key_env) | served.pop("engine_options", {}),
+        "engine": engine, **_triangle(simplex, steps, instruct, thinking, profile),
         "template_variables": named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
         "sampler": said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": _tasks(task or (), data=data, grader=grader, prompt=prompt),
         "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate), "per_request": per_request or None,
     } | served  # fmt: skip
-    given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
-    config = config_of(instruct, thinking, given, served=bool(served), trust=trust)
-    changed = _changed(also=also, fresh=fresh, adaptive=adaptive)
-    share = _share(shard, ray, adaptive=adaptive)
+    config = config_of(instruct, thinking, settings, served=bool(served), trust=trust)
+    changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, ray, adaptive=adaptive)
     if show_prompt:
-        _show_prompt(config)
-    elif dry_run:
-        say_costs(config, out, guess_tokens, tokens_per_second, as_json, changed, share, doctor=not no_doctor)
-    elif adaptive:
-        _start_adaptive(config, out, goal, rounds, budget_tokens, budget_samples, doctor=not no_doctor, as_json=as_json)
-    else:
-        start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share, ray=ray)
+        return _show_prompt(config)
+    if dry_run:
+        return say_costs(config, out, guess_tokens, tokens_per_second, as_json, changed, share, doctor=not no_doctor)
+    if adaptive:
+        spending = (goal, rounds, budget_tokens, budget_samples)
+        return _start_adaptive(config, out, *spending, doctor=not no_doctor, as_json=as_json)
+    return start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share, ray=ray)
+
+
+def _triangle(
+    corners: str | None, steps: int | None, instruct: str | None, thinking: str | None, profile: str | None
+) -> dict[str, Any]:
+    """`--simplex A,B,C --steps N` as settings; a folder or hub id is called by its last part, unless it is NAME=PLACE."""
+    named: tuple[str, ...] | None = ("instruct", "thinking") if thinking is not None else ()
+    if profile is not None or (instruct is not None and thinking is None):
+        named = None  # whatever the profile, or the file, has a source for
+    names, places = list[str](), dict[str, str]()
+    for one in filter(None, (word.strip().rstrip("/") for word in (corners or "").split(","))):
+        name, said_so, place = one.partition("=")
+        if not said_so and named is not None and one not in named:
+            name, place = Path(one).name, one
+        if name in names:
+            raise typer.BadParameter(f"two corners are called {name}: write NAME=PLACE")
+        names.append(name)
+        places |= {name: place} if place else {}
+    grid = ({"corners": names} if names else {}) | said(steps=steps)
+    return ({"simplex": grid} if grid else {}) | ({"sources": places} if places else {})
 
 
 def _tasks(names: Sequence[str], **own: Any) -> list[dict[str, Any]]:
@@ -138,25 +158,26 @@ def said(**settings: Any) -> dict[str, Any]:
 
 
 def config_of(
-    instruct: str | None, thinking: str | None, given: dict[str, Any], *, served: bool, trust: bool
+    instruct: str | None, thinking: str | None, settings: dict[str, Any], *, served: bool, trust: bool
 ) -> SweepConfig:
-    """The sweep that the arguments and the settings given on the command line say."""
+    """The sweep that the arguments say, and what was given of the settings on the command line."""
     from interpole.sweep.config import SweepConfig
 
+    given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
     profile = "profile" in given
-    if instruct is None and not served and not profile:
-        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, or --base-url with --model")
+    if instruct is None and not served and not profile and "sources" not in given:
+        raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, --simplex, or --base-url with --model")
     if instruct is not None and thinking is None:
         if profile:
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
         config = SweepConfig.load(file_not_model(instruct, "a sweep"), given, trust=trust)
         say_what_is_run(config.code(given))
         return config
-    pair = {"sources": {"instruct": instruct, "thinking": thinking}} if instruct is not None else {}
-    defaults = (
-        {} if profile else {"tasks": ["arithmetic"]} | ({} if "points" in given else {"lambdas": options.LAMBDAS})
-    )
-    return SweepConfig.of(defaults | given | pair, instruct or "the sweep")
+    pair = {} if instruct is None else {"instruct": instruct, "thinking": thinking}
+    sources = {"sources": {**pair, **given.get("sources", {})}} if pair or "sources" in given else {}
+    dial = {} if {"points", "simplex"} & set(given) else {"lambdas": options.LAMBDAS}
+    defaults = {} if profile else {"tasks": ["arithmetic"]} | dial
+    return SweepConfig.of(defaults | given | sources, instruct or "the sweep")
 
 
 def recipe_of(
@@ -169,7 +190,7 @@ def recipe_of(
     return ({"rules": rules} if rules else {}) | ({"extrapolate": True} if extrapolate else {})
 
 
-def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dict[str, Any]:
+def _served(models: Sequence[str], base_url: str | None, lam: str | None, engine: str | None) -> dict[str, Any]:
     """Settings of points that are served: names with `{lambda}` in them are a dial, the others points of their own."""
     dial = [name for name in models if "{lambda}" in name]
     if len(dial) > 1:
@@ -179,7 +200,9 @@ def _served(models: Sequence[str], base_url: str | None, lam: str | None) -> dic
     given = ({"base_url": base_url} if base_url else {}) | ({"model": dial[0]} if dial else {})
     points = [{"name": name, "model": name} for name in models if name not in dial]
     lambdas = {"lambdas": lam or options.LAMBDAS} if dial else {}
-    return {"engine_options": given, "points": points} | lambdas if models or base_url else {}
+    if not (models or base_url):
+        return {}
+    return {"engine": engine or default_engine(remote=True), "engine_options": given, "points": points} | lambdas
 
 
 def named(option: str, given: Sequence[str]) -> dict[str, Any]:

@@ -146,7 +146,8 @@ class Recipe(Strict):
 
     Attributes:
         method: a name from `interpole.merging.methods.METHODS`.
-        sources: name → `Source` or `Recipe`, in order; a dial has `instruct` and `thinking`, `base` is the base of task vectors.
+        sources: name → `Source` or `Recipe`, in order; a dial has `instruct` and `thinking`; `base` is the base of task vectors,
+            where the method takes one, and else a source like any other.
         lam: λ (`lambda` in YAML): weights 1 − λ for `instruct` and λ for `thinking`.
         weights: a weight per source instead of λ.
         parameters: the method's parameters; where it allows one per source, a mapping by source name.
@@ -199,8 +200,9 @@ class Recipe(Strict):
         method = get_method(self.method)
         if method.base == "needed" and "base" not in self.sources:
             raise ValueError(f"method {self.method} works on differences to a base; add a source named `base`")
-        if method.base == "no" and "base" in self.sources:
-            raise ValueError(f"method {self.method} takes no base; remove that source, or give it another name")
+        parts: list[Recipe | Rule] = [self, *self.rules]
+        if method.base == "no" and "base" in self.sources and not any("base" in (part.weights or {}) for part in parts):
+            raise ValueError(f"method {self.method} takes no base; give it a weight, or remove that source")
         if not method.sources[0] <= len(self.merged_names) <= method.sources[1]:
             wanted = "{:g}" if method.sources[0] == method.sources[1] else "{:g} or more"
             raise ValueError(
@@ -211,7 +213,6 @@ class Recipe(Strict):
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
         if unknown := {row.source for row in (self.tokens or {}).values()} - {None, *self.sources}:
             raise ValueError(f"tokens: no source {min(map(str, unknown))!r}; there are {', '.join(self.sources)}")
-        parts: list[Recipe | Rule] = [self, *self.rules]
         for part in parts:
             self._check_weights(part, method)
             check_parameters(part.parameters, self.method, self.merged_names)
@@ -294,8 +295,9 @@ class Recipe(Strict):
 
     @property
     def merged_names(self) -> tuple[str, ...]:
-        """The sources that get a weight: all but `base`."""
-        return tuple(name for name in self.sources if name != "base")
+        """The sources that get a weight: all but the base of task vectors."""
+        takes_base = get_method(self.method).base != "no"
+        return tuple(name for name in self.sources if name != "base" or not takes_base)
 
     @property
     def template_source(self) -> str:

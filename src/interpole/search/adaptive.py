@@ -69,8 +69,8 @@ def run(
         InterpoleError: as `sweep.run`; or the sweep has points off the dial, or a task that brings its own solver.
     """
     out = Path(out)
-    if config.points or len(config.lambdas) < 2:
-        what = "points off the dial" if config.points else "fewer than two λ"
+    if config.own_points or len(config.lambdas) < 2:
+        what = "points off the dial" if config.own_points else "fewer than two λ"
         raise RunError(f"an adaptive sweep with {what}", remedy="sweep those without --adaptive, into the same run")
     planned = Plan(config)
     if foreign := next((name for name, bench in planned.benchmarks.items() if bench.foreign), None):

@@ -18,6 +18,7 @@ from interpole.files import StrPath
 from interpole.formats import read_yaml
 from interpole.merging.methods import get_method
 from interpole.merging.recipe import Part, Sources, parse_lambdas
+from interpole.merging.simplex import Grid, Weights, weights_name
 from interpole.schema import Strict, validated
 from interpole.tasks import code_of
 from interpole.tasks.profiles import profile
@@ -26,7 +27,7 @@ __all__ = ["KEY", "NOTHING", "PointConfig", "SweepConfig", "TaskConfig", "dial_n
 
 KEY = "OPENAI_API_KEY"
 """The environment variable whose key an endpoint gets, unless the user says another."""
-MERGED = ("sampler", "engine_options", "recipe", "template_variables")
+MERGED = ("sources", "simplex", "sampler", "engine_options", "recipe", "template_variables")
 """Settings in which a name that is said goes before the same name below it; of the others the whole."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """No settings."""
@@ -86,6 +87,7 @@ class PointConfig(Strict):
     Attributes:
         name: default what the others say, e.g. `ta` or `λ=0.6, budget 256`.
         lam: `lambda` in YAML; a point that it is given to with other settings is still not on the dial.
+        weights: of the sources that are merged here, in the place of λ; they sum to 1 (`interpole.merging.simplex`).
         preset: a merge by name (see `presets`), in the place of the sweep's recipe; some need a source called `base`.
         recipe: fields of the recipe, as a difference to the sweep's or the preset's.
         sampler: settings over the sweep's.
@@ -99,6 +101,7 @@ class PointConfig(Strict):
 
     name: str
     lam: float | None = Field(default=None, alias="lambda")
+    weights: Weights = {}
     preset: str = ""
     recipe: dict[str, Any] = {}
     sampler: SamplerSettings = {}
@@ -117,14 +120,27 @@ class PointConfig(Strict):
         said: dict[str, Callable[[Any], str]] = {
             "lambda": dial_name, "preset": str, "instruction": "“{}”".format, "budget_tokens": "budget {}".format,
         }  # fmt: skip
-        parts = [say(value[key]) for key, say in said.items() if value.get(key) is not None]
+        parts = [_weights_said(value["weights"])] if value.get("weights") else []
+        parts += [say(value[key]) for key, say in said.items() if value.get(key) is not None]
         return {**value, "name": ", ".join(parts)} if set(value) - {"lambda"} and parts else value
 
     @model_validator(mode="after")
     def _closes_something(self) -> Self:
         if self.close and self.budget_tokens is None:
             raise ValueError("`close` says how a budget closes a thought: give budget_tokens too")
+        if self.weights and (
+            self.lam is not None or self.preset or {"sources", "weights", "lambda"} & set(self.recipe)
+        ):
+            raise ValueError(
+                "`weights` say which sources are merged: leave out `lambda`, `preset` and those of the recipe"
+            )
         return self
+
+
+def _weights_said(weights: Any) -> str:
+    """The name of weights as they are written; they are checked later."""
+    numbers = isinstance(weights, Mapping) and all(isinstance(one, int | float) for one in weights.values())
+    return weights_name(weights) if numbers else str(weights)
 
 
 class _Own(Strict):
@@ -141,6 +157,7 @@ class SweepConfig(Strict):
         sources: name → folder or hub id; a dial has `instruct` and `thinking`. Points that are served need none.
         tasks: task names, or mappings as `TaskConfig`.
         lambdas: `"0:1:0.1"` (start:stop:step, ends included), `"0,0.5,1"`, or a list; these points lie on the dial.
+        simplex: three sources, `[base, instruct, thinking]` or `{corners: […], steps: 4}`: points all over their triangle.
         recipe: fields of the recipe for all points, e.g. `rules`.
         points: further points.
         samples: k, responses per problem; default the task's own.
@@ -163,6 +180,7 @@ class SweepConfig(Strict):
     sources: Sources = {}
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     lambdas: tuple[float, ...] = ()
+    simplex: Grid | None = None
     recipe: dict[str, Any] = {}
     points: tuple[PointConfig, ...] = ()
     samples: int | None = Field(None, ge=1)
@@ -221,9 +239,12 @@ class SweepConfig(Strict):
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
         names = self.point_names
         if not names:
-            raise ValueError("no points: give `lambdas` or `points`")
+            raise ValueError("no points: give `lambdas`, `simplex` or `points`")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two points are called {twice}")
+        for point in self.own_points:
+            if unknown := set(point.weights) - set(self.sources):
+                raise ValueError(f"{point.name}: no source {min(unknown)!r}; there are {', '.join(self.sources)}")
         self._check_served()
         if self.per_request and not kind.per_request_opener:
             raise ValueError(f"per_request: the engine {self.engine} takes no λ per request")
@@ -241,12 +262,14 @@ class SweepConfig(Strict):
         model = str(self.engine_options.get("model", ""))
         if self.lambdas and "{lambda}" not in model:
             raise ValueError("served points are on the dial where engine_options: model says how, e.g. 'tiny@{lambda}'")
+        if self.simplex:
+            raise ValueError("simplex: models that are served have weights of their own")
         for point in self.points:
             if not (point.model or model) or not (point.base_url or self.engine_options.get("base_url")):
                 raise ValueError(f"{point.name} needs a model and a base_url, its own or in engine_options")
             if "{lambda}" in (point.model or model) and point.lam is None:
                 raise ValueError(f"{point.name} needs a λ for the model {point.model or model}")
-            if point.recipe or point.preset or self.recipe:
+            if point.recipe or point.preset or point.weights or self.recipe:
                 raise ValueError(f"{point.name} has a recipe, but its weights are the server's")
         if self.lambdas and not self.engine_options.get("base_url"):
             raise ValueError("engine_options: base_url is missing")
@@ -285,8 +308,10 @@ class SweepConfig(Strict):
         if self.served or not self.sources:
             return []
         recipes = [self.recipe, *(point.recipe for point in self.points)]
-        based = any(point.preset for point in self.points) or any(
-            get_method(recipe["method"]).base != "no" for recipe in recipes if "method" in recipe
+        based = (
+            "base" in self.weighted
+            or any(point.preset for point in self.points)
+            or any(get_method(recipe["method"]).base != "no" for recipe in recipes if "method" in recipe)
         )
         shared = {name: source for name, source in self.sources.items() if name != "base" or based}
         found = [(shared, self.template_from if self.template_from in shared else next(iter(shared), ""))]
@@ -305,7 +330,19 @@ class SweepConfig(Strict):
     @property
     def point_names(self) -> list[str]:
         """The points by name, those on the dial first."""
-        return [*map(dial_name, self.lambdas), *(point.name for point in self.points)]
+        return [*map(dial_name, self.lambdas), *(point.name for point in self.own_points)]
+
+    @property
+    def own_points(self) -> tuple[PointConfig, ...]:
+        """The points that are not on the dial: those of the simplex, then the further ones."""
+        weights = self.simplex.points if self.simplex else []
+        return (*(PointConfig(name=weights_name(one), weights=one) for one in weights), *self.points)
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """The sources that points give weights to, in the order of the sources."""
+        named = {name for point in self.own_points for name in point.weights}
+        return tuple(name for name in self.sources if name in named)
 
     @property
     def base_urls(self) -> list[str]:
@@ -341,7 +378,7 @@ class SweepConfig(Strict):
             RunError: as `of`.
         """
         own = self.model_dump(exclude_unset=True, by_alias=True)
-        both = {name: own.get(name, {}) | said[name] for name in MERGED if name in said}
+        both = {name: (own.get(name) or {}) | said[name] for name in MERGED if name in said}
         return self.of({**own, **said, **both}, where)
 
     @classmethod
@@ -408,10 +445,13 @@ def _over_profile(given: Mapping[str, Any]) -> dict[str, Any]:
         published[task] = {"task": task, "samples": over["samples"] or k, "sampler": sampler | (over["sampler"] or {})}
     instruct = {"name": "Instruct, its own sampler", "recipe": {"lambda": 0.0}}
     return {
-        "sources": {"instruct": paper.instruct, "thinking": paper.thinking},
         "lambdas": paper.lams,
         "points": [{**instruct, "sampler": {"temperature": alone.temperature, "top_p": alone.top_p}}],
-    } | {**given, "tasks": [_over_task(task, published) for task in given.get("tasks") or published]}
+    } | {
+        **given,
+        "sources": {"instruct": paper.instruct, "thinking": paper.thinking} | dict(given.get("sources") or {}),
+        "tasks": [_over_task(task, published) for task in given.get("tasks") or published],
+    }
 
 
 def _over_task(task: Any, published: Mapping[str, dict[str, Any]]) -> Any:

@@ -25,6 +25,7 @@ from interpole.merging.merged import open_part
 from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
+from interpole.merging.simplex import centre
 from interpole.records import Sampler
 from interpole.runs.runfile import Entry, SourceInfo, TaskInfo, release
 from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig, dial_name
@@ -88,7 +89,7 @@ class Plan:
         self.form = self._read_template(self._template_source)
         self.points = [
             *(self.dial_point(lam) for lam in config.lambdas),
-            *(self.point(point) for point in config.points),
+            *(self.point(point) for point in config.own_points),
         ]
         for point in self.points if config.per_request else ():
             lam_within(point.where, self.engine_spec["recipe"], point.name)
@@ -137,8 +138,11 @@ class Plan:
     @property
     def base_recipe(self) -> Recipe:
         """The recipe that the points are variants of."""
-        lambdas = self.config.lambdas
-        return self._recipe({"lambda": lambdas[0]}) if lambdas else self._own_recipe(self.config.points[0])
+        if lambdas := self.config.lambdas:
+            return self._recipe({"lambda": lambdas[0]})
+        first = self.config.own_points[0]
+        whole = {"weights": centre(self.config.weighted)} if first.weights else {}  # an engine opens all corners
+        return self._own_recipe(first.model_copy(update=whole))
 
     def form_at(self, point: Point) -> ThinkFormat:
         """How a point is asked and read."""
@@ -258,7 +262,7 @@ class Plan:
 
     def _own_recipe(self, point: PointConfig) -> Recipe:
         """The recipe of a point: the sweep's or a preset, with what the point changes."""
-        own = {**point.recipe, **({} if point.lam is None else {"lambda": point.lam})}
+        own = {**point.recipe, **({} if point.lam is None else {"lambda": point.lam}), **self._weighted(point)}
         if not point.preset:
             return self._recipe(own)
         names = {name: name for name in ("instruct", "thinking", "base") if name in self._sources}
@@ -275,11 +279,23 @@ class Plan:
             name: source.model_dump(by_alias=True, exclude_none=True) for name, source in self.config.sources.items()
         }
 
+    def _weighted(self, point: PointConfig) -> dict[str, Any]:
+        """The weights of a point with those sources alone that it merges, and the base where the method takes one."""
+        if not point.weights:
+            return {}
+        method = get_method(str({**self.config.recipe, **point.recipe}.get("method", "linear")))
+        base = {"base"} if method.base != "no" else set()
+        sources = {name: source for name, source in self._sources.items() if name in point.weights.keys() | base}
+        return {"sources": sources, "weights": {name: point.weights[name] for name in sources if name in point.weights}}
+
     def _recipe(self, own: Mapping[str, Any]) -> Recipe:
-        """A recipe of the sweep's sources; a base is left out where the method takes none."""
+        """A recipe of the sweep's sources; left out are a base where the method takes none, and other corners of a simplex."""
         content = {"sources": self._sources, **self.config.recipe, **own}
-        if "sources" not in own and get_method(content.get("method", "linear")).base == "no":
-            content["sources"] = {name: source for name, source in self._sources.items() if name != "base"}
+        if "sources" not in own:
+            ends = ("instruct", "thinking", "base")
+            others = {name for name in self.config.weighted if name not in ends}
+            others |= {"base"} if get_method(content.get("method", "linear")).base == "no" else set()
+            content["sources"] = {name: source for name, source in self._sources.items() if name not in others}
         source = self.config.template_from
         return build(
             ({"template_from": source} if source in content["sources"] else {}) | content, "the sweep's recipe"
