@@ -101,7 +101,8 @@ def test_two_engines_answer_each_question_once_and_load_each_place_once_until_th
     assert {rate.place for rate in work.pool.rates()} == {"1.0"}
 
 
-def test_an_engine_waits_where_questions_are_still_to_come_and_leaves_when_none_are(pool):
+def test_an_engine_waits_where_questions_are_still_to_come_and_leaves_when_none_are(pool, monkeypatch):
+    monkeypatch.setattr("interpole.engines.pool.PATIENCE_SECONDS", 60.0)
     work = pool(1)
 
     async def scenario():
@@ -124,6 +125,22 @@ def test_an_engine_waits_where_questions_are_still_to_come_and_leaves_when_none_
     asyncio.run(scenario())
     assert [one["prompt"] for one in work.answered] == ["a", "c", "b", "d", "e"]
     assert work.num_loads == 4
+
+
+def test_whoever_asks_at_places_in_turn_is_answered_though_more_is_to_come_at_each(pool, monkeypatch):
+    """What is to come where the engines are may wait for an answer elsewhere; with two engines they are held at two places."""
+    monkeypatch.setattr("interpole.engines.pool.PATIENCE_SECONDS", 0.05)
+    order = [0.0, 0.5, 1.0, 0.5, 0.0, 1.0]
+
+    async def scenario(work):
+        visits = {lam: work.pool.visit({"lambda": lam}, num_expected=2) for lam in (0.25, *sorted(set(order)))}
+        for number, lam in enumerate(order):
+            await asyncio.wait_for(visits[lam].answer(f"{lam}", GREEDY, number), 30)
+
+    for num in (1, 2):
+        work = pool(num)
+        asyncio.run(scenario(work))
+        assert [one["lambda"] for one in work.answered[-len(order) :]] == order
 
 
 def test_what_is_made_of_several_requests_counts_as_one_question(pool):

@@ -18,6 +18,7 @@ from interpole.records import Generation, Sampler
 from interpole.report import write_report
 from interpole.runs import samples
 from interpole.runs.journal import Journal
+from interpole.runs.progress import Progress
 from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
@@ -140,7 +141,7 @@ def test_competitors_are_points_off_the_dial_with_true_token_counts(config, tmp_
 
 @pytest.mark.parametrize("tasks", ["arithmetic", "two"])
 def test_points_that_share_weights_may_stand_far_apart(config, tmp_path, tasks):
-    """An engine stays where more is to be asked; that point's turn comes before others are waited for."""
+    """An engine stays where more is to be asked; that point's turn is next, so that weights are loaded once."""
     (tmp_path / "mine.jsonl").write_text('{"question": "1 + 1 = ?", "answer": "2"}\n')
     also = (
         {"tasks": ["arithmetic", {"task": str(tmp_path / "mine.jsonl"), "grader": "exact"}]} if tasks == "two" else {}
@@ -148,6 +149,7 @@ def test_points_that_share_weights_may_stand_far_apart(config, tmp_path, tasks):
     hot = {"name": "hot", "recipe": {"lambda": 0.0}, "sampler": {"temperature": 0.9}}
     summary = sweep.run(config([hot], lambdas="0:0.5:0.1", engine_options={"script": SCRIPT}, **also), tmp_path / "run")
     assert summary.num_generated == 7 * (3 if tasks == "two" else 2)
+    assert [engine.num_loads for engine in Progress.load(tmp_path / "run").engines] == [6]
     assert {s.point for s in samples.read(tmp_path / "run")} >= {"hot", "λ=0", "λ=0.5"}
 
 

@@ -3,7 +3,8 @@
 A place is what `Engine.load` takes, with the fingerprint that must be there. Every engine is at one place at a time. One that has
 nothing left to do goes to the first place where no other is; where there is none, to the place with most requests waiting, which
 it then shares. So each place's weights are loaded once, and again only for the last, long ones. One engine alone takes place
-after place in the order in which they were opened.
+after place in the order in which they were opened. An engine stays where more is still to be asked, but not for ever: where
+nothing comes while questions wait elsewhere it goes there, whatever those who ask wait for.
 
 Engines whose requests each bring a λ are at all places of their pair at once: there is one place, and nothing moves.
 
@@ -37,6 +38,7 @@ __all__ = ["EngineRate", "Pool", "Visit", "lam_within"]
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
 MOST_STRIKES = 2  # how often in a row an engine is given up without an answer before it gets no more work
+PATIENCE_SECONDS = 1.0  # how long an engine waits for more while others wait for it; or as long as its last load took
 MOST_GIVEN_UP = 2  # how many engines are given up at a place before it counts as the place's fault
 
 
@@ -123,7 +125,8 @@ class _Member:
         self.loading = self.retired = False
         self.running: dict[_Question, int] = {}  # → the process's key
         self.strikes = self.num_loads = self.num_answers = self.num_tokens = 0
-        self.busy_seconds, self.since = 0.0, 0.0
+        self.busy_seconds, self.load_seconds = 0.0, 0.0
+        self.since = 0.0  # when what it does began: its load, its work, its rest
 
     @property
     def free(self) -> bool:
@@ -227,6 +230,7 @@ class Pool:
         self._places: dict[str, _Place] = {}  # by key, in the order in which they were opened
         self._arranging = self._again = self._closed = False
         self._busy_seconds, self._busy_since, self.first_request = 0.0, 0.0, 0.0
+        self._timer: threading.Timer | None = None  # at which an engine may have waited long enough
         self._members = []
         for number, device in enumerate(devices, 1):
             name = f"engine {number}" + (f" ({device.name})" if device.name else "")
@@ -318,6 +322,8 @@ class Pool:
         """End the engines; what is in flight fails."""
         with self._lock:
             self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
         for member in self._members:
             member.process.close()
         with self._lock:
@@ -421,22 +427,38 @@ class Pool:
             return
         member.place = place
         if member.weights != place.key:
-            member.loading, member.weights = True, None
+            member.loading, member.weights, member.since = True, None, time.monotonic()
             member.num_loads += 1
             member.process.start_load(place.where).add_done_callback(partial(self._loaded, member, place))
 
     def _next_place(self, member: _Member) -> _Place | None:
         """Where an engine without requests is wanted."""
         here = member.place
-        alone = here is not None and not any(one is not member for one in self._at(here))
-        if here is not None and here.error is None and (here.waiting or (alone and here.wanted)):
+        if here is not None and here.error is None and here.waiting:
             return here
         wanted = [place for place in self._places.values() if place.wanted and member.number not in place.given_up]
         nobody_there = [place for place in wanted if not self._at(place)]
+        if here is not None and here.wanted and self._at(here) == [member]:
+            in_vain = next((place for place in nobody_there if place.waiting), None)
+            return here if in_vain is None or self._waits_on(member) else in_vain
         if nobody_there:
             return next((place for place in nobody_there if place.key == member.weights), nobody_there[0])
         most = max(wanted, key=lambda place: len(place.waiting), default=None)
         return most if most is not None and most.waiting else None
+
+    def _waits_on(self, member: _Member) -> bool:
+        """Whether an engine still waits for more while others wait for it; when it need not any longer, all is arranged anew."""
+        left = member.since + max(PATIENCE_SECONDS, member.load_seconds) - time.monotonic()
+        if left > 0 and self._timer is None:
+            self._timer = threading.Timer(left, self._look_again)
+            self._timer.daemon = True
+            self._timer.start()
+        return left > 0
+
+    def _look_again(self) -> None:
+        with self._lock:
+            self._timer = None
+        self._arrange()
 
     def _at(self, place: _Place) -> list[_Member]:
         """The engines that are there, or on their way."""
@@ -446,7 +468,8 @@ class Pool:
         error = reply.exception()
         told = ""
         with self._lock:
-            member.loading = False
+            now = time.monotonic()
+            member.loading, member.load_seconds, member.since = False, now - member.since, now
             if error is None:
                 member.weights = place.key
                 if place.fingerprint and reply.result() not in ("", place.fingerprint):
@@ -493,6 +516,7 @@ class Pool:
         now, key = time.monotonic(), member.running.pop(question)
         if not member.running:
             member.busy_seconds += now - member.since
+            member.since = now
             if not any(one.running for one in self._members):
                 self._busy_seconds += now - self._busy_since
         return key

@@ -250,7 +250,7 @@ def _move_aside(out: Path) -> None:
 
 
 def _place_by_place(parts: Sequence[tuple[Job, Part]]) -> list[tuple[Job, Part]]:
-    """Logs of points with the same weights one after the other: an engine stays where more is to come, so that must be next."""
+    """Logs of points with the same weights one after the other, so that these are loaded once."""
     first: dict[str, int] = {}
     keys = [json.dumps(job.point.where, sort_keys=True) for job, _ in parts]
     for key in keys:
