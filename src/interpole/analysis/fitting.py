@@ -299,27 +299,31 @@ def reached(cells: Cells, rule: Rule) -> Means:
         if choice.then is None:
             given = Means(at.accuracy[rows, first[0]], at.tokens[rows, first[0]])
         else:
-            given = _probed(cells.take(np.array(rows)), first, lams.index(choice.then))
+            given = _column(_probed(cells.take(np.array(rows)), first), lams.index(choice.then))
         found.accuracy[rows], found.tokens[rows] = given
     return found
 
 
-def _probed(cells: Cells, probe: Sequence[int], then: int) -> Means:
-    """(Q,) answers at the probe's λ taken where they agree, else an answer at `then`; all tokens charged.
+def _probed(cells: Cells, probe: Sequence[int]) -> Means:
+    """(Q, L) answers at the probe's λ taken where they agree, else an answer at each of L λ; all tokens charged.
 
     Averaged over the K ways to take neighbouring samples, in a circle, as the probe.
     """
-    num, after = cells.scores.shape[2], cells.means
-    found = []
-    for start in range(num):
-        picks = [(lam, (start + probe[:i].count(lam)) % num) for i, lam in enumerate(probe)]
-        answers = np.stack([cells.answers[:, lam, k] for lam, k in picks])
-        agree = (answers == answers[0]).all(axis=0) & (answers[0] >= 0)
-        right = np.mean([cells.scores[:, lam, k] for lam, k in picks], axis=0)
-        spent = np.sum([cells.tokens[:, lam, k] for lam, k in picks], axis=0)
-        accuracy = np.where(agree, right, after.accuracy[:, then])
-        found.append(Means(accuracy, spent + np.where(agree, 0, after.tokens[:, then])))
-    return Means(*(np.mean(parts, axis=0) for parts in zip(*found, strict=True)))
+    k = np.arange(cells.scores.shape[2])
+    picks = [(lam, (k + probe[:i].count(lam)) % len(k)) for i, lam in enumerate(probe)]
+    answers = np.stack([cells.answers[:, lam][:, ways] for lam, ways in picks])  # (probe, Q, K)
+    agree = (answers == answers[0]).all(axis=0) & (answers[0] >= 0)
+    right = np.mean([cells.scores[:, lam][:, ways] for lam, ways in picks], axis=0)
+    spent = np.sum([cells.tokens[:, lam][:, ways] for lam, ways in picks], axis=0)
+    kept, differ, after = (agree * right).mean(axis=1), 1 - agree.mean(axis=1), cells.means
+    return Means(
+        kept[:, None] + differ[:, None] * after.accuracy, spent.mean(axis=1)[:, None] + differ[:, None] * after.tokens
+    )
+
+
+def _column(means: Means, column: int) -> Means:
+    """(Q,) of (Q, L)."""
+    return Means(means.accuracy[:, column], means.tokens[:, column])
 
 
 def _grouped(name: str, train: Cells) -> RuleAt:
@@ -412,8 +416,8 @@ def _ends_disagree(train: Cells) -> RuleAt:
 def _best_probe(train: Cells, probes: Sequence[tuple[int, ...]]) -> RuleAt:
     """Of all probes and λ to go on at, the pair that is best at the price on the fitting questions."""
     plans = [(probe, then) for probe in probes for then in range(len(train.lams)) if then > probe[0]]
-    seen = [_probed(train, *plan) for plan in plans]
-    fitted = Means(*(np.array([part.mean() for part in parts])[None] for parts in zip(*seen, strict=True)))
+    seen = {probe: Means(*(part.mean(axis=0) for part in _probed(train, probe))) for probe in probes}  # (L,)
+    fitted = Means(*(np.array([[seen[probe][i][then] for probe, then in plans]]) for i in range(2)))
     lams = train.lams.tolist()
 
     def rule(price: float) -> Rule:

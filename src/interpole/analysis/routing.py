@@ -130,39 +130,40 @@ class _Rival(NamedTuple):
     here: Indices  # the questions of the fold
 
 
-def _rivals(cells: Cells, weights: Array, folds: Sequence[Fold]) -> list[_Rival]:
+class _Rivals(NamedTuple):
+    """The hulls of all folds, and what all questions spend where each fold aims at so many tokens."""
+
+    folds: list[_Rival]
+    aims: Array  # ascending; between them what is spent is linear
+    spent: Array
+
+
+def _rivals(cells: Cells, weights: Array, folds: Sequence[Fold]) -> _Rivals:
     at, found = cells.means, []
     for others, here in folds:
         means = _mean(Means(*(part[others] for part in at)), weights[others])
         found.append(_Rival(means, hull(means), here))
-    return found
+    corners = [one.means.tokens[one.vertices] for one in found]
+    aims = np.unique(np.concatenate(corners))
+    spent = np.zeros(len(aims))
+    for one, elsewhere in zip(found, corners, strict=True):
+        spent += np.interp(aims, elsewhere, weights[one.here] @ at.tokens[one.here[:, None], one.vertices])
+    return _Rivals(found, aims, np.maximum.accumulate(spent))
 
 
-def _rival_at(tokens: float, at: Means, weights: Array, rivals: Sequence[_Rival]) -> tuple[Means, float]:
+def _rival_at(tokens: float, at: Means, rivals: _Rivals) -> tuple[Means, float]:
     """What the hulls' mixes give on each question (Q,) at these mean tokens, and accuracy per token there.
 
     The vertices and their shares come from the other folds; only the tokens to aim at there are moved until they agree here.
     """
-    ends = [  # of each fold: tokens at the hull's corners in the other folds, and in this one
-        (one.means.tokens[one.vertices], weights[one.here] @ at.tokens[one.here[:, None], one.vertices])
-        for one in rivals
-    ]
-
-    def spent(aim: float) -> float:
-        return float(sum(np.interp(aim, elsewhere, here) for elsewhere, here in ends))
-
-    low = min(float(one.means.tokens[one.vertices[0]]) for one in rivals)
-    high = max(float(one.means.tokens[one.vertices[-1]]) for one in rivals)
-    for _ in range(25):
-        middle = (low + high) / 2
-        low, high = (middle, high) if spent(middle) < tokens else (low, middle)
-    found, slopes = Means(np.empty(len(weights)), np.empty(len(weights))), []
-    for one in rivals:
-        shares = mix(one.means, one.vertices, high)
+    aim = float(np.interp(tokens, rivals.spent, rivals.aims))
+    found, slopes = Means(np.empty(len(at.tokens)), np.empty(len(at.tokens))), []
+    for one in rivals.folds:
+        shares = mix(one.means, one.vertices, aim)
+        used = np.flatnonzero(shares)
         for side, part in zip(found, at, strict=True):
-            side[one.here] = part[one.here] @ shares
-        used = np.flatnonzero(shares).tolist()
-        slopes.append(slope(one.means, used[0], used[1]) if len(used) == 2 else 0.0)
+            side[one.here] = part[one.here[:, None], used] @ shares[used]
+        slopes.append(slope(one.means, *used.tolist()) if len(used) == 2 else 0.0)
     return found, float(np.mean(slopes))
 
 
@@ -209,7 +210,7 @@ def _score(
     cells: Cells,
     weights: Array,
     at_prices: Array,
-    partitions: Sequence[tuple[list[Fold], list[_Rival]]],
+    partitions: Sequence[tuple[list[Fold], _Rivals]],
 ) -> tuple[tuple[Point, ...], Change]:
     """A policy at every price beside its rival, and its gain averaged over tokens (the area between their curves)."""
     at, sides, changes = cells.means, [], []  # (prices, 3) and (prices, Q) of each partition
@@ -219,7 +220,7 @@ def _score(
             mine = Means(np.empty(len(cells)), np.empty(len(cells)))
             for decide, part, here in fits:
                 mine.accuracy[here], mine.tokens[here] = decide(part, price)
-            rival, slope = _rival_at(float(weights @ mine.tokens), at, weights, rivals)
+            rival, slope = _rival_at(float(weights @ mine.tokens), at, rivals)
             sides.append([price, weights @ mine.tokens, weights @ mine.accuracy, weights @ rival.accuracy])
             changes.append(mine.accuracy - rival.accuracy - slope * (mine.tokens - rival.tokens))
     means = np.array(sides).reshape(len(partitions), len(at_prices), 4).mean(axis=0)
