@@ -16,6 +16,7 @@ from interpole.analysis.routing import route, to_json
 from interpole.cli import app
 from interpole.errors import AnalysisError
 from interpole.runs.prediction import PredictionFile
+from interpole.runs.runfile import RunFile
 from synthetic import write_run
 
 
@@ -123,7 +124,8 @@ def test_the_command_shows_every_policy_and_takes_the_margins_of_a_prediction_in
         "questions": ids, "sampler": {}, "lams": [0.0, 0.5], "on": None, "mid": None, "off": None,
         "probabilities": [[0.0] * 80, [0.5] * 80], "margins": [[0.0] * 80, [float(q % 4) for q in range(80)]],
     }  # fmt: skip
-    file = {"interpole": "0", "marker": "<think>", "sources": {}, "engine": {}, "tasks": {"t": found}}
+    sources = {name: source.fingerprint for name, source in RunFile.load(run).sources.items()}
+    file = {"interpole": "0", "marker": "<think>", "sources": sources, "engine": {}, "tasks": {"t": found}}
     PredictionFile.model_validate_json(json.dumps(file)).save(run)
     shown = CliRunner().invoke(app, ["route", str(run)])
     assert shown.exit_code == 0, shown.output
@@ -134,3 +136,10 @@ def test_the_command_shows_every_policy_and_takes_the_margins_of_a_prediction_in
     for name in names:
         assert name in shown.output
     assert "by margin: beats every static λ" in shown.output  # here the margin says what decides
+    assert "Choosing λ by the question pays here" in shown.output
+
+
+def test_the_verdict_of_all_is_no_gain_where_there_is_none():
+    found = route(sweep(alike, 40), names=["by length", "two modes"])
+    assert found.verdict == "No gain seen from choosing λ by the question: none of 2 policies beats static λ"
+    assert to_json(found)["verdict"] == found.verdict

@@ -300,6 +300,22 @@ def test_the_figure_of_policies_has_the_runs_static_points_and_every_policys_num
         chart(tmp_path / "curves.csv", "route")
 
 
+def test_the_page_says_whether_choosing_lam_by_the_question_pays_where_there_is_enough_to_say_it(
+    run: Path, page: Path, sweep: list[Sample], tmp_path: Path
+) -> None:
+    found, text = route(read(run, texts=False)), page.read_text()
+    section = text[text.index("λ by the question</h2>") :].split("</section>")[0]
+    assert f"{found.verdict}." in section
+    for one in found.policies:
+        assert re.search(rf"</span>{one.name}</th><td>(<b>)?{re.escape(f'{100 * one.gain.value:+.1f}')}<", section)
+    lines = re.findall(r'style="--c: var\(--(\w+)\)"', section)
+    assert len(lines) == len(found.policies)
+    assert set(re.findall(r'(?:fill|stroke)="(#\w{6})"', section)) <= set(COLOURS.values())  # they follow in the dark
+    assert 'data-point="λ=0.5"' in section  # a static point is ringed when the dial is there
+    few = write_run(tmp_path / "few", [s for s in sweep if s.problem_id in {t.problem_id for t in sweep[:9]}])
+    assert "λ by the question" not in write_report(few, tmp_path / "few.html").read_text()
+
+
 def test_a_task_that_was_not_measured_is_refused(run: Path, tmp_path: Path) -> None:
     for figure in FIGURES.keys() - {"4", "similarity", "prediction", "parts"}:
         with pytest.raises(AnalysisError):

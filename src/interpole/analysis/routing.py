@@ -55,6 +55,11 @@ class Scored:
     p_adjusted: float  # of no gain, by Holm over all policies but bounds; NaN: a bound
     verdict: str
 
+    @property
+    def beats(self) -> bool:
+        """Whether it is said to gain."""
+        return not self.is_bound and self.p_adjusted < SIGNIFICANCE and self.gain.value > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Routes:
@@ -67,6 +72,20 @@ class Routes:
     static: tuple[tuple[float, float, float], ...]  # λ, tokens, accuracy
     on_hull: tuple[float, ...]  # λ
     policies: tuple[Scored, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the policies come to, in one sentence."""
+        honest = [one for one in self.policies if not one.is_bound]
+        better = sorted((one for one in honest if one.beats), key=lambda one: -one.gain.value)
+        if not better:
+            return f"No gain seen from choosing λ by the question: none of {len(honest)} policies beats static λ"
+        best = better[0]
+        text = interval_text(best.gain, 100, sign="+", unit=" points")
+        return (
+            f"Choosing λ by the question pays here: {len(better)} of {len(honest)} policies beat every static λ and every mix of "
+            f"two at equal tokens, most of all {best.name}, by {text}"
+        )
 
 
 def route(
@@ -114,7 +133,7 @@ def route(
 
 def to_json(routes: Routes) -> dict[str, Any]:
     """Plain data; what is not known is null."""
-    fields = plain(asdict(routes))
+    fields = plain(asdict(routes)) | {"verdict": routes.verdict}
     fields["static"] = [dict(zip(("lam", "tokens", "accuracy"), point, strict=True)) for point in routes.static]
     return fields
 

@@ -178,6 +178,7 @@ def _show_routes(found: Routes) -> None:
     )
     for one in found.policies:
         console.print(f"{one.name}: {one.verdict}.")
+    console.print(f"{found.verdict}.", style="bold")
 
 
 def show_found(found: Found) -> None:

@@ -24,6 +24,7 @@ from markupsafe import Markup, escape
 from interpole import __version__
 from interpole.analysis.intervals import Interval, ends_text, interval_text
 from interpole.analysis.metrics import measure
+from interpole.analysis.routing import Routes
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
 from interpole.errors import printable
@@ -33,6 +34,7 @@ from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
 from interpole.report.payload import Parse, Prompt, as_it_stands, difficulty, payload
 from interpole.report.render import svg
+from interpole.report.routes import lines, routes
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.verdicts import Verdict, bands, verdicts
 from interpole.runs.prediction import TaskPrediction
@@ -85,6 +87,7 @@ def html(
     commands: Sequence[Command] = (),
     recipes: Sequence[tuple[str, str]] = (),
     predictions: Mapping[str, TaskPrediction] = MappingProxyType({}),
+    routed: Mapping[str, Routes] = MappingProxyType({}),
 ) -> str:
     """The page as text; the same text for the same arguments.
 
@@ -102,6 +105,7 @@ def html(
         commands: more to copy.
         recipes: (name, YAML) of what no λ says.
         predictions: what was predicted of each task without generating.
+        routed: what choosing λ by the question comes to in each task that has enough for it.
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
@@ -131,6 +135,7 @@ def html(
             task: _charts(metrics, samples, task, shaded) | _predicted(predictions.get(task), task, points)
             for task in tasks
         },
+        routes={task: _routed(found) for task, found in routed.items()},
         tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},
         payload=data,
         num_samples=len(samples),
@@ -205,6 +210,30 @@ def _predicted(found: TaskPrediction | None, task: str, points: Sequence[Mark]) 
     value, low, high = found.mid or (None, None, None)
     ends = Interval(*(float("nan") if end is None else end for end in (value, low, high)))
     return {"predicted": line, "parts": heat, "middle": "" if value is None else interval_text(ends, digits=3)}
+
+
+def _routed(found: Routes) -> dict[str, Any]:
+    """The chart of policies, and a line of words for each."""
+    return {
+        "chart": _chart(routes(found, 360, 230, alone=False), "Policies against static λ", {}, None),
+        "verdict": found.verdict,
+        "samples": f"{found.num_questions:,} questions × {found.num_samples} at each λ",
+        "policies": [
+            {
+                "name": line.policy.name,
+                "what": line.policy.what,
+                "colour": line.colour,
+                "dashed": line.dash != (1, 0),
+                "gain": _cell_of(line.policy.gain),
+                "beats": line.policy.beats,
+            }
+            for line in lines(found)
+        ],
+    }
+
+
+def _cell_of(gain: Interval) -> _Cell:
+    return _Cell(f"{100 * gain.value:+.1f}", ends_text(gain, 100, sign="+"))
 
 
 def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[_Chart]:

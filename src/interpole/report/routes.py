@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 
-from interpole.analysis.routing import Routes
+from interpole.analysis.routing import Routes, Scored
 from interpole.report.style import COLOURS
 
-__all__ = ["routes"]
+__all__ = ["Line", "lines", "routes"]
 
-LINES = ("blue", "orange", "green", "purple", "amber", "sky")
+HUES = ("blue", "orange", "green", "purple", "amber", "sky")
 
 
-def routes(found: Routes, width: int = 460, height: int = 300) -> alt.LayerChart:
-    """Static points with their hull, and a line for every policy through its prices; the oracle is dashed."""
+class Line(NamedTuple):
+    """How a policy is drawn: where colours have run out, they come again in long dashes; a bound is grey and dashed."""
+
+    policy: Scored
+    colour: str  # a name in `COLOURS`
+    dash: tuple[int, int]
+
+
+def lines(found: Routes) -> list[Line]:
+    """All policies, as they are drawn."""
+    return [
+        Line(one, "muted", (4, 3))
+        if one.is_bound
+        else Line(one, HUES[i % len(HUES)], (1, 0) if i < len(HUES) else (8, 3))
+        for i, one in enumerate(found.policies)
+    ]
+
+
+def routes(found: Routes, width: int = 460, height: int = 300, *, alone: bool = True) -> alt.LayerChart:
+    """Static points with their hull, and a line for every policy through its prices.
+
+    Args:
+        found: the policies.
+        width: of the axes, in pixels.
+        height: likewise.
+        alone: with a legend and a subtitle; else what stands beside the chart says that.
+    """
     shown = [a for _, _, a in found.static] + [point.accuracy for one in found.policies for point in one.points]
     accuracy = alt.Y(
         "accuracy:Q",
@@ -25,36 +50,41 @@ def routes(found: Routes, width: int = 460, height: int = 300) -> alt.LayerChart
     )
     tokens = alt.X("tokens:Q", title="Token #N", scale=alt.Scale(zero=False), axis=alt.Axis(grid=False, tickCount=6))
     static = [
-        {"tokens": t, "accuracy": a, "label": f"{lam:g}", "hull": lam in found.on_hull} for lam, t, a in found.static
+        {"tokens": t, "accuracy": a, "label": f"{lam:g}", "hull": lam in found.on_hull}
+        | {"text": f"λ={lam:g}: {100 * a:.1f} % at {t:,.0f} tokens"}
+        for lam, t, a in found.static
     ]
     base = alt.Chart(alt.Data(values=static)).encode(x=tokens, y=accuracy)
     layers: list[Any] = [
         base.transform_filter("datum.hull").mark_line(color=COLOURS["grey"], strokeWidth=2),
-        base.mark_point(filled=True, color=COLOURS["ink"], size=36, opacity=1),
+        base.mark_point(filled=True, color=COLOURS["ink"], size=36, opacity=1).encode(description="text:N"),
         base.transform_filter("datum.hull")
         .mark_text(align="left", dx=6, dy=11, color=COLOURS["muted"], fontSize=10)
         .encode(text="label:N"),
     ]
-    names = [one.name for one in found.policies]
-    lines = [
+    drawn = lines(found)
+    names = [line.policy.name for line in drawn]
+    colours = alt.Scale(domain=names, range=[COLOURS[line.colour] for line in drawn])
+    dashes = alt.Scale(domain=names, range=[list(line.dash) for line in drawn])
+    values = [
         {"policy": one.name, "order": i, **point._asdict()}
         for one in found.policies
         for i, point in enumerate(one.points)
     ]
-    colours = [
-        COLOURS["muted"] if one.is_bound else COLOURS[LINES[i % len(LINES)]] for i, one in enumerate(found.policies)
-    ]
-    again = [8, 3]  # where colours have run out, they come again in long dashes
-    dashes = [[4, 3] if one.is_bound else [1, 0] if i < len(LINES) else again for i, one in enumerate(found.policies)]
+    legend = alt.Legend(title=None) if alone else None
     layers.append(
-        alt.Chart(alt.Data(values=lines))
+        alt.Chart(alt.Data(values=values))
         .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.5)
         .encode(
-            x=tokens, y=accuracy, order="order:Q",
-            color=alt.Color("policy:N", scale=alt.Scale(domain=names, range=colours), legend=alt.Legend(title=None)),
-            strokeDash=alt.StrokeDash("policy:N", scale=alt.Scale(domain=names, range=dashes), legend=None),
+            x=tokens,
+            y=accuracy,
+            order="order:Q",
+            color=alt.Color("policy:N", scale=colours, legend=legend),
+            strokeDash=alt.StrokeDash("policy:N", scale=dashes, legend=None),
         )
-    )  # fmt: skip
+    )
+    if not alone:
+        return alt.layer(*layers).properties(width=width, height=height, title="Accuracy (%) against tokens")
     title = alt.Title(
         f"{found.task}: accuracy (%) of policies against tokens",
         subtitle="Grey: what static λ and their mixes reach; small numbers are the λ at its corners",

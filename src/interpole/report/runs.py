@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from interpole.analysis.policies import MARGIN
+from interpole.analysis.routing import Routes, route
 from interpole.analysis.scoring import measured, under
 from interpole.chat import ThinkFormat
-from interpole.errors import OutputError, RunError, TaskError
+from interpole.errors import AnalysisError, OutputError, RunError, TaskError
 from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
 from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
-from interpole.runs.prediction import PredictionFile, TaskPrediction
+from interpole.runs.prediction import PredictionFile, TaskPrediction, first_token_margins
 from interpole.runs.runfile import RunFile
 from interpole.search.study import role_of
 
@@ -76,15 +79,25 @@ def write_report(
         commands=[command for run in read for command in _commands(run)],
         recipes=[(f"{name}{run.suffix}", text) for run in read for name, text in recipes(run.file)],
         predictions={f"{task}{run.suffix}": found for run in read for task, found in _predicted(run).items()},
+        routed={task: found for run in read for task, found in _routed(run, grading).items()},
     )
     return _write(page, Path(out))
 
 
 def _predicted(run: _Run) -> Mapping[str, TaskPrediction]:
-    """What was predicted of this run's pair; nothing where that was of other weights."""
+    """What was predicted of this run's pair."""
     file = PredictionFile.of_run(run.folder)
-    sources = {name: source.fingerprint for name, source in run.file.sources.items()}
-    return file.tasks if file is not None and file.sources == sources else {}
+    return file.tasks if file is not None else {}
+
+
+def _routed(run: _Run, grading: str | None) -> dict[str, Routes]:
+    """What choosing λ by the question comes to in each task that has enough questions and λ for it."""
+    known = {(f"{task}{run.suffix}", problem): at for (task, problem), at in first_token_margins(run.folder).of.items()}
+    found = {}
+    for task in dict.fromkeys(sample.task for sample in run.samples):
+        with suppress(AnalysisError):
+            found[task] = route(run.samples, task=task, grading=grading, numbers={MARGIN: known})
+    return found
 
 
 class _Prompts:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 from interpole.errors import OutputError, RunError, printable
 from interpole.files import StrPath, open_regular, write_atomic
 from interpole.formats import parse_json
+from interpole.runs.runfile import RunFile
 from interpole.schema import Strict, validated
 
 __all__ = [
@@ -111,9 +112,13 @@ class PredictionFile(Strict):
 
     @classmethod
     def of_run(cls, run: StrPath) -> PredictionFile | None:
-        """That of a run folder, if it holds one."""
+        """That of a run folder, if it holds one of the run's own weights."""
         path = Path(run) / PREDICTION
-        return cls.load(path) if path.exists() else None
+        file = cls.load(path) if path.exists() else None
+        if file is None:
+            return None
+        sources = {name: source.fingerprint for name, source in RunFile.load(run).sources.items()}
+        return file if file.sources == sources else None
 
     def save(self, folder: StrPath) -> Path:
         """Write it into a folder, which is made where there is none.
@@ -140,7 +145,7 @@ class Margins(NamedTuple):
 
 
 def first_token_margins(run: StrPath) -> Margins:
-    """The margins at the λ where about half are likely to think; none where the run has no prediction."""
+    """The margins at the λ where about half are likely to think; none where the run has no prediction of its weights."""
     file = PredictionFile.of_run(run)
     found = {task: one.middle_margins for task, one in (file.tasks if file else {}).items()}
     lams = {lam for lam, _ in found.values()}
