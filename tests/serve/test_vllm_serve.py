@@ -37,6 +37,7 @@ from interpole.engines.base import Request
 from interpole.engines.grouped import open_grouped
 from interpole.engines.open import open_engine
 from interpole.engines.vllm_grouped import open_grouped_vllm, settings_of_flags
+from interpole.engines.vllm_per_request import FOLDER
 from interpole.errors import EngineError
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
@@ -74,7 +75,8 @@ def serving(pair, log):
     )
     command = [sys.executable, "-c", code, *map(str, pair), *FLAGS]
     with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=environment, process_group=0)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
     healthy = False
     try:
@@ -576,7 +578,7 @@ def test_a_server_that_is_told_to_end_finishes_what_streams_and_takes_nothing_ne
             begun = [asyncio.Event() for _ in range(24)]
             streams = [asyncio.create_task(one(client, number, first)) for number, first in enumerate(begun)]
             await asyncio.gather(*(first.wait() for first in begun))
-            server.terminate()
+            os.killpg(server.pid, signal.SIGINT)  # as a terminal does it, to the whole group
             while (health := await client.get("/health")).status_code == 200:
                 pass
             refused = await client.post("/v1/chat/completions", json=asked("x"))
@@ -607,7 +609,7 @@ def reader(tmp_path, monkeypatch):
         if path.suffix == ".json":
             shutil.copy(path, tmp_path)
     (tmp_path / "chat_template.jinja").write_text(OPENS)
-    monkeypatch.setenv(vllm_thoughts.FOLDER, str(tmp_path))
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     vllm_thoughts._form.cache_clear()
     tokenizer = AutoTokenizer.from_pretrained(source)
     yield lambda **variables: vllm_thoughts.ThoughtReader(tokenizer, chat_template_kwargs=variables)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Generator
+from multiprocessing import parent_process
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,11 @@ from interpole.engines.vllm_layers import IN_PLACE, Rows, twins
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe, build
 
-__all__ = ["ARCHITECTURES", "LOAD_FORMAT", "PairLoader", "register", "settings"]
+__all__ = ["ARCHITECTURES", "FOLDER", "LOAD_FORMAT", "PairLoader", "register", "settings"]
 
 LOAD_FORMAT = "interpole"
+FOLDER = "INTERPOLE_SERVED_FOLDER"
+"""The variable of the environment that says where a server's config, tokenizer and chat template are; vLLM starts processes."""
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 """vLLM's classes that are tested: others may read weights where no twin is asked."""
 VERSION = 1
@@ -221,7 +225,12 @@ def _refuse(config: Any) -> None:
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes (`vllm.general_plugins`): the loader, and the reader of thoughts of the server."""
+    """Called by vLLM in each of its processes (`vllm.general_plugins`): the loader, and the reader of thoughts of the server.
+
+    A server's engine leaves the server's group of processes: a terminal's Ctrl-C is for the server, which first has it finish.
+    """
+    if FOLDER in os.environ and parent_process() is not None:
+        os.setpgid(0, 0)
     from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
 
     if _LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT) is not PairLoader:

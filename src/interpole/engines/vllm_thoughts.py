@@ -17,14 +17,12 @@ from vllm.reasoning import ReasoningParser
 
 from interpole.chat import Parts, ThinkFormat, ThoughtStream
 from interpole.checkpoints.checkpoint import template_of
+from interpole.engines.vllm_per_request import FOLDER
 from interpole.engines.vllm_tally import note_closed
 from interpole.errors import EngineError, TaskError
 from interpole.files import StrPath
 
-__all__ = ["FOLDER", "ThoughtReader", "form_in"]
-
-FOLDER = "INTERPOLE_SERVED_FOLDER"
-"""The variable of the environment that says where config, tokenizer and chat template are; vLLM starts processes."""
+__all__ = ["ThoughtReader", "form_in"]
 
 _NOT_THE_TEMPLATES = ("add_generation_prompt", "continue_final_message", "documents", "reasoning_effort", "tools")
 

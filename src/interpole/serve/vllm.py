@@ -117,8 +117,7 @@ def main(
             "vLLM does not see the plugin of this Interpole", remedy="install Interpole again: pip install …"
         )
     from interpole.engines.vllm import write_assets
-    from interpole.engines.vllm_per_request import settings
-    from interpole.engines.vllm_thoughts import FOLDER
+    from interpole.engines.vllm_per_request import FOLDER, settings
 
     recipe = Recipe.between(instruct, thinking, levels.default)
     with TemporaryDirectory(prefix="interpole-serve-") as folder:

@@ -82,9 +82,9 @@ def _fields(path: str) -> frozenset[str]:
 @cache
 def _closing() -> str:
     """The marker that closes a thought; "": the family has none."""
-    thoughts = import_module("interpole.engines.vllm_thoughts")
+    thoughts, loader = (import_module(f"interpole.engines.{name}") for name in ("vllm_thoughts", "vllm_per_request"))
     with suppress(TaskError):
-        return str(thoughts.form_in(os.environ[thoughts.FOLDER]).markers.close)
+        return str(thoughts.form_in(os.environ[loader.FOLDER]).markers.close)
     return ""
 
 
