@@ -161,7 +161,7 @@ def report(
 def plot(
     source: RunOrCurves,
     figure: Annotated[
-        str, typer.Option(help="2, 3, 4, 5, layers, modules, similarity, pareto, prediction, parts or route.")
+        str, typer.Option(help="2, 3, 4, 5, layers, modules, similarity, pareto, prediction, parts, simplex or route.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .pdf, .png or .svg.")],
     as_json: Json = False,

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from interpole.schema import Strict
 
-__all__ = ["Grid", "Weights", "centre", "grid", "weights_name"]
+__all__ = ["TOLERANCE", "Grid", "Weights", "centre", "grid", "weights_name"]
 
 TOLERANCE = 1e-6
 """How far from 1 the weights may sum to: what is written with seven digits is as good as exact."""

@@ -21,10 +21,12 @@ from interpole.report.marks import Mark, marks, number, read_table, table_marks,
 from interpole.report.pareto import TITLE, pareto
 from interpole.report.render import check_format, save
 from interpole.report.routes import routes
+from interpole.report.ternary import triangles
 from interpole.report.verdicts import bands, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PREDICTION, PredictionFile
 from interpole.runs.runfile import NAME, RunFile
+from interpole.runs.simplex import simplex_of
 
 __all__ = ["FIGURES", "chart", "hero", "plot", "predicted_beside", "write_figures"]
 
@@ -39,6 +41,7 @@ FIGURES: Mapping[str, str] = {
     "pareto": "accuracy against tokens, with the Pareto front",
     "prediction": "the predicted curve of Think #R, beside the measured one where there is a run",
     "parts": "what each kind of module in each layer adds to the log odds of thinking",
+    "simplex": "the triangle of three models: accuracy, Think #R and tokens at every point's weights",
     "route": "policies that choose λ by the question against the hull of static λ",
 }
 CURVES = ("2", "3", "pareto")
@@ -76,6 +79,8 @@ def chart(source: StrPath, figure: str, task: str | None = None) -> Any:
         if not source.is_dir():
             raise AnalysisError("policies are scored from samples, and here are none", source, "name a run folder")
         return routes(route(run_samples.read(source, texts=False), task=task))
+    if figure == "simplex":
+        return _triangles(source, task)
     points, shaded = _points(source)
     if source.is_dir() and figure in ("5", "layers", "modules"):
         points = _ablated(points, source, "layers" if figure == "layers" else "kind")
@@ -122,6 +127,19 @@ def hero(metrics: Sequence[PointMetrics], stages: Sequence[Stages]) -> Any:
     return figures.curves(
         [mark for mark in points if mark.task == points[0].task], bands(stages), width=236, height=190
     )
+
+
+def _triangles(source: Path, task: str | None) -> Any:
+    """The triangle of a run."""
+    simplex = simplex_of(RunFile.load(source)) if source.is_dir() else None
+    if simplex is None or len(simplex.corners) != 3:
+        what = "no points on a triangle" if simplex is None else f"a simplex of {len(simplex.corners)} models"
+        raise AnalysisError(f"{what} here", source, "name the run folder of a `sweep --simplex A,B,C`")
+    own = [mark for mark in marks(measure(run_samples.read(source, texts=False))) if task in (None, mark.task)]
+    drawn = triangles(own, simplex)
+    if drawn is None:
+        raise AnalysisError(f"nothing was measured for task {task!r}", source, "name a task of the run")
+    return drawn
 
 
 def _paretos(points: Sequence[Mark]) -> list[Any]:
