@@ -9,11 +9,13 @@ import live
 import tiny
 from bench import Bench
 from interpole.cli import app
-from interpole.errors import RunError
+from interpole.errors import AnalysisError, RunError
 from interpole.lab import shipped
+from interpole.report import plot
 from interpole.runs import samples
 from interpole.runs.combine import combine
 from interpole.runs.runfile import RunFile, Shard
+from interpole.runs.simplex import simplex_of
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
@@ -36,15 +38,17 @@ POINTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def bench(tmp_path):
-    return Triangle(tmp_path)
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A triangle that was swept in two goes: its corners first."""
+    bench = Triangle(tmp_path_factory.mktemp("triangle"))
+    bench.first = bench.sweep(simplex={"corners": [*bench.sources], "steps": 1})
+    bench.second = bench.sweep()
+    return bench
 
 
 def test_a_triangle_is_swept_as_any_points_are_and_goes_on_where_it_stopped(bench):
-    assert bench.sweep(simplex={"corners": [*bench.sources], "steps": 1}, samples=1) == 3 * 4
-    assert bench.sweep(samples=1) == 3 * 4  # the corners are there
-    assert bench.sweep(samples=1) == 0
+    assert (bench.first, bench.second, bench.sweep()) == (3 * 4 * 2, 3 * 4 * 2, 0)
     assert [entry.point for entry in RunFile.load(bench.out).current] == POINTS
     assert {(one.point, one.lam) for one in bench.read()} == {(name, None) for name in POINTS}
 
@@ -54,8 +58,62 @@ def test_shards_of_a_triangle_make_one_run(bench):
     for number, folder in enumerate(shards, 1):
         sweep.run(bench.config(), folder, shard=Shard(number=number, total=2))
     assert combine(shards, bench.folder / "all").num_samples == len(POINTS) * 4 * 2
-    bench.sweep()
     assert samples.read(bench.folder / "all") == bench.read()
+
+
+def test_a_run_knows_where_its_points_lie(bench):
+    found = simplex_of(RunFile.load(bench.out))
+    assert found.corners == ("base", "instruct", "thinking")
+    assert [*found.points] == POINTS
+    assert found.points["base 0.5, thinking 0.5"] == {"base": 0.5, "thinking": 0.5}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"asking": {"instruction": "Be brief."}},
+        {"sampler": {"temperature": 9.0}},
+        {"recipe": {"rules": [{"layers": "0", "weights": {"base": 1}}]}},
+        {"recipe": {"method": "ties"}},
+        {"recipe": {"weights": {"base": 0.5, "thinking": 0.4}}},
+        {"recipe": {"weights": {"base": "0.5", "thinking": [0.5]}}},
+        {"recipe": {"sources": {"base": {"model": "another"}, "thinking": {"model": "another"}}}},
+    ],
+)
+def test_a_point_that_is_more_than_a_sum_of_the_sources_or_is_asked_otherwise_lies_nowhere(bench, changed):
+    file, name = RunFile.load(bench.out), "base 0.5, thinking 0.5"
+    (entry,) = (entry for entry in file.current if entry.point == name)
+    changed = {key: getattr(entry, key) | value for key, value in changed.items()}
+    others = [one for one in file.entries if one.point != name]
+    file = file.model_copy(update={"entries": (*others, entry.model_copy(update=changed))})
+    assert {*simplex_of(file).points} == {*POINTS} - {name}
+
+
+def test_a_dial_alone_is_no_simplex_and_beside_one_it_lies_on_its_edge(bench):
+    file = RunFile.load(bench.out)
+    dial = Plan(bench.config(lambdas=[0.25], simplex=None)).points[0]
+    on_dial = file.current[0].model_copy(update={"point": dial.name, "lam": dial.lam, "recipe": dial.where})
+    assert simplex_of(file.model_copy(update={"entries": (on_dial,)})) is None
+    both = simplex_of(file.model_copy(update={"entries": (*file.entries, on_dial)}))
+    assert both.points["λ=0.25"] == {"instruct": 0.75, "thinking": 0.25}
+    two = file.model_copy(update={"entries": tuple(one for one in file.entries if one.point in POINTS[2:3])})
+    assert simplex_of(two) is None
+
+
+def test_the_page_and_the_figure_show_every_point_of_a_triangle(bench):
+    made = CliRunner().invoke(app, ["report", str(bench.out), "--json"])
+    names = {path.rpartition("/")[2] for path in json.loads(made.stdout)["figures"]}
+    assert names == {f"{name}.{form}" for name in ("simplex", "pareto") for form in ("svg", "png")}
+    page = (bench.out / "report.html").read_text()
+    assert page.count('<path data-point="base 0.5, thinking 0.5"') == 4  # in three triangles, and in accuracy by tokens
+    assert "<title>base ↔ instruct ↔ thinking" in page
+    assert "at 6 points." in page
+    assert "The triangle, measured" in page
+    assert "The dial, measured" not in page
+    figure = plot(bench.out, "simplex", bench.folder / "simplex.svg").read_text()
+    assert [figure.count(f'aria-label="{name}: ') for name in POINTS] == [3] * 6
+    with pytest.raises(AnalysisError, match="no points on a triangle"):
+        plot(bench.folder / "none.csv", "simplex", bench.folder / "none.svg")
 
 
 def test_corners_are_the_checkpoints_and_an_edge_reads_its_two_models_alone(bench):

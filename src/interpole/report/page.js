@@ -71,7 +71,8 @@
     );
   }
   function step(by) {
-    const points = dial(),
+    const on = dial(),
+      points = on.length ? on : DATA.points.map((_, i) => i).filter((i) => measured(i)),
       at = points.indexOf(state.point);
     if (!points.length) return;
     setPoint(points[Math.min(points.length - 1, Math.max(0, (at < 0 ? 0 : at) + by))]);
@@ -507,9 +508,9 @@
         if (event.buttons) drag(figure, event);
       });
     }
-    for (const row of all("tr[data-point]"))
-      row.addEventListener("click", () => {
-        const index = DATA.points.findIndex((p) => p.name === row.dataset.point);
+    for (const mark of all("tr[data-point], .chart:not([data-width]) [data-point]"))
+      mark.addEventListener("click", () => {
+        const index = DATA.points.findIndex((p) => p.name === mark.dataset.point);
         if (index >= 0) setPoint(index);
       });
     if (!$("search")) return;

@@ -36,8 +36,10 @@ from interpole.report.payload import Parse, Prompt, as_it_stands, difficulty, pa
 from interpole.report.render import svg
 from interpole.report.routes import lines, routes
 from interpole.report.style import COLOURS, UNFINISHED
+from interpole.report.ternary import PANELS, ternary
 from interpole.report.verdicts import Verdict, bands, verdicts
 from interpole.runs.prediction import TaskPrediction
+from interpole.runs.simplex import Simplex
 
 __all__ = ["Command", "html"]
 
@@ -88,6 +90,7 @@ def html(
     recipes: Sequence[tuple[str, str]] = (),
     predictions: Mapping[str, TaskPrediction] = MappingProxyType({}),
     routed: Mapping[str, Routes] = MappingProxyType({}),
+    simplexes: Mapping[str, Simplex] = MappingProxyType({}),
 ) -> str:
     """The page as text; the same text for the same arguments.
 
@@ -106,6 +109,7 @@ def html(
         recipes: (name, YAML) of what no λ says.
         predictions: what was predicted of each task without generating.
         routed: what choosing λ by the question comes to in each task that has enough for it.
+        simplexes: of the tasks that were asked at points of one.
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
@@ -132,7 +136,9 @@ def html(
         recipes=recipes,
         overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],
         charts={
-            task: _charts(metrics, samples, task, shaded) | _predicted(predictions.get(task), task, points)
+            task: _charts(metrics, samples, task, shaded)
+            | _predicted(predictions.get(task), task, points)
+            | {"triangle": _triangle(simplexes.get(task), task, points)}
             for task in tasks
         },
         routes={task: _routed(found) for task, found in routed.items()},
@@ -172,11 +178,12 @@ def _lede(metrics: Sequence[PointMetrics]) -> str:
     num_lams = len({m.lam for m in metrics if m.lam is not None})
     num_others = len({m.point for m in metrics if m.lam is None})
     responses = sum(sum(m.outcomes.values()) for m in metrics)
-    others = f" and {num_others} points off the dial" if num_others else ""
+    others = f"{num_others} points" + (" off the dial" if num_lams else "")
+    asked = " and ".join([*([f"{num_lams} λ"] if num_lams else []), *([others] if num_others else [])])
     where = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
     graded = {m.grading for m in metrics} - {""}
     by = f" Graded by {graded.pop()}, where a task has that grading." if graded else ""
-    return f"{responses:,} responses to {sum(tasks.values()):,} questions of {where}, at {num_lams} λ{others}.{by}"
+    return f"{responses:,} responses to {sum(tasks.values()):,} questions of {where}, at {asked}.{by}"
 
 
 def _charts(
@@ -234,6 +241,12 @@ def _routed(found: Routes) -> dict[str, Any]:
 
 def _cell_of(gain: Interval) -> _Cell:
     return _Cell(f"{100 * gain.value:+.1f}", ends_text(gain, 100, sign="+"))
+
+
+def _triangle(simplex: Simplex | None, task: str, points: Sequence[Mark]) -> list[_Chart]:
+    """The charts of a task over a triangle of models, if it was asked on one."""
+    drawn = [ternary(points, simplex, task, name) for name in PANELS] if simplex else []
+    return [found for chart in drawn if (found := _chart(chart, "Over the triangle", {}, None))]
 
 
 def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[_Chart]:

@@ -26,7 +26,7 @@ from interpole.report.verdicts import bands, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PREDICTION, PredictionFile
 from interpole.runs.runfile import NAME, RunFile
-from interpole.runs.simplex import simplex_of
+from interpole.runs.simplex import Simplex, simplex_of
 
 __all__ = ["FIGURES", "chart", "hero", "plot", "predicted_beside", "write_figures"]
 
@@ -100,8 +100,10 @@ def chart(source: StrPath, figure: str, task: str | None = None) -> Any:
     return drawn.get(figure, lambda: ablation(points))()
 
 
-def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], folder: StrPath) -> list[Path]:
-    """Write every figure of a run into `folder`, as PNG and SVG.
+def write_figures(
+    metrics: Sequence[PointMetrics], stages: Sequence[Stages], folder: StrPath, simplex: Simplex | None = None
+) -> list[Path]:
+    """Write every figure of a run into `folder`, as PNG and SVG; `simplex`: where its points lie on one.
 
     Raises:
         OutputError: a file cannot be written.
@@ -112,6 +114,7 @@ def write_figures(metrics: Sequence[PointMetrics], stages: Sequence[Stages], fol
     points, shaded = marks(metrics), bands(stages)
     names = tasks(points)
     charts = {"hero": hero(metrics, stages), "curves": figures.curves(points, shaded)}
+    charts["simplex"] = triangles(points, simplex) if simplex else None
     for task in names:
         end = f"-{_slug(task)}" if len(names) > 1 else ""
         charts[f"pareto{end}"] = pareto(points, task)

@@ -22,6 +22,7 @@ from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PredictionFile, TaskPrediction, first_token_margins
 from interpole.runs.runfile import RunFile
+from interpole.runs.simplex import Simplex, simplex_of
 from interpole.search.study import role_of
 
 __all__ = ["write_report"]
@@ -38,6 +39,7 @@ class _Run:
     file: RunFile
     samples: list[Sample]
     suffix: str
+    simplex: Simplex | None
 
 
 def write_report(
@@ -80,6 +82,7 @@ def write_report(
         recipes=[(f"{name}{run.suffix}", text) for run in read for name, text in recipes(run.file)],
         predictions={f"{task}{run.suffix}": found for run in read for task, found in _predicted(run).items()},
         routed={task: found for run in read for task, found in _routed(run, grading).items()},
+        simplexes={f"{task}{run.suffix}": run.simplex for run in read if run.simplex for task in run.file.tasks},
     )
     return _write(page, Path(out))
 
@@ -122,12 +125,15 @@ def _read(folder: Path, several: bool, grading: str | None) -> _Run:
     if not samples:
         raise RunError("no samples yet", folder, "let the sweep finish at least one point")
     suffix = f" · {folder.resolve().name}" if several else ""
-    return _Run(folder, file, [replace(s, task=s.task + suffix) for s in samples] if several else samples, suffix)
+    named = [replace(s, task=s.task + suffix) for s in samples] if several else samples
+    return _Run(folder, file, named, suffix, simplex_of(file))
 
 
 def _title(file: RunFile) -> str:
-    """`Instruct ↔ Thinking` by the names of the checkpoints."""
-    ends = [file.sources[name] for name in ("instruct", "thinking") if name in file.sources]
+    """`Instruct ↔ Thinking`, or the corners of a simplex, by the names of the checkpoints."""
+    simplex = simplex_of(file)
+    names = simplex.corners if simplex else ("instruct", "thinking")
+    ends = [file.sources[name] for name in names if name in file.sources]
     return " ↔ ".join(short_name(source.label).rsplit("/", 1)[-1] for source in ends or file.sources.values())
 
 

@@ -17,7 +17,7 @@ from interpole.report.marks import Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 from interpole.runs.simplex import Simplex
 
-__all__ = ["place", "ternary", "triangles"]
+__all__ = ["PANELS", "place", "ternary", "triangles"]
 
 PANELS = {"mean": "{} (%)", "think": "{} (%)", "tokens": "{}"}
 HEIGHT = math.sqrt(0.75)  # of the triangle, whose edges are 1
@@ -69,11 +69,11 @@ def ternary(
         *_corners(simplex.corners, x, y, radius, width),
     ]
     if radius >= WRITTEN_FROM:
-        layers.append(base.mark_text(color=COLOURS["ink"], fontSize=10).encode(text="label:N"))
+        layers.append(base.mark_text(color=COLOURS["ink"], fontSize=10, aria=False).encode(text="label:N"))
     name = next(mark for mark in points if mark.task == task).called(statistic)
     title = alt.Title(
         PANELS[statistic].format(name),
-        subtitle=f"from {_shown(statistic, low)} (pale) to {_shown(statistic, high)}",
+        subtitle=f"from {_shown(statistic, low)} (faint) to {_shown(statistic, high)}",
         offset=8,
     )
     height = round(unit * (HEIGHT + ABOVE + BELOW))
@@ -120,7 +120,9 @@ def _outline(x: alt.X, y: alt.Y) -> alt.Chart:
     """The triangle itself."""
     ends = [(0.0, 0.0), (1.0, 0.0), (0.5, HEIGHT), (0.0, 0.0)]
     data = alt.Data(values=[{"x": a, "y": b, "order": i} for i, (a, b) in enumerate(ends)])
-    return alt.Chart(data).mark_line(color=COLOURS["grid"], strokeWidth=1.5).encode(x=x, y=y, order="order:Q")
+    return (
+        alt.Chart(data).mark_line(color=COLOURS["grid"], strokeWidth=1.5, aria=False).encode(x=x, y=y, order="order:Q")
+    )
 
 
 def _corners(corners: Sequence[str], x: alt.X, y: alt.Y, radius: float, width: int) -> list[alt.Chart]:
@@ -133,7 +135,9 @@ def _corners(corners: Sequence[str], x: alt.X, y: alt.Y, radius: float, width: i
     )
     return [
         alt.Chart(alt.Data(values=[{"x": left, "y": up, "corner": corner}]))
-        .mark_text(align=align, dx=dx, dy=dy, color=COLOURS["ink"], fontWeight=500, limit=CORNER_LIMIT * width)
+        .mark_text(
+            align=align, dx=dx, dy=dy, color=COLOURS["ink"], fontWeight=500, limit=CORNER_LIMIT * width, aria=False
+        )
         .encode(x=x, y=y, text="corner:N")
         for corner, (align, left, up, dx, dy) in zip(corners, places, strict=True)
     ]
