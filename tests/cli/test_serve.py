@@ -6,9 +6,10 @@ import socket
 import pytest
 from typer.testing import CliRunner
 
+from interpole.analysis.policies import FittedPolicy, Groups
 from interpole.cli import app
 from interpole.cli.serve import _show, example
-from interpole.errors import EngineError, OutputError, RecipeError
+from interpole.errors import AnalysisError, EngineError, OutputError, RecipeError
 from interpole.lab import shipped
 from interpole.serve.levels import Level, Levels
 
@@ -27,6 +28,8 @@ def refused(*words, **environment):
         (["--effort", "low=0.4"], RecipeError, "medium"),
         (["--effort", "low=0.4", "--lambda", "1.5"], RecipeError, "cannot be served"),
         (["--effort", "low=0.4", "--from", "run"], RecipeError, "--effort and --from"),
+        (["--auto", "by length"], RecipeError, "nothing to fit the policy 'by length' to"),
+        (["--auto", "no-such.json"], AnalysisError, "cannot read the policy"),
         (["--api-key", "a", "--api-key-env", "B"], RecipeError, "--api-key and --api-key-env"),
         (["--api-key-env", "NOT_SET_ANYWHERE"], RecipeError, "not set"),
         (["--engine", "llama.cpp"], EngineError, "llama.cpp"),
@@ -61,4 +64,16 @@ def test_machines_are_told_where_it_listens_and_what_its_levels_are(capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["address"], told["model"], told["default"]) == ("http://127.0.0.1:8000", "mine", 0.5)
     assert told["levels"]["none"]["lam"] == 0
+    assert told["auto"] is None
     assert told["levels"]["low"] == {"lam": 0.2, "expected_tokens": 14.5, "expected_accuracy": 0.4}
+
+
+def test_a_policy_stands_beside_the_levels_with_what_to_expect_of_it(capsys):
+    rule = Groups(by="length", edges=(20.0,), lams=(0.25, 1.0, 0.5))
+    policy = FittedPolicy(name="by length", rule=rule, price=0.001, tokens=41.7, accuracy=0.8, num_questions=20)
+    levels = Levels(0.5, {"low": Level(0.2)}, "mine", policy)
+    _show(levels, "http://127.0.0.1:8000", has_key=False)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "mine@auto" in line]
+    assert all(part in row for part in ("by length: 0.25, 0.5, 1", " 42 ", " 80.0 % "))
+    _show(levels, "http://127.0.0.1:8000", has_key=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["auto"] == {"policy": "by length", "lams": [0.25, 0.5, 1.0]}

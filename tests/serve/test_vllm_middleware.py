@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from interpole.analysis.policies import FittedPolicy, Groups
 from interpole.engines.vllm_tally import note_closed
 from interpole.errors import EngineError
 from interpole.serve import vllm, vllm_middleware
@@ -323,8 +325,8 @@ VLLMS = b"# HELP vllm:x its own\nvllm:x 1\n"
 class Counted:
     """A middleware that is asked several times; vLLM, behind it, answers as it is told."""
 
-    def __init__(self):
-        self._middleware = LambdaMiddleware(lambda *given: self._app(*given), LEVELS)
+    def __init__(self, levels=LEVELS):
+        self._middleware = LambdaMiddleware(lambda *given: self._app(*given), levels)
 
     def ask(self, app, path, **fields):
         self._app = app
@@ -419,6 +421,23 @@ def test_what_was_refused_failed_or_left_is_counted_so_and_costs_no_tokens():
     }
     assert found['request_seconds_count{lam="0.20"}'] == 4
     assert not [name for name in found if "tokens_total" in name or "think" in name]
+
+
+def test_a_policy_chooses_the_lambda_that_vllm_is_told_and_is_counted(monkeypatch):
+    rule = Groups(by="length", edges=(20.0,), lams=(0.2, 0.9, 0.5))
+    policy = FittedPolicy(name="by length", rule=rule, price=0.001, tokens=40.0, accuracy=0.8, num_questions=20)
+    for name, value in vllm.to_environment(replace(LEVELS, auto=policy), "localhost").items():
+        monkeypatch.setenv(name, value)
+    counted = Counted(vllm.of_environment()[0])
+    app = application([b'{"model": "pair"}'], usage=USAGE)
+    _, headers, body = counted.ask(app, COMPLETIONS, model="pair@auto", prompt="3" * 40)
+    assert (headers[b"x-interpole-lambda"], body) == (b"0.9", b'{"model": "pair@auto"}')
+    assert app.body["vllm_xargs"] == {"lam": 0.9}
+    counted.ask(app, CHAT, model="pair@auto")
+    assert app.body["vllm_xargs"] == {"lam": 0.2}
+    counted.ask(app, CHAT, model="pair@0.9")
+    found = {name: value for name, value in counted.numbers().items() if name.startswith("auto_requests")}
+    assert found == {'auto_requests_total{lam="0.90"}': 1, 'auto_requests_total{lam="0.20"}': 1}
 
 
 # ── the command line ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +43,14 @@ FromRun = Annotated[
         "--from",
         metavar="RUN",
         help="Levels from a run: λ at half, 90 % and the best of Thinking's accuracy.",
+        rich_help_panel=_WHICH,
+    ),
+]
+Auto = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POLICY",
+        help="What `NAME@auto` asks for λ: a policy by name, fitted to --from, or a file of `route --fit`.",
         rich_help_panel=_WHICH,
     ),
 ]
@@ -100,6 +108,7 @@ def serve(
     lam: Lambda = None,
     effort: Effort = None,
     from_run: FromRun = None,
+    auto: Auto = None,
     name: Name = "interpole",
     engine: Engine = "transformers",
     host: Host = "127.0.0.1",
@@ -128,6 +137,8 @@ def serve(
     /metrics. The fields, and what is refused: docs/serve.md.
     """
     levels = _levels(lam, effort, from_run, name)
+    if auto is not None:
+        levels = _with_policy(levels, auto, from_run, margins=engine != "vllm")
     key = _key(api_key, api_key_env)
     if engine == "vllm" and not group:
         from interpole.serve import vllm
@@ -218,6 +229,13 @@ def _levels(lam: float | None, effort: str | None, from_run: Path | None, name: 
     return Levels(efforts["medium"].lam if lam is None else lam, efforts, name)
 
 
+def _with_policy(levels: Levels, policy: str, from_run: Path | None, *, margins: bool) -> Levels:
+    """Levels with a policy that chooses λ by the question."""
+    from interpole.serve.auto import policy_for
+
+    return replace(levels, auto=policy_for(policy, from_run, margins=margins))
+
+
 def _key(given: str | None, variable: str | None) -> str:
     """The API key; it is not shown anywhere."""
     if variable is None:
@@ -253,18 +271,17 @@ def _show(levels: Levels, address: str, has_key: bool, *, as_json: bool = False)
 
     if as_json:
         told = {effort: asdict(level) for effort, level in levels.all.items()}
-        show_json({"address": address, "model": levels.name, "default": levels.default, "levels": told})
+        auto = levels.auto and {"policy": levels.auto.name, "lams": levels.auto.lams}
+        show_json({"address": address, "model": levels.name, "default": levels.default, "levels": told, "auto": auto})
         sys.stdout.flush()
         return
     rows = [
-        [
-            f"{levels.name}:{effort}",
-            f"{level.lam:g}",
-            "–" if level.expected_tokens is None else f"{level.expected_tokens:,.0f}",
-            "–" if level.expected_accuracy is None else f"{100 * level.expected_accuracy:.1f} %",
-        ]
-        for effort, level in levels.all.items()
+        [f"{levels.name}:{effort}", f"{one.lam:g}", *_expected(one.expected_tokens, one.expected_accuracy)]
+        for effort, one in levels.all.items()
     ]
+    if levels.auto is not None:
+        by = f"{levels.auto.name}: {', '.join(f'{lam:g}' for lam in levels.auto.lams)}"
+        rows.append([f"{levels.name}@auto", by, *_expected(levels.auto.tokens, levels.auto.accuracy)])
     table("Levels", ["model", "λ", "tokens expected", "accuracy expected"], rows)
     measured = any(level.expected_tokens is not None for level in levels.efforts.values())
     words = (
@@ -276,6 +293,11 @@ def _show(levels: Levels, address: str, has_key: bool, *, as_json: bool = False)
     console.print(f"\nServing at {address} (the page), {address}/v1 (the API). Ctrl-C stops it.\n")
     console.print(example(levels, address, has_key), style="dim")
     console.file.flush()  # a log file or a pipe shall have it now, not when the server ends
+
+
+def _expected(tokens: float | None, accuracy: float | None) -> tuple[str, str]:
+    """What to expect, as the table shows it."""
+    return ("–" if tokens is None else f"{tokens:,.0f}", "–" if accuracy is None else f"{100 * accuracy:.1f} %")
 
 
 def example(levels: Levels, address: str, has_key: bool) -> str:

@@ -26,7 +26,7 @@ from interpole.serve.text import Detokenizer, StopStrings
 if TYPE_CHECKING:
     from interpole.engines.base import Token
 
-__all__ = ["Choice", "Delta", "Item", "answers"]
+__all__ = ["Choice", "Delta", "Item", "answers", "margin"]
 
 PING_SECONDS = 15.0
 _PENDING = 16  # pieces that wait for a slow reader; more come together, as one
@@ -92,6 +92,25 @@ async def answers(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def margin(call: Call, driver: Driver) -> float:
+    """The log odds that the response to a call opens with a thought, by the model's own distribution.
+
+    Raises:
+        RequestError: the engine failed.
+    """
+    request = Request(0, call.prompt, call.sampler, 0, call.chosen.lam, begins=call.form.markers.open)
+    ticket = driver.submit(request)
+    try:
+        while (finished := (await ticket.get()).finished) is None:
+            pass
+    finally:
+        driver.release(ticket)
+    if finished.error is not None or finished.chance is None:
+        what = "no margin" if finished.error is None else finished.error.what
+        raise RequestError(what, "server_error", code="engine_failed", status=500)
+    return finished.chance.margin
 
 
 class _Stopped(Exception):  # noqa: N818

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from prometheus_client import disable_created_metrics
@@ -25,9 +25,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from interpole.analysis.policies import MARGIN
 from interpole.errors import InterpoleError
 from interpole.formats import parse_json
-from interpole.serve.answer import Choice, Item, answers
+from interpole.serve.answer import Choice, Item, answers, margin
 from interpole.serve.call import Call, Draft
 from interpole.serve.chat_completions import read_chat, stream_chat, whole_chat
 from interpole.serve.completions import read_completions, stream_completions, whole_completions
@@ -35,7 +36,7 @@ from interpole.serve.driver import Driver
 from interpole.serve.errors import RequestError
 from interpole.serve.guard import check_host, check_json
 from interpole.serve.head import Head
-from interpole.serve.levels import card, cards
+from interpole.serve.levels import AUTO, card, cards, choose
 from interpole.serve.messages import read_messages, stream_messages, whole_messages
 from interpole.serve.metrics import GONE, METRICS_TYPE, Metrics, Watch
 from interpole.serve.page import headers, page
@@ -139,7 +140,8 @@ class Server:
         async def handle(request: Request) -> Response:
             with ExitStack() as stack:
                 try:
-                    drafts = endpoint.read(await self._body(request), self.served)
+                    body = await self._body(request)
+                    drafts = endpoint.read(body, await self._asked_first(endpoint, body))
                     stack.enter_context(self.driver.room(sum(draft.num_choices for draft in drafts)))
                     calls = await self._calls(drafts)
                 except RequestError as error:
@@ -177,9 +179,25 @@ class Server:
         """Rendered and counted, in a thread: templates may take their time."""
         return [await asyncio.to_thread(draft.call, self.served) for draft in drafts]
 
+    async def _asked_first(self, endpoint: _Endpoint, body: Any) -> Served:
+        """What is served, with what the policy has to know of a request that leaves λ to it: its first token's margin.
+
+        Raises:
+            RequestError: the request makes no sense, or the engine failed.
+        """
+        policy = self.served.levels.auto
+        if policy is None or MARGIN not in policy.needs or not isinstance(body, dict):
+            return self.served
+        if choose(body, self.served.levels).effort != AUTO:
+            return self.served
+        drafts = endpoint.read({**body, "lam": policy.margin_at}, self.served)
+        with self.driver.room(len(drafts)):
+            call = (await self._calls(drafts))[0]
+            return replace(self.served, numbers={MARGIN: await margin(call, self.driver)})
+
     async def _items(self, endpoint: _Endpoint, calls: Sequence[Call]) -> AsyncGenerator[Item]:
         """What comes of the calls, noted and logged."""
-        watch, status = Watch(self.metrics, endpoint.path, calls[0].chosen.lam), GONE
+        watch, status = Watch(self.metrics, endpoint.path, calls[0].chosen), GONE
         watch.asked(sum(call.num_prompt_tokens for call in calls))
         if self._log_prompts:
             for call in calls:

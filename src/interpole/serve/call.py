@@ -119,7 +119,7 @@ def read(fields: Fields, body: Mapping[str, Any], served: Served, *, max_tokens:
     Raises:
         RequestError: one of them makes no sense.
     """
-    chosen = choose(body, served.levels)
+    chosen = choose(body, served.levels, served.numbers)
     fields.passed_over("lam", "model", "reasoning_effort", "output_config", "user", "metadata", "safety_identifier")
     fields.passed_over("prompt_cache_key", "prompt_cache_retention")
     if fields.get("output_config") is not None:

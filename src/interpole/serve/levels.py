@@ -1,8 +1,8 @@
 """Which λ a request asks for: levels of effort by name, and the order in which a request's fields count.
 
-`lam` > `model="name@0.55"` or `"name:low"` > effort (`reasoning_effort`, `reasoning.effort`, Anthropic's `output_config.effort`)
-> the default. Every field that is given is checked, also where another one counts. No server and no engine is needed here: the
-vLLM plugin asks the same functions.
+`lam` > `model="name@0.55"`, `"name:low"` or `"name@auto"`, which a policy answers > effort (`reasoning_effort`,
+`reasoning.effort`, Anthropic's `output_config.effort`) > the default. Every field that is given is checked, also where another
+one counts. No server and no engine is needed here: the vLLM plugin asks the same functions.
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from interpole.analysis.policies import NONE as NOTHING
+from interpole.analysis.policies import FittedPolicy, known_of
 from interpole.errors import AnalysisError, RecipeError
 from interpole.files import StrPath
+from interpole.serve.auto import question_of
 from interpole.serve.errors import RequestError
 
 __all__ = [
+    "AUTO",
     "NONE",
     "Chosen",
     "Level",
     "Levels",
+    "auto_name",
     "card",
     "cards",
     "choose",
@@ -31,6 +36,8 @@ __all__ = [
 
 NONE = "none"
 """The effort that is always there: λ = 0, Instruct."""
+AUTO: Literal["auto"] = "auto"
+"""Stands for what the policy chooses: `name@auto`."""
 SHARES = {"low": 0.5, "medium": 0.9}
 """Levels that a run names: the share of Thinking's accuracy that they keep. `high` is the most accurate λ."""
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -54,11 +61,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Levels:
-    """What a server offers: its model's name, the λ of a request that names none, and the levels of effort."""
+    """What a server offers: its model's name, the λ of a request that names none, the levels of effort, and a policy."""
 
     default: float
     efforts: dict[str, Level]
     name: str = "interpole"
+    auto: FittedPolicy | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no request could mean."""
@@ -67,6 +75,8 @@ class Levels:
             raise RecipeError(f"{problem!r} is no name of an effort", remedy="write it as low=0.4, in small letters")
         if not self.name or self.name != self.name.strip():
             raise RecipeError(f"{self.name!r} is no name of a model", remedy="give one without blanks around it")
+        if AUTO in self.efforts:
+            raise RecipeError("the effort auto is what a policy chooses", remedy="give it another name")
         if NONE in self.efforts and self.efforts[NONE].lam != 0:
             raise RecipeError("the effort none is λ = 0, and no other", remedy="give it another name, e.g. minimal")
         for lam in (self.default, *(level.lam for level in self.efforts.values())):
@@ -81,7 +91,7 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The λ of one request, the effort that named it (None: none did), and the model as the response names it."""
+    """The λ of one request, the effort that named it (None: none did; `AUTO`), and the model as the response names it."""
 
     lam: float
     effort: str | None
@@ -91,6 +101,11 @@ class Chosen:
 def level_name(name: str, effort: str) -> str:
     """The model name that stands for an effort."""
     return f"{name}:{effort}"
+
+
+def auto_name(name: str) -> str:
+    """The model name that stands for the policy."""
+    return f"{name}@{AUTO}"
 
 
 def parse_efforts(text: str) -> dict[str, Level]:
@@ -154,6 +169,10 @@ def cards(levels: Levels, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
         expected = {"expected_tokens": level.expected_tokens, "expected_accuracy": level.expected_accuracy}
         named = {"id": level_name(levels.name, effort), "lam": level.lam, "effort": effort}
         found.append({**found[0], **named, **expected})
+    if (auto := levels.auto) is not None:
+        expected = {"expected_tokens": auto.tokens, "expected_accuracy": auto.accuracy}
+        chosen = {"id": auto_name(levels.name), "lam": None, "policy": auto.name, "lams": list(auto.lams)}
+        found.append({**found[0], **chosen, **expected})
     return found
 
 
@@ -167,12 +186,13 @@ def card(name: str, levels: Levels, plain: Mapping[str, Any]) -> dict[str, Any]:
     return next((one for one in listed if one["id"] == name), {**listed[0], "id": name, "lam": chosen.lam})
 
 
-def choose(body: Mapping[str, Any], levels: Levels) -> Chosen:
+def choose(body: Mapping[str, Any], levels: Levels, numbers: Mapping[str, float] = NOTHING) -> Chosen:
     """The λ that a request asks for.
 
     Args:
         body: the request, as JSON gave it; what is null counts as not given.
         levels: what the server offers.
+        numbers: what is known of the question besides its text, for the policy.
 
     Raises:
         RequestError: a field is no λ, names no effort, contradicts another, or there is no such model.
@@ -182,6 +202,8 @@ def choose(body: Mapping[str, Any], levels: Levels) -> Chosen:
     effort = _effort(body, levels)
     if lam is not None:
         return Chosen(lam, None, model_name)
+    if by_model == AUTO:
+        return Chosen(_by_policy(body, levels, numbers), AUTO, model_name)
     if by_model is not None:
         return Chosen(by_model[0], by_model[1], model_name)
     if effort is not None:
@@ -200,8 +222,18 @@ def _lam(value: Any, param: str) -> float:
     return float(value)
 
 
-def _of_model(model: Any, levels: Levels) -> tuple[str, tuple[float, str | None] | None]:
-    """The model's name as the response repeats it, and the λ and effort that are written into it."""
+def _by_policy(body: Mapping[str, Any], levels: Levels, numbers: Mapping[str, float]) -> float:
+    """The λ that the policy chooses for the question of a request."""
+    assert levels.auto is not None
+    prompts = body.get("prompt")
+    if isinstance(prompts, list) and len(prompts) > 1:
+        what = f"{auto_name(levels.name)} chooses λ for one prompt, not for {len(prompts)}"
+        raise RequestError(what, param="prompt", code="invalid_value")
+    return levels.auto.choose(known_of(question_of(body), numbers=numbers)).first[0]
+
+
+def _of_model(model: Any, levels: Levels) -> tuple[str, tuple[float, str | None] | Literal["auto"] | None]:
+    """The model's name as the response repeats it, and the λ and effort that are written into it, or that a policy chooses."""
     if model is None:
         return levels.name, None
     if not isinstance(model, str):
@@ -209,6 +241,11 @@ def _of_model(model: Any, levels: Levels) -> tuple[str, tuple[float, str | None]
     rest = model.removeprefix(levels.name)
     if model == levels.name:
         return model, None
+    if model == auto_name(levels.name) and levels.auto is not None:
+        return model, AUTO
+    if model == auto_name(levels.name):
+        what = f"no policy is served that would choose λ for {model}: start the server with --auto"
+        raise RequestError(what, param="model", code="model_not_found", status=404)
     if rest != model and rest.startswith("@"):
         if not _NUMBER.fullmatch(rest[1:]):
             raise RequestError(
@@ -217,8 +254,9 @@ def _of_model(model: Any, levels: Levels) -> tuple[str, tuple[float, str | None]
         return model, (_lam(float(rest[1:]), "model"), None)
     if rest != model and rest.startswith(":"):
         return model, (levels.all[_known(rest[1:], levels, "model")].lam, rest[1:])
-    there = ", ".join([levels.name, *(level_name(levels.name, effort) for effort in levels.all), f"{levels.name}@0.55"])
-    what = f"there is no model {_short(model)}; there are {there}"
+    there = [levels.name, *(level_name(levels.name, effort) for effort in levels.all), f"{levels.name}@0.55"]
+    there += [] if levels.auto is None else [auto_name(levels.name)]
+    what = f"there is no model {_short(model)}; there are {', '.join(there)}"
     raise RequestError(what, param="model", code="model_not_found", status=404)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from interpole.serve.levels import AUTO, Chosen
+
 __all__ = ["GONE", "METRICS_TYPE", "Metrics", "Watch"]
 
 GONE = 499  # the client hung up; the status that proxies log
@@ -33,6 +35,7 @@ class Metrics:
             return Histogram(f"interpole_{name}", words, ("lam",), buckets=SECONDS, registry=registry)
 
         self.requests = counter("requests", "Requests by how they ended.", "endpoint", "lam", "status")
+        self.auto = counter("auto_requests", "Requests whose λ the policy chose.", "lam")
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.", "lam")
         self.completion_tokens = counter("completion_tokens", "Tokens generated.", "lam")
         self.reasoning_tokens = counter("reasoning_tokens", "Of those, tokens of thoughts.", "lam")
@@ -67,9 +70,11 @@ class Metrics:
 class Watch:
     """Notes what becomes of one request."""
 
-    def __init__(self, metrics: Metrics, endpoint: str, lam: float) -> None:
+    def __init__(self, metrics: Metrics, endpoint: str, chosen: Chosen) -> None:
         self._metrics, self._endpoint = metrics, endpoint
-        self._lam = f"{round(lam * GRID) / GRID:.2f}"
+        self._lam = f"{round(chosen.lam * GRID) / GRID:.2f}"
+        if chosen.effort == AUTO:
+            metrics.auto.labels(self._lam).inc()
         self._start, self._begun = time.monotonic(), False
 
     def asked(self, num_prompt_tokens: int) -> None:

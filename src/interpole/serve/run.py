@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from interpole.engines.base import PerRequest
-from interpole.errors import OutputError
+from interpole.errors import OutputError, TaskError
 from interpole.merging.recipe import Recipe
 from interpole.serve.app import Limits, Server, application
 from interpole.serve.driver import Driver
@@ -80,7 +80,7 @@ def server_of(engine: PerRequest, levels: Levels, options: Options) -> Server:
     """The server of an engine that is open.
 
     Raises:
-        TaskError: its pair has no chat template or no think markers.
+        TaskError: its pair has no chat template or no think markers, or its prompts say nothing to the policy.
     """
     served = serve_pair(
         engine.instruct,
@@ -91,6 +91,10 @@ def server_of(engine: PerRequest, levels: Levels, options: Options) -> Server:
         fingerprint=engine.fingerprint,
         max_tokens=options.max_tokens,
     )
+    policy = levels.auto
+    if policy is not None and policy.margin_at is not None and served.forms[policy.margin_at > 0].prompt_opens_thinking:
+        what = f"the policy {policy.name!r} goes by the first token, which says nothing where the prompt opens the thinking"
+        raise TaskError(what, remedy="take one by the question's text: by length, logistic, two modes")
     driver = Driver(engine, max_requests=options.max_rows + options.max_queue)
     return Server(
         served,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -15,7 +15,7 @@ from interpole.chat import ThinkFormat, opens_thinking
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.errors import TaskError
 from interpole.records import Sampler
-from interpole.serve.levels import Levels
+from interpole.serve.levels import AUTO, Levels
 
 __all__ = ["Served", "serve_pair"]
 
@@ -35,6 +35,7 @@ class Served:
         context_tokens: most tokens of a prompt and its response together.
         fingerprint: of the weights.
         max_tokens: the longest response; None: what the context leaves.
+        numbers: what the engine has said of the question of one request, for the policy.
     """
 
     levels: Levels
@@ -44,6 +45,7 @@ class Served:
     context_tokens: int
     fingerprint: str
     max_tokens: int | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     def form_at(self, lam: float, variables: Mapping[str, Any]) -> ThinkFormat:
         """How the model is asked at λ, with the template variables of a request.
@@ -74,9 +76,9 @@ class Served:
         """What one token looks like."""
         return str(self.tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def stamp(self, lam: float) -> str:
-        """λ and weights, as every response names them."""
-        return f"lam={lam:g};{self.fingerprint[:16]}"
+    def stamp(self, lam: float | None) -> str:
+        """λ and weights, as every response names them; None: λ is the policy's to choose."""
+        return f"lam={AUTO if lam is None else f'{lam:g}'};{self.fingerprint[:16]}"
 
 
 def serve_pair(

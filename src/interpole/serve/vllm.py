@@ -12,12 +12,13 @@ import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from interpole.analysis.policies import FittedPolicy
 from interpole.engines.open import dial
 from interpole.engines.registry import require
 from interpole.errors import EngineError, TaskError
@@ -68,7 +69,8 @@ _INEXACT = {
 
 def to_environment(levels: Levels, host: str) -> dict[str, str]:
     """What is served and at which address, for the processes that vLLM starts."""
-    return {_ENVIRONMENT: json.dumps({"levels": asdict(levels), "host": host})}
+    auto = levels.auto and levels.auto.model_dump(mode="json")
+    return {_ENVIRONMENT: json.dumps({"levels": asdict(replace(levels, auto=None)), "auto": auto, "host": host})}
 
 
 def of_environment() -> tuple[Levels, str]:
@@ -82,7 +84,8 @@ def of_environment() -> tuple[Levels, str]:
     content = json.loads(os.environ[_ENVIRONMENT])
     levels = content["levels"]
     efforts = {name: Level(**level) for name, level in levels["efforts"].items()}
-    return Levels(**levels | {"efforts": efforts}), content["host"]
+    auto = content["auto"] and FittedPolicy.model_validate(content["auto"])
+    return Levels(**levels | {"efforts": efforts, "auto": auto}), content["host"]
 
 
 def main(

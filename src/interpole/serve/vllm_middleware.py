@@ -281,7 +281,7 @@ class LambdaMiddleware:
         except RequestError as error:
             self._metrics.refused(path, error.status)
             raise
-        watch = ResponseWatch(self._metrics, path, chosen.lam, _closing() if path == COMPLETIONS else "")
+        watch = ResponseWatch(self._metrics, path, chosen, _closing() if path == COMPLETIONS else "")
         scope = {**scope, "state": {**scope.get("state", {})}}
         answer = _Rewriter(send, chosen, watch=watch)
         try:

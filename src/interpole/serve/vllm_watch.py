@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interpole.engines.vllm_tally import tally
+from interpole.serve.levels import Chosen
 from interpole.serve.metrics import GONE, Metrics, Watch
 
 __all__ = ["ResponseWatch"]
@@ -28,10 +29,10 @@ _STATE = "request_metadata"
 class ResponseWatch:
     """Of one request at its λ."""
 
-    def __init__(self, metrics: Metrics, endpoint: str, lam: float, closing: str) -> None:
+    def __init__(self, metrics: Metrics, endpoint: str, chosen: Chosen, closing: str) -> None:
         """Begin; `closing`: the marker that is looked for, "" where responses are read apart."""
         self._metrics, self._endpoint, self._closing = metrics, endpoint, closing
-        self._watch, self._tally = Watch(metrics, endpoint, lam), tally()
+        self._watch, self._tally = Watch(metrics, endpoint, chosen), tally()
         self._status: int | None = None
         self._usage: Mapping[str, Any] | None = None
         self._texts: defaultdict[int, str] = defaultdict(str)
