@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,21 @@ def test_the_last_box_that_is_whole_and_not_blank_is_read(text, expected):
         ("I do not think that the answer is A. It is B.", "B"),
         ("The answer is B. Wait, what is asked for is the smaller one. So it must be C.", "C"),
         ("Were it colder, the answer would be B. As it is, C is right.", "C"),
+        ("it should be d, because the rest melt sooner", "D"),
+        ("I pick b) copper", "B"),
+        ("The right choice is definitely B!", "B"),
+        ("$$\\text{Answer} = \\text{B}$$", "B"),
+        ("<answer>B</answer>\n\nGood luck!", "B"),
+        ("\\boxed{A} if it is heated, and \\boxed{B} if it is cooled.", None),
+        (r"\boxed{A \text{ or } B}", None),
+        ("**A.** Copper melts at 1085 °C.\n\n**B.** Iron melts at", None),
+        ("(A) 3 ✗ (B) 4 ✓ (C) 5 ✗ (D) 6 ✗", "B"),
+        ("A) 3\nB) 4 <- correct\nC) 5\nD) 6", "B"),
+        ("A) 3\n**B) 4**\nC) 5\nD) 6", "B"),
+        ("Answer: all of the above (D)", "D"),
+        ("Of these the heaviest by far: C.", "C"),
+        ("The answer is B.\n\nThe usual mistake is to choose A.", "B"),
+        ("Choice B is correct: nothing else would freeze.", "B"),
         ("", None),
     ],
 )
@@ -88,23 +104,15 @@ def verdicts(task, choice, mathematics, sets=range(1, 16)):
             yield row, choice(Problem("1", "q", "C", tuple(row.get("choices", "wxyz"))), seen)
 
 
-@pytest.mark.parametrize(
-    "sets", [range(1, 7), (7,), (8,), (9,), (10,), (11,), (12,), (13,), (14,), (15,), (16,), (17,), (18,)]
-)
-def test_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does(sets):
+def test_of_each_set_of_adversarial_answers_at_most_five_of_a_kind_are_read_otherwise_than_a_human_does():
     pytest.importorskip("math_verify")
-    odd = [
-        row["response"]
-        for row, grade in verdicts("math", None, grading.math_robust, sets)
-        if grade.score != row["score"]
-    ]
-    assert len(odd) <= 5, odd
-    odd = [
-        row["response"]
-        for row, grade in verdicts("choice", grading.choice_robust, None, sets)
-        if grade.answer != row["letter"]
-    ]
-    assert len(odd) <= 5, odd
+    sets, odd = range(1, 24), defaultdict(list)
+    for row, grade in verdicts("math", None, grading.math_robust, sets):
+        odd[row["set"], "math"] += [row["response"]] * (grade.score != row["score"])
+    for row, grade in verdicts("choice", grading.choice_robust, None, sets):
+        odd[row["set"], "choice"] += [row["response"]] * (grade.answer != row["letter"])
+    assert len(odd) == 2 * len(sets)
+    assert {key: found for key, found in odd.items() if len(found) > 5} == {}
 
 
 def test_the_papers_gradings_say_what_they_always_said():
@@ -277,11 +285,29 @@ def test_other_answers_are_not_the_same(text, reference):
             "One might say the answer is 13, and if we kept both ends, the answer would be 14. With one end there are 12.",
         ),
         ("\\{1, 2\\}", "\\boxed{\\{1, 2\\}}"),
+        ("7/12", "\\boxed{\\,7/12\\,}"),
+        ("12", "Final answer: $\\boxed{12$"),
+        ("12", '{"work": "3 · 4", "final_answer": 12}'),
+        ("12", "So \\boxed{\\text{twelve}}."),
+        ("12", "$n = 12$.\n\nCheck: 12 + 1 = 13. Both sides agree."),
+        ("12", "So she has 12 left. Tomorrow she will have 11, which matches the table."),
+        ("12", "**f(2) = 12**\n\nDo you want me to plot it as well?"),
+        ("3/4", "It is 3/4. Since 3 and 4 share no factor, it is already in lowest terms."),
+        ("12", "We reject −5, which leaves us with n = 12."),
+        ("12", "There are 12 such pairs below 50."),
+        ("12", "There are exactly 12 of them in all: 4, 8, 9, ..., 49."),
+        ("12", "The curve reaches a maximum of 12 at x = 3."),
+        ("12", "Either way it comes to $12$, i.e., a dozen."),
+        ("1.5", "Also ist x = 1,5."),
+        ("1200", "The length is \\boxed{12 \\text{ m}} ."),
+        ("12000", "That makes 12 000 cm."),
     ],
 )
 def test_numbers_are_read_as_people_write_them(gold, text):
     pytest.importorskip("math_verify")
-    assert grading.math_robust(Problem("1", "How long is it?", gold), parse_response(text, "stop", QWEN)).score == 1
+    assert (
+        grading.math_robust(Problem("1", "How long is it, in cm?", gold), parse_response(text, "stop", QWEN)).score == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,6 +318,29 @@ def test_of_several_measures_the_one_in_the_unit_that_is_asked_for_is_read(quest
     pytest.importorskip("math_verify")
     text = "They take 0.75 hours, or 45 minutes, which is 75% of one."
     assert grading.math_robust(Problem("1", question, answer), parse_response(text, "stop", QWEN)).score == 1
+
+
+@pytest.mark.parametrize(("question", "answer"), [("Find the slope.", "-2"), ("Find the intercept.", "5")])
+def test_of_two_clauses_the_one_that_names_what_the_question_asks_for_is_read(question, answer):
+    pytest.importorskip("math_verify")
+    seen = parse_response("The slope is -2 and the intercept is 5.", "stop", QWEN)
+    assert grading.math_robust(Problem("1", question, answer), seen).score == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- If it rains: $\\boxed{11}$\n- If it does not: $\\boxed{12}$",
+        "$\\boxed{12}$ or $\\boxed{11}$; I am not sure which is wanted.",
+        "The answer is 12, plus or minus 1.",
+        "We need 3 × 4. First,",
+        "\\boxed{12 \\text{ mm}}",
+    ],
+)
+def test_what_is_open_cut_off_or_of_another_size_is_not_the_answer(text):
+    pytest.importorskip("math_verify")
+    seen = parse_response(text, "stop", QWEN)
+    assert grading.math_robust(Problem("1", "How long is it, in cm?", "12"), seen).score == 0
 
 
 @pytest.mark.parametrize(("question", "right"), [("How many degrees?", True), ("How many radians?", False)])

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from interpole.tasks.statements import AGAINST, SURELY, WITHDRAWN
+from interpole.tasks.statements import AGAINST, CUT_OFF, SURELY, WITHDRAWN
 
 __all__ = ["JUDGED", "claimed"]
 
@@ -38,6 +38,7 @@ _SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 _WOULD = re.compile(r"(?<!\bi)\swould\b(?!\sbe\s(?:my|the)\b)", re.IGNORECASE)
+_EXPLAINED = re.compile(rf"(?<=\s){JUDGED}[*_]{{0,3}}:\s.{{1,600}}$", re.IGNORECASE)
 _ASSUMING = re.compile(r"^\s{0,4}(?:assuming|given)\s[^,?]{1,80},\s", re.IGNORECASE)
 _YES = re.compile(r"\s{1,3}(?:yes|indeed|correct|right)\b", re.IGNORECASE)
 
@@ -54,7 +55,7 @@ _MENTION = re.compile(
     re.IGNORECASE,
 )
 _AFTER_A = re.compile(
-    r"[\s*_]{0,2}(?:$|[.,;:!)\]}]|(?:is|was|and|or|nor|must|has|seems|alone|works|fits|matches|does|as\sthe|because|since|best\s|answers|explains|follows|agrees|gives|says)\b)",
+    r"[\s*_]{0,2}(?:$|[.,;:!)\]}]|(?:is|was|and|or|nor|must|has|seems|alone|works|fits|fails|are|matches|does|as\sthe|because|since|best\s|answers|explains|follows|agrees|gives|says)\b)",
     re.IGNORECASE,
 )
 _JOINED = re.compile(
@@ -69,7 +70,7 @@ _NEAR = 100  # characters before and after letters that speak of them
 _TRIM = ' .,*_:"”)]'
 _FOR_IT = (
     rf"(?:{JUDGED}|only|works?|fits?|match(?:es|ing)?|satisf\w{{1,4}}|holds?|remains?|survives?|follows?|agrees?|consistent"
-    r"|supported|preferable|closest|nearest|exception|odd|accurate|valid|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess)|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\b|正しい|正解|正确|正確|对|對|[✓✔✅☑])"
+    r"|supported|preferable|closest|nearest|exception|odd|accurate|valid|answer|stimmt|(?:my|the)\s(?:answer|choice|pick|vote|guess|one\s(?:to|that|which))|explains|yes|does(?!\s?n[o'’]t)|it\sis|what\b|正しい|正解|正确|正確|对|對|[✓✔✅☑])"
 )
 _AGAINST = re.compile(AGAINST, re.IGNORECASE)
 _SAYS = re.compile(
@@ -80,10 +81,10 @@ _SAYS = re.compile(
 )
 _FAVOURED = re.compile(rf"(?<!n['’]t\s)\b{_FOR_IT}\b|[✓✔✅☑]|正しい|正解|正确|正確|对的|對的", re.IGNORECASE)
 _CONCLUDES = re.compile(
-    r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|say|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
+    r"(?:\b(?:is|are|be|was|it's|that's|i\s(?:would|will)|i['’](?:d|ll)|says?|answer|leaves?|leaving|left|us|makes|making|prefer|favou?r"
     r"|guess|towards?|with|corresponds?\sto|match(?:es|ing)?|points?\sto|means|gives|therefore|thus|hence|so|only|conclusion|conclude"
     r"|elimination|by|to|get|obtain|arrive\sat|\w{2,10}(?:ed|wn|en)\sin|what|forced|pressed|choose|guess|supports?|favou?rs|confirms?|suggests?|indicates?|selects?|identifies|requires?|demands?|with|likely|probably|but|this|that|ist|est|es|é|è)\b|→|⇒|∴|[=-]>)[\s,:]{1,4}"
-    rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}$"
+    rf"(?:(?:with|is|be|to\sbe|it|it's|only|therefore|thus|the|a|la|le|el|die|der|das|{JUDGED}|{_NOUN})\s{{1,2}}){{0,4}}[*_]{{0,3}}$"
     rf"|\bthe\s(?:\w{{2,12}}\s){{0,3}}(?:one|{_NOUN}),\s$",
     re.IGNORECASE,
 )
@@ -92,7 +93,7 @@ _IDENTIFIES = re.compile(
     re.IGNORECASE,
 )
 _ENDS_CLAUSE = re.compile(
-    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given|that|which|over|says|states|claims|predicts|rather|of\scourse)\b|the\s(?:correct|right|best|only)\b)",
+    r"[\s.*_\"”)\]]{0,6}(?:$|,|:|\(|(?:as|for|in|by|due|and|from|under|given|that|which|over|says|states|claims|predicts|rather|of\scourse|exactly|perfectly|precisely)\b|the\s(?:correct|right|best|only)\b)",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(r"(?<=\w)[)*_\"]{0,3},\s|\s\((?!i\.e)")
@@ -109,7 +110,8 @@ _FROM_TO = re.compile(
     r"(?<!\banswer\s)(?<!\bchoice\s)(?<!\bchange\s)(?<!\bswitch\s)(?<!\bswitching\s)\bfrom\s[A-Z]\sto\s$", re.IGNORECASE
 )
 _PARTLY = re.compile(r"\bonly\s(?:(?:the\s)?(?:first|second|third)|one\sof|some|part\w{0,2})\b", re.IGNORECASE)
-_SAID_TO_BE = re.compile(r"\b(?:it['’]s|it\sis|think|believe|say|answer\sis|so|choose|pick)\s$", re.IGNORECASE)
+_SAID_TO_BE = re.compile(r"\b(?:it['’]s|is|be|think|believe|say|so|choose|pick)\s$", re.IGNORECASE)
+_IS_RIGHT = re.compile(rf"\s(?:is|must\sbe|seems)\s(?:the\s)?{JUDGED}\b", re.IGNORECASE)
 _OUTDONE = re.compile(r"\b(?:not\sas\s\w{2,12}\sas|(?:worse|less\s\w{2,14})\sthan|inferior\sto)\s$", re.IGNORECASE)
 _NEITHER = re.compile(
     r"\b(?:neither|none|nor|doubt)\b|(?:\bnot|n['’]t)\s(?:think|believe|see|agree|say)\b", re.IGNORECASE
@@ -132,6 +134,8 @@ class _Claim(NamedTuple):
 def claimed(text: str, letters: str) -> str | None:
     """The letter that the clauses of a text claim: by the firmest, the last; "" where that names several or is given up."""
     claims = list(_claims(text, letters))
+    if CUT_OFF.search(text[-12:]):  # what a clause that is not whole would have said
+        claims = [one for one in claims if one.weight != 1]
     withdrawn = max((match.start() for match in WITHDRAWN.finditer(text)), default=-1)
     for weight in (3, 2, 1):
         said = [one for one in claims if one.weight == weight]
@@ -169,7 +173,9 @@ def _claims(text: str, letters: str) -> Iterator[_Claim]:
             continue  # "A. No"
         asked = cut is not None and cut[0] in ("?", "？") and not _WHY.match(clause) and not _YES.match(text, end)
         clause = _ASSUMING.sub("", clause)
-        if len(clause) <= _MAX_CLAUSE and not (asked or _SUPPOSED.search(clause) or _WOULD.search(clause)):
+        if len(clause) <= _MAX_CLAUSE and not (
+            asked or _SUPPOSED.search(clause) or _WOULD.search(_EXPLAINED.sub("", clause))
+        ):
             yield from _claims_of(clause, begin, letters)
         begin = end
 
@@ -215,6 +221,8 @@ def _is_mention(clause: str, mention: re.Match[str], letters: str) -> bool:
     if mention["noun"] or (mention["open"] and mention["close"]):
         return True
     if letter.islower():
+        if not before.strip(_TRIM) and letter not in "ai" and _IS_RIGHT.match(clause, mention.end()):
+            return True
         return not clause[mention.end() :].strip(_TRIM) and bool(_SAID_TO_BE.search(before))
     return letter.isupper() and (letter not in "AI" or bool(_AFTER_A.match(clause, mention.end())))
 

@@ -16,6 +16,7 @@ from interpole.tasks.statements import (
     AGAINST,
     ANNOUNCED,
     CORRECTED,
+    CUT_OFF,
     SURELY,
     TAKEN_BACK,
     WITHDRAWN,
@@ -24,6 +25,7 @@ from interpole.tasks.statements import (
     boxes,
     fold,
     not_meant,
+    of_cases,
     standing,
     undressed,
 )
@@ -54,7 +56,8 @@ _ANNOUNCED = re.compile(
 )
 _NOT_BEFORE = re.compile(r"\bnot\s{1,2}(?:\$|\\\(|\*){0,3}$", re.IGNORECASE)
 _CONDITIONAL = re.compile(
-    r"[\s*_$)\\]{0,6}\s(?:if|unless|when|or\s(?:more|less|so|fewer|above|below))\b", re.IGNORECASE
+    r"[\s*_$)\\]{0,6}(?:,?\s(?:plus\sor\sminus|give\sor\stake)\b|\s(?:if|unless|when|or\s(?:more|less|so|fewer|above|below))\b|\s?(?:±|\\pm))",
+    re.IGNORECASE,
 )
 _BOUNDED = re.compile(r"\bor\s(?:more|less|fewer|greater|above|below)\b|\bat\s(?:least|most)\b|\b(?:more|less)\sthan\b")
 _COMPARED = re.compile(r"[<>≤≥≠≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|sim|leqslant|geqslant)(?![a-z])")
@@ -64,6 +67,9 @@ _SUMMED = re.compile(
 _SET = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s{0,2}=")
 _EQUALS = re.compile(r"\s{0,2}=\s{0,2}")
 _ONE_LETTER = re.compile(r"[A-Za-z]")
+_SPELT = re.compile(
+    r"\s{0,4}(?:\\text[a-z]{0,2}\s{0,2}\{)?\s{0,4}([a-z][a-z\s-]{2,80}?)\s{0,4}\}?\s{0,4}", re.IGNORECASE
+)
 
 
 def stated(text: str, question: str = "") -> str | None:
@@ -76,6 +82,8 @@ def stated(text: str, question: str = "") -> str | None:
     text = _SCIENTIFIC.sub(r"\1 × 10^{\2}", _VULGAR.sub(_fraction, _MINUS.sub("-", standing(fold(text)))))
     text = _MIXED.sub(r"\\frac{\1 \\cdot \3 + \2}{\3}", text)
     found = [(box.begin, _boxed(text, box)) for box in boxes(text) if _stands(text, box.begin, box.end)]
+    if found and found[-1][0] in {box.begin for box in of_cases(text)}:
+        return None
     for match in _ANNOUNCED.finditer(text):
         value = value_at(text, match.end())
         if not value or not_meant(text, match.start(), value.end):
@@ -84,6 +92,8 @@ def stated(text: str, question: str = "") -> str | None:
             found.append((match.end(), value.expression))
     if found:
         begin, expression = max(found, key=lambda one: one[0])
+        if WITHDRAWN.search(text[begin:].split("\n", 1)[0]):
+            return None
         boxed = any(box.begin == begin for box in boxes(text))  # who corrects a box writes another
         after = text[text.find("}", begin) :] if boxed else ""
         if boxed and _SUMMED.match(after) and (concluded := _concluded(after)):
@@ -100,6 +110,9 @@ def stated(text: str, question: str = "") -> str | None:
 def _boxed(text: str, box: Box) -> str:
     r"""What a box says: what lies in it, or after `\boxed{b}=70` what its variable equals."""
     inner = text[box.start : box.stop]
+    spelt = _SPELT.fullmatch(inner)
+    if spelt and (number := words_at(spelt[1], 0)):
+        return number.expression
     equals = _EQUALS.match(text, box.end) if _ONE_LETTER.fullmatch(inner.strip()) else None
     value = value_at(text, equals.end()) if equals else None
     return value.expression if value else inner
@@ -122,7 +135,6 @@ def _stands(text: str, begin: int, end: int) -> bool:
 _BRACKETED = re.compile(r"^[(\[](-?\d[\d.]{0,60})[)\]]$")
 _MEASURED = re.compile(rf"-?[\d.,:]{{1,60}}\s(?:{UNITS})(?:/(?:{UNITS}))?(?:\^?[23²³])?")
 _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
-_CUT_OFF = re.compile(r"\s(?:to|the|an?|of|be|that|and|or|we|if|for|with|by|from|which|because)$")
 _QED = re.compile(r"\$?\s{0,2}\\(?:blacksquare|square|qed|qedhere|Box)(?![A-Za-z])\s{0,2}\$?")
 _DISPLAY = re.compile(r"^[ \t]{0,20}\\[\[\]][ \t]{0,20}$", re.MULTILINE)
 _ASIDE = re.compile(
@@ -135,19 +147,29 @@ _ASIDE = re.compile(
     r"|,\s(?:which|as)\s(?:\w{1,8}\s){0,3}(?:checked|verified|confirmed|checks|check|verify|confirm|verifies|confirms)\b.{0,200}$",
     re.IGNORECASE,
 )
+_IN_BRACKETS = re.compile(r"(?<=\S)\s\((?=[^()]{0,60}[A-Za-z]{3})(?:[^()]|\([^()]{1,60}\)){1,120}\)$")
+_SAID_AGAIN = re.compile(r"(\$[^$\n]{1,200}\$),?\s(?:i\.e\.,?|that\sis,?|in\sother\swords,?|meaning)\s[^$=]{1,160}$")
+_ENUMERATED = re.compile(
+    r"((?<![\d.])\d{1,9}(?:\s(?!(?:is|are|was|be)\b)[a-z]{2,15}){1,6}):\s[^:]{1,80},[^:]{1,80},[^:]{1,200}$"
+)
+_QUALIFIED = re.compile(  # "23 such integers less than 100": what is counted, and no bound of the number
+    r"(?<=\d)(?:\s(?:that\sare|which\sare|(?!(?:is|are|was|were|be|but|so)\b)[a-z]{2,15})){1,6}?"
+    r"\s(?:(?:that|which)\sare\s)?(?:(?:less|greater|smaller|larger|fewer|more|bigger)\sthan|at\s(?:least|most)|below|above|under|over|between|up\sto|not\sexceeding)"
+    r"\s\S{0,3}\d\S{0,20}(?:\sand\s\S{0,3}\d\S{0,20})?(?:\s[a-z]{3,15}){0,3}$"
+)
 _PREMISE = re.compile(
     r"^(?!if\b(?![^,]{1,200},[^,]{1,200},\s(?:so|hence|thus))|(?:suppose|assum)(?![^;?]{1,200}\b(?:contradict|impossib|absurd)))[^;?]{1,400},\s(?:(?:so|hence|thus|therefore)\b\s{0,2}"
-    r"|(?:and|but|though|although|while|whereas|when|however)\s(?=the\s(?:true|correct|actual|right|real|exact|precise)\b))"
+    r"|(?:which\s(?:leaves?|gives?|yields?)|leaving)\s(?:us\s)?(?:with\s)?(?:only\s)?|(?:and|but|though|although|while|whereas|when|however)\s(?=the\s(?:true|correct|actual|right|real|exact|precise)\b))"
     r"|^(?:since|because|as)\b[^;?]{1,300}?,\s(?=(?:the|we|it|there|this|our)\b|\$?[A-Za-z]\s?=)"
     r"|^[^\d$\\,;?]{1,60}(?:,\s|、)(?=[-$\\(]{0,2}\d[^\s]{0,60}$|\$[^$]{1,200}\$$)",
     re.IGNORECASE,
 )
 _ROUNDED = re.compile(  # of what is said exactly before: "2√3 ≈ 3.46"
-    r"(?<=[\d}π)])\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…|\s?\\?%)?"
+    r"(?<=[\d}π)])(\s?[A-Za-z²³°]{1,8})?\s{0,2}(?:≈|\\approx(?![a-z]))\s{0,3}-?\d[\d.]{0,30}(?:\\[cl]?dots|…|\s?\\?%)?(?:(?(1)\s?[A-Za-z²³°]{1,8}|))"
 )
 _REASON = re.compile(r"(?<!\bnot),?\s(?:because|since|given\sthat)\b.{1,300}$", re.IGNORECASE)
 _IN_OTHER_WORDS = re.compile(
-    r"(?:^|\b(?:i\.e\.,?|namely,?|that\sis,?|in\sother\swords,?)\s)(?:(?:on|in|at|equal\sto)\s)(\$[^$]{1,200}\$)$"
+    r"(?:(?:^|\b(?:i\.e\.,?|namely,?|that\sis,?|in\sother\swords,?)\s)(?:(?:on|in|at|equal\sto)\s)|\bwhich\s[^$,;]{1,60}\sis\s)(\$[^$]{1,200}\$)$"
 )
 _SO = re.compile(r",\s(?:so|hence|thus|therefore)\W{0,4}$", re.IGNORECASE)
 _ADJUNCT_FIRST = re.compile(
@@ -155,11 +177,11 @@ _ADJUNCT_FIRST = re.compile(
     re.IGNORECASE,
 )
 _ADJUNCT = re.compile(
-    r"\s(?:after|before|by|when|at\s(?:the|an?)\b|for(?!\s(?:every|each)\b)|from|in(?!\s\d{1,3}$)|(?:out\s)?of\s(?:the|these|those|all)|to(?!\s?\S{0,2}\d)|with|without|during|among)\s(?=.{0,300}\d)",
+    r"\s(?:after|before|by|when|at\s(?:the|an?)\b|on(?=\s(?:the\s)?\d{1,2}(?:st|nd|rd|th)\b)|for(?!\s(?:every|each)\b)|from|in(?!\s\d{1,3}(?:$|\schance))|(?:out\s)?of\s(?:the|these|those|all)|to(?!\s?\S{0,2}\d)|with|without|during|among)\s(?=.{0,300}\d)",
     re.IGNORECASE,
 )
 _GOES_ON_TO_SAY = re.compile(
-    r"[=≈:]|\b(?:is|are|was|were|equals?|gives?|get|gets|mak(?:es?|ing)|yield(?:s|ing)?|leav(?:es?|ing)|totals?|has|have|so|thus|hence|therefore)\b",
+    r"[=≈:]|['’]s\b|\b(?:is|are|was|were|equals?|gives?|get|gets|mak(?:es?|ing)|yield(?:s|ing)?|leav(?:es?|ing)|totals?|has|have|so|thus|hence|therefore)\b",
     re.IGNORECASE,
 )
 _DESCRIBED = re.compile(  # what is counted or measured: words in it neither doubt nor bound the value
@@ -172,6 +194,10 @@ _SOLVED_FOR = re.compile(
     r"(?:(?:,?\s(?:and|or)|,)\s\1(?:_?\d|_\{\d\}|[₀-₉])?\s?=\s?[^=,;$]{1,40}?){1,8}$"
 )
 _EACH_SOLUTION = re.compile(r"=\s?([^=,;]{1,40}?)(?=,|\s(?:and|or)\s|$)")
+_WHERE_REACHED = re.compile(  # "reaches a maximum of 8 at x = 2"
+    r"(\b(?:maxim|minim|peak|attain|reach|largest|smallest|greatest|least)\w{0,6}\b.{0,60}\d\S{0,12}),?\s(?:at|when|for|where)\s\$?\(?[A-Za-z]\s?=\s?[^,;=]{1,30}$",
+    re.IGNORECASE,
+)
 _SERIES = re.compile(r"(?:\$[^$\n]{1,200}\$(?:,\s(?:and\s|or\s)?|\s(?:and|or)\s)){1,12}\$[^$\n]{1,200}\$$")
 _VARIABLE = re.compile(r"\$\s{0,2}([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,2}=")
 _IN_SHORT = re.compile(
@@ -194,15 +220,52 @@ _ADDED = re.compile(
 _APPOSED = re.compile(r"(?:so\s|thus\s|hence\s)?(?:the|our|my|its|their)\s[^,\d$\\]{1,60},\s", re.IGNORECASE)
 _APPOSED_ENDS = re.compile(r"[\s*_$]{0,3},\s")
 _RESTATED = re.compile(r"(?:,|\bi\.e\.,?|\bnamely,?|\bthat\sis,?)\s\$([^$]{1,200})\$$")
+_COORDINATED = re.compile(r",?\s(?:and|while|whereas)\s|;\s")
+_AMOUNTS = re.compile(r"\$[^$]{1,200}\$|(?<![\w.,])-?\d[\d.,/]{0,40}")
+_WORDS = re.compile(r"[^\W\d_]{3,30}(?:-[^\W\d_]{1,30})?")
+_COMMON = {
+    *(
+        "find",
+        "the",
+        "value",
+        "what",
+        "how",
+        "many",
+        "much",
+        "are",
+        "was",
+        "for",
+        "and",
+        "does",
+        "did",
+        "number",
+        "each",
+    ),
+    *("that", "this", "from", "with"),
+}
 _MOST_NUMBERS = 4  # of a sentence in which only one is looked for
 _A_NUMBER = re.compile(r"(?<![\w.,/^+<>:±-])(?:\\?[$€£])?-?(?=\d)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})(?:\*\*|$)")
 _TAGS = re.compile(r"</?(?:b|strong|em|i|(?:final_)?answer)>", re.IGNORECASE)
 _REMARK = re.compile(  # what may follow an answer without being one
-    r"[\s*_>#-]{0,8}(?:\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:(?:if|should)\syou\b|please|let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|the\s(?:next|other|second)\b|for\sexample"
+    r"[\s*_>#-]{0,8}(?:[^\n]{0,120}\b(?:it|this|that|fraction)\s(?:is\s(?:already\s)?(?:in\s(?:its\s|the\s)?(?:simplest|lowest|reduced)\b|fully\s(?:reduced|simplified)|irreducible)"
+    r"|can(?:not|['’]t)\sbe\s(?:reduced|simplified))|\((?=[^()]{0,40}[A-Za-z]{2})[^()]{0,400}\)[\s*_.]{0,8}$|(?:(?:if|should)\syou\b|(?:would|do|does|shall|can|may|want|need|is\sthere|are\sthere)\b(?=[^?\n]{0,120}\?$)(?!.{0,120}\bclarif)[^?\n]{0,60}\b(?:you|i|me|that|this|else|more)\b|please|let\sme\sknow|I\shope|hope|thanks?|thank\syou|feel\sfree|confidence|verification|check(?:ing)?|note|remark|the\s(?:next|other|second)\s(?:step|part|question|problem|case|root|solution|value|one)\b|for\sexample"
     r"|explanation|reasoning|proof|q\.?e\.?d|(?:a\s)?common\s(?:mistake|error|pitfall)|key\s(?:idea|point|takeaway|insight)|tip|caution|warning)\b)",
     re.IGNORECASE,
 )
+_CHECK = re.compile(  # a paragraph that checks what was said before it
+    r"^[\s*_>#-]{0,8}(?:(?:quick|sanity)\s)?(?:check(?:ing)?|verif(?:y|ication|ying))\b[^\n:.]{0,40}[:.*]",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CONCLUDING = re.compile(
+    r"[\s*_>#-]{0,8}(?:so|thus|hence|therefore|in\s(?:total|all)|altogether|finally)\b", re.IGNORECASE
+)
+_CONFIRMS = re.compile(
+    r"\b(?:which|this|that|it)\s(?:\w{1,12}\s){0,2}(?:match(?:es)?|agrees?|satisf(?:y|ies)|checks?|confirms?|works|holds|consistent|true|correct|expected|needed|required)\b"
+    r"|[✓✔✅]$",
+    re.IGNORECASE,
+)
+_TRIED = re.compile(r"(?:plug|substitut)\w{1,6}\s(?:\w{1,8}\s){0,2}back(?:\sin)?:", re.IGNORECASE)
 _VALUE = re.compile(rf"[\d∞π²³]|\\[A-Za-z]|\$|\b(?:{'|'.join((*ONES, *TENS))})\b", re.IGNORECASE)
 _TO = re.compile(r"(\d{1,6})\sto\s(\d{1,6})")
 _AGAINST = re.compile(AGAINST, re.IGNORECASE)
@@ -214,12 +277,14 @@ _PART = re.compile(r"^\s{0,4}\(?[A-Ha-h][).:]\s{1,3}(?=[-$\\]{0,2}\d)", re.MULTI
 _TAIL = 8 * MAX_LENGTH
 _MOST_LINES = 12
 _LEFT_SIDE = re.compile(r"(?<![+\-*/]\s)(?<![\w+\-*/^])(?:\d{1,20}\s?[A-Za-z]|[A-Za-z](?:[²³]|\^\s?\{?\d\}?))\s{0,2}$")
-_STEP = re.compile(r"^[\s*_>#-]{0,8}(?:step|part|case)\s\d{1,2}[*_]{0,2}[.:)][\s*_]{1,4}", re.IGNORECASE)
+_STEP = re.compile(
+    r"^[\s*_>#-]{0,8}(?:step|part|case)\s\d{1,2}[*_]{0,2}(?:[.:)]|\s[-–—]\s[^:\n]{1,80}:)[\s*_]{1,4}", re.IGNORECASE
+)
 _ROW = re.compile(r"\s{0,4}\|([^\n]{1,2000})\|\s{0,4}")
 _SENTENCES = re.compile(r"(?<=[.;?])\s{1,8}|(?<=[^\d)A-Za-z]!)\s{1,8}|(?<=[A-Za-z]{2}!)\s{1,8}|[。；;]\s{0,4}")
 _NAMED_AFTER = re.compile(r"[\s*_`$)\\]{0,8}is\s(?:the|our|my)\s(?!.{0,200},\s(?:but|while|whereas)\b)", re.IGNORECASE)
 _DOUBT = re.compile(
-    rf"{AGAINST}|(?:^|,\s)(?:were|let\s\S{{1,12}}\s(?:=|be))\b|\blet\s\S{{1,12}}\s=|\b(?:if|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between|(?:under|over)\s\D{{0,3}}\d{{1,9}}|slightly"
+    rf"{AGAINST}|(?:^|,\s)(?:were|let\s\S{{1,12}}\s(?:=|be))\b|\blet\s\S{{1,12}}\s=|\b(?:if|whether|maybe|perhaps|possibly|might|(?-i:may)|could|unless|suppose|assum\w{{1,3}}|try|tried|trying|let['’]?s\s(?:test|try)|between\s(?=\S{{0,3}}\d)|(?:under|over)\s\D{{0,3}}\d{{1,9}}|slightly"
     r"|unsure|so\sfar|bound\w{0,2}|at\s(?:least|most)|(?:less|greater|more|fewer|larger|smaller)\sthan|doubt|example|(?:page|step|lemma|theorem|equation|cases?|problem|question)\s\(?\d{1,9}|option|candidates?)\b|\bor\sso\b|\dish\b|\bn['’]est|\bno\ses\b|\bnon\b|\?",
     re.IGNORECASE,
 )
@@ -231,7 +296,7 @@ _COMES_TO = re.compile(
     r"(?:=|(?<=\w\s)(?:≈|\\approx(?![a-z]))|∈|\\in(?![a-z])|(?<!\d):|:(?!\d)|\b(?:(?:has|have)\s(?:area|volume|length|perimeter|radius|measure|value|probability|size|order|sum)|(?:end|ends|ended)\sup\swith|(?:leaving|giving)\s\w{1,8}(?:\swith)?"
     r"|left\swith|arrives?\sat|equals?|is|are|was|were|è|get|gets|gives?|giving|obtain\w{0,2}|have|has|totals?|be|to|(?<!\bout\s)of|measures|reach(?:es|ed)?|covers?|travels?|pays?|earns?|receives?|spends?|weighs?|lasts?|contains?|holds?|uses?|saves?|therefore|thus|hence|so|makes?|at|namely,?|i\.e\.,?|il\sy\sa|hay|gibt\ses|sind\ses|c'è|ci\ssono|há"
     r"|yields?|find|answer|say|costs?|needs?|takes?|leaves?|remains?|lautet|ist|beträgt|ergibt|erhalten|est|vaut|donne|obtient|trouve|es|vale|obtenemos|получаем|é|равен|равно|it's|that's)\b|'s\b|是|为|等于|有|剩|得|は|が|—)"
-    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around|de|d'|the\s(?:point|number|value|pair))\b)?[\s*_`]{0,6}",
+    r"(?:\s{1,2}(?:exactly|simply|just|only|somit|also|donc|entonces|quindi|portanto|therefore|thus|then|indeed|now|about|approximately|roughly|around|an?(?=\s\d)|de|d'|the\s(?:point|number|value|pair))\b)?[\s*_`]{0,6}",
     re.IGNORECASE,
 )
 
@@ -241,7 +306,7 @@ def _concluded(text: str, question: str = "") -> str | None:
     text = _TAGS.sub("**", _LAYOUT.sub("\n", text[-20 * MAX_LENGTH :]).replace("&", "")).rstrip()
     text = _DISPLAY.sub("", _QED.sub("", text)).rstrip()
     if (
-        _CUT_OFF.search(text[-12:])
+        CUT_OFF.search(text[-12:])
         or WITHDRAWN.search(text, text.rfind("\n") + 1)
         or len(_PART.findall(text[-MAX_LENGTH:])) > 1
     ):
@@ -253,8 +318,8 @@ def _concluded(text: str, question: str = "") -> str | None:
         return bare
     first = _IN_SHORT.sub("", text.strip().split("\n", 1)[0].strip(" \t*_`>#")).strip(" \t*_`").rstrip(".。")
     if number := number_at(first, 0):
-        return number.expression if number.end == len(first) else _conclusion(last)
-    return _conclusion(last)
+        return number.expression if number.end == len(first) else _conclusion(last, question)
+    return _conclusion(last, question)
 
 
 def _sentence(text: str) -> str | None:
@@ -267,16 +332,18 @@ def _sentence(text: str) -> str | None:
         sentence = _ARTICLE.sub("", _PICTURES.sub("", part)).strip(" \t*_`>#:").rstrip(".。!∎").strip(" \t*_`")
         sentence = TEXT_UNIT.sub("", sentence)
         sentence = _TO.sub(r"\1:\2", sentence) if "ratio" in sentence else sentence
-        sentence = _without_reason(_without_denials(sentence))
+        sentence = _WHERE_REACHED.sub(r"\1", sentence)
+        sentence = _QUALIFIED.sub("", _SAID_AGAIN.sub(r"\1", _IN_BRACKETS.sub("", sentence)))
+        sentence = _ENUMERATED.sub(r"\1", _without_reason(_without_denials(sentence)))
         if again := _IN_OTHER_WORDS.search(sentence):
             return again[1]
-        sentence = _ROUNDED.sub("", sentence)
+        sentence = _ROUNDED.sub(r"\1", sentence)
         rest = _PREMISE.sub("", sentence)
         for one in (rest, _SO.sub("", sentence.removesuffix(rest))):  # "…, so n is 12", or else what comes before "so"
             said = _ADJUNCT_FIRST.sub("", _ASIDE.sub("", one)).rstrip(", ")
             if "?" in said or _DOUBT.search(_DESCRIBED.sub("", said)) or _COMPARED.search(said):
                 return None
-            if rest == sentence or not re.search(r"\d", rest) or _bare(said) or _conclusion(said):
+            if rest == sentence or _bare(said) or _conclusion(said):
                 return said
     return None
 
@@ -290,7 +357,11 @@ def _without_reason(sentence: str) -> str:
 def _without_denials(sentence: str) -> str:
     """A sentence without clauses that only deny another value: "8 fails but 7 works", "7 days and no more"."""
     clauses = _CLAUSES.split(sentence)
-    kept = [one for one in clauses if not (_AGAINST.search(one) and (re.search(r"\d", one) or _NO_MORE.search(one)))]
+    kept = [
+        one
+        for one in clauses
+        if "?" in one or not (_AGAINST.search(one) and (re.search(r"\d", one) or _NO_MORE.search(one)))
+    ]
     return kept[-1] if 0 < len(kept) < len(clauses) and re.search(r"\d", kept[-1]) else sentence
 
 
@@ -300,7 +371,23 @@ def _claims(text: str) -> Iterator[str]:
 
 
 def _from_the_end(text: str) -> Iterator[str]:
-    """The sentences of a text, the last first; of its last lines."""
+    """The sentences of a text, the last first, without those that only confirm what a conclusion before them says."""
+    check = next((one for one in _CHECK.finditer(text) if _VALUE.search(text, 0, one.start())), None)
+    if check and not _AGAINST.search(text, check.start()) and not _COMPARED.search(text, check.start()):
+        text = text[: check.start()]
+    parts = _sentences(text)
+    later = next(parts, None)
+    for part in parts:
+        confirms = later and _CONFIRMS.search(later) and not _CONCLUDING.match(later) and _CONCLUDING.match(part)
+        if later and not (confirms or (_TRIED.match(later) and _VALUE.search(part))):
+            yield later
+        later = part
+    if later:
+        yield later
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """The sentences of the last lines of a text, the last first."""
     for line in text[-_TAIL:].splitlines()[:-_MOST_LINES:-1]:
         line = _STEP.sub("", line[-MAX_LENGTH:])
         if row := _ROW.fullmatch(line):
@@ -327,10 +414,23 @@ def _solved(expression: str) -> bool:
     return "=" not in expression or not _LEFT_SIDE.search(expression[: expression.rindex("=")])
 
 
-def _conclusion(sentence: str | None) -> str | None:
+def _asked_for(sentence: str, question: str) -> str | None:
+    """The value of the clause that alone names what the question asks for: "the slope is -2 and the intercept is 5"."""
+    clauses = _COORDINATED.split(sentence)
+    if not 1 < len(clauses) <= _MOST_NUMBERS or any(len(_AMOUNTS.findall(one)) != 1 for one in clauses):
+        return None
+    words = [set(_WORDS.findall(one.casefold())) for one in (question, *clauses)]
+    named = [index for index, one in enumerate(words[1:]) if (one & words[0]) - _COMMON - set.intersection(*words[1:])]
+    values = [_said(one) for one in clauses]
+    return values[named[0]] if len(named) == 1 and all(values) else None
+
+
+def _conclusion(sentence: str | None, question: str = "") -> str | None:
     """What a sentence says, or else its part before what is only added to it (", 12 minutes later than planned")."""
     if sentence is None:
         return None
+    if asked := _asked_for(sentence, question):
+        return asked
     main = _WHOSE.sub("", sentence)
     for adjunct in islice(_ADJUNCT.finditer(main), _MOST_NUMBERS):
         head = main[: adjunct.start()]
@@ -349,7 +449,10 @@ def _in_unit(sentence: str, question: str) -> str | None:
         return None
     stem = r"(?:\\?%|percent)" if unit == "percent" else rf"{re.escape(unit.rstrip('s') or unit)}(?:s|es)?(?![\w²³^])"
     measures = {
-        one[1] for one in re.finditer(rf"(?<![\d.,/])(-?\d[\d,]{{0,20}}(?:\.\d{{1,20}})?)[ -]?{stem}", sentence)
+        re.sub(r"\s", "", one[1])
+        for one in re.finditer(
+            rf"(?<![\d.,/])(-?\d[\d,]{{0,20}}(?:(?<!\d\d\d\d)\s\d{{3}}){{0,6}}(?:\.\d{{1,20}})?)[ -]?{stem}", sentence
+        )
     }
     return measures.pop() if len(measures) == 1 else None
 

@@ -19,6 +19,7 @@ from interpole.tasks.statements import (
     fold,
     last_line,
     not_meant,
+    of_cases,
     standing,
 )
 
@@ -42,7 +43,7 @@ _LABELLED = (
 _STATED = re.compile(
     rf"(?:{ANNOUNCED}|{CORRECTED}|{_LABELLED}"
     rf"|\b{JUDGED}\s{{1,2}}(?:answer\s)?(?:option|choice|letter|alternative|statement|response|one)\b[\s*_]{{0,4}}{_BE}[\s:*_]{{0,12}}"
-    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\swith|opt\sfor|settle\son|prefer|bet\son|vote\s(?:for|goes\sto)"
+    r"|(?<!not\s)(?<!n't\s)(?<!cannot\s)\b(?:choose|choosing|chose|pick|select|go(?:ing)?\s(?:with|for)|opt\sfor|settle\son|prefer|bet\son|vote(?:\s(?:for|goes\sto))?"
     r"|choisis|elijo|escojo|wähle|scelgo|escolho|выбираю|kies)\s{1,2}"
     r"|(?<!不)(?:选择|選擇|选(?!项)|選(?!項))[为為:]{0,2}\s{0,2}"
     rf"|\b(?:opción|opção|option|opzione|alternativa)\s{JUDGED}\s(?:es|é|è|est)\s"
@@ -72,6 +73,10 @@ _CALLED_RIGHT = re.compile(
     r"[\s*_>|\-•]{0,8}[(\[]?[A-Za-z][)\].:\s*_|–—-]{1,8}(?:right|correct|true|yes)[\s*_.!|]{0,8}", re.IGNORECASE
 )
 _ENDS_WITH = re.compile(r"[.!?]\s{1,3}[*_]{0,3}\(?([A-Z])\)?[*_]{0,3}\.?$")
+_NAMED_LAST = re.compile(
+    r"(?:^|[.!?]\s)((?=\S{1,40}\s{1,2}\S{1,40}\s)[^.!?]{3,200}?)(?::\s{1,3}[*_]{0,3}\(?([A-Z])\)?|\s[*_]{0,3}\(([A-Z])\))[*_]{0,3}\.?$"
+)
+_OPTION = re.compile(r"(?<![A-Za-z])[B-Z](?![A-Za-z])")
 _SAYS_MORE = re.compile(r"[.!?]\s{1,8}(?=\w)|\?|\n\s{0,8}\w")
 _EMPHASISED = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _DENIES = re.compile(
@@ -81,7 +86,11 @@ _DENIES = re.compile(
 _MAX_WORDS = 20_000
 _ONLY_WORD = re.compile(r"^[\W_]{1,20}|[\W_]{1,20}$")
 _DRESSED = re.compile(r"[^?=+<>\\]{0,60}$")
-_TICKED = re.compile(r"[✅✓✔☑]")
+_TICKED = re.compile(r"[✅✓✔☑]|(?:←|<-{1,2})\s?(?:correct|right|answer|this)\b", re.IGNORECASE)
+_WORD_IN_MATH = re.compile(r"\\(?:text|mathrm)\s{0,2}\{\s{0,4}(or|and)\s{0,4}\}")
+_IN_WORDS_FIRST = re.compile(r"[^\n().;:?!]{3,80}\(([A-Z])\)[\s*_.]{0,6}(?:$|\n)")
+_INLINE = re.compile(r"(?<=[✅✓✔☑❌✗✘✖])\s{1,3}(?=\(?[A-Z]\))")
+_ALL_BOLD = re.compile(r"\s{0,4}(?:[-•]\s)?\*\*[^*\n]{1,400}\*\*\s{0,4}")
 _DECORATION = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf|textbf)(?=\{)|[{}]")
 _SUBJECT = re.compile(
     r"[)\]*]{0,4}(?:,[^.,;\n]{1,40},\s(?:is|was|would|are|gives|says|describes|refers)|\s(?:would|might|may|could))\b",
@@ -112,8 +121,10 @@ def read_choice(text: str, num_choices: int, options: Sequence[str] = ()) -> str
         num_choices: how many options there are, 26 at most.
         options: what they say, where that is known.
     """
-    text, letters = standing(fold(text)), _LETTERS[:num_choices]
+    text, letters = _INLINE.sub("\n", _WORD_IN_MATH.sub(r" \1 ", standing(fold(text)))), _LETTERS[:num_choices]
     found = sorted(_statements(text, letters))
+    if found and found[-1][0] in {box.begin for box in of_cases(text)}:
+        return None
     if found and found[-1][1]:
         back = [match.start() for match in TAKEN_BACK.finditer(text, found[-1][0])][-1:]
         return (claimed(text[back[0] :], letters) if back else None) or found[-1][1]
@@ -127,6 +138,9 @@ def _statements(text: str, letters: str) -> Iterator[tuple[int, str]]:
     """Where an answer is announced or boxed, and its letter; an empty one where two letters are given."""
     for match in _STATED.finditer(text):
         letter = _letter_at(text, match.end(), letters)
+        named = _IN_WORDS_FIRST.match(text, match.end()) if letter is None else None  # "Answer: none of these (D)"
+        if named and named[1] in letters and not _DENIES.search(named[0]):
+            letter = named[1]
         if letter is not None and not _set_aside(text, match):
             yield match.start(), letter
     for box in boxes(text):
@@ -157,7 +171,8 @@ def _letter_at(text: str, position: int, letters: str) -> str | None:
         other = second["letter"].upper()
         if other in letters:
             return said.upper() if other == said.upper() else ""
-    dressed = bool(re.search(r"[(\[*_`\"'“‘「『\\$]", opening[0])) and closing.end() > start + 1
+    labels = text[start + 1 : start + 2] == ")" and "(" not in opening[0]  # "b) 5 eV"
+    dressed = labels or (bool(re.search(r"[(\[*_`\"'“‘「『\\$]", opening[0])) and closing.end() > start + 1)
     return said.upper() if dressed or _ends(text, closing.end(), said) else None
 
 
@@ -168,7 +183,9 @@ def _is_script(character: str) -> bool:
 
 def _ends(text: str, position: int, said: str) -> bool:
     """Whether a bare letter stands by itself there: at an end, before a reason, or where it can be no word."""
-    if re.compile(r"[ \t]{0,4}(?:$|\n|[.,;:!)\]}|(\[—–。，、；：]|\\[\])]|-\s)|\s{1,2}[-–—]").match(text, position):
+    if re.compile(
+        r"[ \t]{0,4}(?:$|\n|[.,;:!)\]}|(\[—–。，、；：☀-➿🌀-🫿]|/(?:final_)?answer>|\\[\])]|-\s)|\s{1,2}[-–—]"
+    ).match(text, position):
         return not (said.islower() and re.compile(r"[ \t]{1,4}[(\[]").match(text, position))
     if position < len(text) and _is_script(text[position]):
         return True
@@ -190,6 +207,8 @@ def _ticked(lines: Sequence[str], letters: str) -> str | None:
         for letter, line in items
         if letter in letters and (_TICKED.search(line) or _CALLED_RIGHT.fullmatch(line))
     ]
+    if not ticked and len(items) > 2:
+        ticked = [letter for letter, line in items if letter in letters and _ALL_BOLD.fullmatch(line)]
     return ticked[0] if len(ticked) == 1 and len(items) > 1 else None
 
 
@@ -256,12 +275,15 @@ def _lone(text: str, letters: str) -> str | None:
     ending = _ENDS_WITH.search(last[-16:])
     if ending and ending[1] in letters:
         return ending[1]
+    named = _NAMED_LAST.search(last[-240:])
+    if named and (named[2] or named[3]) in letters and not _DENIES.search(named[1]) and not _OPTION.search(named[1]):
+        return named[2] or named[3]
     lists_options = sum(1 for line in lines if (item := _ITEM.match(line)) and item[1].upper() in letters) > 1
     for line in (last, lines[0]):
         item = None if lists_options else _ITEM.match(line + " ")
         letter = _letter_at(line, 0, letters)
         alone = len(line.strip(" \t*_`$()[]{}.,:;!'\"。「」")) == 1 or line.startswith(("\\", "$"))
-        if item and not letter and ")" in item[0] and item[1].upper() in letters:
+        if item and letter is None and ")" in item[0] and item[1].upper() in letters:
             return item[1].upper()  # "b) 5 eV"
         if letter and (alone or (item and item[1].upper() == letter)):
             return letter

@@ -6,6 +6,7 @@ What people write and mathematics does not is left out or put in the other form:
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
 from interpole.tasks.statements import fold
@@ -27,6 +28,31 @@ _ASKED_UNIT = re.compile(
     rf"\bhow\smany\s({_MEASURE_NAMES})\b|\bin\s({_MEASURE_NAMES}|percent|(?:{UNITS})(?:\^?[23]|[²³])?)(?![\w²³^])",
     re.IGNORECASE,
 )
+_MEASURES: dict[str, dict[str, int | Fraction]] = {
+    "length": {
+        "mm": 1,
+        "cm": 10,
+        "m": 1000,
+        "km": 10**6,
+        "in": Fraction(254, 10),
+        "ft": Fraction(3048, 10),
+        "mile": 1609344,
+    },
+    "mass": {"mg": 1, "g": 1000, "kg": 10**6},
+    "time": {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
+    "volume": {"ml": 1, "l": 1000},
+    "money": {"cent": 1, "dollar": 100},
+}
+_SAME = {
+    "millimetre": "mm", "millimeter": "mm", "centimetre": "cm", "centimeter": "cm", "metre": "m", "meter": "m", "kilometre": "km",
+    "kilometer": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "gram": "g", "kilogram": "kg", "second": "s",
+    "minute": "min", "hour": "h", "litre": "l", "liter": "l",
+}  # fmt: skip
+_SIZES = {unit: (kind, Fraction(size)) for kind, units in _MEASURES.items() for unit, size in units.items()}
+_SIZES |= {name: _SIZES[unit] for name, unit in _SAME.items()}
+_IN_UNIT = re.compile(
+    r"([-+]?\d{1,40}(?:\.\d{1,40})?)\s{0,4}(?:\\(?:text|mathrm|textrm|mbox)\s{0,2}\{)?\s{0,2}([A-Za-z]{1,12})\s{0,2}\}?"
+)
 _PERCENT = re.compile(r"\\?%|percent|per cent|prozent|pourcent|porcent|процент|百分|パーセント|퍼센트", re.IGNORECASE)
 _STYLE = re.compile(
     r"\\(?:mathbf|mathrm|mathit|mathsf|text|textbf|textit|textrm|textnormal|bf|boldsymbol|bm|underline|color\{[a-z]{1,12}\})\s{0,2}\{\s{0,4}([-+\d.,/\s]{1,80})\}"
@@ -40,7 +66,7 @@ _PLAIN_UNIT = re.compile(
     rf"(?:(?<=[\d}}])|(?<=\\pi))\s{{1,3}}(?:(?:{UNITS})(?:/(?:{UNITS}))?(?:\^?[23²³])?|(?!percent)[A-Za-z]{{3,20}}(?:\s[A-Za-z]{{2,20}}){{0,3}})\s{{0,4}}$"
 )
 _DEGREES = re.compile(
-    r"\s{0,2}(?:\^\s{0,2}\{?\s{0,2}\\(?:circ|degree)\s{0,2}\}?|\\degree|°|\\?\s{0,2}degrees?\b|\\text\s{0,2}\{\s{0,2}degrees?\s{0,2}\})",
+    r"\s{0,2}(?:\^\s{0,2}\{?\s{0,2}\\(?:circ|degree)\s{0,2}\}?|\\degree|°(?:\s?[CFK](?![A-Za-z]))?|\\?\s{0,2}degrees?\b|\\text\s{0,2}\{\s{0,2}degrees?\s{0,2}\})",
     re.IGNORECASE,
 )
 _HUNDREDTHS = re.compile(
@@ -62,6 +88,9 @@ _ENDED = re.compile(
     r"(?:\s{0,4}(?:\\(?:quad|qquad|blacksquare|square|qed|checkmark|Box)(?![a-z])|[✓✔∎□■])){1,4}\s{0,4}$"
 )
 _REMAINDER = re.compile(r"[^=<>,]{1,200}\\equiv\s{0,2}(-?\d{1,400})\s{0,4}(?:\\p?mod|\\bmod|\().{0,80}")
+_THIN = re.compile(r"^(?:\s|\\[,;:! ]|≈|\\approx(?![a-z])){1,8}|(?:\s|\\[,;:!]){1,8}$")
+_CUT_BOX = re.compile(r"^\s{0,4}\\(?:f?boxed|f(?:rame)?box)\s{0,4}\{(?=[^{}]{1,200}$)")
+_APPLIED = re.compile(r"^[A-Za-z]{1,10}(?:_\{?\w{1,4}\}?)?\s?\([^()=]{1,80}\)\s?=\s?(?=[^=]{1,400}$)")
 _WRITTEN = (
     (re.compile(r"√\s?(?:\(([^()]{1,60})\)|(\d{1,40}|[a-z]))"), r"\\sqrt{\1\2}"),
     (re.compile(r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,60})\)"), r"\\sqrt{\1}"),
@@ -85,12 +114,15 @@ class Asked(NamedTuple):
 
     percent: bool
     radians: bool
+    unit: str = ""
 
 
 def asked_for(question: str, gold: str) -> Asked:
     """What the answer is asked in, by the words of the question and the form of the reference."""
     return Asked(
-        bool(_PERCENT.search(question)) or "%" in gold, bool(re.search(r"radian|弧度|радиан", question, re.IGNORECASE))
+        bool(_PERCENT.search(question)) or "%" in gold,
+        bool(re.search(r"radian|弧度|радиан", question, re.IGNORECASE)),
+        asked_unit(question),
     )
 
 
@@ -114,13 +146,29 @@ def _said_once(text: str) -> str:
     return parts[0] if abs(first - second) < 0.006 * max(abs(first), 1e-9) else text
 
 
+def _size(unit: str) -> tuple[str, Fraction] | None:
+    """What a unit measures, and how much of it; None where that is not known."""
+    return _SIZES.get(unit) or _SIZES.get(unit.lower()) or _SIZES.get(unit.lower().removesuffix("s"))
+
+
+def _converted(text: str, unit: str) -> str | None:
+    """A measure in the unit that was asked for, where it is given in another of its kind: 25 cm is 0.25 m."""
+    measure = _IN_UNIT.fullmatch(text)
+    given, wanted = _size(measure[2]) if measure else None, _size(unit)
+    if not measure or not given or not wanted or given[0] != wanted[0] or given[1] == wanted[1]:
+        return None
+    value = Fraction(measure[1]) * given[1] / wanted[1]
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value.numerator)
+
+
 def tidy(expression: str, asked: Asked) -> list[str]:
     r"""Write an expression as math-verify reads it; several ways where it may be meant in several.
 
     Marks between thousands, units, currency, degree signs and styles are left out, 70 % is 70/100, and also 70 where percent are
     asked for.
     """
-    text = _said_once(_DASH_AS_MINUS.sub("-", fold(expression)).strip().rstrip(".,;:。").strip(" \t*_`"))
+    text = _THIN.sub(" ", _CUT_BOX.sub("", _DASH_AS_MINUS.sub("-", fold(expression))))
+    text = _said_once(text.strip().rstrip(".,;:。").strip(" \t*_`"))
     text = text.strip("$").rstrip(".,;:。").strip()
     text = _REMAINDER.sub(r"\1", _ENDED.sub("", text))
     text = _MEASURE.sub(r"\1", text)
@@ -143,10 +191,13 @@ def tidy(expression: str, asked: Asked) -> list[str]:
     text = re.sub(r"^(-?[\d.]{1,60})\s?=\s?([A-Za-z])$", r"\2 = \1", text)
     if power := re.fullmatch(r"([-+]?\d[\d.]{0,60})[eE]([-+]?\d{1,4})", text):
         return [rf"{power[1]} \cdot 10^{{{power[2]}}}"]
-    if re.fullmatch(r"-?(?:0,\d{1,60}|\d{1,60},(?:\d{1,2}|\d{4,60}))", text):
-        return [text.replace(",", "."), text]  # a decimal comma, or two numbers
+    text = _APPLIED.sub("", text)
+    if comma := re.fullmatch(r"(?:[A-Za-z]\s{0,2}=\s{0,2})?(-?(?:0,\d{1,60}|\d{1,60},(?:\d{1,2}|\d{4,60})))", text):
+        return [comma[1].replace(",", "."), text]  # a decimal comma, or two numbers
     if scaled := _SCALED.fullmatch(text):
         return [f"{scaled[1]} \\cdot 10^{{{SCALES[scaled[2].lower()]}}}"]
+    if converted := _converted(text, asked.unit):
+        return [converted]
     text = _PLAIN_UNIT.sub("", TEXT_UNIT.sub("", text)).strip()
     if sum_of := re.fullmatch(r"[\d\s+\-*/.]{1,400}=\s{0,4}([^=<>,]{1,400})", text):
         text = sum_of[1].strip()

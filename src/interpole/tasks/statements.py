@@ -14,6 +14,7 @@ __all__ = [
     "AGAINST",
     "ANNOUNCED",
     "CORRECTED",
+    "CUT_OFF",
     "LEAD",
     "SURELY",
     "TAKEN_BACK",
@@ -25,6 +26,7 @@ __all__ = [
     "last_boxed",
     "last_line",
     "not_meant",
+    "of_cases",
     "standing",
     "undressed",
 ]
@@ -46,6 +48,7 @@ def fold(text: str) -> str:
 
     Superscripts and ligatures stay, for x² is not x2. Folding twice changes nothing.
     """
+    text = text.replace("\r\n", "\n")
     if text.isascii():
         return text
     folded = unicodedata.normalize("NFC", text).translate(_FOLDS)
@@ -90,12 +93,28 @@ def last_boxed(text: str) -> str | None:
     return text[found[-1].start : found[-1].stop] if found else None
 
 
+_SENTENCE = re.compile(r"\n|[.;?!]\s")
+_IN_A_CASE = re.compile(r"\b(?:if|when|assuming|in\scase|otherwise|provided)\b", re.IGNORECASE)
+_MOST_AROUND = 200  # characters of a sentence before and after a box
+
+
+def of_cases(text: str) -> list[Box]:
+    """Boxes of which each says what holds in one case only, where two of them differ: "A if it moves, and B if not"."""
+    found, cases = boxes(text), list[Box]()
+    for box, previous, following in zip(found, [None, *found], [*found[1:], None], strict=False):
+        begin = max(box.begin - _MOST_AROUND, previous.end if previous else 0)
+        stop = min(box.end + _MOST_AROUND, following.begin if following else len(text))
+        if _IN_A_CASE.search(_SENTENCE.split(text[begin : box.begin])[-1] + _SENTENCE.split(text[box.end : stop])[0]):
+            cases.append(box)
+    return cases if len({text[box.start : box.stop].strip() for box in cases}) > 1 else []
+
+
 # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _NOUNS = (
-    r"\banswers?|\bans\b|\b(?:final|correct|right|true|actual)\s{1,2}(?:result|value|number|count|total)|\b(?:ergebnis|resultado|résultat|risultato|результат)|结果|結果|\b(?:final|correct)(?=\s?:)|(?:正确|正確)的?(?:选项|選項)|答案|答え|正解|解答|回答|答(?=[:=]|は|是)|정답|\b답(?=[은는이:])|\bответ(?:ом)?"
+    r"(?:\b|(?<=_))answers?|\bans\b|\b(?:final|correct|right|true|actual)\s{1,2}(?:result|value|number|count|total|option|choice)|\b(?:ergebnis|resultado|résultat|risultato|результат)|结果|結果|\b(?:final|correct)(?=\s?:)|(?:正确|正確)的?(?:选项|選項)|答案|答え|正解|解答|回答|答(?=[:=]|は|是)|정답|\b답(?=[은는이:])|\bответ(?:ом)?"
     r"|\b(?:правильн|верн)\w{1,3}\s(?:вариант|выбор)"
-    r"|\brespuesta|\bresposta|\brisposta|\bantwort|\blösung|\bréponse|\bantwoord|\bodpowiedź|\bcevap|الإجابة|الجواب|उत्तर"
+    r"|\brespuesta|\bresposta|\brisposta|\bantwort|\blösung|\bréponse|\bantwoord|\bsvar(?:et)?\b|\bodpowiedź|\bcevap|الإجابة|الجواب|उत्तर"
 )
 _MORE = (
     r"correct[ae]?|right|final[e]?|exacte?|exacta|definitiva|الصحيحة|النهائية|correta|certa|corretta|finale"
@@ -103,7 +122,7 @@ _MORE = (
 )
 _LINKS = (
     r"(?:is|was|are|remains|stays|equals?|(?:would|should|must|will|has\sto|can\sonly)\s(?:then\s)?be|comes\sout\s(?:to\sbe|as)"
-    r"|это|будет|является|равен|es|é|è|sería|será|debe\sser|ist|lautet|wäre|beträgt|est|serait|to|هي|هو|है)\b"
+    r"|это|будет|является|равен|es|é|è|är|er|sería|será|debe\sser|ist|lautet|wäre|beträgt|est|serait|to|هي|هو|है)\b"
     r"|(?:应该|應該|应|應|就)?(?:是|为|為|选|選)[、,]?|[はが][、,]?|은|는|이(?=[\s:])|】\s{0,2}|[:=]|\s{1,2}[-–—]{1,2}(?=\s)|\s{0,2}(?:→|⇒|[=-]>)|(?<=\bans)\.(?=\s)"
 )
 _SOFTENERS = (
@@ -111,7 +130,7 @@ _SOFTENERS = (
     r"|equal\sto|given\sby|as\sfollows|число|(?:the\s)?(?:number|value))\b"
 )
 ANNOUNCED = (
-    rf"(?:{_NOUNS})(?:[\s*_]{{1,4}}(?:{_MORE})\b){{0,2}}[\s*_)\]\"']{{0,6}}(?:{_LINKS})"
+    rf"(?:<(?:final_)?answer>|(?:{_NOUNS})(?:[\s*_]{{1,4}}(?:{_MORE})\b){{0,2}}[\s*_)\]}}\"']{{0,6}}(?:{_LINKS}))"
     rf"(?:\s{{0,2}}{_SOFTENERS}){{0,2}}[\s:*_}}]{{0,12}}"
 )
 """Words before an answer, in a dozen languages, up to where it begins; to be compiled with IGNORECASE."""
@@ -145,6 +164,7 @@ _OTHERS_SAY = re.compile(
     r"\b(?:students|people|others|many|most|some|they|candidates|readers)\s{1,2}(?:(?!(?:so|thus|hence|then|therefore|and)\b)\w{2,12}\s{1,2}){0,3}$"
     r"|(?<!\bi\s)(?<!\bwe\s)\b(?:might|may|could|would|can|tempted\sto)\s(?:\w{2,12}\s){0,2}(?:think|say|guess|expect|assume|believe|conclude"
     r"|answer|claim|suppose|choose|pick|select)\b[^.;,\n]{0,20}$"
+    r"|\b(?:mistake|error|trap|pitfall|misconception|temptation)\b[^.;\n]{0,60}$"
     r"|\b(?:(?:consider|examin|evaluat|check|test|analy[sz]|inspect)\w{0,4}|(?:look|turn|start|begin)\w{0,5}\s(?:at|to|with))\s(?:\w{2,12}\s){0,2}$",
     re.IGNORECASE,
 )
@@ -173,6 +193,11 @@ def not_meant(text: str, begin: int, end: int) -> bool:
     )
 
 
+CUT_OFF = re.compile(
+    r"\s(?:to|the|an?|of|be|that|and|or|we|if|for|with|by|from|which|because|at|in|on|as|than|its|is|are)$|[a-z]{2},$"
+)
+"""How a text ends that was cut off; to be searched for in its last characters."""
+
 # ── what stands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _Y = r"(?=(?:the\s|option\s|choice\s){0,2}[(\[$\\*\"']{0,3}-?(?:\d|[A-Z](?![a-z])))"  # what is claimed
@@ -190,6 +215,7 @@ _X = r"(?:[^.;?!\n]|\.(?=\d)){1,60}?"  # what is denied
 _NO_DOUBT = re.compile(
     r",?\s(?:no|without|beyond)\s(?:an?y?\s)?(?:reasonable\s|shadow\sof\sa\s)?doubt\b,?", re.IGNORECASE
 )
+_QUOTE_MARK = re.compile(r"^[ \t]{0,3}>[ \t]?", re.MULTILINE)
 _EMPHASIS = re.compile(r"</?(?:b|strong|em|i)>", re.IGNORECASE)
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
@@ -238,6 +264,7 @@ _DENIED = (  # "not X but Y" is Y, "X rather than Y" is X
     ),
     (re.compile(r"(?<=[はが])[^。\n]{1,20}?ではなく、?"), ""),
     (re.compile(r"\S{1,20}(?:이|가)\s아니라\s"), ""),
+    (re.compile(r",?\s(?:or,?\s)?equivalently,?\s(?:[^.;\n]|\.(?=\d)){1,80}", re.I), ""),  # said again, not denied
     (re.compile(r",?\s?(?:而不是|而非)[^。,;\n]{1,40}"), ""),
     (re.compile(r"(?:(?<=\n)|(?<=[.;]\s)|^)(?:rather\sthan|instead\sof|unlike)\s[^;\n]{1,120}?,\s", re.I), ""),
     (re.compile(r",?\s(?:rather\sthan|instead\sof|as\sopposed\sto)\s(?:[^.;,\n]|\.(?=\d)){1,120}", re.I), ""),
@@ -269,7 +296,7 @@ TAKEN_BACK = re.compile(  # and not: "Actually, this can be checked: …"
 
 WITHDRAWN = re.compile(
     r"\b(?:can(?:\s?not|['’]t)|could(?:\snot|n['’]t)|unable\sto|not\sable\sto)\s(?:\w{1,12}\s){0,2}(?:decide|tell|choose|determine|solve|say|answer|know|pick)\b"
-    r"|\b(?:undecided|under-?specified|ill-posed|insufficient|not\senough\sinformation|hard\sto\s(?:say|tell)|impossible\sto\s(?:say|tell))\b",
+    r"|\b(?:undecided|under-?specified|ill-posed|insufficient|not\senough\sinformation|not\ssure\s(?:which|whether)|hard\sto\s(?:say|tell)|impossible\sto\s(?:say|tell))\b",
     re.IGNORECASE,
 )
 """An avowal that there is no answer."""
@@ -277,7 +304,7 @@ WITHDRAWN = re.compile(
 
 def standing(text: str) -> str:
     """A text without what it denies beside what it claims: "not 81 but 82" is 82, "82 rather than 81" and "~~81~~ 82" too."""
-    text = _NO_DOUBT.sub("", _STRUCK.sub("", _EMPHASIS.sub("**", text)))
+    text = _NO_DOUBT.sub("", _STRUCK.sub("", _EMPHASIS.sub("**", _QUOTE_MARK.sub("", text))))
     for denied, kept in _DENIED:
         text = denied.sub(kept, text)
     return text

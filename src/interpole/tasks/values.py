@@ -33,7 +33,7 @@ _NUMBER = re.compile(
     r"(?P<fraction>\.\d{1,400}|(?<=\b0),\d{1,400}|,\d{1,2}(?!\d|,\d))?"
 )
 _RATIO = re.compile(r"\d{1,20}\s?:\s?\d{1,20}(?::\d{1,20})?(?![\d:]|\.\d)")
-_CHANCE = re.compile(r"(\d{1,3})\s(?:in|out\sof)\s(\d{1,3})(?=[\s*_]{0,4}(?:[.,;]|\n|$))")
+_CHANCE = re.compile(r"(\d{1,3})\s(?:in|out\sof)\s(\d{1,3})(?=[\s*_]{0,4}(?:[.,;]|\n|$|chance\b))")
 _SUM_OR = re.compile(r"[\d\s.]{1,60}(?:[-+*/×·][\d\s.]{1,60}){1,12},?\sor\s(-?[\d.]{1,60})")
 ONES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -51,7 +51,7 @@ _PARTS = re.compile(
     re.IGNORECASE,
 )
 DELIMITED = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(([^\n]{1,2000}?)\\\)|\\\[([\s\S]{1,2000}?)\\\]"
+    r"\$\$([^$]{1,2000})\$\$|\$((?:\\\$|[^$\n]){1,2000})\$|\\\(([^\n]{1,2000}?)\\\)|\\\[([\s\S]{1,2000}?)\\\]"
 )
 _SKIP = re.compile(r"[\s*_`\"“”「『:>,]{0,12}(?:(?<=\n)[-•+]\s{1,3})?")
 _SMALL_WORDS = "or|de|la|le|el|es|en|da|du|di|pi|ln|it|is|so|we|be|to|of|in|at|an|as|by|if|no|do|he|me|my|us|up|on"
@@ -66,14 +66,14 @@ _MORE_NUMBERS = re.compile(
 )
 _RANGE = re.compile(r"\s{0,2}(?:to|-|–|—|\.\.\.?|~|至|bis|à)\s{0,2}\$?[-+]?\d", re.IGNORECASE)
 _GOES_ON = re.compile(
-    r":\d|\s{0,2}\*(?!\*)|\s{0,2}[+^/=_!<>≤≥≠×·÷√±π\\{]|[(\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})"
+    r":\d|\s:\s\d|\s{0,2}\*(?!\*)|\s{0,2}[+^/=_!<>≤≥≠×·÷√±π\\{]|[(\[]|\s{0,2}-\s{0,2}[\dA-Za-z\\]|[A-Za-z](?![A-Za-z]{2})"
 )
 _UNIT = re.compile(
     r"(?:\s{1,2}(?:hundred|thousand|million|billion|trillion)\b|\s{0,2}\\?%|\s{0,2}°|\s{0,2}percent\b|\s{0,2}degrees?\b)",
     re.IGNORECASE,
 )
 _END = re.compile(
-    r"\s{0,2}(?:≈|\\approx(?![a-z]))|\.(?=\s|$|[*_`\"”])|[;。；!？?]|\n|,\s(?=[A-Za-z]{3})|\s[-–—(](?=\s?[A-Za-z]{3})"
+    r"\s{0,2}(?:≈|\\approx(?![a-z]))|\.(?=\s|$|[*_`\"”])|[;。；!？?]|\n|,\s(?=[A-Za-z]{3})|\s[-–—(](?=\s?(?:or\s|[A-Za-z]{3}))"
 )
 UNITS_AFTER = re.compile(
     r"(?!\s{0,2}(?:is|was|are|were|fails?|works?)\b)[\s*_`$)\\\]]{0,6}(?:\s{0,2}\(?mod(?:ulo)?\s\d{1,20}\)?|(?:\s{0,2}\$?[^\W\d_]{1,20}\$?(?:[²³]|\$?\^\{?[23]\}?\$?)?(?:/[a-z]{1,8})?\.?){0,8})[\s*_`.!]{0,6}$|[぀-鿿가-힣]{1,8}[.。]?$"
