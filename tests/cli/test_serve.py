@@ -74,6 +74,6 @@ def test_a_policy_stands_beside_the_levels_with_what_to_expect_of_it(capsys):
     levels = Levels(0.5, {"low": Level(0.2)}, "mine", policy)
     _show(levels, "http://127.0.0.1:8000", has_key=False)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "mine@auto" in line]
-    assert all(part in row for part in ("by length: 0.25, 0.5, 1", " 42 ", " 80.0 % "))
+    assert all(part in row for part in ("0.25 to 1, by length", " 42 ", " 80.0 %"))
     _show(levels, "http://127.0.0.1:8000", has_key=False, as_json=True)
     assert json.loads(capsys.readouterr().out)["auto"] == {"policy": "by length", "lams": [0.25, 0.5, 1.0]}

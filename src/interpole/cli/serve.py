@@ -280,10 +280,10 @@ def _show(levels: Levels, address: str, has_key: bool, *, as_json: bool = False)
         for effort, one in levels.all.items()
     ]
     if levels.auto is not None:
-        by = f"{levels.auto.name}: {', '.join(f'{lam:g}' for lam in levels.auto.lams)}"
+        by = f"{levels.auto.lams[0]:g} to {levels.auto.lams[-1]:g}, {levels.auto.name}"
         rows.append([f"{levels.name}@auto", by, *_expected(levels.auto.tokens, levels.auto.accuracy)])
     table("Levels", ["model", "λ", "tokens expected", "accuracy expected"], rows)
-    measured = any(level.expected_tokens is not None for level in levels.efforts.values())
+    measured = levels.auto is not None or any(one.expected_tokens is not None for one in levels.efforts.values())
     words = (
         "Expected where it was measured, in the run's task."
         if measured
