@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interpole.merging.merged import Merged, merge
     from interpole.merging.recipe import Recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Checkpoint": "checkpoints.checkpoint",

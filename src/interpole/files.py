@@ -10,17 +10,19 @@ import os
 import socket
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from interpole.errors import InterpoleError, InterpoleWarning, OutputError
+from interpole.systems import is_alone, lock, open_handle, read_at, write_at
 
 __all__ = [
     "LFS_POINTER",
     "LONGEST_NAME",
+    "Held",
     "StrPath",
     "exclusive",
     "no_follow",
@@ -49,13 +51,15 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: it is not there, not a file (as those of the system's that hold no bytes yet), or may not be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = open_handle(path, os.O_RDONLY)
     except ValueError as problem:  # a name with a NUL
         raise OSError(errno.EINVAL, str(problem), str(path)) from None
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        os.pread(handle, 1, 0)  # /proc has files that are waited for, and say that they are regular ones
+        read_at(
+            handle, memoryview(bytearray(1)), 0
+        )  # /proc has files that are waited for, and say that they are regular ones
     except OSError:
         os.close(handle)
         raise
@@ -73,7 +77,7 @@ def open_named(path: Path) -> BinaryIO:
 
 def no_follow(path: str, flags: int) -> int:
     """What `open` takes as its `opener` to write to a file itself, never through a symbolic link to another one."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return open_handle(path, flags, follow=False)
 
 
 def open_to_append(path: Path) -> BinaryIO:
@@ -131,7 +135,7 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> 
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
     try:
         beside.unlink(missing_ok=True)
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        handle = open_handle(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(handle, "wb") as file:  # noqa: PTH123 (a descriptor that follows no link)
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             if durable:
@@ -170,19 +174,49 @@ def exclusive(path: Path, error: type[InterpoleError], what: str, remedy: str, *
     Raises:
         InterpoleError: of the kind `error`: another process holds it; with its process id and host.
     """
-    import fcntl
-
-    handle = _locked(path, error, what, remedy, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    handle = _locked(path, error, what, remedy, wait=wait)
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
+        is_kept = _is_kept(path)
         os.close(handle)
+        if is_kept:
+            _is_kept(path)
+
+
+def _is_kept(path: Path) -> bool:
+    """Remove a lock file. Whether the system keeps it, as Windows does while it is open, so that nobody else can remove it."""
+    try:
+        path.unlink()
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+class Held:
+    """A lock that is shared (`shared`).
+
+    Args:
+        path: the lock file.
+        handle: its descriptor.
+    """
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path, self._handle, self.is_kept = path, handle, False
+
+    def is_alone(self) -> bool:
+        """Whether no other process holds it, as far as the file system knows."""
+        return is_alone(self._handle)
+
+    def remove(self) -> None:
+        """Remove the file: now, or where the system keeps it while it is open, at the end."""
+        self.is_kept = _is_kept(self._path)
 
 
 @contextmanager
-def shared(path: Path, error: type[InterpoleError], what: str, remedy: str) -> Iterator[Callable[[], bool]]:
+def shared(path: Path, error: type[InterpoleError], what: str, remedy: str) -> Iterator[Held]:
     """Hold the lock file `path` together with others that do so too; `exclusive` and this refuse one another.
 
     The file stays where it is, since others may hold it.
@@ -193,50 +227,37 @@ def shared(path: Path, error: type[InterpoleError], what: str, remedy: str) -> I
         what: what the holder does, for the message.
         remedy: what the second one can do instead of waiting.
 
-    Yields:
-        What says whether no other process holds it, as far as the file system knows.
-
     Raises:
         InterpoleError: of the kind `error`: another process holds it for itself; with its process id and host.
     """
-    import fcntl
-
-    handle = _locked(path, error, what, remedy, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-    def is_alone() -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            alone = False
-        else:
-            alone = True
-        with suppress(OSError):  # where no locks are kept
-            fcntl.flock(handle, fcntl.LOCK_SH)
-        return alone
-
+    handle = _locked(path, error, what, remedy, is_shared=True)
+    held = Held(path, handle)
     try:
-        yield is_alone
+        yield held
     finally:
         os.close(handle)
+        if held.is_kept:
+            _is_kept(path)
 
 
-def _locked(path: Path, error: type[InterpoleError], what: str, remedy: str, kind: int) -> int:
+def _locked(
+    path: Path, error: type[InterpoleError], what: str, remedy: str, *, is_shared: bool = False, wait: bool = False
+) -> int:
     """A descriptor that holds the lock on the file which lies at `path` now, not on one that its last holder removed."""
-    import fcntl
-
     while True:
         handle = no_follow(str(path), os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(handle, kind)
+            lock(handle, shared=is_shared, wait=wait)
             if os.fstat(handle).st_ino == path.lstat().st_ino:
                 with suppress(OSError):  # a full disk still keeps the lock
                     if os.fstat(handle).st_nlink > 1:  # the file of another name would be written to
                         return handle
                     os.truncate(handle, 0)
-                    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                    write_at(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return handle
         except (BlockingIOError, PermissionError):
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            said = memoryview(bytearray(200))
+            holder = bytes(said[: read_at(handle, said, 0)]).decode("utf-8", "replace").strip() or "another process"
             os.close(handle)
             raise error(f"{holder} {what}", path, f"wait until it has ended, or {remedy}") from None
         except FileNotFoundError:

@@ -5,11 +5,17 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#ifdef _MSC_VER
+#define restrict __restrict
+#endif
+
+/* By glibc's loader alone: musl's cannot choose between clones. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FOR_EACH_CPU
@@ -66,15 +72,15 @@ FOR_EACH_CPU static void absolute(const uint16_t *a, const uint16_t *b, Py_ssize
         for (; i + LANES <= stop; i += LANES)
             for (int lane = 0; lane < LANES; lane++) {
                 float x = widen(a[i + lane]), y = widen(b[i + lane]);
-                difference[lane] += __builtin_fabsf(x - y);
-                of_a[lane] += __builtin_fabsf(x);
-                of_b[lane] += __builtin_fabsf(y);
+                difference[lane] += fabsf(x - y);
+                of_a[lane] += fabsf(x);
+                of_b[lane] += fabsf(y);
             }
         for (int lane = 0; i < stop; i++, lane++) {
             float x = widen(a[i]), y = widen(b[i]);
-            difference[lane] += __builtin_fabsf(x - y);
-            of_a[lane] += __builtin_fabsf(x);
-            of_b[lane] += __builtin_fabsf(y);
+            difference[lane] += fabsf(x - y);
+            of_a[lane] += fabsf(x);
+            of_b[lane] += fabsf(y);
         }
         for (int lane = 0; lane < LANES; lane++) {
             sums[0] += difference[lane];
@@ -193,7 +199,7 @@ FOR_EACH_CPU static void elect_task_vectors(const Source *sources, int count, co
             }
         }
         if (normalize)
-            for (int i = 0; i < length; i++) mixed[i] /= __builtin_fabsf(divisor[i]) < 1e-8f ? 1.0f : divisor[i];
+            for (int i = 0; i < length; i++) mixed[i] /= fabsf(divisor[i]) < 1e-8f ? 1.0f : divisor[i];
         for (int i = 0; i < length; i++) out[start + i] = narrow(mixed[i] * scale + below[i]);
     }
 }
@@ -335,7 +341,7 @@ static PyObject *task_vector_sum(PyObject *module, PyObject *args) {
     Py_ssize_t size = open_buffers(objects, count + 2, 1, views);
     if (size < 0) return NULL;
     for (int k = 0; k < count; k++) sources[k].codes = views[k].buf;
-    if (!normalize || !(__builtin_fabsf(divisor) >= 1e-8f)) divisor = 1; /* also for NaN */
+    if (!normalize || !(fabsf(divisor) >= 1e-8f)) divisor = 1; /* also for NaN */
     Py_BEGIN_ALLOW_THREADS
     if (vote)
         elect_task_vectors(sources, count, views[count].buf, normalize, (float)scale, views[count + 1].buf, size);

@@ -30,6 +30,7 @@ from interpole.checkpoints.safetensors import DTYPES, TensorSpec, read_header, r
 from interpole.errors import CheckpointError, CorruptError, InterpoleWarning
 from interpole.files import LONGEST_NAME, StrPath
 from interpole.formats import read_json
+from interpole.systems import open_handle, read_at
 
 __all__ = [
     "DTYPES",
@@ -221,7 +222,7 @@ class Tensors:
         out = np.empty(stop - start, dtype)
         view, offset = out.view(np.uint8).data, origin.offset_bytes + start * dtype.itemsize
         while len(view):
-            num_read = os.preadv(self._descriptor(origin.path), [view], offset)
+            num_read = read_at(self._descriptor(origin.path), view, offset)
             if num_read <= 0:
                 raise CorruptError(f"the file ended inside tensor {name}", origin.path, "fetch the file again")
             view, offset = view[num_read:], offset + num_read
@@ -245,7 +246,7 @@ class Tensors:
 
     def _descriptor(self, path: Path) -> int:
         if path not in self._descriptors:
-            self._descriptors.setdefault(path, os.open(path, os.O_RDONLY))
+            self._descriptors.setdefault(path, open_handle(path, os.O_RDONLY))
         return self._descriptors[path]
 
 

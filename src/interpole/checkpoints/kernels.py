@@ -5,7 +5,6 @@ Where the loops were not built, or do not fit, they give None, and numpy does th
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.safetensors import DTYPES
+from interpole.systems import c_function
 
 try:
     from interpole.checkpoints import _kernels
@@ -125,7 +125,7 @@ def block_sums(data: NDArray[np.uint8], keys: NDArray[np.uint32]) -> NDArray[np.
 @cache
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed pieces; given back to the system at once, page faults take most of the time (docs/log.md)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = c_function("mallopt")
     if mallopt is not None:
         mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
         mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD

@@ -12,14 +12,13 @@ each locks the shard that it writes; whichever finds all there finishes the fold
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -40,8 +39,9 @@ from interpole.checkpoints.shards import (
     write_shard,
 )
 from interpole.errors import InterpoleWarning, OutputError, UnreachableError
-from interpole.files import StrPath, exclusive, no_follow, shared, size_text
+from interpole.files import Held, StrPath, exclusive, no_follow, shared, size_text
 from interpole.formats import content_hash
+from interpole.systems import lock
 
 __all__ = ["Saved", "Target", "bytes_there", "save", "save_all"]
 
@@ -255,7 +255,7 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
 def _make_share(outputs: Sequence[_Output], shards: Shards, part: Shards, work: Work) -> Saved:
     """Write those shards of `part` that are not there, and put all in place if none is missing then."""
     with ExitStack() as held:
-        todo, are_alone = [], []
+        todo: dict[_Output, Held] = {}
         with ExitStack() as setup:
             for output in outputs:
                 setup.enter_context(exclusive(output.setup_lock, OutputError, "", "", wait=True))
@@ -264,26 +264,25 @@ def _make_share(outputs: Sequence[_Output], shards: Shards, part: Shards, work: 
                     continue
                 _check_free(output)
                 lock = shared(output.lock, OutputError, f"is writing {output.out}, alone", ELSEWHERE)
-                are_alone.append(held.enter_context(lock))
-                _join(output, shards, are_alone[-1])
-                todo.append(output)
+                todo[output] = held.enter_context(lock)
+                _join(output, shards, todo[output])
         try:
-            _check_space(todo, part)
-            work(todo, part)
+            _check_space([*todo], part)
+            work([*todo], part)
         except Exception:
-            for output, is_alone in zip(todo, are_alone, strict=True):
-                _leave(output, is_alone)
+            for output in todo:
+                _leave(output, todo[output])
             raise
         missing = {shard for output in todo for shard in _missing(output, shards)}
         is_whole = not missing and _finish(outputs, todo, shards)
         return Saved(len(shards) - len(missing), len(shards), is_whole)
 
 
-def _join(output: _Output, shards: Shards, is_alone: Callable[[], bool]) -> None:
+def _join(output: _Output, shards: Shards, held: Held) -> None:
     """Make the hidden folder, if no other share did; what another merge left there goes, if nobody is at it."""
     if not output.partial.is_symlink() and _text_of(output.partial / MARKER) == output.marker:
         return
-    if (output.partial.exists() or output.partial.is_symlink()) and not is_alone():
+    if (output.partial.exists() or output.partial.is_symlink()) and not held.is_alone():
         raise OutputError(
             "other shares write another merge there: its sources (place, size, times), recipe, files or version differ",
             output.out,
@@ -295,15 +294,15 @@ def _join(output: _Output, shards: Shards, is_alone: Callable[[], bool]) -> None
     _prepare(output, shards)
 
 
-def _leave(output: _Output, is_alone: Callable[[], bool]) -> None:
+def _leave(output: _Output, held: Held) -> None:
     """After an error: remove the hidden folder where no share has put anything into it."""
     with suppress(OSError), exclusive(output.setup_lock, OutputError, "", "", wait=True):
-        if not list(output.partial.glob("*.safetensors")) and is_alone():
+        if not list(output.partial.glob("*.safetensors")) and held.is_alone():
             shutil.rmtree(output.partial, ignore_errors=True)
-            output.lock.unlink(missing_ok=True)
+            held.remove()
 
 
-def _finish(outputs: Sequence[_Output], joined: Sequence[_Output], shards: Shards) -> bool:
+def _finish(outputs: Sequence[_Output], joined: Mapping[_Output, Held], shards: Shards) -> bool:
     """Put all in place, once; False where another process is just doing so."""
     with ExitStack() as setup:
         try:
@@ -317,7 +316,11 @@ def _finish(outputs: Sequence[_Output], joined: Sequence[_Output], shards: Shard
         _place(todo, shards)
         for output in outputs:
             (output.out / MARKER).unlink(missing_ok=True)
-            output.lock.unlink(missing_ok=True)
+            if output in joined:
+                joined[output].remove()
+            else:
+                with suppress(PermissionError):  # another share holds it open
+                    output.lock.unlink(missing_ok=True)
     return True
 
 
@@ -463,7 +466,6 @@ def _write_shards(
                     if among_others:  # of whom one may finish the folder as soon as the file has its name
                         os.fsync(writer.descriptor)
                         _check_sources(output)
-                    _unfinished(output, shard).rename(output.partial / shard)
 
 
 def _claim_shard(
@@ -474,7 +476,7 @@ def _claim_shard(
     broken: list[str] | None,
     among_others: bool,
 ) -> dict[_Output, ShardWriter]:
-    """What writes a shard of every output into its unfinished file, which `claims` closes, and its header there.
+    """What writes a shard of every output into its unfinished file, to which `claims` gives its name, and its header there.
 
     Shards that are there are whole, since they are renamed last; those that another process writes are left to it.
     """
@@ -493,27 +495,42 @@ def _unfinished(output: _Output, shard: str) -> Path:
 
 @contextmanager
 def _claimed(output: _Output, shard: str, num_bytes: int, among_others: bool) -> Iterator[int | None]:
-    """The empty file that a shard is written into, locked; None where the shard is whole or another process writes it."""
-    with ExitStack() as setup:
-        if among_others:  # nobody may finish the folder between the look for the shard and the making of its file
-            setup.enter_context(exclusive(output.setup_lock, OutputError, "", "", wait=True))
-        file = None if output.is_done else _claim(output.partial / shard, _unfinished(output, shard), num_bytes)
-    try:
-        yield file
-    except Exception:
-        if file is not None:
-            _unfinished(output, shard).unlink(missing_ok=True)
-        raise
-    finally:
-        if file is not None:
-            os.close(file)
+    """The empty file that a shard is written into, locked; None where the shard is whole or another process writes it.
+
+    At the end it is closed and becomes the shard, or after an error is removed.
+    """
+    unfinished = _unfinished(output, shard)
+    with _undisturbed(output, among_others):
+        file = None if output.is_done else _claim(output.partial / shard, unfinished, num_bytes)
+    if file is None:
+        yield None
+        return
+    with ExitStack() as opened:
+        opened.callback(os.close, file)
+        try:
+            yield file
+            with _undisturbed(output, among_others):
+                opened.close()  # and so lets go of it: Windows renames and removes no open file
+                unfinished.rename(output.partial / shard)
+        except Exception:
+            with _undisturbed(output, among_others):
+                opened.close()
+                unfinished.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _undisturbed(output: _Output, among_others: bool) -> Iterator[None]:
+    """While no other share claims or leaves a file, or finishes the folder."""
+    with exclusive(output.setup_lock, OutputError, "", "", wait=True) if among_others else nullcontext():
+        yield
 
 
 def _claim(path: Path, unfinished: Path, num_bytes: int) -> int | None:
     while not _is_whole(path, num_bytes):
         file = no_follow(str(unfinished), os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             os.close(file)
             return None
@@ -538,7 +555,7 @@ def _write_assets(output: _Output, shards: Shards) -> None:
     if set(shards) != {"model.safetensors"}:
         weight_map = {name: shard for shard, names in shards.items() for name in names}
         index = {"metadata": {"total_size": checkpoint.num_bytes}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8", newline="\n")
     for name, path in checkpoint.assets.items():
         if name != "config.json":
             if (target := led_out(path, path.parents[name.count("/")])) is not None:
@@ -549,9 +566,9 @@ def _write_assets(output: _Output, shards: Shards) -> None:
         extra = {"chat_template.jinja": template, **extra}
     for name, document in checkpoint.documents().items():
         if name not in extra:
-            (folder / name).write_text(document(), encoding="utf-8")
+            (folder / name).write_text(document(), encoding="utf-8", newline="\n")
     for name, text in extra.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
     config = read_bytes(checkpoint.assets["config.json"])
     if json.loads(config) != checkpoint.config:  # otherwise the source's bytes, so that any reader of it reads ours
         config = json.dumps(checkpoint.config, indent=2).encode() + b"\n"

@@ -6,7 +6,6 @@ Memory does not grow with the model. Where the files lie, and who may write them
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
@@ -19,6 +18,7 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import TensorSpec, header_bytes
 from interpole.errors import CheckpointError, OutputError
+from interpole.systems import c_function, write_at
 
 __all__ = [
     "CHUNK_ELEMENTS",
@@ -184,7 +184,7 @@ def _not_finite(checkpoint: Checkpoint, name: str, data: NDArray[Any]) -> Checkp
 
 def _reserve(descriptor: int, size: int) -> None:
     """Ask the file system for the room at once, where it can: writes are a fifth faster (`posix_fallocate` may write instead)."""
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+    fallocate = c_function("fallocate")
     if fallocate is not None:
         fallocate(descriptor, 0, ctypes.c_long(0), ctypes.c_long(size))
 
@@ -193,5 +193,5 @@ def _write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     """Write all of `data` at byte offset `at`, in small writes."""
     view = memoryview(data)
     while len(view):
-        written = os.pwrite(descriptor, view[:WRITE_BYTES], at)
+        written = write_at(descriptor, view[:WRITE_BYTES], at)
         view, at = view[written:], at + written

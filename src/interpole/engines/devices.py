@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from interpole.engines.registry import EngineKind
 from interpole.errors import EngineError
+from interpole.systems import num_cores
 
 __all__ = ["SMALL_PARAMETERS", "Device", "NumEngines", "devices"]
 
@@ -73,15 +74,15 @@ def devices(
 
 def _on_cpu(num: NumEngines, options: Mapping[str, Any], num_parameters: Callable[[], int]) -> list[Device]:
     """Engines on the cores that this process may use, with as many threads each as there are cores for it."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     threads = int(options.get("threads") or 0)
     if num != "auto":
         count = num
     elif threads or num_parameters() < SMALL_PARAMETERS:
-        count = max(1, num_cores // max(1, threads))
+        count = max(1, cores // max(1, threads))
     else:
         count = 1
-    return [Device("", {"OMP_NUM_THREADS": str(max(1, num_cores // count))} if count > 1 else {})] * count
+    return [Device("", {"OMP_NUM_THREADS": str(max(1, cores // count))} if count > 1 else {})] * count
 
 
 def _visible() -> list[str]:

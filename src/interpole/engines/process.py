@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import queue
-import select
 import subprocess
 import sys
 import threading
@@ -260,16 +259,15 @@ class EngineProcess:
             child.wait()
             outbox.put(None)
             writer.join(5.0)
-            if child.stdout is not None:
-                child.stdout.close()
 
     def _listen(self, child: subprocess.Popen[str]) -> str:
         """Take the child's replies until it ends, hangs or fails. Returns why, in words."""
-        pipe = child.stdout.fileno()  # type: ignore[union-attr]
+        inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(child.stdout, inbox), daemon=True).start()
         buffer, heard, moved, progress = b"", time.monotonic(), time.monotonic(), -1
         while True:
-            if select.select([pipe], [], [], min(1.0, self._hang_seconds))[0]:
-                data = os.read(pipe, 1 << 20)
+            with suppress(queue.Empty):
+                data = inbox.get(timeout=min(1.0, self._hang_seconds))
                 if not data:
                     return f"ended with exit status {child.wait()}"
                 heard = time.monotonic()
@@ -339,6 +337,14 @@ def _settle(future: Future[Any], result: Any) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
+
+
+def _read(pipe: IO[str], inbox: queue.SimpleQueue[bytes]) -> None:
+    """Pass on what a child says, by a thread, since not every system can wait for a pipe and a time; at its end nothing."""
+    with pipe, suppress(OSError):
+        while data := os.read(pipe.fileno(), 1 << 20):
+            inbox.put(data)
+    inbox.put(b"")
 
 
 def _write(outbox: queue.SimpleQueue[str | None], pipe: IO[str]) -> None:

@@ -414,7 +414,7 @@ def _write_config(folder: Path, base: Checkpoint, near: Checkpoint, plan: _Plan,
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def _shortest(modules: Sequence[str], near: Checkpoint) -> list[str]:
@@ -439,7 +439,7 @@ def _copy_assets(folder: Path, base: Checkpoint, merged: Checkpoint) -> None:
                 copy(path, folder / name)
     template = merged.chat_template
     if template is not None and template not in (template_of(merged.assets), base.chat_template):
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8", newline="\n")
 
 
 def _measure(

@@ -266,7 +266,7 @@ def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None
     beside = out.with_name(f".{out.name}.unfinished")
     if beside.is_symlink():
         raise OutputError("the folder to work in is a link", beside, "remove it")
-    with exclusive(beside):
+    with exclusive(beside) as rename_to:
         try:
             for left in beside.iterdir():
                 if left.name != ".lock":
@@ -274,7 +274,7 @@ def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None
             for entry, pieces in zip(file.entries, pooled, strict=True):
                 _copy(pieces, entry.within(beside))
             file.save(beside)
-            beside.rename(out)
+            rename_to(out)
         except OSError as error:
             raise OutputError(f"cannot copy a log: {error}", out, "check the runs and the disk") from error
 

@@ -6,16 +6,16 @@ logs (see `interpole.runs.samples`) or generates.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_validator
 
@@ -24,6 +24,8 @@ from interpole.errors import OutputError, RunError, printable
 from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, write_atomic
 from interpole.formats import content_hash, parse_json
 from interpole.schema import Strict, validated
+from interpole.systems import lock as take_lock
+from interpole.systems import open_handle
 
 __all__ = [
     "NAME",
@@ -276,8 +278,11 @@ class RunFile(Strict):
 
 
 @contextmanager
-def exclusive(run: StrPath) -> Iterator[None]:
+def exclusive(run: StrPath) -> Iterator[Callable[[Path], None]]:
     """Make the folder `run`, and keep others from writing to it inside a `with` block.
+
+    Yields:
+        What renames the folder; where a system refuses that for the lock in it, the lock is let go before.
 
     Raises:
         OutputError: it cannot be made.
@@ -293,7 +298,7 @@ def exclusive(run: StrPath) -> Iterator[None]:
     with lock:
         for attempt in range(LOCK_ATTEMPTS):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(lock.fileno())
                 break
             except BlockingIOError:
                 if attempt + 1 < LOCK_ATTEMPTS:
@@ -301,19 +306,27 @@ def exclusive(run: StrPath) -> Iterator[None]:
                     continue
                 what = "another sweep is writing to this run"
                 raise RunError(what, run, "wait for it, or choose another --out") from None
-        yield
+        yield partial(_rename, lock, run)
+
+
+def _rename(lock: IO[bytes], run: Path, target: Path) -> None:
+    try:
+        run.rename(target)
+    except PermissionError:  # Windows renames no folder with an open file in it
+        lock.close()
+        run.rename(target)
 
 
 def is_written(run: StrPath) -> bool:
     """Whether a process is writing to the run (`exclusive`) now; also where that cannot be found out."""
     try:
-        lock = os.open(Path(run) / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        lock = open_handle(Path(run) / ".lock", os.O_RDONLY, follow=False)
     except FileNotFoundError:
         return False
     except OSError:
         return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        take_lock(lock, shared=True)
     except OSError:
         return True
     finally:

@@ -8,7 +8,6 @@ What an actor does with a unit is what `sweep --shard` does with a shard.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import uuid
@@ -32,6 +31,7 @@ from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import pool_of, run_unit
 from interpole.sweep.units import Made, Unit
+from interpole.systems import sync
 
 __all__ = ["NODES", "Bench", "Cluster", "do_unit", "engines", "needs", "written"]
 
@@ -230,7 +230,7 @@ def do_unit(bench: Bench, config: str, out: str, unit: Unit, name: str) -> None:
     did = _Did(node=node_name(), num_generated=summary.num_generated, num_tokens=summary.num_tokens, seconds=seconds)
     write_atomic(folder / DID, did.model_dump_json())
     for path in [*entry.within(folder).iterdir(), entry.within(folder), folder / DID, folder]:
-        _sync(path)
+        sync(path)
     with suppress(OSError):  # somebody else has done it meanwhile, and his is as good
         folder.rename(units / name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -257,15 +257,6 @@ def _collect(journal: Path, others: Iterable[Path]) -> None:
             with suppress(OSError), open_regular(path) as old:
                 content = old.read()
                 file.write(content if content.endswith(b"\n") else content + b"\n")
-
-
-def _sync(path: Path) -> None:
-    """Have a file or a folder written to the disk, so that it survives a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_seen(path: Path, seconds: float) -> bool:

@@ -241,10 +241,10 @@ def _move_aside(out: Path) -> None:
     """Rename a run folder, so that a new run can begin in its place; nothing is lost."""
     if not (out / NAME).exists():
         return
-    with exclusive(out):
+    with exclusive(out) as rename_to:
         number = next(n for n in count(1) if not out.with_name(f"{out.name}.{n}").exists())
         try:
-            out.rename(out.with_name(f"{out.name}.{number}"))
+            rename_to(out.with_name(f"{out.name}.{number}"))
         except OSError as error:
             raise OutputError(f"cannot be moved: {error.strerror}", out, "choose another --out") from error
 
