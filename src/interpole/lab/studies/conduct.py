@@ -1,0 +1,123 @@
+"""Run a study: every pair trained and measured once, then the table, a verdict on every hypothesis, a figure and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from interpole.errors import AnalysisError
+from interpole.files import write_atomic
+from interpole.lab.studies import dynamic, families, overlap, scale
+from interpole.lab.studies.bench import Bench, Tell
+from interpole.lab.studies.study import FULL, Row, Size, Study, Verdict, judged, read_rows, rows_text
+from interpole.report.render import save
+
+__all__ = ["STUDIES", "Found", "conduct", "page", "study_of"]
+
+STUDIES: Mapping[str, Study] = {one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY)}
+"""Every study by name."""
+
+
+class Found(NamedTuple):
+    """What came of a study, and how many of its pairs it rests on."""
+
+    study: Study
+    rows: list[Row]
+    verdicts: dict[str, Verdict]
+    num_pairs: int
+    num_wanted: int
+
+
+def study_of(name: str) -> Study:
+    """A study by name.
+
+    Raises:
+        AnalysisError: there is none.
+    """
+    if name not in STUDIES:
+        raise AnalysisError(f"no study {name!r}", remedy=f"studies are: {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+def conduct(
+    study: Study,
+    out: Path,
+    *,
+    size: Size = FULL,
+    num_seeds: int | None = None,
+    at_most: int | None = None,
+    tell: Tell = lambda _: None,
+) -> Found:
+    """Run a study, or the rest of it.
+
+    Args:
+        study: which.
+        out: the folder that studies share: models, questions and runs; results go to a folder of the study's name in it.
+        size: how much is trained and asked.
+        num_seeds: of each pair; None: as the size says.
+        at_most: so many pairs are measured that are not yet; verdicts rest on what is there.
+        tell: told of every pair.
+
+    Raises:
+        InterpoleError: a pair cannot be trained or measured.
+    """
+    wanted = study.cases(size.num_seeds if num_seeds is None else num_seeds)[: size.most]
+    places = [out / study.name / "pairs" / f"{case.key(size)}.csv" for case in wanted]
+    missing = [(case, place) for case, place in zip(wanted, places, strict=True) if not place.exists()]
+    bench = Bench(out, size, tell)
+    try:
+        for case, place in missing[:at_most]:
+            rows = study.measure(bench, case)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(place, rows_text(rows))
+            tell(f"measured {case.name}")
+    finally:
+        bench.close()
+    there = [place for place in places if place.exists()]
+    rows = [row for place in there for row in read_rows(place)]
+    found = Found(study, rows, judged(study, rows), len(there), len(wanted))
+    write_atomic(out / study.name / "results.csv", rows_text(rows))
+    write_atomic(out / study.name / "page.md", page(found))
+    save(study.figure(rows), out / study.name / "figure.svg")
+    return found
+
+
+def page(found: Found) -> str:
+    """The verdicts and the table, as Markdown."""
+    study, lines = found.study, list[str]()
+    lines += [f"{found.num_pairs} of {found.num_wanted} pairs.", "", "| hypothesis | verdict | measured |", "| --- | --- | --- |"]
+    for one in study.hypotheses:
+        word, numbers = found.verdicts[one.name]
+        lines.append(f"| **{one.name}**: {one.text} | {word} | {numbers} |")
+    columns = {key: head for key, head in study.shown.items() if any((r.point, r.statistic) == key for r in found.rows)}
+    lines += ["", f"| {' | '.join([*study.by, 'pairs', *columns.values()])} |"]
+    lines.append("| " + " | ".join(["---"] * len(study.by) + ["---:"] * (len(columns) + 1)) + " |")
+    for group in dict.fromkeys(_group(study, row) for row in found.rows):
+        mine = [row for row in found.rows if _group(study, row) == group]
+        cells = [*group, str(len({row.pair for row in mine})), *(_cell(mine, *key) for key in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _group(study: Study, row: Row) -> tuple[str, ...]:
+    return tuple(_plain(getattr(row, name)) for name in study.by)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if np.isnan(value) else f"{value:g}"
+    return str(value)
+
+
+def _cell(rows: Sequence[Row], point: str, statistic: str) -> str:
+    """The mean over pairs; shares in percent."""
+    numbers = [row.value for row in rows if (row.point, row.statistic) == (point, statistic)]
+    if not numbers or np.isnan(numbers).all():
+        return "–"
+    mean = float(np.nanmean(numbers))
+    if statistic in ("mean", "think", "gain"):
+        return f"{100 * mean:.1f}"
+    return f"{mean:,.0f}" if statistic == "parameters" else f"{mean:.1f}" if statistic == "tokens" else f"{mean:.3f}"

@@ -1,0 +1,118 @@
+"""Study 2: why λ50 shifts with size. By forward passes alone: width × depth × seeds, and the dose of either fine-tune."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from interpole.analysis.intervals import Interval, interval_text
+from interpole.lab.recipe import Body
+from interpole.lab.studies import drawing
+from interpole.lab.studies.bench import Bench, margin_rows, weight_rows
+from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, between, contrast, values
+
+__all__ = ["STUDY"]
+
+WIDTHS, DEPTHS = (32, 64), (3, 6)
+DOSES = (0.5, 1.0, 2.0)
+SEEDS = 2  # of three, for the larger bodies cost most
+
+
+def cases(num_seeds: int) -> list[Case]:
+    """Every body with every pair of doses."""
+    bodies = [Body("qwen3", width, depth) for depth, width in product(DEPTHS, reversed(WIDTHS))]
+    return [
+        Case(body, seed, instruct, thinking)
+        for seed, body, instruct, thinking in product(range(min(num_seeds, SEEDS)), bodies, DOSES, DOSES)
+    ]
+
+
+def measure(bench: Bench, case: Case) -> list[Row]:
+    """Forward passes."""
+    return [*weight_rows(case, bench), *margin_rows(case, bench.asked(case), bench.size.forward_lambdas)]
+
+
+def _size_alone(rows: Sequence[Row]) -> Verdict:
+    """Whether what the ends' margins and the bend leave of λ50 has to do with the number of parameters."""
+    left, sizes = values(rows, "margins", "mid − curved"), values(rows, "weights", "parameters")
+    pairs = [pair for pair in left if not math.isnan(left[pair].value)]
+    x = np.array([math.log2(sizes[pair].value) for pair in pairs])
+    if len(set(x.tolist())) < 3:
+        return Verdict("cannot tell", "fewer than three sizes")
+    fit = stats.linregress(x, np.array([left[pair].value for pair in pairs]))
+    bodies = len({pair[:4] for pair in pairs})  # doses of one body are no new bodies
+    reach = float(stats.t.ppf(0.975, bodies - 2)) * float(fit.stderr) * math.sqrt(len(pairs) / bodies)
+    slope = Interval(float(fit.slope), float(fit.slope) - reach, float(fit.slope) + reach)
+    word = "holds" if max(-slope.low, slope.high) <= 0.01 else "does not hold" if not -0.01 <= slope.value <= 0.01 else "cannot tell"
+    return Verdict(word, f"{interval_text(slope, 1, 4, '+')} per doubling")
+
+
+def _straighter(rows: Sequence[Row]) -> Verdict:
+    """Whether, in each body, the dose pairs with the larger σ bend more."""
+    bends, sigmas = values(rows, "margins", "size of bend"), values(rows, "weights", "sigma")
+    bodies: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for pair, bend in bends.items():
+        bodies.setdefault(pair[1:4], []).append((sigmas[pair].value, bend.value))
+    found = {
+        body: float(stats.spearmanr(*zip(*points, strict=True)).statistic)
+        for body, points in bodies.items()
+        if len(points) >= 5
+    }
+    if not found:
+        return Verdict("cannot tell", "fewer than five dose pairs of any body")
+    said = ", ".join(f"w{width} d{depth} s{seed} {rho:+.2f}" for (width, depth, seed), rho in found.items())
+    low, high = min(found.values()), max(found.values())
+    return Verdict("holds" if low >= 0.5 else "does not hold" if high < 0.5 or low <= 0 else "cannot tell", said)
+
+
+def figure(rows: Sequence[Row]) -> Any:
+    """λ50 against what the ends' margins make it, and the bend against σ."""
+    return drawing.beside(
+        drawing.scatter(rows, ("margins", "chord"), ("margins", "mid"), "λ50 against |m₀| / (|m₀| + |m₁|)", diagonal=True),
+        drawing.scatter(rows, ("margins", "curved"), ("margins", "mid"), "λ50 against the parabola's root", diagonal=True),
+        drawing.scatter(rows, ("weights", "sigma"), ("margins", "bend"), "bend of the margin against σ"),
+    )
+
+
+STUDY = Study(
+    "scale",
+    "Why λ50 shifts: width, depth, and the doses of both fine-tunes",
+    (
+        Hypothesis(
+            "ends", "λ50 lies within 0.05 of |m₀| / (|m₀| + |m₁|), in every body on average over doses",
+            between("margins", "mid − chord", -0.05, 0.05, by="body"),
+        ),
+        Hypothesis(
+            "curvature", "with the margin at λ = ½ too (the parabola's root) it lies within 0.02",
+            between("margins", "mid − curved", -0.02, 0.02, by="body"),
+        ),
+        Hypothesis(
+            "size enters only through them", "what is left changes by at most 0.01 per doubling of the parameters", _size_alone,
+        ),
+        Hypothesis(
+            "depth bends", "at equal width and doses, six layers bend the margin more than three do, by at least 0.01",
+            contrast("margins", "size of bend", "depth", 3, 6, low=0.01, by="width"),
+        ),
+        Hypothesis("small σ is straight", "in every body, σ and the size of the bend go together over doses (ρ ≥ 0.5)", _straighter),
+        Hypothesis(
+            "dose of Thinking", "twice the dose instead of half lowers λ50 by at least 0.05",
+            contrast("margins", "mid", "thinking", 0.5, 2.0, high=-0.05, by="body"),
+        ),
+        Hypothesis(
+            "dose of Instruct", "twice the dose instead of half raises λ50 by at least 0.05",
+            contrast("margins", "mid", "instruct", 0.5, 2.0, low=0.05, by="body"),
+        ),
+    ),
+    cases, measure, figure,
+    {
+        ("weights", "parameters"): "parameters", ("weights", "sigma"): "σ", ("margins", "m0"): "m₀", ("margins", "m1"): "m₁",
+        ("margins", "bend"): "bend", ("margins", "mid"): "λ50", ("margins", "mid − chord"): "− chord",
+        ("margins", "mid − curved"): "− parabola",
+    },
+    ("width", "depth", "instruct", "thinking"),
+)  # fmt: skip
