@@ -1,4 +1,4 @@
-"""Commands about the tiny trained pair: demo, lab train, lab path."""
+"""Commands about the tiny trained pair: demo, lab train, lab study, lab path."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from interpole.errors import EngineError
 
 if TYPE_CHECKING:
     from interpole.lab import Pair
+    from interpole.lab.studies.conduct import Found
 
-__all__ = ["demo", "path", "register", "train"]
+__all__ = ["demo", "path", "register", "study", "train"]
 
 lab = typer.Typer(
     help="The tiny trained Instruct/Thinking pair: where it lies, and how to train another.", no_args_is_help=True
@@ -206,6 +207,70 @@ def train(
 
         train_pair(body, seed, out, progress=progress, base=base, opens_thinking=opens_thinking)
     _show_pair(pair_in(out), as_json)
+
+
+@lab.command()
+def study(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="families, scale, overlap … [default: list what there is]")
+    ] = None,
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder that studies share: models, runs and results. Kept, and gone on with."
+        ),
+    ] = Path("studies"),
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many of each pair. [default: 3]")] = None,
+    at_most: Annotated[
+        int | None, typer.Option(min=0, help="Measure so many pairs and stop; run it again to go on. [default: all]")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="One pair, trained for three steps: to see that it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study on tiny pairs: train what is not there, measure it, and say of each hypothesis whether it holds.
+
+    Hypotheses, and what came of them, are in docs/studies. Models are shared between studies in one folder.
+    """
+    from interpole.cli.show import show_json
+    from interpole.lab.studies.conduct import conduct, study_of, to_json
+    from interpole.lab.studies.study import FULL, SMOKE
+
+    if name is None:
+        _list_studies(as_json)
+        return
+    say = partial(typer.echo, err=True)
+    size = SMOKE if smoke else FULL
+    found = conduct(study_of(name), out, size=size, num_seeds=seeds, at_most=at_most, tell=say)
+    if as_json:
+        show_json(to_json(found))
+    else:
+        _show_study(found, out / name)
+
+
+def _list_studies(as_json: bool) -> None:
+    """Say which studies there are."""
+    from interpole.cli.show import console, show_json
+    from interpole.lab.studies.conduct import STUDIES
+
+    titles = {name: one.title for name, one in STUDIES.items()}
+    if as_json:
+        show_json(titles)
+        return
+    for name, title in titles.items():
+        console.print(f"{name:10} {title}")
+
+
+def _show_study(found: Found, folder: Path) -> None:
+    """A line for every hypothesis, and where the rest lies."""
+    from interpole.cli.show import console, table
+
+    rows = [[one.name, one.text, *found.verdicts[one.name]] for one in found.study.hypotheses]
+    title = f"{found.study.title}: {found.num_pairs} of {found.num_wanted} pairs"
+    table(title, ["", "hypothesis", "verdict", "measured"], rows)
+    console.print(f"{folder}: results.csv, page.md, figure.svg", soft_wrap=True)
 
 
 @lab.command()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,15 +52,14 @@ class Bench:
     def __init__(self, folder: Path, size: Size, tell: Tell = lambda _: None) -> None:
         """Open the bench in a folder, which is made; nothing is trained yet."""
         self.folder, self.size, self.tell = folder, size, tell
-        self._engine, self._body, self._pool = ExitStack(), None, None
+        self._engine = ExitStack()
+        self._open: tuple[Body, Pool] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         asked = size.questions
         problems = chains.problems(
             "test", size.num_problems, 0, asked.difficulties, asked.operators, asked.highest
         )  # fmt: skip
-        rows = [
-            {"id": p.id, "question": p.question, "answer": p.answer, "difficulty": p.difficulty} for p in problems
-        ]
+        rows = [{"id": p.id, "question": p.question, "answer": p.answer, "difficulty": p.difficulty} for p in problems]
         write_atomic(self.questions, "".join(json.dumps(row) + "\n" for row in rows))
 
     @property
@@ -72,7 +70,7 @@ class Bench:
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
-        self._body = self._pool = None
+        self._open = None
 
     def model(self, recipe: Model) -> Path:
         """The folder of a model, trained where it is not there."""
@@ -132,11 +130,10 @@ class Bench:
 
     def _pool_of(self, config: SweepConfig, body: Body) -> Pool:
         """An engine for models of one body; the last one stays open until another body's turn."""
-        if self._pool is None or self._body != body:
+        if self._open is None or self._open[0] != body:
             self.close()
-            self._engine = ExitStack()
-            self._pool, self._body = self._engine.enter_context(pool_of(Plan(config), self.tell)), body
-        return self._pool
+            self._open = body, self._engine.enter_context(pool_of(Plan(config), self.tell))
+        return self._open[1]
 
 
 def swept_rows(case: Case, samples: Sequence[Sample]) -> list[Row]:

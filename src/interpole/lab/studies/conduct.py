@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from interpole.errors import AnalysisError
 from interpole.files import write_atomic
+from interpole.formats import plain
 from interpole.lab.studies import dynamic, families, overlap, scale
 from interpole.lab.studies.bench import Bench, Tell
 from interpole.lab.studies.study import FULL, Row, Size, Study, Verdict, judged, read_rows, rows_text
 from interpole.report.render import save
 
-__all__ = ["STUDIES", "Found", "conduct", "page", "study_of"]
+__all__ = ["STUDIES", "Found", "conduct", "page", "study_of", "to_json"]
 
 STUDIES: Mapping[str, Study] = {one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY)}
 """Every study by name."""
@@ -88,7 +89,12 @@ def conduct(
 def page(found: Found) -> str:
     """The verdicts and the table, as Markdown."""
     study, lines = found.study, list[str]()
-    lines += [f"{found.num_pairs} of {found.num_wanted} pairs.", "", "| hypothesis | verdict | measured |", "| --- | --- | --- |"]
+    lines += [
+        f"{found.num_pairs} of {found.num_wanted} pairs.",
+        "",
+        "| hypothesis | verdict | measured |",
+        "| --- | --- | --- |",
+    ]
     for one in study.hypotheses:
         word, numbers = found.verdicts[one.name]
         lines.append(f"| **{one.name}**: {one.text} | {word} | {numbers} |")
@@ -100,6 +106,20 @@ def page(found: Found) -> str:
         cells = [*group, str(len({row.pair for row in mine})), *(_cell(mine, *key) for key in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def to_json(found: Found) -> dict[str, Any]:
+    """Verdicts and rows as plain data; what is not known is null."""
+    hypotheses = [
+        {"name": one.name, "text": one.text, **found.verdicts[one.name]._asdict()} for one in found.study.hypotheses
+    ]
+    content: dict[str, Any] = plain(
+        {
+            "study": found.study.name, "title": found.study.title, "pairs": found.num_pairs, "wanted": found.num_wanted,
+            "hypotheses": hypotheses, "rows": [row._asdict() for row in found.rows],
+        }
+    )  # fmt: skip
+    return content
 
 
 def _group(study: Study, row: Row) -> tuple[str, ...]:

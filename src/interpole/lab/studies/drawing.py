@@ -77,12 +77,10 @@ def strips(rows: Sequence[Row], points: Sequence[str], statistic: str, title: st
     return alt.layer(zero, marks).properties(width=460, height=24 * len(points), title=title)
 
 
-def scatter(
-    rows: Sequence[Row], x: tuple[str, str], y: tuple[str, str], title: str, *, diagonal: bool = False
-) -> Any:
+def scatter(rows: Sequence[Row], x: tuple[str, str], y: tuple[str, str], title: str, *, diagonal: bool = False) -> Any:
     """One number of each pair against another, a colour for each body."""
     across, up = values(rows, *x), values(rows, *y)
-    data = [
+    data: list[dict[str, Any]] = [
         {"x": across[pair].value, "y": up[pair].value, "kind": f"w{pair[1]} d{pair[2]}"}
         for pair in up
         if pair in across and not math.isnan(across[pair].value + up[pair].value)

@@ -10,13 +10,14 @@ from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import route
 from interpole.lab.studies import drawing, families, overlap
 from interpole.lab.studies.bench import Bench
-from interpole.lab.studies.study import Case, Hypothesis, Judge, Row, Study, Verdict, between
+from interpole.lab.studies.study import Case, Hypothesis, Judge, Row, Study, Verdict, Word, between
 
 __all__ = ["STUDY"]
 
 SHARE = 0.75
+BY_MARGIN = f"by {MARGIN}"
 POLICIES = (
-    "by difficulty", "by length", "logistic", "two modes", MARGIN, "cascade", "ends disagree", "oracle",
+    "by difficulty", "by length", "logistic", "two modes", BY_MARGIN, "cascade", "ends disagree", "oracle",
 )  # fmt: skip
 
 
@@ -31,7 +32,9 @@ def measure(bench: Bench, case: Case) -> list[Row]:
     asked = bench.asked(case)
     (task,) = asked.tasks
     lam = min(bench.size.forward_lambdas, key=lambda one: abs(asked.share(one, asked.tasks[task]) - 0.5))
-    margins = {(task, prompt.question): chance.margin for prompt, chance in zip(asked.prompts, asked.at(lam), strict=True)}
+    margins = {
+        (task, prompt.question): chance.margin for prompt, chance in zip(asked.prompts, asked.at(lam), strict=True)
+    }
     found = []
     for one in route(samples, numbers={MARGIN: margins}).policies:
         told = one.p_adjusted < 0.05
@@ -50,7 +53,7 @@ def _often(point: str, share: float) -> Judge:
         told = [row.value for row in rows if (row.point, row.statistic) == (point, "beats static λ")]
         if not told:
             return Verdict("cannot tell", "not measured")
-        word = "holds" if sum(told) >= share * len(told) else "does not hold"
+        word: Word = "holds" if sum(told) >= share * len(told) else "does not hold"
         return Verdict(word, f"in {sum(told):.0f} of {len(told)} pairs")
 
     return judge
@@ -70,13 +73,18 @@ STUDY = Study(
     "Does choosing λ by the question pay?",
     (
         Hypothesis(
-            "difficulty", "a λ for each difficulty beats every static λ and every mix of two in at least three quarters of the pairs",
+            "difficulty",
+            "a λ for each difficulty beats every static λ and every mix of two in at least three quarters of the pairs",
             _often("by difficulty", SHARE),
         ),
         Hypothesis("logistic", "so does a logistic model on length and figures", _often("logistic", SHARE)),
-        Hypothesis("two modes", "the two-mode router gains less than the same model over all λ", _gain("logistic − two modes", low=0.0)),
-        Hypothesis("margin", "the first token's margin gains nothing", _gain(MARGIN, high=0.0)),
-        Hypothesis("cascade", "a cascade gains nothing: cheap answers are wrong in the same way twice", _gain("cascade", high=0.0)),
+        Hypothesis(
+            "two modes", "the two-mode router gains less than the same model over all λ", _gain("logistic − two modes", low=0.0),
+        ),
+        Hypothesis("margin", "the first token's margin gains nothing", _gain(BY_MARGIN, high=0.0)),
+        Hypothesis(
+            "cascade", "a cascade gains nothing: cheap answers are wrong in the same way twice", _gain("cascade", high=0.0),
+        ),
         Hypothesis("disagreement", "asking both ends first costs at least 10 points", _gain("ends disagree", high=-0.1)),
         Hypothesis("oracle", "each question's own best λ, seen in half of its samples, gains", _gain("oracle", low=0.0)),
     ),

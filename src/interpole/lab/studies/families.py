@@ -8,7 +8,7 @@ from typing import Any
 from interpole.lab.recipe import ARCHITECTURES, Body
 from interpole.lab.studies import drawing
 from interpole.lab.studies.bench import Bench, Point, change_rows, margin_rows, swept_rows, weight_rows
-from interpole.lab.studies.study import Case, Hypothesis, Row, Study, between, values, Verdict
+from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, between, both, values
 from interpole.merging.rules import ablation
 
 __all__ = ["DEPTH", "STUDY", "WIDTH"]
@@ -49,7 +49,10 @@ def measure(bench: Bench, case: Case) -> list[Row]:
         *margin_rows(case, bench.asked(case), bench.size.forward_lambdas),
     ]
     measured, said = values(found, "sweep", "mid"), values(found, "margins", "mid")
-    return [*found, *(Row.of(case, "predict", "error of λ50", said[pair].value - measured[pair].value) for pair in measured)]
+    return [
+        *found,
+        *(Row.of(case, "predict", "error of λ50", said[pair].value - measured[pair].value) for pair in measured),
+    ]
 
 
 def alike(rows: Sequence[Row]) -> Verdict:
@@ -80,7 +83,10 @@ STUDY = Study(
     "The three stages, thirds and modules in five architectures",
     (
         Hypothesis("ends", "Think #R is at most 5 % at λ = 0.2", between("λ=0.2", "think", high=0.05, scale=100, unit=" %")),
-        Hypothesis("saturation", "Think #R is at least 95 % at λ = 0.8", between("λ=0.8", "think", low=0.95, scale=100, unit=" %")),
+        Hypothesis(
+            "saturation", "Think #R is at least 95 % at λ = 0.8",
+            between("λ=0.8", "think", low=0.95, scale=100, unit=" %"),
+        ),
         Hypothesis("narrow", "Think #R goes from 5 % to 95 % within 0.4 of λ", between("sweep", "width", high=0.4)),
         Hypothesis("middle", "λ50 lies between 0.35 and 0.6", between("sweep", "mid", 0.35, 0.6)),
         Hypothesis("alike", "the families' mean λ50 (three seeds each) lie within 0.1 of each other", alike),
@@ -106,7 +112,10 @@ STUDY = Study(
         ),
         Hypothesis(
             "last third", "the last third alone does not think less often than the first or the second alone",
-            between("first third → last third", "think", low=0.0, scale=100, unit=" points"),
+            both(
+                between("first third → last third", "think", low=0.0, scale=100, unit=" points"),
+                between("second third → last third", "think", low=0.0, scale=100, unit=" points"),
+            ),
         ),
         Hypothesis(
             "FFN", "without the FFN Think #R is at least 20 points lower than without attention",

@@ -68,7 +68,9 @@ STUDY = Study(
             "stages", "λ50 by forward passes differs by at most 0.05",
             contrast("margins", "mid", "common", 0.0, 1.0, -0.05, 0.05),
         ),
-        Hypothesis("accuracy on the dial", "accuracy at λ = 0.8 differs by at most 10 points", _apart("λ=0.8", "mean", -0.1, 0.1)),
+        Hypothesis(
+            "accuracy on the dial", "accuracy at λ = 0.8 differs by at most 10 points", _apart("λ=0.8", "mean", -0.1, 0.1),
+        ),
         Hypothesis(
             "shared directions", "the cosine of the two task vectors is larger by at least 0.05 with all in common",
             contrast("weights", "cosine", "common", 0.0, 1.0, low=0.05),
@@ -87,7 +89,8 @@ STUDY = Study(
     ),
     cases, measure, figure,
     {
-        ("weights", "sigma"): "σ", ("weights", "cosine"): "cosine", ("margins", "mid"): "λ50", ("λ=0.5", "think"): "Think #R, λ=0.5",
+        ("weights", "sigma"): "σ", ("weights", "cosine"): "cosine", ("margins", "mid"): "λ50",
+        ("λ=0.5", "think"): "Think #R, λ=0.5",
         ("λ=0.5", "mean"): "Mean@k, λ=0.5", ("λ=0.8", "mean"): "λ=0.8", ("λ=1", "mean"): "λ=1", ("sum 0.7", "mean"): "sum 0.7",
         ("sum 1", "mean"): "sum 1", ("sum 0.7", "think"): "Think #R, sum 0.7", ("sum 1", "think"): "sum 1",
     },

@@ -14,7 +14,7 @@ from interpole.analysis.intervals import Interval, interval_text
 from interpole.lab.recipe import Body
 from interpole.lab.studies import drawing
 from interpole.lab.studies.bench import Bench, margin_rows, weight_rows
-from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, between, contrast, values
+from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, between, contrast, values, within
 
 __all__ = ["STUDY"]
 
@@ -48,8 +48,7 @@ def _size_alone(rows: Sequence[Row]) -> Verdict:
     bodies = len({pair[:4] for pair in pairs})  # doses of one body are no new bodies
     reach = float(stats.t.ppf(0.975, bodies - 2)) * float(fit.stderr) * math.sqrt(len(pairs) / bodies)
     slope = Interval(float(fit.slope), float(fit.slope) - reach, float(fit.slope) + reach)
-    word = "holds" if max(-slope.low, slope.high) <= 0.01 else "does not hold" if not -0.01 <= slope.value <= 0.01 else "cannot tell"
-    return Verdict(word, f"{interval_text(slope, 1, 4, '+')} per doubling")
+    return Verdict(within(slope, -0.01, 0.01), f"{interval_text(slope, 1, 4, '+')} per doubling")
 
 
 def _straighter(rows: Sequence[Row]) -> Verdict:
@@ -66,15 +65,18 @@ def _straighter(rows: Sequence[Row]) -> Verdict:
     if not found:
         return Verdict("cannot tell", "fewer than five dose pairs of any body")
     said = ", ".join(f"w{width} d{depth} s{seed} {rho:+.2f}" for (width, depth, seed), rho in found.items())
-    low, high = min(found.values()), max(found.values())
-    return Verdict("holds" if low >= 0.5 else "does not hold" if high < 0.5 or low <= 0 else "cannot tell", said)
+    return Verdict("holds" if min(found.values()) >= 0.5 else "does not hold", said)
 
 
 def figure(rows: Sequence[Row]) -> Any:
     """λ50 against what the ends' margins make it, and the bend against σ."""
     return drawing.beside(
-        drawing.scatter(rows, ("margins", "chord"), ("margins", "mid"), "λ50 against |m₀| / (|m₀| + |m₁|)", diagonal=True),
-        drawing.scatter(rows, ("margins", "curved"), ("margins", "mid"), "λ50 against the parabola's root", diagonal=True),
+        drawing.scatter(
+            rows, ("margins", "chord"), ("margins", "mid"), "λ50 against |m₀| / (|m₀| + |m₁|)", diagonal=True
+        ),
+        drawing.scatter(
+            rows, ("margins", "curved"), ("margins", "mid"), "λ50 against the parabola's root", diagonal=True
+        ),
         drawing.scatter(rows, ("weights", "sigma"), ("margins", "bend"), "bend of the margin against σ"),
     )
 
@@ -98,7 +100,9 @@ STUDY = Study(
             "depth bends", "at equal width and doses, six layers bend the margin more than three do, by at least 0.01",
             contrast("margins", "size of bend", "depth", 3, 6, low=0.01, by="width"),
         ),
-        Hypothesis("small σ is straight", "in every body, σ and the size of the bend go together over doses (ρ ≥ 0.5)", _straighter),
+        Hypothesis(
+            "small σ is straight", "in every body, σ and the size of the bend go together over doses (ρ ≥ 0.5)", _straighter,
+        ),
         Hypothesis(
             "dose of Thinking", "twice the dose instead of half lowers λ50 by at least 0.05",
             contrast("margins", "mid", "thinking", 0.5, 2.0, high=-0.05, by="body"),

@@ -32,11 +32,13 @@ __all__ = [
     "Verdict",
     "Word",
     "between",
+    "both",
     "contrast",
     "judged",
     "read_rows",
     "rows_text",
     "values",
+    "within",
 ]
 
 Word = Literal["holds", "does not hold", "cannot tell"]
@@ -89,7 +91,7 @@ SMOKE = Size(
     EASY,
     num_problems=12,
     samples=1,
-    lambdas=(0, 0.2, 0.8, 1),
+    lambdas=(0, 0.2, 0.5, 0.8, 1),
     forward_lambdas=(0, 0.5, 1),
     max_tokens=8,
     num_questions=30,
@@ -136,8 +138,12 @@ class Case:
         if self.common is not None:
             own = replace(asked, num=size.num_questions)
             theirs = replace(own, own=1 - self.common)
-        instruct = replace(base, style="instruct", stage=schedule.instruct.dosed(self.instruct), questions=own, base=base)
-        thinking = replace(base, style="thinking", stage=schedule.thinking.dosed(self.thinking), questions=theirs, base=base)
+        instruct = replace(
+            base, style="instruct", stage=schedule.instruct.dosed(self.instruct), questions=own, base=base
+        )
+        thinking = replace(
+            base, style="thinking", stage=schedule.thinking.dosed(self.thinking), questions=theirs, base=base
+        )
         return instruct, thinking
 
     def key(self, size: Size) -> str:
@@ -174,6 +180,11 @@ class Row(NamedTuple):
     def interval(self) -> Interval:
         """The number and its ends."""
         return Interval(self.value, self.low, self.high)
+
+    @property
+    def body(self) -> str:
+        """Architecture and sizes, in short."""
+        return f"{self.arch} w{self.width} d{self.depth}"
 
     @property
     def pair(self) -> tuple[Any, ...]:
@@ -246,13 +257,19 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         AnalysisError: it is none.
     """
-    kinds = {name: {"str": str, "int": int}.get(kind, float) for name, kind in Row.__annotations__.items()}
     with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         try:
-            return [Row(**{name: kinds[name](row[name] or "nan") for name in Row._fields}) for row in reader]
+            return [Row(*(_read(name, row[name]) for name in Row._fields)) for row in reader]
         except (KeyError, ValueError) as error:
             raise AnalysisError(f"not the results of a study: {error}", path, "run the study again") from error
+
+
+def _read(name: str, text: str) -> Any:
+    """A cell of a column."""
+    if name in ("arch", "point", "statistic"):
+        return text
+    return int(text) if name in ("width", "depth", "seed") else float(text or "nan")
 
 
 def values(rows: Iterable[Row], point: str, statistic: str) -> dict[tuple[Any, ...], Interval]:
@@ -280,7 +297,7 @@ def between(
         statistic: which number.
         low: where it is to lie.
         high: where it is to lie.
-        by: the column of `Row` that makes groups.
+        by: the column of `Row`, or `body`, that makes groups.
         scale: how numbers are shown: 100 for percent.
         unit: shown after them.
     """
@@ -294,12 +311,22 @@ def between(
             return Verdict("cannot tell", "not measured")
         digits = 0 if scale == 100 else 3
         found = {name: random_effects(mine) for name, mine in groups.items()}
-        words = {name: _within(interval, low, high) for name, interval in found.items()}
+        words = {name: within(interval, low, high) for name, interval in found.items()}
         numbers = "; ".join(
             f"{_named(by, name)} {interval_text(interval, scale, digits, unit=unit)}{_said(words[name])}"
             for name, interval in found.items()
         )
         return Verdict(_together(words.values()), numbers)
+
+    return judge
+
+
+def both(first: Judge, second: Judge) -> Judge:
+    """A judge: two things are to hold."""
+
+    def judge(rows: Sequence[Row]) -> Verdict:
+        a, b = first(rows), second(rows)
+        return Verdict(_together((a.word, b.word)), f"{a.numbers}; and {b.numbers}")
 
     return judge
 
@@ -336,33 +363,38 @@ def contrast(
     def judge(rows: Sequence[Row]) -> Verdict:
         mine = [row for row in rows if (row.point, row.statistic) == (point, statistic)]
         before = {_but(row, column): row for row in mine if getattr(row, column) == a}
-        both = [(before[_but(row, column)], row) for row in mine if getattr(row, column) == b and _but(row, column) in before]
-        return compared([row._replace(**_difference(first, row)) for first, row in both])
+        both = [
+            (before[_but(row, column)], row)
+            for row in mine
+            if getattr(row, column) == b and _but(row, column) in before
+        ]
+        return compared([_less(row, first) for first, row in both])
 
     return judge
 
 
 def _but(row: Row, column: str) -> tuple[Any, ...]:
     """A pair without one of its columns."""
-    return row._replace(**{column: 0}).pair
+    place = Row._fields.index(column)
+    return (*row.pair[:place], *row.pair[place + 1 :])
 
 
-def _difference(a: Row, b: Row) -> dict[str, float]:
-    """b − a, whose intervals are independent (MOVER)."""
+def _less(b: Row, a: Row) -> Row:
+    """One number less another; their intervals are independent (MOVER)."""
     value = b.value - a.value
     low = value - math.hypot(b.value - b.low, a.high - a.value)
-    return {"value": value, "low": low, "high": value + math.hypot(b.high - b.value, a.value - a.low)}
+    return b._replace(value=value, low=low, high=value + math.hypot(b.high - b.value, a.value - a.low))
 
 
 def _named(by: str, name: Any) -> str:
-    return str(name) if by == "arch" else f"{by} {name:g}" if isinstance(name, int | float) else str(name)
+    return f"{by} {name:g}" if isinstance(name, int | float) else str(name)
 
 
 def _said(word: Word) -> str:
     return {"holds": "", "does not hold": " (no)", "cannot tell": " (open)"}[word]
 
 
-def _within(interval: Interval, low: float, high: float) -> Word:
+def within(interval: Interval, low: float, high: float) -> Word:
     """Whether a number lies between two others: by its interval, or by itself where it has none."""
     ends = interval if not math.isnan(interval.low) else Interval(interval.value, interval.value, interval.value)
     if math.isnan(interval.value):
