@@ -76,9 +76,9 @@ class Size:
 EASY = Questions((1, 2, 3), "+-", 29)
 FULL = Size(
     Schedule(
-        base=Stage(steps=600, batch=32, lr=6e-3, lr_muon=0.04),
-        instruct=Stage(steps=60, batch=32, lr=5e-4, lr_muon=0.003),
-        thinking=Stage(steps=60, batch=32, lr=5e-4, lr_muon=0.003),
+        base=Stage(steps=600, batch=24, lr=4.5e-3, lr_muon=0.03),
+        instruct=Stage(steps=80, batch=24, lr=5e-4, lr_muon=0.003),
+        thinking=Stage(steps=100, batch=24, lr=5e-4, lr_muon=0.003),
     ),
     EASY,
     num_problems=48,
