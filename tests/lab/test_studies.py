@@ -146,7 +146,7 @@ def test_a_study_goes_on_where_it_stopped_and_says_on_how_much_it_rests(tmp_path
 
     study = Study(
         "toy", "A toy", (Hypothesis("high", "it is high", between("λ=0.8", "think", low=0.95)),),
-        lambda num: [Case(seed=seed) for seed in range(num)], measure, families.figure, {("λ=0.8", "think"): "Think #R"},
+        lambda num: [Case(seed=seed) for seed in range(num)], measure, families.STUDY.figure, {("λ=0.8", "think"): "Think #R"},
     )  # fmt: skip
     monkeypatch.setattr(conducting, "save", lambda *_: None)
     first = conduct(study, tmp_path, num_seeds=3, at_most=2)

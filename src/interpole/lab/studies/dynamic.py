@@ -21,12 +21,12 @@ POLICIES = (
 )  # fmt: skip
 
 
-def cases(num_seeds: int) -> list[Case]:
+def _cases(num_seeds: int) -> list[Case]:
     """The pairs that other studies sweep; those that are not there yet are swept here in the same way."""
     return [case for study in (families.STUDY, overlap.STUDY) for case in study.cases(num_seeds)]
 
 
-def measure(bench: Bench, case: Case) -> list[Row]:
+def _measure(bench: Bench, case: Case) -> list[Row]:
     """The gain of every policy over the hull of static λ at equal tokens, and whether it is told from none."""
     samples = bench.sweep(case, families.POINTS if case.common is None else overlap.POINTS)
     asked = bench.asked(case)
@@ -63,7 +63,7 @@ def _gain(point: str, low: float = -math.inf, high: float = math.inf) -> Judge:
     return between(point, "gain", low, high, scale=100, unit=" points")
 
 
-def figure(rows: Sequence[Row]) -> Any:
+def _figure(rows: Sequence[Row]) -> Any:
     """The gain of every policy on every pair."""
     return drawing.strips(rows, POLICIES, "gain", "Gain over static λ at equal tokens, in points; one mark per pair")
 
@@ -88,7 +88,7 @@ STUDY = Study(
         Hypothesis("disagreement", "asking both ends first costs at least 10 points", _gain("ends disagree", high=-0.1)),
         Hypothesis("oracle", "each question's own best λ, seen in half of its samples, gains", _gain("oracle", low=0.0)),
     ),
-    cases, measure, figure,
+    _cases, _measure, _figure,
     {(name, "gain"): name for name in POLICIES},
     ("arch", "common"),
 )  # fmt: skip

@@ -34,12 +34,12 @@ CHANGES = (
 )
 
 
-def cases(num_seeds: int) -> list[Case]:
+def _cases(num_seeds: int) -> list[Case]:
     """Every architecture with every seed; a seed of all before the next, so that a study that is stopped has whole seeds."""
     return [Case(Body(arch, WIDTH, DEPTH), seed) for seed in range(num_seeds) for arch in ARCHITECTURES]
 
 
-def measure(bench: Bench, case: Case) -> list[Row]:
+def _measure(bench: Bench, case: Case) -> list[Row]:
     """A sweep of the dial and of parts of the model, and forward passes."""
     samples = bench.sweep(case, POINTS)
     found = [
@@ -55,7 +55,7 @@ def measure(bench: Bench, case: Case) -> list[Row]:
     ]
 
 
-def alike(rows: Sequence[Row]) -> Verdict:
+def _alike(rows: Sequence[Row]) -> Verdict:
     """Whether the families' mean λ50 lie close together."""
     groups: dict[str, list[float]] = {}
     for row in rows:
@@ -69,7 +69,7 @@ def alike(rows: Sequence[Row]) -> Verdict:
     return Verdict("holds" if apart <= 0.1 else "does not hold", f"{apart:.3f} apart: {said}")
 
 
-def figure(rows: Sequence[Row]) -> Any:
+def _figure(rows: Sequence[Row]) -> Any:
     """Think #R over λ of every pair, a panel for each family, and the parts below."""
     return drawing.stacked(
         drawing.dial(rows, "think", "Think #R (%) over λ, a line for each seed"),
@@ -89,7 +89,7 @@ STUDY = Study(
         ),
         Hypothesis("narrow", "Think #R goes from 5 % to 95 % within 0.4 of λ", between("sweep", "width", high=0.4)),
         Hypothesis("middle", "λ50 lies between 0.35 and 0.6", between("sweep", "mid", 0.35, 0.6)),
-        Hypothesis("alike", "the families' mean λ50 (three seeds each) lie within 0.1 of each other", alike),
+        Hypothesis("alike", "the families' mean λ50 (three seeds each) lie within 0.1 of each other", _alike),
         Hypothesis(
             "stage 1", "before thinking sets in, accuracy does not rise: λ = 0.2 is at most 3 points above Instruct",
             between("λ=0 → λ=0.2", "mean", high=0.03, scale=100, unit=" points"),
@@ -130,7 +130,7 @@ STUDY = Study(
             between("predict", "error of λ50", -0.03, 0.03),
         ),
     ),
-    cases, measure, figure,
+    _cases, _measure, _figure,
     {
         ("weights", "sigma"): "σ", ("sweep", "mid"): "λ50", ("margins", "mid"): "λ50, predicted", ("λ=0", "mean"): "Mean@k, λ=0",
         ("λ=0.2", "mean"): "λ=0.2", ("λ=0.8", "mean"): "λ=0.8", ("λ=1", "mean"): "λ=1", ("λ=0.8", "tokens"): "tokens, λ=0.8",

@@ -26,12 +26,12 @@ def _sum(weight: float) -> Point:
 POINTS = tuple(map(_sum, WEIGHTS))
 
 
-def cases(num_seeds: int) -> list[Case]:
+def _cases(num_seeds: int) -> list[Case]:
     """Three shares of common questions, with every seed."""
     return [Case(Body("qwen3", WIDTH, DEPTH), seed, common=share) for seed in range(num_seeds) for share in COMMON]
 
 
-def measure(bench: Bench, case: Case) -> list[Row]:
+def _measure(bench: Bench, case: Case) -> list[Row]:
     """A sweep of the dial and the sums of task vectors, and forward passes."""
     samples = bench.sweep(case, POINTS)
     return [
@@ -42,7 +42,7 @@ def measure(bench: Bench, case: Case) -> list[Row]:
     ]
 
 
-def figure(rows: Sequence[Row]) -> Any:
+def _figure(rows: Sequence[Row]) -> Any:
     """Think #R and accuracy of dial and sums, a colour for each share of common questions."""
     return drawing.stacked(
         drawing.dial(rows, "think", "Think #R (%) over λ, by the share of common questions", by="common"),
@@ -87,7 +87,7 @@ STUDY = Study(
             between("λ=0.5 → sum 1", "mean", low=0.0, by="common", scale=100, unit=" points"),
         ),
     ),
-    cases, measure, figure,
+    _cases, _measure, _figure,
     {
         ("weights", "sigma"): "σ", ("weights", "cosine"): "cosine", ("margins", "mid"): "λ50",
         ("λ=0.5", "think"): "Think #R, λ=0.5",

@@ -23,7 +23,7 @@ DOSES = (0.5, 1.0, 2.0)
 SEEDS = 2  # of three, for the larger bodies cost most
 
 
-def cases(num_seeds: int) -> list[Case]:
+def _cases(num_seeds: int) -> list[Case]:
     """Every body with every pair of doses."""
     bodies = [Body("qwen3", width, depth) for depth, width in product(DEPTHS, reversed(WIDTHS))]
     return [
@@ -32,7 +32,7 @@ def cases(num_seeds: int) -> list[Case]:
     ]
 
 
-def measure(bench: Bench, case: Case) -> list[Row]:
+def _measure(bench: Bench, case: Case) -> list[Row]:
     """Forward passes."""
     return [*weight_rows(case, bench), *margin_rows(case, bench.asked(case), bench.size.forward_lambdas)]
 
@@ -68,7 +68,7 @@ def _straighter(rows: Sequence[Row]) -> Verdict:
     return Verdict("holds" if min(found.values()) >= 0.5 else "does not hold", said)
 
 
-def figure(rows: Sequence[Row]) -> Any:
+def _figure(rows: Sequence[Row]) -> Any:
     """λ50 against what the ends' margins make it, and the bend against σ."""
     return drawing.beside(
         drawing.scatter(
@@ -112,7 +112,7 @@ STUDY = Study(
             contrast("margins", "mid", "instruct", 0.5, 2.0, low=0.05, by="body"),
         ),
     ),
-    cases, measure, figure,
+    _cases, _measure, _figure,
     {
         ("weights", "parameters"): "parameters", ("weights", "sigma"): "σ", ("margins", "m0"): "m₀", ("margins", "m1"): "m₁",
         ("margins", "bend"): "bend", ("margins", "mid"): "λ50", ("margins", "mid − chord"): "− chord",
