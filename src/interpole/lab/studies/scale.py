@@ -18,17 +18,16 @@ from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, b
 
 __all__ = ["STUDY"]
 
-WIDTHS, DEPTHS = (32, 64), (3, 6)
+BODIES = tuple(Body("qwen3", width, depth) for width, depth in ((64, 3), (32, 3), (32, 6), (64, 6)))
 DOSES = (0.5, 1.0, 2.0)
 SEEDS = 2  # of three, for the larger bodies cost most
 
 
 def _cases(num_seeds: int) -> list[Case]:
     """Every body with every pair of doses."""
-    bodies = [Body("qwen3", width, depth) for depth, width in product(DEPTHS, reversed(WIDTHS))]
     return [
         Case(body, seed, instruct, thinking)
-        for seed, body, instruct, thinking in product(range(min(num_seeds, SEEDS)), bodies, DOSES, DOSES)
+        for seed, body, instruct, thinking in product(range(min(num_seeds, SEEDS)), BODIES, DOSES, DOSES)
     ]
 
 

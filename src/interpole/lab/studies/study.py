@@ -82,7 +82,7 @@ FULL = Size(
     ),
     EASY,
     num_problems=48,
-    samples=4,
+    samples=2,
     lambdas=(0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1),
     forward_lambdas=tuple(i / 16 for i in range(17)),
 )
