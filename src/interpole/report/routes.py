@@ -74,7 +74,7 @@ def routes(found: Routes, width: int = 460, height: int = 300, *, alone: bool = 
     legend = alt.Legend(title=None) if alone else None
     layers.append(
         alt.Chart(alt.Data(values=values))
-        .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.5)
+        .mark_line(point=alt.OverlayMarkDef(size=18, aria=False), strokeWidth=1.5, aria=False)
         .encode(
             x=tokens,
             y=accuracy,
