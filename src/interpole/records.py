@@ -78,6 +78,7 @@ class Generation:
     num_tokens: int  # generated tokens, the end-of-sequence token included
     finish: str  # "stop": the model ended; "length": the cap did; "error": there is no response
     budget_forced: bool = False  # a budget cut the thought and closed it
+    chosen_lam: float | None = None  # where a policy chose
 
     def __post_init__(self) -> None:
         """Refuse what no engine can have generated."""
@@ -127,6 +128,7 @@ class Sample:
     message: str = ""  # the user message that asked the question; empty where there were several
     private: bool = False  # its question must not be published
     budget_forced: bool = False  # a budget cut its thought and closed it; runs made before this was kept say False
+    chosen_lam: float | None = None  # of a point that is a policy: the λ that answered
 
     @property
     def score(self) -> float:

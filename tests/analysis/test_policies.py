@@ -28,8 +28,8 @@ def test_a_question_is_known_by_its_text_and_by_what_is_said_of_it_but_not_by_wh
 
 
 def test_groups_choose_by_label_or_range_and_take_the_last_lam_where_nothing_is_known():
-    by_label = Groups(by="difficulty", labels=("easy", "hard"), lams=(0.0, 0.6, 0.3))
-    by_number = Groups(by="length", edges=(5.0, 10.0), lams=(0.0, 0.5, 1.0, 0.4))
+    by_label = Groups(kind="groups", by="difficulty", labels=("easy", "hard"), lams=(0.0, 0.6, 0.3))
+    by_number = Groups(kind="groups", by="length", edges=(5.0, 10.0), lams=(0.0, 0.5, 1.0, 0.4))
     assert [by_label.choose(known_of("?", {"difficulty": one})).first for one in ("easy", "hard", "odd", "")] == [
         (0.0,), (0.6,), (0.3,), (0.3,),
     ]  # fmt: skip
@@ -38,6 +38,7 @@ def test_groups_choose_by_label_or_range_and_take_the_last_lam_where_nothing_is_
 
 def test_a_model_chooses_what_is_worth_most_by_the_formulas_worked_out_here():
     model = Model(
+        kind="model",
         features=(Feature(name="length", centre=1.0, scale=2.0), Feature(name="difficulty", centre=3.0, scale=1.0)),
         lams=(0.0, 0.5, 1.0), right=((2, -1, -1), (1, 0, 0), (0, 1, 1)), tokens=((10, 0, 0), (30, 1, 1), (90, 5, 5)), price=0.004,
     )  # fmt: skip

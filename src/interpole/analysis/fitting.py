@@ -34,7 +34,7 @@ from interpole.analysis.policies import (
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
 
-__all__ = ["Cells", "Numbers", "Policy", "cells_of", "fit", "policies_for", "policy_of", "reached"]
+__all__ = ["Cells", "Numbers", "Policy", "cells_of", "fit", "given", "policies_for", "policy_of", "reached"]
 
 FEWEST_QUESTIONS = 10
 NUM_BINS = 4  # of a number that questions have, by quartiles of the fitting questions
@@ -290,9 +290,14 @@ def policies_for(cells: Cells) -> list[Policy]:
 
 def reached(cells: Cells, rule: Rule) -> Means:
     """(Q,) what each question is answered with where `rule` chooses, and all that it costs."""
+    return given(cells, [rule.choose(known) for known in cells.known])
+
+
+def given(cells: Cells, choices: Sequence[Choice]) -> Means:
+    """(Q,) what each question is answered with where this is chosen for it."""
     chosen: dict[Choice, list[int]] = {}
-    for i, known in enumerate(cells.known):
-        chosen.setdefault(rule.choose(known), []).append(i)
+    for i, choice in enumerate(choices):
+        chosen.setdefault(choice, []).append(i)
     lams, at, found = cells.lams.tolist(), cells.means, Means(np.empty(len(cells)), np.empty(len(cells)))
     for choice, rows in chosen.items():
         first = [lams.index(lam) for lam in choice.first]
@@ -335,7 +340,9 @@ def _grouped(name: str, train: Cells) -> RuleAt:
         edges = tuple(np.quantile(values, np.arange(1, NUM_BINS) / NUM_BINS).tolist())
     num = len(labels) if labels else NUM_BINS
     lams = train.lams.tolist()
-    numbered = Groups(by=name, labels=labels, edges=edges, lams=tuple(map(float, range(num + 1))))  # each group's own
+    numbered = Groups(
+        kind="groups", by=name, labels=labels, edges=edges, lams=tuple(map(float, range(num + 1)))
+    )  # each group's own
     groups = [int(numbered.choose(one).first[0]) for one in train.known]
     member = np.equal.outer(np.arange(num + 1), groups).astype(np.float64)  # (G, Q)
     size = member.sum(axis=1, keepdims=True) + PRIOR_QUESTIONS
@@ -365,6 +372,7 @@ def _by_model(train: Cells, columns: Sequence[int]) -> RuleAt:
     penalty[0, 0] = 0
     long = np.linalg.solve(x.T @ x + penalty, x.T @ at.tokens[:, columns]).T
     whole = Model(
+        kind="model",
         features=features,
         lams=tuple(train.lams[list(columns)].tolist()),
         right=tuple(map(tuple, right.tolist())),
@@ -422,6 +430,6 @@ def _best_probe(train: Cells, probes: Sequence[tuple[int, ...]]) -> RuleAt:
 
     def rule(price: float) -> Rule:
         probe, then = plans[int(worth_most(fitted, price)[0])]
-        return Probe(first=tuple(lams[i] for i in probe), then=lams[then])
+        return Probe(kind="probe", first=tuple(lams[i] for i in probe), then=lams[then])
 
     return rule

@@ -41,6 +41,7 @@ MARGIN = "margin"
 """The number that says how likely the first token opens the thinking: log odds, by the model's own distribution."""
 MAX_CHARS = 1000  # of a question that are looked at: what a run's summaries hold
 MAX_BYTES = 16 << 20
+_AGAIN = "fit it again: interpole route RUN --policy NAME --fit FILE"
 _FIGURES = re.compile(r"\d+")
 NONE: Mapping[str, Any] = MappingProxyType({})
 Lams = Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=10_000)]
@@ -90,7 +91,7 @@ class Groups(Strict):
         lams: of each group, and last of all questions, for one that is in none.
     """
 
-    kind: Literal["groups"] = "groups"
+    kind: Literal["groups"]
     by: str
     labels: tuple[str, ...] = ()
     edges: tuple[FiniteFloat, ...] = ()
@@ -153,7 +154,7 @@ class Model(Strict):
         price: accuracy that a token must be worth.
     """
 
-    kind: Literal["model"] = "model"
+    kind: Literal["model"]
     features: tuple[Feature, ...]
     lams: Lams
     right: tuple[Weights, ...]
@@ -185,7 +186,7 @@ class Model(Strict):
 class Probe(Strict):
     """A few answers; where they are the same that is the answer, else one more at another λ."""
 
-    kind: Literal["probe"] = "probe"
+    kind: Literal["probe"]
     first: Annotated[Lams, Field(min_length=2, max_length=100)]
     then: FiniteFloat
 
@@ -240,6 +241,11 @@ class FittedPolicy(Strict):
         return tuple(sorted(set(self.rule.lams)))
 
     @property
+    def places(self) -> tuple[float, ...]:
+        """Every λ at which it has to do with a model: those, and that of the margin."""
+        return tuple(sorted({*self.lams, *(() if self.margin_at is None else (self.margin_at,))}))
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """What has to be known of a question: `length` and `figures` are its own text's; `margin` is the engine's to say."""
         return self.rule.needs
@@ -255,13 +261,22 @@ class FittedPolicy(Strict):
         Raises:
             AnalysisError: it cannot be read, or makes no sense.
         """
-        path, remedy = Path(path), "fit it again: interpole route RUN --policy NAME --fit FILE"
+        path = Path(path)
         try:
             with open_regular(path) as file:
                 data = file.read(MAX_BYTES)
         except OSError as error:
-            raise AnalysisError(f"cannot read the policy: {error.strerror}", path, remedy) from error
-        return validated(cls, parse_json(data, path, AnalysisError), path, AnalysisError, remedy)
+            raise AnalysisError(f"cannot read the policy: {error.strerror}", path, _AGAIN) from error
+        return cls.of(parse_json(data, path, AnalysisError), path)
+
+    @classmethod
+    def of(cls, content: Any, where: object) -> FittedPolicy:
+        """Check what a file says.
+
+        Raises:
+            AnalysisError: it makes no sense.
+        """
+        return validated(cls, content, where, AnalysisError, _AGAIN)
 
     def save(self, path: StrPath) -> None:
         """Write it.

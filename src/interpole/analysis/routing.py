@@ -8,8 +8,9 @@ questions than they are scored on (cross-fitting), at equal tokens, paired by qu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +18,17 @@ from scipy import stats
 
 from interpole.analysis.compare import holm
 from interpole.analysis.fitting import Cells, Numbers, Policy, cells_of, policies_for, policy_of, reached
-from interpole.analysis.hull import Indices, Means, hull, mix, prices, slope, worth_most
+from interpole.analysis.hull import Indices, Means, hull, prices, worth_most
 from interpole.analysis.intervals import Array, Change, Interval, change_interval, interval_text
+from interpole.analysis.live import Live, live_points
 from interpole.analysis.metrics import SIGNIFICANCE
+from interpole.analysis.policies import FittedPolicy
+from interpole.analysis.rivals import Fold, Rivals, averaged, beyond, folds, rivals_of
 from interpole.formats import plain
 from interpole.records import Sample
 
 __all__ = ["Point", "Routes", "Scored", "route", "to_json"]
 
-NUM_FOLDS = 5
-NUM_REPEATS = 4  # partitions into folds that are averaged over
-
-Fold = tuple[Indices, Indices]
-"""The questions to fit on, and those to score."""
 Decide = Callable[[Cells, float], Means]
 """Questions and a price (accuracy that a token must be worth) → what each of them is answered with, (Q,)."""
 
@@ -72,6 +71,7 @@ class Routes:
     static: tuple[tuple[float, float, float], ...]  # λ, tokens, accuracy
     on_hull: tuple[float, ...]  # λ
     policies: tuple[Scored, ...]
+    live: tuple[Live, ...]  # policies that the sweep has followed
 
     @property
     def verdict(self) -> str:
@@ -95,6 +95,7 @@ def route(
     task: str | None = None,
     grading: str | None = None,
     numbers: Numbers | None = None,
+    policies: Mapping[str, FittedPolicy] = MappingProxyType({}),
     seed: int = 0,
 ) -> Routes:
     """Score policies against every static λ and every mix of two.
@@ -106,17 +107,19 @@ def route(
         grading: as in `measure`.
         numbers: more that is known of questions before they are answered: name → (task, problem) → number; left aside where it
             lacks a question.
+        policies: points that are policies (`live.followed`), to be held against what they are scored at.
         seed: of the partitions into folds.
 
     Raises:
         AnalysisError: fewer than two λ, fewer than ten questions answered at all of them, or an unknown policy or task.
     """
+    samples = list(samples)
     cells, weights, tasks = cells_of(samples, task=task, grading=grading, numbers=numbers)
     chosen = [policy_of(cells, name) for name in names] or policies_for(cells)
-    means = _mean(cells.means, weights)
+    means = averaged(cells.means, weights)
     vertices = hull(means)
     at_prices = prices(means, vertices)
-    partitions = [(folds, _rivals(cells, weights, folds)) for folds in _folds(len(cells), seed)]
+    partitions = [(parts, rivals_of(cells, weights, parts)) for parts in folds(len(cells), seed)]
     found = [_score(policy, cells, weights, at_prices, partitions) for policy in chosen]
     rivals = [(change, policy) for (_, change), policy in zip(found, chosen, strict=True) if not policy.is_bound]
     adjusted = dict(zip((p.name for _, p in rivals), holm([_p_value(change) for change, _ in rivals]), strict=True))
@@ -128,6 +131,7 @@ def route(
             _judged(policy, points, change, adjusted.get(policy.name, math.nan))
             for policy, (points, change) in zip(chosen, found, strict=True)
         ),
+        live_points(samples, policies, cells, weights, grading=grading, seed=seed),
     )  # fmt: skip
 
 
@@ -136,54 +140,6 @@ def to_json(routes: Routes) -> dict[str, Any]:
     fields = plain(asdict(routes)) | {"verdict": routes.verdict}
     fields["static"] = [dict(zip(("lam", "tokens", "accuracy"), point, strict=True)) for point in routes.static]
     return fields
-
-
-# ── the rival ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Rival(NamedTuple):
-    """The hull as each fold's other questions show it."""
-
-    means: Means  # of the other questions
-    vertices: Indices
-    here: Indices  # the questions of the fold
-
-
-class _Rivals(NamedTuple):
-    """The hulls of all folds, and what all questions spend where each fold aims at so many tokens."""
-
-    folds: list[_Rival]
-    aims: Array  # ascending; between them what is spent is linear
-    spent: Array
-
-
-def _rivals(cells: Cells, weights: Array, folds: Sequence[Fold]) -> _Rivals:
-    at, found = cells.means, []
-    for others, here in folds:
-        means = _mean(Means(*(part[others] for part in at)), weights[others])
-        found.append(_Rival(means, hull(means), here))
-    corners = [one.means.tokens[one.vertices] for one in found]
-    aims = np.unique(np.concatenate(corners))
-    spent = np.zeros(len(aims))
-    for one, elsewhere in zip(found, corners, strict=True):
-        spent += np.interp(aims, elsewhere, weights[one.here] @ at.tokens[one.here[:, None], one.vertices])
-    return _Rivals(found, aims, np.maximum.accumulate(spent))
-
-
-def _rival_at(tokens: float, at: Means, rivals: _Rivals) -> tuple[Means, float]:
-    """What the hulls' mixes give on each question (Q,) at these mean tokens, and accuracy per token there.
-
-    The vertices and their shares come from the other folds; only the tokens to aim at there are moved until they agree here.
-    """
-    aim = float(np.interp(tokens, rivals.spent, rivals.aims))
-    found, slopes = Means(np.empty(len(at.tokens)), np.empty(len(at.tokens))), []
-    for one in rivals.folds:
-        shares = mix(one.means, one.vertices, aim)
-        used = np.flatnonzero(shares)
-        for side, part in zip(found, at, strict=True):
-            side[one.here] = part[one.here[:, None], used] @ shares[used]
-        slopes.append(slope(one.means, *used.tolist()) if len(used) == 2 else 0.0)
-    return found, float(np.mean(slopes))
 
 
 # ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,34 +170,24 @@ def _take(means: Means, columns: Indices) -> Means:
     return Means(means.accuracy[rows, columns], means.tokens[rows, columns])
 
 
-def _folds(num: int, seed: int) -> list[list[Fold]]:
-    """Partitions of the questions: for each fold the others, and itself."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(NUM_REPEATS):
-        fold = rng.permutation(num) % NUM_FOLDS
-        found.append([(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(NUM_FOLDS)])
-    return found
-
-
 def _score(
     policy: Policy,
     cells: Cells,
     weights: Array,
     at_prices: Array,
-    partitions: Sequence[tuple[list[Fold], _Rivals]],
+    partitions: Sequence[tuple[list[Fold], Rivals]],
 ) -> tuple[tuple[Point, ...], Change]:
     """A policy at every price beside its rival, and its gain averaged over tokens (the area between their curves)."""
-    at, sides, changes = cells.means, [], []  # (prices, 3) and (prices, Q) of each partition
-    for folds, rivals in partitions:
-        fits = [(_decide(policy, cells.take(others)), cells.take(here), here) for others, here in folds]
+    sides, changes = [], []  # (prices, 3) and (prices, Q) of each partition
+    for parts, rivals in partitions:
+        fits = [(_decide(policy, cells.take(others)), cells.take(here), here) for others, here in parts]
         for price in at_prices.tolist():
             mine = Means(np.empty(len(cells)), np.empty(len(cells)))
             for decide, part, here in fits:
                 mine.accuracy[here], mine.tokens[here] = decide(part, price)
-            rival, slope = _rival_at(float(weights @ mine.tokens), at, rivals)
-            sides.append([price, weights @ mine.tokens, weights @ mine.accuracy, weights @ rival.accuracy])
-            changes.append(mine.accuracy - rival.accuracy - slope * (mine.tokens - rival.tokens))
+            rival, gained = beyond(mine, cells, weights, rivals)
+            sides.append([price, weights @ mine.tokens, weights @ mine.accuracy, rival])
+            changes.append(gained)
     means = np.array(sides).reshape(len(partitions), len(at_prices), 4).mean(axis=0)
     order = np.argsort(means[:, 1])
     gains = np.array(changes).reshape(len(partitions), len(at_prices), len(cells)).mean(axis=0)[order]  # (prices, Q)
@@ -255,11 +201,6 @@ def _spans(tokens: Array) -> Array:
         return np.full(len(tokens), 1 / len(tokens))
     steps = np.diff(tokens) / (tokens[-1] - tokens[0])
     return (np.append(steps, 0) + np.append(0, steps)) / 2
-
-
-def _mean(means: Means, weights: Array) -> Means:
-    """(L,) over questions."""
-    return Means(*(weights @ part / weights.sum() for part in means))
 
 
 def _p_value(change: Change) -> float:

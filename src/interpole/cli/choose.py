@@ -106,9 +106,11 @@ def route(
     Policies, and their rival, the best mix of two λ at equal tokens, are scored on other questions than they are fitted on.
     """
     from interpole.analysis import fitting, routing
+    from interpole.analysis.live import followed
     from interpole.analysis.policies import MARGIN
     from interpole.cli.show import show_json
     from interpole.runs.prediction import first_token_margins
+    from interpole.runs.runfile import RunFile
     from interpole.runs.samples import read
 
     margins = first_token_margins(run)
@@ -123,7 +125,15 @@ def route(
         chosen.save(fit)
         _show_fitted(chosen, fit, as_json)
         return
-    found = routing.route(samples, names=policy or (), task=task, grading=grading, numbers=known, seed=seed)
+    found = routing.route(
+        samples,
+        names=policy or (),
+        task=task,
+        grading=grading,
+        numbers=known,
+        seed=seed,
+        policies=followed(RunFile.load(run)),
+    )
     if as_json:
         show_json(routing.to_json(found))
     else:
@@ -149,7 +159,7 @@ def _show_routes(found: Routes) -> None:
     """The static points, then every policy with its gain, then the verdicts."""
     from rich.text import Text
 
-    from interpole.analysis.intervals import ends_text
+    from interpole.analysis.intervals import ends_text, interval_text
     from interpole.cli.show import console, table
 
     rows = [
@@ -178,6 +188,10 @@ def _show_routes(found: Routes) -> None:
     )
     for one in found.policies:
         console.print(f"{one.name}: {one.verdict}.")
+    for live in found.live:
+        lams = ", ".join(f"{lam:g} ({share:.0%})" for lam, share in live.lams.items())
+        gain = interval_text(live.gain, 100, sign="+", unit=" points")
+        console.print(f"{live.point}, {live.verdict}. It answered at λ={lams}; against static λ {gain}.")
     console.print(f"{found.verdict}.", style="bold")
 
 

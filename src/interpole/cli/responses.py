@@ -105,7 +105,8 @@ def _show(one: Sample, file: RunFile, full: bool) -> None:
     ended = (
         f"{one.outcome.value.replace('_', '-')}{closed_by}{forced}, {one.num_tokens:,} tokens, {grades or one.error}"
     )
-    console.rule(Text(f"{one.task} · {one.point} · {one.problem_id} · sample {one.number}"), align="left")
+    point = one.point if one.chosen_lam is None else f"{one.point}, at λ={one.chosen_lam:g}"
+    console.rule(Text(f"{one.task} · {point} · {one.problem_id} · sample {one.number}"), align="left")
     console.print(Text(_shortened(one.question, full)), style="bold")
     console.print(_response(one, file, full))
     console.print(

@@ -71,8 +71,9 @@ class _Provider(ModelAPI):
         stop_reason = "max_tokens" if generation.finish == "length" else "stop"
         usage = ModelUsage(output_tokens=generation.num_tokens, total_tokens=generation.num_tokens)
         choice = ChatCompletionChoice(message=message, stop_reason=stop_reason)
-        metadata = {"budget_forced": True} if generation.budget_forced else None
-        return ModelOutput(model=self.model_name, choices=[choice], usage=usage, metadata=metadata)
+        metadata: dict[str, Any] = {"budget_forced": True} if generation.budget_forced else {}
+        metadata |= {} if generation.chosen_lam is None else {"chosen_lam": generation.chosen_lam}
+        return ModelOutput(model=self.model_name, choices=[choice], usage=usage, metadata=metadata or None)
 
     def _next_seed(self, prompt: str) -> int:
         """A seed for a task that gives none: of the run, the prompt, and how often it was asked."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import altair as alt
 
+from interpole.analysis.live import followed
 from interpole.analysis.metrics import measure
 from interpole.analysis.routing import route
 from interpole.analysis.stages import Stages
@@ -78,7 +79,7 @@ def chart(source: StrPath, figure: str, task: str | None = None) -> Any:
     if figure == "route":
         if not source.is_dir():
             raise AnalysisError("policies are scored from samples, and here are none", source, "name a run folder")
-        return routes(route(run_samples.read(source, texts=False), task=task))
+        return _routes(source, task)
     if figure == "simplex":
         return _triangles(source, task)
     points, shaded = _points(source)
@@ -206,6 +207,11 @@ def _brackets(points: Sequence[Mark]) -> list[figures.Band]:
 def predicted_beside(file: PredictionFile, run: Path | None) -> Any:
     """The predicted curves, beside what a run measured, if there is one."""
     return predicted.curves(file, () if run is None else marks(measure(run_samples.read(run, texts=False))))
+
+
+def _routes(run: Path, task: str | None) -> Any:
+    samples, policies = run_samples.read(run, texts=False), followed(RunFile.load(run))
+    return routes(route(samples, task=task, policies=policies))
 
 
 def _predicted(source: Path, figure: str, task: str | None) -> Any:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from interpole.analysis.live import followed
 from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import Routes, route
 from interpole.analysis.scoring import measured, under
@@ -99,7 +100,9 @@ def _routed(run: _Run, grading: str | None) -> dict[str, Routes]:
     found = {}
     for task in dict.fromkeys(sample.task for sample in run.samples):
         with suppress(AnalysisError):
-            found[task] = route(run.samples, task=task, grading=grading, numbers={MARGIN: known})
+            found[task] = route(
+                run.samples, task=task, grading=grading, numbers={MARGIN: known}, policies=followed(run.file)
+            )
     return found
 
 

@@ -53,13 +53,17 @@ class Journal:
         Raises:
             InterpoleError: there is none, or it cannot be written down.
         """
-        key = hashlib.sha256(json.dumps([prompt, astuple(sampler), seed]).encode()).hexdigest()[:32]
+        key = _key(prompt, sampler, seed)
         known = self._known.get(key)
         generation = await self._answer(prompt, sampler, seed) if known is None else known
         if known is None:
             self._append(key, generation)
         self._on_answer(generation, known is None)
         return generation
+
+    def knows(self, prompt: str, sampler: Sampler, seed: int) -> bool:
+        """Whether the response is there."""
+        return _key(prompt, sampler, seed) in self._known
 
     def _append(self, key: str, generation: Generation) -> None:
         line = json.dumps([key, *astuple(generation)]) + "\n"
@@ -71,6 +75,10 @@ class Journal:
             raise OutputError(f"cannot write: {error.strerror}", self._path, "free some space; then go on") from error
         self._torn = False
         self.num_generated += 1
+
+
+def _key(prompt: str, sampler: Sampler, seed: int) -> str:
+    return hashlib.sha256(json.dumps([prompt, astuple(sampler), seed]).encode()).hexdigest()[:32]
 
 
 def journal_path(folder: Path, part: Part) -> Path:

@@ -44,6 +44,7 @@ class ScoreMetadata(Foreign):
     near_close: bool = False
     private: bool = False
     budget_forced: bool = Field(False, validation_alias=AliasChoices("budget_forced", "forced"))  # the older name
+    chosen_lam: FiniteFloat | None = None
 
 
 class _Content(Foreign):
@@ -238,6 +239,7 @@ def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path
         near_close=metadata.near_close,
         private=metadata.private,
         budget_forced=metadata.budget_forced,
+        chosen_lam=metadata.chosen_lam,
     )
 
 

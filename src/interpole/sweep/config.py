@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from interpole.analysis.policies import FittedPolicy
 from interpole.engines.devices import NumEngines
 from interpole.engines.registry import EngineKind, engine_kind
 from interpole.errors import EngineError, RunError, TaskError
@@ -87,6 +88,9 @@ class PointConfig(Strict):
     Attributes:
         name: default what the others say, e.g. `ta` or `λ=0.6, budget 256`.
         lam: `lambda` in YAML; a point that it is given to with other settings is still not on the dial.
+        policy: what chooses λ for each question: a file that `route --fit` wrote, or a policy of `interpole route` with `from`.
+        fitted_to: `from` in YAML: the run whose samples the policy is fitted to.
+        mean_tokens: what a response may take on average there; default: 95 % of the policy's best accuracy.
         weights: of the sources that are merged here, in the place of λ; they sum to 1 (`interpole.merging.simplex`).
         preset: a merge by name (see `presets`), in the place of the sweep's recipe; some need a source called `base`.
         recipe: fields of the recipe, as a difference to the sweep's or the preset's.
@@ -101,6 +105,9 @@ class PointConfig(Strict):
 
     name: str
     lam: float | None = Field(default=None, alias="lambda")
+    policy: FittedPolicy | str = ""
+    fitted_to: Path | None = Field(default=None, alias="from")
+    mean_tokens: float | None = Field(default=None, gt=0)
     weights: Weights = {}
     preset: str = ""
     recipe: dict[str, Any] = {}
@@ -118,7 +125,8 @@ class PointConfig(Strict):
         if not isinstance(value, Mapping) or value.get("name"):
             return value
         said: dict[str, Callable[[Any], str]] = {
-            "lambda": dial_name, "preset": str, "instruction": "“{}”".format, "budget_tokens": "budget {}".format,
+            "policy": _policy_said, "mean_tokens": "{} tokens".format, "lambda": dial_name, "preset": str,
+            "instruction": "“{}”".format, "budget_tokens": "budget {}".format,
         }  # fmt: skip
         parts = [_weights_said(value["weights"])] if value.get("weights") else []
         parts += [say(value[key]) for key, say in said.items() if value.get(key) is not None]
@@ -135,6 +143,30 @@ class PointConfig(Strict):
                 "`weights` say which sources are merged: leave out `lambda`, `preset` and those of the recipe"
             )
         return self
+
+    @model_validator(mode="after")
+    def _routes(self) -> Self:
+        if not self.policy:
+            if self.fitted_to is not None or self.mean_tokens is not None:
+                raise ValueError("`from` and `mean_tokens` are a policy's: give `policy` too")
+            return self
+        if self.lam is not None or self.weights or self.preset or "lambda" in self.recipe:
+            raise ValueError("a policy chooses λ on the dial: leave out `lambda`, `weights` and `preset`")
+        if not isinstance(self.policy, str) or self.policy.endswith(".json"):
+            if self.fitted_to is not None or self.mean_tokens is not None:
+                raise ValueError("the policy is fitted already: leave out `from` and `mean_tokens`")
+        elif self.fitted_to is None:
+            raise ValueError(
+                "`from` is missing: the run to fit the policy to, or a file of a fitted policy in `policy`"
+            )
+        return self
+
+
+def _policy_said(policy: Any) -> str:
+    """What a policy is called: by its name, or its file's."""
+    if isinstance(policy, Mapping):
+        return str(policy.get("name", "policy"))
+    return policy.name if isinstance(policy, FittedPolicy) else Path(str(policy)).name.removesuffix(".json")
 
 
 def _weights_said(weights: Any) -> str:
@@ -267,7 +299,7 @@ class SweepConfig(Strict):
         for point in self.points:
             if not (point.model or model) or not (point.base_url or self.engine_options.get("base_url")):
                 raise ValueError(f"{point.name} needs a model and a base_url, its own or in engine_options")
-            if "{lambda}" in (point.model or model) and point.lam is None:
+            if "{lambda}" in (point.model or model) and point.lam is None and not point.policy:
                 raise ValueError(f"{point.name} needs a λ for the model {point.model or model}")
             if point.recipe or point.preset or point.weights or self.recipe:
                 raise ValueError(f"{point.name} has a recipe, but its weights are the server's")

@@ -52,10 +52,7 @@ def ask(planned: Plan, pool: Pool, point: Point, benchmark: Benchmark, journal: 
         return Asked(problem, number, answer, planned.form_at(point).parse(answer.text, answer.finish))
 
     async def all_of_them() -> list[Asked]:
-        prompts = [
-            (problem, planned.render([{"role": "user", "content": benchmark.prompt(problem)}], point))
-            for problem in benchmark.problems
-        ]
+        prompts = [(problem, planned.ask(point, benchmark, problem)) for problem in benchmark.problems]
         numbers = range(1, benchmark.k + 1)
         num = max(0, len(prompts) * benchmark.k - num_answers(journal))
         with pool.visit(point.where, point.fingerprint, label=point.name, num_expected=num, wrap=wrap) as visit:

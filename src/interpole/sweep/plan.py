@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from interpole import tasks
+from interpole.analysis.fitting import fit
+from interpole.analysis.policies import MARGIN, FittedPolicy
 from interpole.chat import Markers, ThinkFormat
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import MESSAGES, Answer, RemoteModel
@@ -26,8 +28,10 @@ from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
 from interpole.merging.simplex import centre
-from interpole.records import Sampler
+from interpole.records import Problem, Sampler
+from interpole.runs.prediction import first_token_margins
 from interpole.runs.runfile import Entry, SourceInfo, TaskInfo, release
+from interpole.runs.samples import read
 from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig, dial_name
 from interpole.tasks import Benchmark
 
@@ -47,6 +51,8 @@ class Point:
     budget: Budget | None = None  # of thinking
     template_variables: Mapping[str, Any] = field(default_factory=dict)  # over the sweep's
     form: ThinkFormat | None = None  # with those; None: the sweep's
+    policy: FittedPolicy | None = None  # what chooses among `stops`
+    stops: Mapping[float, Point] = field(default_factory=dict)  # of a policy: the point at each λ that it asks at
 
     @property
     def asking(self) -> dict[str, Any]:
@@ -54,11 +60,14 @@ class Point:
         budget = {"budget_tokens": self.budget.num_tokens, "close": self.budget.close} if self.budget else {}
         variables = {"template_variables": dict(self.template_variables)} if self.template_variables else {}
         opens = {"prompt_opens_thinking": self.form.prompt_opens_thinking} if self.form else {}
-        return ({"instruction": self.instruction} if self.instruction else {}) | budget | variables | opens
+        policy = {"policy": self.policy.model_dump(mode="json")} if self.policy else {}
+        return ({"instruction": self.instruction} if self.instruction else {}) | budget | variables | opens | policy
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
+        """Hash of the weights; of a policy, of all that it may choose."""
+        if self.policy is not None:
+            return content_hash([stop.fingerprint for stop in self.stops.values()])
         return self.weights.fingerprint()
 
     @property
@@ -82,7 +91,7 @@ class Plan:
         Raises:
             InterpoleError: something does not exist, or does not fit.
         """
-        self.config = config
+        self.config = config = _with_fitted(config)
         resolve: Any = open_part if config.served else dial(self.base_recipe)
         self._resolve = resolve
         self._template_source = resolve(config.sources[config.template_from]) if config.sources else None
@@ -91,11 +100,13 @@ class Plan:
             *(self.dial_point(lam) for lam in config.lambdas),
             *(self.point(point) for point in config.own_points),
         ]
-        for point in self.points if config.per_request else ():
+        for point in self.places if config.per_request else ():
             lam_within(point.where, self.engine_spec["recipe"], point.name)
         self.benchmarks = {bench.name: bench for bench in (self._benchmark(task) for task in config.tasks)}
         if len(self.benchmarks) < len(config.tasks):
             raise RunError("two tasks have one name", remedy="run them as two sweeps")
+        for point in self.points:
+            self._check_policy(point)
         self.sources = {
             name: SourceInfo(
                 label=source.label,
@@ -104,6 +115,36 @@ class Plan:
             )
             for name, source in config.sources.items()
         }
+
+    @property
+    def places(self) -> list[Point]:
+        """Where engines have to go: the points, and of a policy all that it may choose."""
+        return [place for point in self.points for place in (point.stops.values() if point.policy else (point,))]
+
+    def _check_policy(self, point: Point) -> None:
+        """Refuse a policy that cannot be followed here.
+
+        Raises:
+            RunError: with what it needs.
+        """
+        foreign = next((name for name, one in self.benchmarks.items() if one.foreign is not None), None)
+        if point.policy is None:
+            return
+        if foreign:
+            raise RunError(
+                f"{point.name} needs the questions, which the task {foreign} keeps to itself",
+                remedy="leave one of them out",
+            )
+        if point.policy.margin_at is not None and not self.config.kind.chances:
+            raise RunError(
+                f"{point.name} goes by the first token's chance, of which the engine {self.config.engine} says nothing",
+                remedy="take transformers or vllm",
+            )
+        if point.policy.margin_at is not None and self.form_at(point).prompt_opens_thinking:
+            raise RunError(
+                f"{point.name} goes by the first token, which says nothing where the prompt opens the thinking",
+                remedy="take another policy",
+            )
 
     def _read_template(self, source: Checkpoint | None) -> ThinkFormat:
         """Find out how prompts are rendered and responses read: from a source, or as well as can be without one."""
@@ -141,6 +182,8 @@ class Plan:
         if lambdas := self.config.lambdas:
             return self._recipe({"lambda": lambdas[0]})
         first = self.config.own_points[0]
+        if isinstance(first.policy, FittedPolicy):
+            first = _stop(first, first.policy.lams[0])
         whole = {"weights": centre(self.config.weighted)} if first.weights else {}  # an engine opens all corners
         return self._own_recipe(first.model_copy(update=whole))
 
@@ -156,6 +199,10 @@ class Plan:
             *before, last = messages
             messages = [*before, {**last, "content": f"{last['content']}\n\n{point.instruction}"}]
         return self.form_at(point).render(messages)
+
+    def ask(self, point: Point, benchmark: Benchmark, problem: Problem) -> str:
+        """The prompt of a problem at a point."""
+        return self.render([{"role": "user", "content": benchmark.prompt(problem)}], point)
 
     def answer(self, point: Point, answer: Answer) -> Answer:
         """How an engine answers at a point: within its budget, if it has one."""
@@ -240,6 +287,10 @@ class Plan:
 
     def point(self, point: PointConfig, lam: float | None = None) -> Point:
         """A point with its weights; `lam`: where it is on the dial."""
+        if isinstance(point.policy, FittedPolicy):
+            stops = {at: self.point(_stop(point, at)) for at in point.policy.places}
+            first = next(iter(stops.values()))
+            return replace(first, name=point.name, where={}, policy=point.policy, stops=stops)
         where, weights = self._weights(point, lam if point.lam is None else point.lam)
         close = point.close or f"\n{self.form.markers.close}\n\n"
         budget = Budget(point.budget_tokens, close) if point.budget_tokens else None
@@ -300,6 +351,38 @@ class Plan:
         return build(
             ({"template_from": source} if source in content["sources"] else {}) | content, "the sweep's recipe"
         )
+
+
+def _stop(point: PointConfig, lam: float) -> PointConfig:
+    """One λ that a policy may choose, asked as the policy's point is."""
+    name = f"{point.name} at {dial_name(lam)}"
+    return point.model_copy(update={"name": name, "lam": lam, "policy": "", "fitted_to": None, "mean_tokens": None})
+
+
+def _with_fitted(config: SweepConfig) -> SweepConfig:
+    """A sweep whose policies are fitted, so that it needs no other run any more.
+
+    Raises:
+        InterpoleError: a policy cannot be read, or cannot be fitted to the run.
+    """
+    if not any(point.policy for point in config.points):
+        return config
+    points = tuple(
+        point.model_copy(update={"policy": _fitted(point), "fitted_to": None, "mean_tokens": None})
+        if point.policy
+        else point
+        for point in config.points
+    )
+    return config.model_copy(update={"points": points})
+
+
+def _fitted(point: PointConfig) -> FittedPolicy:
+    if not isinstance(point.policy, str):
+        return point.policy
+    if point.fitted_to is None:
+        return FittedPolicy.load(point.policy)
+    margins, found = first_token_margins(point.fitted_to), read(point.fitted_to, texts=False)
+    return fit(found, point.policy, mean_tokens=point.mean_tokens, numbers={MARGIN: margins.of}, margin_at=margins.at)
 
 
 def _among(benchmark: Benchmark, ids: Sequence[str]) -> Benchmark:

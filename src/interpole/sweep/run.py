@@ -27,6 +27,7 @@ from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive,
 from interpole.runs.samples import read_log, regraded_path
 from interpole.sweep.changes import assumed_engine, refuse_changes, refuse_shard
 from interpole.sweep.config import SweepConfig
+from interpole.sweep.follow import Followed, follow
 from interpole.sweep.plan import Plan
 from interpole.sweep.progress import OnProgress, ProgressReporter
 from interpole.sweep.units import Made, Unit, unit_name
@@ -324,14 +325,28 @@ class _Sweep:
         return own
 
     def _make(self, pool: Pool, parts: Sequence[tuple[Job, Part]]) -> None:
-        """Make these logs. All points are told to the pool at once, so that its engines know where they are wanted next."""
+        """Make these logs. All points are told to the pool at once, so that its engines know where they are wanted next.
+
+        Policies come last: their answers are made before Inspect's turn.
+        """
+        with ExitStack() as open_visits:
+            self._evaluate(
+                pool,
+                [
+                    (job, part, open_visits.enter_context(self._visit(pool, job, part)))
+                    for job, part in _place_by_place([one for one in parts if one[0].point.policy is None])
+                ],
+            )
+        self._evaluate(
+            pool, [(job, part, self._follow(pool, job, part)) for job, part in parts if job.point.policy is not None]
+        )
+
+    def _evaluate(self, pool: Pool, parts: Sequence[tuple[Job, Part, Visit | Followed]]) -> None:
+        """Make logs of what visits answer."""
         from interpole.sweep.evaluate import Assignment, evaluate
 
-        config, open_visits = self._plan.config, ExitStack()
-        with open_visits:
-            made: dict[str, tuple[Job, Part, Visit]] = {}
-            for number, (job, part) in enumerate(_place_by_place(parts)):
-                made[str(number)] = job, part, open_visits.enter_context(self._visit(pool, job, part))
+        made = {str(number): one for number, one in enumerate(parts)}
+        if made:
             evaluate(
                 [
                     Assignment(key, partial(self._task, *one), one[0].entry.model_dump(mode="json", exclude=NOT_LOGGED))
@@ -339,9 +354,22 @@ class _Sweep:
                 ],
                 self._out / UNFINISHED,
                 lambda done, log, error: self._finish(*made[done.key], log, error),
-                num_open=self._num_open(pool, [part for _, part in parts]),
-                concurrency=config.concurrency * len(pool),
+                num_open=self._num_open(pool, [part for _, part, _ in parts]),
+                concurrency=self._plan.config.concurrency * len(pool),
             )
+
+    def _follow(self, pool: Pool, job: Job, part: Part) -> Followed:
+        """Have a policy's questions answered."""
+        self._tell.go_to(job)
+        return follow(
+            self._plan,
+            pool,
+            job.point,
+            job.benchmark,
+            part,
+            journal_path(job.entry.within(self._out), part),
+            partial(self._tell.answer, job),
+        )
 
     def _num_open(self, pool: Pool, parts: Sequence[Part]) -> int:
         """How many logs at a time: those of a point for each engine and one more; or as many as fill two batches with all λ."""
@@ -365,7 +393,7 @@ class _Sweep:
             wrap=partial(self._plan.answer, point),
         )
 
-    def _task(self, job: Job, part: Part, visit: Visit) -> tuple[Task, Model]:
+    def _task(self, job: Job, part: Part, visit: Visit | Followed) -> tuple[Task, Model]:
         """What Inspect is given."""
         from interpole.engines.provider import inspect_model, respond_with
         from interpole.tasks.inspect import to_inspect
@@ -373,7 +401,8 @@ class _Sweep:
         planned, folder, point = self._plan, job.entry.within(self._out), job.point
         folder.mkdir(parents=True, exist_ok=True)
         self._tell.go_to(job)
-        journal = Journal(journal_path(folder, part), visit.answer, partial(self._tell.answer, job))
+        tell = (lambda *_: None) if isinstance(visit, Followed) else partial(self._tell.answer, job)  # told already
+        journal = Journal(journal_path(folder, part), visit.answer, tell)
         sampler = planned.sampler(job.benchmark, point)
         problems = job.benchmark.problems
         block = problems if part.block is None else tuple(problems[i] for i in part.problems(len(problems)))
@@ -383,7 +412,7 @@ class _Sweep:
         respond = partial(respond_with, model)
         return to_inspect(benchmark, planned.form_at(point), first_sample=part.first_sample, respond=respond), model
 
-    def _finish(self, job: Job, part: Part, visit: Visit, log: Path | None, error: str) -> None:
+    def _finish(self, job: Job, part: Part, visit: Visit | Followed, log: Path | None, error: str) -> None:
         """Take over a log that Inspect has made, or what went wrong."""
         visit.close()
         made = part.model_copy(update={"status": "failed", "error": error})

@@ -50,8 +50,8 @@ def to_inspect(
         respond: how messages are answered, in the place of Inspect's own `generate`, whose retries, limits and events cost a
             third of a sample's time outside the engine; tasks of others ask in their own way.
 
-    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, outcome, closed, pseudo_close, near_close,
-    answer, answers and grades (by grading), difficulty, private.
+    Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, chosen_lam, outcome, closed, pseudo_close,
+    near_close, answer, answers and grades (by grading), difficulty, private.
     """
 
     def read(output: ModelOutput) -> ParsedResponse:
@@ -208,6 +208,7 @@ def _scorer(
                     "num_tokens": state.output.usage.output_tokens if state.output.usage else 0,
                     "finish": _finish_of(state.output),
                     "budget_forced": bool((state.output.metadata or {}).get("budget_forced")),
+                    "chosen_lam": (state.output.metadata or {}).get("chosen_lam"),
                     **score_metadata(seen, grades),
                     "difficulty": state.metadata.get("difficulty", ""),
                     "private": private,
