@@ -178,7 +178,7 @@ def test_answers_and_logs_from_before_force_was_noted_are_read_as_not_forced(tmp
 
     asyncio.run(Journal(journal, answer, lambda *_: None).answer("Q", Sampler(), 0))
     key, *fields = json.loads(journal.read_text())
-    assert fields == ["a", 1, "stop", True]
+    assert fields == ["a", 1, "stop", True, None]
     journal.write_text(json.dumps([key, *fields[:3]]) + "\n")
     known = asyncio.run(Journal(journal, None, lambda *_: None).answer("Q", Sampler(), 0))
     assert known == Generation("a", 1, "stop", budget_forced=False)

@@ -193,3 +193,23 @@ def test_the_commands_show_a_policy_of_the_run_as_a_point_of_its_own(bench):
     assert {s.chosen_lam for s in samples.read(bench.out) if s.lam is None} == {0.25, 1.0}
     listed = CliRunner().invoke(app, ["samples", str(bench.out), "--point", "by difficulty", "-n", "1"]).stdout
     assert "at λ=" in " ".join(listed.split())
+
+
+def test_a_file_of_a_policy_on_the_command_line_is_a_point_beside_those_of_the_dial(bench, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(BY_DIFFICULTY))
+    options = [f"--engine-option={name}={value}" for name, value in bench.config().engine_options.items()]
+    pair = [
+        bench.sources["instruct"],
+        bench.sources["thinking"],
+        "--task",
+        "arithmetic",
+        "--limit",
+        "2",
+        "--samples",
+        "1",
+    ]
+    said = [*pair, "--engine", "scripted", *options, "--policy", str(path), "--out", str(bench.out), "--no-doctor"]
+    done = CliRunner().invoke(app, ["sweep", *said, "--lambda", "0,1"])
+    assert done.exit_code == 0, done.output
+    assert list(dict.fromkeys(one.point for one in bench.read())) == ["λ=0", "λ=1", "mine"]

@@ -49,6 +49,7 @@ __all__ = [
     "Models",
     "NoDoctor",
     "PerRequest",
+    "Policies",
     "Prefix",
     "Preset",
     "ProfileName",
@@ -312,6 +313,15 @@ Lambdas = Annotated[
         "--lambda",
         "-l",
         help=f"Points on the dial: 0:1:0.1 or 0,0.5,1. [default: {LAMBDAS}]",
+        rich_help_panel="Where on the dial",
+    ),
+]
+Policies = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE.json",
+        help="Also a point where a policy chooses λ for each question: a file of `route --fit`. Repeatable.",
         rich_help_panel="Where on the dial",
     ),
 ]

@@ -47,6 +47,7 @@ def sweep(
     task: options.Tasks = None,
     profile: options.ProfileName = None,
     lam: options.Lambdas = None,
+    policy: options.Policies = None,
     simplex: options.SimplexCorners = None,
     steps: options.SimplexSteps = None,
     samples: options.Samples = None,
@@ -109,6 +110,7 @@ def sweep(
         "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate), "per_request": per_request or None,
     } | served  # fmt: skip
     config = config_of(instruct, thinking, settings, served=bool(served), trust=trust)
+    config = config.and_points([{"policy": str(path)} for path in policy or ()])
     changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, ray, adaptive=adaptive)
     if show_prompt:
         return _show_prompt(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -412,6 +412,15 @@ class SweepConfig(Strict):
         own = self.model_dump(exclude_unset=True, by_alias=True)
         both = {name: (own.get(name) or {}) | said[name] for name in MERGED if name in said}
         return self.of({**own, **said, **both}, where)
+
+    def and_points(self, points: Sequence[Mapping[str, Any]], where: object = "the sweep") -> Self:
+        """These settings with more points.
+
+        Raises:
+            RunError: as `of`.
+        """
+        own = self.model_dump(exclude_unset=True, by_alias=True)
+        return self.of({**own, "points": [*own.get("points", ()), *points]}, where) if points else self
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> Self:
