@@ -103,14 +103,13 @@ def sweep(
     settings: dict[str, Any] = {
         "profile": profile, "samples": samples, "limit": limit, "template_from": template_from, "prefix": prefix, "seed": seed,
         "engine_options": engine_options_of(engine_option or (), api_key_env) | served.pop("engine_options", {}),
-        "engine": engine, **_triangle(simplex, steps, instruct, thinking, profile),
+        "engine": engine, "policies": policy, **_triangle(simplex, steps, instruct, thinking, profile),
         "template_variables": named("--template-variable", template_variable or ()), "engines": engines, "lambdas": lam,
         "sampler": said(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens),
         "tasks": _tasks(task or (), data=data, grader=grader, prompt=prompt),
         "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate), "per_request": per_request or None,
     } | served  # fmt: skip
     config = config_of(instruct, thinking, settings, served=bool(served), trust=trust)
-    config = config.and_points([{"policy": str(path)} for path in policy or ()])
     changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, ray, adaptive=adaptive)
     if show_prompt:
         return _show_prompt(config)
@@ -166,6 +165,7 @@ def config_of(
     from interpole.sweep.config import SweepConfig
 
     given = {name: value for name, value in settings.items() if value not in (None, {}, [])}
+    policies = [{"policy": str(path)} for path in given.pop("policies", ())]
     profile = "profile" in given
     if instruct is None and not served and not profile and "sources" not in given:
         raise typer.BadParameter("give INSTRUCT THINKING, a SWEEP.yml, --simplex, or --base-url with --model")
@@ -174,12 +174,12 @@ def config_of(
             raise typer.BadParameter("--profile goes with INSTRUCT THINKING, or alone; a SWEEP.yml says it all itself")
         config = SweepConfig.load(file_not_model(instruct, "a sweep"), given, trust=trust)
         say_what_is_run(config.code(given))
-        return config
+        return config.and_points(policies)
     pair = {} if instruct is None else {"instruct": instruct, "thinking": thinking}
     sources = {"sources": {**pair, **given.get("sources", {})}} if pair or "sources" in given else {}
     dial = {} if {"points", "simplex"} & set(given) else {"lambdas": options.LAMBDAS}
     defaults = {} if profile else {"tasks": ["arithmetic"]} | dial
-    return SweepConfig.of(defaults | given | sources, instruct or "the sweep")
+    return SweepConfig.of(defaults | given | sources, instruct or "the sweep").and_points(policies)
 
 
 def recipe_of(
