@@ -96,7 +96,6 @@ def sweep(
     `interpole sweep INSTRUCT THINKING --task arithmetic --lambda 0:1:0.1 --samples 8 --out runs/x`
 
     `interpole sweep sweep.yml --out runs/x` takes everything from a file (docs/sweep.md); flags go before it.
-
     `interpole sweep --base-url URL --model NAME --task aime25 --out runs/x` asks what others serve.
     """
     served = _served(model or (), base_url, lam, engine)
