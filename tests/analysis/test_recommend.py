@@ -21,6 +21,7 @@ from interpole.analysis.selection import critical, noise, optimism
 from interpole.analysis.tables import CurveRow
 from interpole.errors import AnalysisError
 from interpole.records import Outcome, Sample
+from interpole.runs.simplex import Simplex
 from paper_tables import table2
 
 LAMS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -451,3 +452,62 @@ def test_comparisons_become_plain_data():
     (entry,) = json.loads(json.dumps(comparison.to_json(found), allow_nan=False))
     assert entry["accuracy"]["value"]["low"] > 0
     assert entry["accuracy"]["sampling_variance"] is None
+
+
+# --- on a simplex ------------------------------------------------------------------------------------------------
+
+
+def on_edge(samples):
+    """The same samples as points of an edge, without λ, and that simplex."""
+    points = {f"λ={lam:g}": {"instruct": 1 - lam, "thinking": lam} for lam in RUN_TOKENS}
+    points = {name: {corner: w for corner, w in weights.items() if w} for name, weights in points.items()}
+    names = {name: f"point {i}" for i, name in enumerate(points)}
+    renamed = [replace(s, lam=None, point=names[s.point]) for s in samples]
+    return renamed, Simplex(("instruct", "thinking"), {names[name]: weights for name, weights in points.items()})
+
+
+@pytest.mark.parametrize(
+    "budget", [{}, {"max_tokens": 530}, {"max_tokens": 50}, {"min_accuracy": 0.7}, {"balanced": True},
+               {"max_tokens": 600, "confidence": 0.9}, {"max_tokens": 720, "max_tokens_p95": 545}],
+)  # fmt: skip
+def test_points_of_a_simplex_are_chosen_by_the_rules_of_measured_lambda(budget):
+    tokens = RUN_TOKENS | {0.8: 700, 1.0: 500}  # that fall, so that nothing is interpolated on the dial either
+    samples = run({0.0: 0.4, 0.6: 0.7, 0.8: 0.78, 1.0: 0.8}, tokens)
+    dial = recommend(samples, **budget)
+    moved, simplex = on_edge(samples)
+    found = recommend(moved, simplex=simplex, **budget)
+    names = {lam: f"point {i}" for i, lam in enumerate(RUN_TOKENS)}
+    before, after = (one.choice or one.nearest for one in (dial, found))
+    assert (before.source, found.choice is None) == ("measured", dial.choice is None)
+    assert (after.lam, after.point) == (None, names[before.lam])
+    assert (after.accuracy, after.tokens, after.tokens_p95) == (before.accuracy, before.tokens, before.tokens_p95)
+    assert {*found.tied} == {names[lam] for lam in dial.tied}
+    assert (found.tied_by, found.detectable) == (dial.tied_by, pytest.approx(dial.detectable, nan_ok=True))
+    assert (found.share_of_accuracy, found.share_of_tokens) == (dial.share_of_accuracy, dial.share_of_tokens)
+    assert found.expected == pytest.approx(dial.expected)
+    assert found.command == "interpole merge RECIPE.yml --out merged"
+    assert "λ" not in f"{found.headline} {found.why} {found.notes} {found.goal}"
+    json.dumps(module.to_json(found))
+
+
+def test_a_point_of_a_simplex_is_the_one_that_a_look_at_all_of_them_finds():
+    samples, simplex = on_edge(run({0.0: 0.4, 0.6: 0.9, 0.8: 0.7, 1.0: 0.8}, RUN_TOKENS))
+    means = {
+        name: np.mean([(s.score, s.num_tokens) for s in samples if s.point == name], axis=0) for name in simplex.points
+    }
+    for budget in (150, 450, 560, 2000):
+        best = max((name for name in means if means[name][1] <= budget), key=lambda name: means[name][0])
+        assert recommend(samples, simplex=simplex, max_tokens=budget).choice.point == best
+    elsewhere = [replace(s, point="another") for s in samples]
+    assert recommend([*samples, *elsewhere], simplex=simplex) == recommend(samples, simplex=simplex)
+    with pytest.raises(AnalysisError, match="no point with accuracy"):
+        recommend(elsewhere, simplex=simplex)
+
+
+def test_of_many_names_the_first_are_said_and_how_many_more_there_are():
+    samples, simplex = on_edge(run(dict.fromkeys(RUN_TOKENS, 0.5), RUN_TOKENS))
+    many = Simplex(simplex.corners, {f"{name}{i}": w for name, w in simplex.points.items() for i in "ab"})
+    twice = [replace(s, point=f"{s.point}{i}") for s in samples for i in "ab"]
+    said = recommend(twice, simplex=many)
+    assert len(said.tied) == 7
+    assert f"({'; '.join(said.tied[:3])} and 4 more may be as good)" in said.headline

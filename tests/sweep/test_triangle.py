@@ -11,7 +11,10 @@ from bench import Bench
 from interpole.cli import app
 from interpole.errors import AnalysisError, RunError
 from interpole.lab import shipped
+from interpole.merging.merged import merge
+from interpole.merging.recipe import Recipe
 from interpole.report import plot
+from interpole.report.commands import sweep_command
 from interpole.runs import samples
 from interpole.runs.combine import combine
 from interpole.runs.runfile import RunFile, Shard
@@ -134,6 +137,31 @@ def test_the_dial_and_points_of_own_weights_stand_beside_a_triangle(bench):
     dial, *_, last = Plan(config).points
     assert (dial.lam, [*dial.where["sources"]]) == (0.5, ["instruct", "thinking"])
     assert (last.lam, last.where["weights"]) == (None, extra["weights"])
+
+
+def test_a_point_is_recommended_and_its_recipe_makes_the_model(bench, tmp_path):
+    path = tmp_path / "point.yml"
+    made = CliRunner().invoke(app, ["recommend", str(bench.out), "--json", "--recipe", str(path)])
+    found = json.loads(made.stdout)
+    assert found["command"] == f"interpole merge {path} --out merged"
+    planned = {point.name: point for point in Plan(bench.config()).points}
+    assert merge(Recipe.load(path)).fingerprint() == planned[found["point"]].fingerprint
+    shown = CliRunner().invoke(app, ["recommend", str(bench.out), "--max-tokens", "1"])
+    assert shown.exit_code == 3
+    assert "no measured point stays within 1 tokens" in shown.output
+    assert "λ" not in shown.output
+
+
+def test_the_page_gives_the_command_that_covers_the_triangle_again(bench):
+    command, unsaid = sweep_command(RunFile.load(bench.out), "again")
+    corners = ",".join(f"{name}={name}" for name in bench.sources)
+    assert f"interpole sweep --simplex {corners} --steps 2 --task arithmetic" in command
+    assert unsaid == []
+    file = RunFile.load(bench.out)
+    part = file.model_copy(update={"entries": tuple(one for one in file.entries if one.point != "base")})
+    command, unsaid = sweep_command(part, "again")
+    assert "--simplex" not in command
+    assert unsaid == [name for name in POINTS if name != "base"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A budget → the λ to use, with what to expect of it and which λ cannot be told from it; and points compared in pairs.
+"""A budget → the λ to use, or the point of a simplex, with what to expect of it and which others cannot be told from it.
 
 Recommends what was measured, or λ interpolated between measured points where thinking is complete, because only there
 tokens and accuracy change evenly with λ. Never beyond the data. docs/recommend.md has the rules and worked examples.
@@ -10,7 +10,7 @@ import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -27,43 +27,72 @@ from interpole.analysis.transition import LEVELS, Transition, find_transition, f
 from interpole.errors import AnalysisError
 from interpole.formats import plain
 from interpole.records import Outcome, Sample
+from interpole.runs.simplex import Simplex
 
 Indices = NDArray[np.intp]
-__all__ = ["BALANCED", "Choice", "Recommendation", "average", "recommend", "to_json"]
+Key = float | str
+"""What tells a point from the others: its λ on the dial, its name on a simplex."""
+__all__ = ["BALANCED", "Choice", "Key", "Recommendation", "average", "recommend", "spelt", "to_json"]
 
 BALANCED = 0.95  # of the best accuracy
 MIN_GAIN = 0.01  # accuracy an interpolated λ must promise beyond the best measured one to be preferred
 MIN_SAVING = 0.05  # share of tokens likewise
 GRID_STEP = 0.01
 LARGE = 0.05  # a detectable difference beyond it is too large to name a winner among those tied
+MOST_NAMES = 3  # of points in a sentence
 CAPPED = 0.05  # share of responses cut at the cap that is pointed out
 Goal = Literal["max_tokens", "min_accuracy", "max_cost", "balanced", "accuracy"]
 BY_ACCURACY = ("min_accuracy", "balanced")  # goals whose limit is an accuracy; of the others it is tokens
 
 
+def spelt(*keys: Key) -> str:
+    """Points in a sentence: `λ = 0.5, 0.6`, or `base 0.25, thinking 0.75; thinking`."""
+    lams = [f"{key:g}" for key in keys if isinstance(key, float | int)]
+    return f"λ = {', '.join(lams)}" if lams else "; ".join(map(str, keys))
+
+
+def _some(keys: Sequence[Key]) -> str:
+    """The same; of many names the first few, and how many more there are."""
+    names = [key for key in keys if isinstance(key, str)]
+    if len(names) <= MOST_NAMES + 1:
+        return spelt(*keys)
+    return f"{spelt(*names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One λ and what to expect there."""
+    """One point and what to expect there."""
 
-    lam: float
+    lam: float | None  # None: a point of a simplex
     accuracy: Interval  # Mean@k; ends are NaN where not known
     tokens: Interval  # Token #N
     source: Literal["measured", "interpolated"]
     think: float = math.nan  # Think #R; NaN: not known
     tokens_p95: float = math.nan  # 95th percentile of a response's tokens; the largest over tasks
     capped: float = math.nan  # share of responses cut at the cap
+    point: str = ""  # its name, on a simplex
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the others."""
+        return self.point if self.lam is None else self.lam
+
+    @property
+    def name(self) -> str:
+        """`λ=0.6`, or the point's name."""
+        return spelt(self.key).replace(" = ", "=")
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The λ to use for a budget; or, where nothing meets it, none, and the nearest."""
+    """The λ, or the point of a simplex, to use for a budget; or, where nothing meets it, none, and the nearest."""
 
     task: str  # of several tasks: their names with "+", each task weighing the same
     goal: str  # in words
     aim: Goal  # by name; a cost is a budget of tokens
     choice: Choice | None  # None: nothing measured meets the budget
-    nearest: Choice | None  # then: the λ that comes nearest to it
-    share_of_accuracy: float | None  # of Thinking's (λ=1); None: it was not measured
+    nearest: Choice | None  # then: what comes nearest to it
+    share_of_accuracy: float | None  # of Thinking's (λ=1, or that corner); None: it was not measured
     share_of_tokens: float | None
     expected: (
         Interval | None
@@ -71,7 +100,7 @@ class Recommendation:
     optimism: float | None  # what was taken off
     detectable: float  # the smallest difference from a tied λ that these questions show with 80 % power; NaN: not known
     cost: float | None  # USD per response; None: no price was given
-    tied: tuple[float, ...]  # measured λ whose accuracy cannot be told from this one's
+    tied: tuple[Key, ...]  # measured λ, or points by name, whose accuracy cannot be told from this one's
     tied_by: Literal["paired", "unpaired", "unknown"]
     why: str
     notes: tuple[str, ...]
@@ -83,18 +112,18 @@ class Recommendation:
         shown = self.choice or self.nearest
         if shown is None or self.tied_by == "unknown":
             return ""
-        others = f"λ = {', '.join(f'{lam:g}' for lam in self.tied)}"
+        one, others = spelt(shown.key), _some(self.tied)
         if self.tied and self.detectable > LARGE:
             return f"No winner: differences below {100 * self.detectable:.0f} points would go unseen ({others} may be as good)"
         if self.aim != "accuracy":  # then it need not be among the best, and `why` says what it is
-            return f"λ = {shown.lam:g} cannot be told in accuracy from {others}" if self.tied else ""
+            return f"{one} cannot be told in accuracy from {others}" if self.tied else ""
         if not self.tied:
-            return f"λ = {shown.lam:g} is the only one that is not seen to be worse"
-        return f"λ = {shown.lam:g} is among the best, with {others}"
+            return f"{one} is the only one that is not seen to be worse"
+        return f"{one} is among the best, with {others}"
 
     @property
     def lam(self) -> float | None:
-        """The λ to use; `None` where nothing meets the budget."""
+        """The λ to use; `None` where nothing meets the budget, and on a simplex."""
         return self.choice.lam if self.choice else None
 
 
@@ -110,10 +139,11 @@ def recommend(
     confidence: float | None = None,
     task: str | None = None,
     sources: tuple[str, str] = ("INSTRUCT", "THINKING"),
+    simplex: Simplex | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Recommendation:
-    """Choose λ for a budget; without one, for the highest accuracy.
+    """Choose λ, or a point of a simplex, for a budget; without one, for the highest accuracy.
 
     Args:
         data: rows of a curves.csv, or the samples of a run.
@@ -127,6 +157,7 @@ def recommend(
             `None`: the measured mean must.
         task: the task to go by; `None`: all, each weighing the same.
         sources: names of Instruct and Thinking, for the command.
+        simplex: where points lie on one: choose among these, whatever their λ; needs samples.
         resamples: for intervals.
         seed: of the resampling.
 
@@ -135,11 +166,14 @@ def recommend(
             accuracy and tokens.
     """
     goal, limit = _goal(max_tokens, min_accuracy, max_cost, price_per_million, balanced)
-    rows, samples = rows_and_samples(data, resamples=resamples, seed=seed)
-    tasks = _tasks(rows, task)
+    if simplex is None:
+        rows, samples = rows_and_samples(data, resamples=resamples, seed=seed)
+    else:
+        rows, samples = [], [replace(s, lam=None) for s in data if isinstance(s, Sample) and s.point in simplex.points]
+    tasks = _tasks(rows or samples, task)
     rows, samples = [r for r in rows if r.task in tasks], [s for s in samples if s.task in tasks]
     measured = _measured(rows, samples, tasks, resamples, seed)
-    transition = _transition(rows, samples, tasks, resamples, seed)
+    transition = None if simplex else _transition(rows, samples, tasks, resamples, seed)
     between, notes = _interpolated(measured, transition)
     if max_tokens_p95 is not None:
         measured, between = _short(measured, max_tokens_p95), []
@@ -152,7 +186,9 @@ def recommend(
     errors = _noise(measured, samples, tasks, resamples, seed)
     tied, tied_by, detectable = _tied(shown, measured, samples, tasks, errors)
     off = _optimism(goal, limit, measured, errors) if errors is not None and shown.source == "measured" else None
-    end = next((c for c in measured if c.lam == 1), None)
+    ends = {name for name, weights in simplex.points.items() if [*weights] == ["thinking"]} if simplex else {1}
+    end = next((c for c in measured if c.key in ends), None)
+    merge = ["RECIPE.yml"] if shown.lam is None else [*sources, "--lambda", f"{shown.lam:g}"]
     return Recommendation(
         task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), aim=goal, choice=choice,
         nearest=None if choice else shown,
@@ -166,14 +202,16 @@ def recommend(
             *_warnings(shown, measured, apart=bool(samples) and errors is None), *notes,
             *_notes(shown, limits, measured, tied, tied_by if errors or not samples else "", transition),
         ),
-        command=shlex.join(["interpole", "merge", *sources, "--lambda", f"{shown.lam:g}", "--out", f"merged-{shown.lam:g}"]),
+        command=shlex.join(
+            ["interpole", "merge", *merge, "--out", "merged" if shown.lam is None else f"merged-{shown.lam:g}"]
+        ),
     )  # fmt: skip
 
 
 def to_json(recommendation: Recommendation) -> dict[str, Any]:
-    """Plain data: `lam`, `accuracy`, `tokens`, `source` of the choice on top (null where nothing meets the budget)."""
+    """Plain data: `lam`, `point`, `accuracy`, `tokens`, `source` of the choice on top (null where nothing meets the budget)."""
     fields = plain(asdict(recommendation))
-    choice = fields.pop("choice") or dict.fromkeys(("lam", "accuracy", "tokens", "source"))
+    choice = fields.pop("choice") or dict.fromkeys(("lam", "point", "accuracy", "tokens", "source"))
     return {**choice, "met": recommendation.choice is not None, **fields}
 
 
@@ -203,9 +241,9 @@ def _goal(
     )
 
 
-def _tasks(rows: Sequence[CurveRow], task: str | None) -> list[str]:
+def _tasks(data: Sequence[CurveRow] | Sequence[Sample], task: str | None) -> list[str]:
     """The tasks to go by."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
+    tasks = list(dict.fromkeys(one.task for one in data))
     if task is not None and task not in tasks:
         raise AnalysisError(f"no task {task!r}; the data have {', '.join(tasks)}", remedy="name one of those")
     return tasks if task is None else [task]
@@ -214,34 +252,35 @@ def _tasks(rows: Sequence[CurveRow], task: str | None) -> list[str]:
 def _measured(
     rows: Sequence[CurveRow], samples: Sequence[Sample], tasks: Sequence[str], resamples: int, seed: int
 ) -> list[Choice]:
-    """The λ that every task measured, averaged over tasks, ascending."""
-    at: dict[float, list[Choice]] = {}
+    """The points that every task measured, averaged over tasks; λ ascending."""
+    at: dict[tuple[float, str], list[Choice]] = {}
     for m in measure(samples, resamples=resamples, seed=seed):
-        if m.lam is not None and m.num_questions:
-            capped = m.outcomes[Outcome.TRUNCATED] / m.num_samples
-            at.setdefault(m.lam, []).append(
-                Choice(m.lam, m.mean, m.tokens, "measured", m.think.value, m.tokens_p95, capped)
-            )
+        if m.num_questions:
+            capped, name = m.outcomes[Outcome.TRUNCATED] / m.num_samples, m.point if m.lam is None else ""
+            found = Choice(m.lam, m.mean, m.tokens, "measured", m.think.value, m.tokens_p95, capped, name)
+            at.setdefault((m.lam or 0.0, name), []).append(found)
     for row in rows if not samples else ():
         if row.mean is not None and row.tokens is not None:
             tokens = UNKNOWN._replace(value=row.tokens)
-            at.setdefault(row.lam, []).append(Choice(row.lam, _row_accuracy(row), tokens, "measured", row.think))
+            at.setdefault((row.lam, ""), []).append(Choice(row.lam, _row_accuracy(row), tokens, "measured", row.think))
     choices = [
         Choice(
-            lam,
+            values[0].lam,
             average([one.accuracy for one in values]),
             average([one.tokens for one in values]),
             "measured",
             float(np.mean([one.think for one in values])),
             max(one.tokens_p95 for one in values),
             max(one.capped for one in values),
+            name,
         )
-        for lam, values in sorted(at.items())
+        for (_, name), values in sorted(at.items())
         if len(values) == len(tasks)
     ]
     if not choices:
-        remedy = "the columns mean and tokens are needed, at the same λ for every task, or choose one --task"
-        raise AnalysisError(f"no λ with accuracy and tokens for {', '.join(tasks)}", remedy=remedy)
+        kind, several = ("λ", "λ") if rows else ("point", "points")
+        remedy = f"the columns mean and tokens are needed, at the same {several} for every task, or choose one --task"
+        raise AnalysisError(f"no {kind} with accuracy and tokens for {', '.join(tasks) or 'any task'}", remedy=remedy)
     return choices
 
 
@@ -275,17 +314,19 @@ def _transition(
     return pool(parts)
 
 
-def _interpolated(measured: Sequence[Choice], transition: Transition) -> tuple[list[Choice], list[str]]:
+def _interpolated(measured: Sequence[Choice], transition: Transition | None) -> tuple[list[Choice], list[str]]:
     """λ between measured ones, from λ_off on (below, tokens go up and down), by monotone cubic pieces (PCHIP)."""
+    if transition is None:
+        return [], ["only measured points are considered: nothing is interpolated between them"]
     off = transition.off
-    knots = [c for c in measured if off is not None and c.lam >= off.value]
+    knots = [c for c in measured if off is not None and c.lam is not None and c.lam >= off.value]
     if off is None:
         return [], ["only measured λ are considered: where thinking is complete (λ_off) is not known"]
     if len(knots) < 2:
         return [], [f"only measured λ are considered: fewer than two lie beyond λ_off={off.value:.2f}"]
     if any(a.tokens.value >= b.tokens.value for a, b in pairwise(knots)):
         return [], [f"only measured λ are considered: beyond λ_off={off.value:.2f} tokens do not rise steadily with λ"]
-    lams = [c.lam for c in knots]
+    lams = [c.lam for c in knots if c.lam is not None]
     fine = np.round(np.arange(lams[0] + GRID_STEP, lams[-1], GRID_STEP), 6)
     fine = fine[~np.isclose(fine[:, None], lams).any(axis=1)]
     accuracy, tokens = (
@@ -340,9 +381,9 @@ def _short(measured: Sequence[Choice], max_tokens_p95: float) -> list[Choice]:
     short = [c for c in measured if c.tokens_p95 <= max_tokens_p95]
     if not short:
         least = min(measured, key=lambda c: c.tokens_p95)
-        what = f"at every λ more than 5 % of responses exceed {max_tokens_p95:,.0f} tokens"
+        what = f"at every {_kind(least)} more than 5 % of responses exceed {max_tokens_p95:,.0f} tokens"
         raise AnalysisError(
-            what, remedy=f"allow {least.tokens_p95:,.0f} at least: that is the 95th percentile at λ={least.lam:g}"
+            what, remedy=f"allow {least.tokens_p95:,.0f} at least: that is the 95th percentile at {least.name}"
         )
     return short
 
@@ -366,14 +407,13 @@ def _noise(
 ) -> tuple[Array, Array] | None:
     """(R, L) noise of accuracy, and of tokens, over the measured λ; `None` without questions answered at all of them."""
     parts = []
-    column = {c.lam: i for i, c in enumerate(measured)}
+    column = {c.key: i for i, c in enumerate(measured)}
     for number, task in enumerate(tasks):
-        own = [s for s in samples if s.task == task and s.lam in column and s.outcome is not Outcome.FAILED]
+        own = [s for s in samples if s.task == task and _key(s) in column and s.outcome is not Outcome.FAILED]
         row = {name: i for i, name in enumerate(dict.fromkeys(s.problem_id for s in own))}
         sums = np.zeros((3, len(row), len(column)))
         for s in own:
-            assert s.lam is not None
-            sums[:, row[s.problem_id], column[s.lam]] += (1, s.score, s.num_tokens)
+            sums[:, row[s.problem_id], column[_key(s)]] += (1, s.score, s.num_tokens)
         whole = (sums[0] > 0).all(axis=1)
         if whole.sum() < 2:
             return None
@@ -402,24 +442,33 @@ def _tied(
     samples: Sequence[Sample],
     tasks: Sequence[str],
     errors: tuple[Array, Array] | None,
-) -> tuple[tuple[float, ...], Literal["paired", "unpaired", "unknown"], float]:
-    """The other measured λ whose accuracy cannot be told from the shown one's, how that was judged, and what could be seen."""
-    others = [c for c in measured if c.lam != shown.lam]
+) -> tuple[tuple[Key, ...], Literal["paired", "unpaired", "unknown"], float]:
+    """The other points whose accuracy cannot be told from the shown one's, how that was judged, and what could be seen."""
+    others = [c for c in measured if c.key != shown.key]
     if errors is not None and shown.source == "measured":
-        at: defaultdict[tuple[str, float | None], list[Sample]] = defaultdict(list)
+        at: defaultdict[tuple[str, Key], list[Sample]] = defaultdict(list)
         for sample in samples:
-            at[sample.task, sample.lam].append(sample)
-        reach, seen, tied, detectable = critical(errors[0]), float(stats.norm.ppf(POWER)), [], 0.0
+            at[sample.task, _key(sample)].append(sample)
+        reach, seen, tied, detectable = critical(errors[0]), float(stats.norm.ppf(POWER)), list[Key](), 0.0
         for c in others:
-            changes = [difference(at[task, shown.lam], at[task, c.lam], resamples=2) for task in tasks]
+            changes = [difference(at[task, shown.key], at[task, c.key], resamples=2) for task in tasks]
             error = math.hypot(*(change.standard_error for change in changes)) / len(tasks)
             if abs(float(np.mean([change.value.value for change in changes]))) <= reach * error:
-                tied.append(c.lam)
+                tied.append(c.key)
                 detectable = max(detectable, (reach + seen) * error)
         return tuple(tied), "paired", detectable or math.nan
     if math.isnan(shown.accuracy.low):
         return (), "unknown", math.nan
-    return tuple(c.lam for c in others if _overlap(shown.accuracy, c.accuracy)), "unpaired", math.nan
+    return tuple(c.key for c in others if _overlap(shown.accuracy, c.accuracy)), "unpaired", math.nan
+
+
+def _key(sample: Sample) -> Key:
+    return sample.point if sample.lam is None else sample.lam
+
+
+def _kind(choice: Choice) -> str:
+    """What it is one of, in words."""
+    return "point" if choice.lam is None else "λ"
 
 
 def _overlap(a: Interval, b: Interval) -> bool:
@@ -441,11 +490,11 @@ def _goal_words(goal: Goal, limit: float, max_cost: float | None) -> str:
 
 def _why(goal: Goal, limit: float, choice: Choice | None, nearest: Choice) -> str:
     """The choice in a sentence."""
-    seen = f"λ={nearest.lam:g} ({nearest.accuracy.value:.1%} at {nearest.tokens.value:,.0f} tokens, {nearest.source})"
+    seen = f"{nearest.name} ({nearest.accuracy.value:.1%} at {nearest.tokens.value:,.0f} tokens, {nearest.source})"
     by_accuracy = goal in BY_ACCURACY
     if choice is None:
         ask = f"reaches {limit:.1%}" if by_accuracy else f"stays within {limit:,.0f} tokens"
-        return f"no measured λ {ask}; the nearest is {seen}"
+        return f"no measured {_kind(nearest)} {ask}; the nearest is {seen}"
     if by_accuracy:
         return f"{seen} needs the fewest tokens of those that reach {limit:.1%}"
     within = f" of those within {limit:,.0f} tokens" if limit < math.inf else ""
@@ -456,42 +505,47 @@ def _warnings(shown: Choice, measured: Sequence[Choice], *, apart: bool) -> Iter
     """What makes all of this doubtful; `apart`: the points of a run share less than two questions."""
     if apart and len(measured) > 1:
         yield (
-            "WARNING: fewer than 2 questions were answered at every λ, so differences may be those of questions, and ties "
-            "are judged without pairing: finish the sweep, or unite its shards (`interpole runs merge`)"
+            f"WARNING: fewer than 2 questions were answered at every {_kind(shown)}, so differences may be those of questions, "
+            "and ties are judged without pairing: finish the sweep, or unite its shards (`interpole runs merge`)"
         )
     if shown.capped >= CAPPED:
-        yield f"WARNING: {shown.capped:.0%} of responses at λ={shown.lam:g} were cut at the token cap: raise it first"
+        yield f"WARNING: {shown.capped:.0%} of responses at {shown.name} were cut at the token cap: raise it first"
     first, last = measured[0], measured[-1]
     better = first.accuracy.value > last.accuracy.value
-    if first.tokens.value > last.tokens.value and (first.think > last.think or better):
-        yield f"WARNING: λ={first.lam:g} writes and thinks more than λ={last.lam:g}: are Instruct and Thinking swapped?"
+    if shown.lam is not None and first.tokens.value > last.tokens.value and (first.think > last.think or better):
+        yield f"WARNING: {first.name} writes and thinks more than {last.name}: are Instruct and Thinking swapped?"
 
 
 def _notes(
     shown: Choice,
     limits: tuple[float, float],
     measured: Sequence[Choice],
-    tied: Sequence[float],
+    tied: Sequence[Key],
     tied_by: str,
-    transition: Transition,
+    transition: Transition | None,
 ) -> list[str]:
-    """What to know before relying on the λ shown; `limits` are the most tokens and the least accuracy asked for."""
-    notes = []
-    on, off = transition.on, transition.off
-    if on is not None and off is not None and on.value < shown.lam < off.value and not shown.think >= LEVELS[2]:
-        share = "only some" if math.isnan(shown.think) else f"{shown.think:.0%} of"
-        notes.append(f"λ={shown.lam:g} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): {share} responses think")
+    """What to know before relying on the point shown; `limits` are the most tokens and the least accuracy asked for."""
+    notes = _of_dial(shown, transition) if transition else []
     if shown.tokens.low <= limits[0] < shown.tokens.high or shown.accuracy.low < limits[1] <= shown.accuracy.high:
         notes.append("what was asked for lies within the interval: another set of questions may miss it")
-    cheaper = [c for c in measured if c.lam in tied and c.tokens.value < shown.tokens.value]
+    cheaper = [c for c in measured if c.key in tied and c.tokens.value < shown.tokens.value]
     if tied_by == "unpaired":
         notes.append("ties are judged without pairing, so they are many; a run's samples pair by question and see more")
     elif cheaper:
         best = min(cheaper, key=_cheap)
         saving = 1 - best.tokens.value / shown.tokens.value
-        notes.append(f"λ={best.lam:g} cannot be told from it in accuracy and needs {saving:.0%} fewer tokens")
-    if shown.lam in (measured[0].lam, measured[-1].lam) and shown.lam not in (0, 1):
-        notes.append(f"λ={shown.lam:g} is at the edge of what was measured: beyond it nothing is known")
+        notes.append(f"{best.name} cannot be told from it in accuracy and needs {saving:.0%} fewer tokens")
+    if shown.lam is not None and shown.lam in (measured[0].lam, measured[-1].lam) and shown.lam not in (0, 1):
+        notes.append(f"{shown.name} is at the edge of what was measured: beyond it nothing is known")
     if math.isnan(shown.accuracy.low):
         notes.append("no intervals: the curve has neither mean_low and mean_high nor questions")
     return notes
+
+
+def _of_dial(shown: Choice, transition: Transition) -> list[str]:
+    """What to know of a λ in stage 2."""
+    on, off, lam = transition.on, transition.off, shown.lam
+    if on is None or off is None or lam is None or not on.value < lam < off.value or shown.think >= LEVELS[2]:
+        return []
+    share = "only some" if math.isnan(shown.think) else f"{shown.think:.0%} of"
+    return [f"{shown.name} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): {share} responses think"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interpole.cli.options import EstimandOption, Grading, Json, Run, RunOrCurves
 from interpole.cli.sweep import sweep
+from interpole.errors import AnalysisError
+
+if TYPE_CHECKING:
+    from interpole.analysis.recommend import Choice
 
 __all__ = ["plot", "recommend", "register", "report", "score", "stages", "watch"]
 
@@ -103,30 +109,58 @@ def recommend(
         typer.Option(help="Meet the budget with this probability, e.g. 0.9. [default: the measured mean does]"),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Go by this task. [default: all, weighing the same]")] = None,
+    simplex: Annotated[
+        bool, typer.Option("--simplex", help="Choose on the triangle of models. [default: where a run has no dial]")
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.yml", help="Write the recipe of what is chosen, for `interpole merge`.")
+    ] = None,
     grading: Grading = None,
     as_json: Json = False,
 ) -> None:
-    """Say which λ to use for a budget, what to expect of it, and how to make it. Exit code 3: nothing meets the budget."""
+    """Say which λ, or point of a triangle, to use for a budget, and what to expect. Exit code 3: nothing meets the budget."""
     from interpole.analysis import recommend as analysis
     from interpole.analysis.scoring import load
     from interpole.cli.show import show_json, show_recommendation
     from interpole.runs.runfile import RunFile
+    from interpole.runs.simplex import simplex_of
 
-    names = ("INSTRUCT", "THINKING")
+    names, on_simplex = ("INSTRUCT", "THINKING"), None
+    data = load(source, grading=grading)
     if source.is_dir():
-        info = RunFile.load(source).sources
+        file = RunFile.load(source)
+        info = file.sources
         names = (info["instruct"].label, info["thinking"].label) if {"instruct", "thinking"} <= set(info) else names
+        on_simplex = simplex_of(file) if simplex or all(one.lam is None for one in data) else None
+    if simplex and on_simplex is None:
+        raise AnalysisError("no points of a simplex here", source, "name the run folder of a `sweep --simplex A,B,C`")
     found = analysis.recommend(
-        load(source, grading=grading), max_tokens=max_tokens, min_accuracy=min_accuracy, max_cost=max_cost,
+        data, max_tokens=max_tokens, min_accuracy=min_accuracy, max_cost=max_cost,
         price_per_million=price_per_million, balanced=balanced, max_tokens_p95=max_tokens_p95,
-        confidence=confidence, task=task, sources=names,
+        confidence=confidence, task=task, sources=names, simplex=on_simplex,
     )  # fmt: skip
+    if recipe is not None and (shown := found.choice or found.nearest):
+        _write_recipe(source, shown, recipe)
+        found = replace(found, command=found.command.replace("RECIPE.yml", shlex.quote(str(recipe))))
     if as_json:
         show_json(analysis.to_json(found))
     else:
         show_recommendation(found)
     if found.choice is None:
         raise typer.Exit(3)
+
+
+def _write_recipe(run: Path, chosen: Choice, path: Path) -> None:
+    """Write the recipe of a point that was measured, as the run has it."""
+    from interpole.files import write_atomic
+    from interpole.merging.recipe import build
+    from interpole.runs.runfile import RunFile
+
+    entries = RunFile.load(run).current if run.is_dir() else ()
+    asked = next((one for one in entries if chosen.key in (one.point, one.lam)), None)
+    if asked is None:
+        raise AnalysisError(f"{chosen.name} was never run, so there is no recipe of it", run, "measure it first")
+    write_atomic(path, build(asked.recipe, run).to_yaml())
 
 
 def report(

@@ -210,16 +210,18 @@ def show_stages(stages: Sequence[Stages]) -> None:
 
 
 def show_recommendation(found: Recommendation) -> None:
-    """The λ, what to expect, why, and the command."""
+    """The λ, or the point, what to expect, why, and the command."""
+    from interpole.analysis.recommend import spelt
+
     choice = found.choice or found.nearest
     if choice is None:
         return
     head: tuple[str | tuple[str, str], ...] = ("Nothing measured meets the budget.",)
     if found.choice:
-        head = ((f"λ = {choice.lam:g}", "bold"), f" ({choice.source})")
+        head = ((spelt(choice.key), "bold"), f" ({choice.source})")
     console.print(Text.assemble(*head, f"  for {found.goal}, {found.task}"))
     if not found.choice:
-        console.print(f"nearest: λ = {choice.lam:g}")
+        console.print(f"nearest: {spelt(choice.key)}")
     of_thinking = (
         f"; {100 * found.share_of_accuracy:.0f} % of Thinking's accuracy at {100 * found.share_of_tokens:.0f} % of its tokens"
         if found.share_of_accuracy is not None and found.share_of_tokens is not None
@@ -237,10 +239,12 @@ def show_recommendation(found: Recommendation) -> None:
             f" ({100 * found.optimism:.1f} points less)"
         )
     if found.tied and not found.headline:
-        console.print(f"cannot be told from it ({found.tied_by}): λ = {', '.join(f'{lam:g}' for lam in found.tied)}")
+        console.print(f"cannot be told from it ({found.tied_by}): {spelt(*found.tied)}")
     for note in found.notes:
         console.print(Text(note, "bold red") if note.startswith("WARNING") else dim(note))
     console.print(f"\n  {found.command}", soft_wrap=True)
+    if "RECIPE.yml" in found.command:
+        console.print(dim("  (`recommend … --recipe RECIPE.yml` writes that file)"))
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,9 @@ from typing import Any
 import yaml
 
 from interpole.errors import printable
+from interpole.merging.simplex import grid, weights_name
 from interpole.runs.runfile import Entry, RunFile
+from interpole.runs.simplex import simplex_of
 
 __all__ = ["command_line", "pair", "recipes", "short_name", "sweep_command"]
 
@@ -47,9 +50,15 @@ def pair(file: RunFile) -> tuple[str, str] | None:
 def sweep_command(file: RunFile, out: str) -> tuple[str, list[str]]:
     """The command that asks the same again, and what it does not say because no flag can."""
     dial, unsaid = _dial(file), list[str]()
-    served = file.engine_options.get("base_url")
-    ends = [short_name(file.sources[name].label) for name in ("instruct", "thinking") if name in file.sources]
-    words = ["sweep", *ends, *(word for task in file.tasks.values() for word in ("--task", _task(task.spec)))]
+    served, (triangle, covered) = file.engine_options.get("base_url"), _triangle(file)
+    named = ("instruct", "thinking") if dial or not triangle else ()
+    ends = [short_name(file.sources[name].label) for name in named if name in file.sources]
+    words = [
+        "sweep",
+        *ends,
+        *triangle,
+        *(word for task in file.tasks.values() for word in ("--task", _task(task.spec))),
+    ]
     if dial:
         lams = sorted({entry.lam for entry in dial if entry.lam is not None})
         words += ["--lambda", ",".join(f"{lam:g}" for lam in lams)]
@@ -65,7 +74,7 @@ def sweep_command(file: RunFile, out: str) -> tuple[str, list[str]]:
     words += ["--seed", str(file.seed)] if file.seed else []
     words += ["--engine", file.engine["engine"]] if file.engine.get("engine", "transformers") != "transformers" else []
     words += ["--base-url", str(served)] if served else []
-    off = [entry for entry in file.current if entry.lam is None]
+    off = [entry for entry in file.current if entry.lam is None and entry.point not in covered]
     asked = [entry for entry in off if served and not entry.asking and entry.recipe.get("base_url", served) == served]
     models = [file.engine_options.get("model"), *(entry.recipe.get("model") for entry in asked)] if served else []
     words += [word for model in dict.fromkeys(filter(None, models)) for word in ("--model", str(model))]
@@ -82,6 +91,21 @@ def recipes(file: RunFile) -> list[tuple[str, str]]:
     dial = next((entry for entry in _dial(file) if not _is_plain(entry) and "model" not in entry.recipe), None)
     named = {**({f"the dial, at {dial.point}": dial} if dial else {}), **shown}
     return [(name, _yaml(entry)) for name, entry in named.items() if entry.recipe or entry.asking]
+
+
+def _triangle(file: RunFile) -> tuple[Flags, set[str]]:
+    """The flags that cover a run's triangle, and the points that they say; none where it is not covered by a grid."""
+    simplex = simplex_of(file)
+    if simplex is None or len(simplex.corners) != 3:
+        return [], set()
+    finest = math.isqrt(2 * len(simplex.points))  # a grid of n steps has (n + 1)(n + 2)/2 points
+    grids = {n: {weights_name(one) for one in grid(simplex.corners, n)} for n in range(1, finest + 1)}
+    steps = max((n for n, names in grids.items() if names <= simplex.points.keys()), default=0)
+    if not steps:
+        return [], set()
+    ends = ("instruct", "thinking") if _dial(file) else ()
+    corners = [name if name in ends else f"{name}={short_name(file.sources[name].label)}" for name in simplex.corners]
+    return ["--simplex", ",".join(corners), "--steps", str(steps)], grids[steps]
 
 
 def _dial(file: RunFile) -> list[Entry]:

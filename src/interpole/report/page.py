@@ -116,7 +116,7 @@ def html(
     script = _asset("page.js")
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
     data = payload(metrics, samples, private, parse, prompt)
-    said = verdicts(metrics, stages, samples, sources=sources)
+    said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
     of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
     merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
     page = _template().render(

@@ -149,7 +149,11 @@ def _commands(run: _Run) -> list[Command]:
     on_dial = any(sample.lam is not None for sample in run.samples)
     return [
         Command(f"The sweep{run.suffix}", sweep, note),
-        *([Command(f"The λ for a budget{run.suffix}", asked)] if on_dial else []),
+        *(
+            [Command(f"The {'λ' if on_dial else 'point'} for a budget{run.suffix}", asked)]
+            if on_dial or run.simplex
+            else []
+        ),
     ]
 
 

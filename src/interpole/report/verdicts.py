@@ -14,11 +14,12 @@ from types import MappingProxyType
 from typing import Literal
 
 from interpole.analysis.intervals import Interval, interval_text
-from interpole.analysis.recommend import recommend
+from interpole.analysis.recommend import Key, recommend, spelt
 from interpole.analysis.stages import POOLED, Stages, find_stages, step
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.records import Sample
 from interpole.report.figures import Band
+from interpole.runs.simplex import Simplex
 
 __all__ = ["Verdict", "bands", "stages_of", "verdicts"]
 
@@ -56,6 +57,7 @@ def verdicts(
     samples: Sequence[Sample],
     seed: int = 0,
     sources: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    simplexes: Mapping[str, Simplex] = MappingProxyType({}),
 ) -> list[Verdict]:
     """All that can be said of a run, per task; pooled stages only where there are several tasks.
 
@@ -65,6 +67,7 @@ def verdicts(
         samples: of the same points.
         seed: of the resampling.
         sources: Instruct and Thinking of each task whose dial is their plain merge, for the command that makes it.
+        simplexes: of the tasks that were asked at points of one.
     """
     tasks = list(dict.fromkeys(m.task for m in metrics))
     found = []
@@ -72,6 +75,7 @@ def verdicts(
         own = next((s for s in stages if s.task == task), None)
         found += [_stages(own)] if own else []
         found += _use(task, metrics, samples, seed, sources.get(task))
+        found += _use(task, metrics, samples, seed, None, simplexes[task]) if task in simplexes else []
         found += _cost(own, samples, seed) if own else []
         found += (
             [
@@ -107,31 +111,39 @@ def _use(
     samples: Sequence[Sample],
     seed: int,
     sources: tuple[str, str] | None,
+    simplex: Simplex | None = None,
 ) -> list[Verdict]:
-    """The most accurate λ, or the cheapest that cannot be told from it."""
-    at = {m.lam: m for m in metrics if m.task == task and m.lam is not None and m.num_questions}
-    own = [s for s in samples if s.task == task and s.lam is not None]
+    """The most accurate λ, or the cheapest that cannot be told from it; or the point of a simplex."""
+    mine = [m for m in metrics if m.task == task and m.num_questions]
+    at: dict[Key, PointMetrics] = (
+        {m.point: m for m in mine if m.point in simplex.points}
+        if simplex
+        else {m.lam: m for m in mine if m.lam is not None}
+    )
+    own = [s for s in samples if s.task == task and (s.point if simplex else s.lam) in at]
     if len(at) < 2 or not own:
         return []
-    best = recommend(own, seed=seed, sources=sources or ("INSTRUCT", "THINKING"))
+    best = recommend(own, seed=seed, sources=sources or ("INSTRUCT", "THINKING"), simplex=simplex)
     command = best.command if sources else ""
     if best.choice is None:
         return []
-    top = next((m for m in at.values() if m.lam == best.lam), None)
+    top = at.get(best.choice.key)
     if top is None:
         what = f"{_sentence(best.why)} It lies between measured λ and was never run: measure it first."
         return [Verdict("use", task, best.headline or f"λ = {best.lam:g}", what, command)]
-    what = f"Mean@{top.k} {_percent(top.mean)} for {_tokens(top.tokens)} tokens a response."
+    what = f"{best.choice.key}: " if simplex else ""
+    what += f"Mean@{top.k} {_percent(top.mean)} for {_tokens(top.tokens)} tokens a response."
     if best.expected and best.optimism and best.optimism >= 0.0005:
         what += (
             f" Corrected for having been chosen as the best of several: {_percent(best.expected)}, "
             f"{100 * best.optimism:.1f} points less."
         )
-    cheaper = [at[lam] for lam in best.tied if at[lam].tokens.value < top.tokens.value]
+    cheaper = [key for key in best.tied if at[key].tokens.value < top.tokens.value]
     if cheaper:
-        m = min(cheaper, key=lambda one: one.tokens.value)
+        key = min(cheaper, key=lambda one: at[one].tokens.value)
+        m = at[key]
         saving = 1 - m.tokens.value / top.tokens.value
-        what += f" λ = {m.lam:g} cannot be told from it and needs {saving:.0%} fewer tokens: {_percent(m.mean)}."
+        what += f" {spelt(key)} cannot be told from it and needs {saving:.0%} fewer tokens: {_percent(m.mean)}."
     if best.tied and not isnan(best.detectable) and not best.headline.startswith("No winner"):  # which says it
         what += f" Differences below {100 * best.detectable:.1f} points would go unseen."
     return [Verdict("use", task, best.headline, what, command)]

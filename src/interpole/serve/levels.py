@@ -152,7 +152,7 @@ def levels_of_run(folder: StrPath, *, name: str = "interpole", default: float | 
     efforts = {
         effort: Level(choice.lam, choice.tokens.value, choice.accuracy.value)
         for effort, choice in {**chosen, "high": best.choice}.items()
-        if choice is not None
+        if choice is not None and choice.lam is not None
     }
     return Levels(efforts["medium"].lam if default is None else default, efforts, name)
 
