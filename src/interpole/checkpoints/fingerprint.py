@@ -27,7 +27,7 @@ from interpole.errors import OutputError
 from interpole.files import write_atomic
 from interpole.formats import content_hash
 
-__all__ = ["BLOCK_BYTES", "block_sums", "remembered", "state_of"]
+__all__ = ["BLOCK_BYTES", "block_sums", "cache_folder", "remembered", "state_of"]
 
 BLOCK_BYTES = 8192
 _KEYS = np.frombuffer(hashlib.shake_256(b"interpole").digest(BLOCK_BYTES), "<u4")
@@ -59,7 +59,7 @@ def remembered(paths: Iterable[Path], compute: Callable[[], str]) -> str:
     """What `compute` says of the content of files, or said while they were as they are."""
     paths = sorted(paths)
     state = state_of(paths)
-    kept = _folder() / state
+    kept = cache_folder() / state
     with suppress(OSError, UnicodeDecodeError):
         if len(known := kept.read_text(encoding="utf-8")) == len(state):
             return known
@@ -78,5 +78,6 @@ def _state(path: Path) -> list[Any]:
     return [ascii(str(real)), seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """Where fingerprints are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interpole/fingerprints"

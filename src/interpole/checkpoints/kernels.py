@@ -23,6 +23,7 @@ except ImportError:  # installed without a C compiler
 
 __all__ = [
     "absolute_sums",
+    "are_built",
     "block_sums",
     "keep_freed_memory",
     "line_products",
@@ -120,6 +121,11 @@ def block_sums(data: NDArray[np.uint8], keys: NDArray[np.uint32]) -> NDArray[np.
     out = np.empty(data.nbytes // keys.nbytes, np.uint64)
     loop(data, keys, out)
     return out
+
+
+def are_built() -> bool:
+    """Whether the loops in C are there."""
+    return _kernels is not None
 
 
 @cache

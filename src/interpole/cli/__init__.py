@@ -46,10 +46,20 @@ def main() -> None:
     except BaseException as error:
         if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
             _stop()
-        raise
+        _show_fault(error)
+        sys.exit(1)
 
 
+_FAULT = "this is a fault of Interpole's: please report it with the lines above, and attach what `interpole env` prints"
 _LINE = "interrupted; run the same command again to go on where it stopped"
+
+
+def _show_fault(error: BaseException) -> None:
+    """Print an error that nobody expected, with its traceback, and what to do about it."""
+    import traceback
+
+    traceback.print_exception(error)
+    print(_FAULT, file=sys.stderr)
 
 
 def _stop() -> NoReturn:

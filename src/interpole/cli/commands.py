@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli import choose, lab, paper, predict, questions, responses, runs, serve, weights
+from interpole.cli import choose, environment, lab, paper, predict, questions, responses, runs, serve, weights
 from interpole.cli.plain_help import in_plain_text
 from interpole.errors import InterpoleError, InterpoleWarning, printable
 
@@ -32,12 +32,11 @@ app = typer.Typer(
     help="Interpolate between an Instruct and a Thinking checkpoint: merge, dial, measure, choose λ.",
     epilog="First steps: `interpole demo`, then docs/tutorial.md. Every command explains itself with --help.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for part in (lab, weights, questions, runs, responses, predict, choose, paper, serve):
+for part in (lab, weights, questions, runs, responses, predict, choose, paper, serve, environment):
     part.register(app)
 in_plain_text(app)
 

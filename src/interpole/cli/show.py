@@ -36,6 +36,7 @@ __all__ = [
     "command_line",
     "console",
     "dim",
+    "list_of",
     "share",
     "show_audit",
     "show_diagnosis",
@@ -102,6 +103,13 @@ def show_next(*words: object) -> None:
 def show_json(data: Any) -> None:
     """Print data as JSON."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def list_of(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and what each is, a line each."""
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        console.print(Text.assemble((name.ljust(width), "bold"), "  ", text))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
