@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 from typer.testing import CliRunner
 
 from interpole.analysis.intervals import share_interval
@@ -17,10 +18,22 @@ from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
 from interpole.report import write_report
 from interpole.runs import samples
+from interpole.runs.runfile import RunFile
+from interpole.runs.simplex import simplex_of
 from interpole.search import optuna_search as search
 from interpole.search.allocation import Goal
 from interpole.search.finals import split, winner_of
-from interpole.search.space import Choices, Range, Space, SpaceFile, layer_groups, leading, point_of, uniform
+from interpole.search.space import (
+    Choices,
+    Range,
+    Space,
+    SpaceFile,
+    begin_with,
+    layer_groups,
+    leading,
+    point_of,
+    uniform,
+)
 from interpole.search.study import CONFIRMED, HELD_OUT, STUDY, confirm_share, open_study, role_of
 from interpole.sweep.plan import Plan
 
@@ -377,3 +390,96 @@ def test_parts_that_hardly_bring_thinking_are_not_varied_and_the_others_lead_in_
         pytest.raises(RunError, match="`prune` needs an engine"),
     ):
         search._ranked(served, planned, None, seen, parts, study, told.append)
+
+
+# ── more than two models ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+CORNERS = ("base", "instruct", "thinking", "other")
+
+
+def drawn_by(rng):
+    return lambda _, vary: float(rng.uniform(vary.low, vary.high)) if isinstance(vary, Range) else vary
+
+
+def test_numbers_drawn_evenly_make_all_points_of_a_simplex_alike():
+    rng = np.random.default_rng(0)
+    space = Space(simplex=CORNERS)
+    found = [point_of("x", space, {}, drawn_by(rng)).weights for _ in range(4000)]
+    weights = np.array([[one.get(corner, 0.0) for corner in CORNERS] for one in found])
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-12)
+    assert weights.min() >= 0
+    even = rng.dirichlet(np.ones(4), 4000)  # numpy's own
+    for i in range(4):
+        assert ks_2samp(weights[:, i], even[:, i]).pvalue > 1e-3
+    np.testing.assert_allclose(np.cov(weights.T), np.cov(even.T), atol=0.004)
+
+
+def test_it_begins_with_the_corners_and_the_centre():
+    space = Space(simplex=CORNERS)
+    begun = [point_of("x", space, {}, lambda name, _, v=values: v[name]).weights for values in begin_with(space, [])]
+    assert begun[:4] == [{corner: 1.0} for corner in CORNERS]
+    assert begun[4] == dict.fromkeys(CORNERS, 0.25)
+
+
+SIMPLEX = f"""
+sources: {{base: {PAIR.base}, instruct: {PAIR.instruct}, thinking: {PAIR.thinking}, other: {PAIR.base}}}
+tasks: arithmetic
+samples: 1
+limit: 6
+sampler: {{max_tokens: 40}}
+engine_options: {{dtype: float32}}
+space: {{simplex: [base, instruct, thinking, other]}}
+trials: 6
+finalists: 1
+"""
+
+
+def test_a_simplex_of_four_models_is_searched_and_its_winner_stands_beside_the_corners(tmp_path):
+    (tmp_path / "space.yml").write_text(SIMPLEX)
+    file = SpaceFile.load(tmp_path / "space.yml")
+    result = search.run(file, tmp_path / "out")
+    assert {one.name for one in result.finalists if one.recipe is None} == {*CORNERS}
+    (best,) = (one for one in result.finalists if one.recipe)
+    recipe = Recipe.load(tmp_path / "out" / best.recipe)
+    assert sum(recipe.weights.values()) == pytest.approx(1)
+    assert {*recipe.weights} <= {*CORNERS}
+    assert result.confirmed.winner in {one.name for one in result.finalists}
+    assert search.run(file, tmp_path / "out").num_tokens == 0
+    assert simplex_of(RunFile.load(tmp_path / "out" / HELD_OUT)).corners == CORNERS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"space: {simplex: [base, instruct, thinking, other]}": "space: {simplex: [base, thinking]}"},
+            "three sources",
+        ),
+        ({"thinking, other]}": "thinking, terse]}"}, "no source 'terse'"),
+        ({"other]}": "other], groups: 2}"}, "leave out lambda, groups"),
+        ({"trials: 6": "prune: 0.1"}, "a simplex has none"),
+        ({"trials: 6": "points: [{weights: {base: 0.5, other: 0.5}}]"}, "finds its own points"),
+    ],
+)
+def test_a_simplex_that_makes_no_sense_is_refused(tmp_path, change, message):
+    text = SIMPLEX
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "space.yml").write_text(text)
+    with pytest.raises(RunError, match=message):
+        SpaceFile.load(tmp_path / "space.yml")
+
+
+def test_searches_from_before_there_was_a_simplex_go_on(tmp_path):
+    (tmp_path / "space.yml").write_text(TEXT)
+    file = SpaceFile.load(tmp_path / "space.yml")
+    plan = Plan(file.sweep)
+    hashed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "content_hash", hashed.append)
+        search._about(file, plan)
+    ((space, _),) = hashed
+    assert "simplex" not in space["space"]
+    assert "simplex" not in space["sweep"]

@@ -315,6 +315,7 @@ def _show_confirmed(found: Confirmation | None, num_questions: int) -> None:
             "looked at, the less an interval holds."
         )
     for one in found.changes:
-        console.print(f"  {one.task}, against the dial's point for the same goal: {one.verdict}.")
+        rival = "the dial's point" if one.a.startswith("λ=") else f"{one.a}, what was measured beside"
+        console.print(f"  {one.task}, against {rival} for the same goal: {one.verdict}.")
         console.print(f"  {one.takes}.", style="dim")
     console.print()

@@ -61,7 +61,9 @@ class Finalist:
     """One of the best, or a point of the dial: as the search saw it, and on the questions it was chosen on, or was not."""
 
     name: str
-    recipe: Path | None  # its YAML, relative to the folder; None: a point of the dial
+    recipe: (
+        Path | None
+    )  # its YAML, relative to the folder; None: what was measured beside, a point of the dial or a corner
     sampler: Mapping[str, float]
     seen_accuracy: float | None  # mean over tasks; None: not tried in the search
     seen_tokens: float | None
@@ -99,7 +101,7 @@ class Confirmation:
     winner: str
     accuracy: Interval  # Mean@k, each task weighing the same
     tokens: Interval
-    against: str | None  # the dial's point; None: the winner is one, or no dial was measured
+    against: str | None  # the dial's point, or the corner; None: the winner is one, or none was measured
     changes: tuple[Comparison, ...]  # from that to the winner, of each task
     num_before: int  # other winners that these questions have confirmed before; each look costs some of the 95 %
 
@@ -165,7 +167,8 @@ class Finals:
             seen: their accuracy and tokens in the search.
             ids: the questions.
         """
-        measured = self._measure(HELD_OUT, self.file.sweep.lambdas, list(points.values()), ids)
+        every = (*self.planned.config.own_points, *points.values())
+        measured = self._measure(HELD_OUT, self.file.sweep.lambdas, every, ids)
         found = []
         for name, own in measured.items():
             point, path = points.get(name), None
@@ -184,7 +187,7 @@ class Finals:
     def confirm(
         self, finalists: Sequence[Finalist], points: Mapping[str, PointConfig], ids: Ids, before: Sequence[str]
     ) -> Confirmation:
-        """The winner, and the dial's point for the same goal, on the questions to confirm on.
+        """The winner, and what was measured beside for the same goal, on the questions to confirm on.
 
         Args:
             finalists: with the winner among them.
@@ -198,7 +201,9 @@ class Finals:
         rival = dial[winner_of([d.accuracy for d in dial], [d.tokens for d in dial], goal)] if dial else None
         against = None if rival is None or winner.recipe is None else rival.name
         lams = [m.lam for one in (winner, rival) if one for m in one.measured[:1] if m.lam is not None]
-        own = [points[winner.name]] if winner.recipe else []
+        known = {point.name: point for point in self.planned.config.own_points} | dict(points)
+        own = [known[one.name] for one in (winner, rival) if one and one.name in known]
+        own = list({point.name: point for point in own}.values())
         measured = self._measure(CONFIRMED, tuple(dict.fromkeys(lams)), own, ids)[winner.name]
         samples = read(self.out / CONFIRMED, texts=False)
         return Confirmation(
@@ -218,7 +223,7 @@ class Finals:
             task.model_copy(update={"only": own}) for task, own in zip(self.file.sweep.tasks, ids.values(), strict=True)
         ]
         config = self.planned.config.model_copy(
-            update={"tasks": tuple(tasks), "lambdas": lambdas, "points": tuple(points)}
+            update={"tasks": tuple(tasks), "lambdas": lambdas, "points": tuple(points), "simplex": None}
         )
         own = {"pool": self.engines} if isinstance(self.engines, Pool) else {"crew": self.engines}
         summary = sweep.run(config, self.out / folder, self.on_progress, changed="also", **own)

@@ -22,9 +22,10 @@ from interpole.engines.pool import Pool
 from interpole.errors import InterpoleError, RunError
 from interpole.files import StrPath, write_atomic
 from interpole.formats import content_hash
+from interpole.merging.simplex import centre
 from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
 from interpole.search.predict import NUM_PROMPTS, Asked, ask_parts, prompts_of
-from interpole.search.space import Choices, Range, SpaceFile, Vary, leading, point_of, uniform
+from interpole.search.space import Choices, Range, SpaceFile, Vary, begin_with, leading, point_of
 from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
 from interpole.sweep.cluster import Bench, Cluster, written
 from interpole.sweep.config import PointConfig
@@ -95,7 +96,8 @@ def run(
     parts = file.space.rules(num_layers(planned.points[0].weights.specs))  # type: ignore[union-attr]
     for method in file.space.methods:  # what does not fit is said before the first trial
         space = file.space.model_copy(update={"methods": {method: file.space.methods[method]}})
-        planned.point(point_of("first", space, parts, lambda _, vary: _first(vary)))
+        first = point_of("first", space, parts, lambda _, vary: _first(vary))
+        planned.point(first.model_copy(update={"weights": centre(space.simplex)}) if space.simplex else first)
     for name in ("answers", "recipes", HELD_OUT, CONFIRMED):
         if (out / name).is_symlink():
             raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
@@ -110,7 +112,7 @@ def run(
         ranked = [] if file.prune is None else _ranked(file, planned, engines, questions.seen, parts, study, tell)
         parts = parts if file.prune is None else {name: rule for name, rule in parts.items() if name in ranked}
         trials = _Trials(file, out, planned, questions.seen, parts)
-        for values in (*uniform(file.space, list(parts)), *leading(file.space, ranked)):
+        for values in (*begin_with(file.space, list(parts)), *leading(file.space, ranked)):
             study.enqueue_trial(values, skip_if_exists=True)
         for number, found in trials.try_all(study, engines):
             num_tried = _num_tried(study)
@@ -164,6 +166,7 @@ def _about(file: SpaceFile, planned: Plan) -> str:
     sources = {name: source.fingerprint for name, source in planned.sources.items()}
     other: dict[str, Any] = {"trials": True, "finalists": True, "confirm": True, "goal": True, "sweep": {"engines"}}
     other |= {} if file.prune is not None else {"prune": True}  # as before there was such a thing
+    other |= {} if file.space.simplex else {"space": {"simplex"}, "sweep": {"engines", "simplex"}}  # likewise
     return content_hash([file.model_dump(mode="json", exclude=other), sources])
 
 

@@ -1,4 +1,4 @@
-"""What `interpole search` may vary, as it is written down: λ of parts of the model, methods with their parameters, the sampler.
+"""What `interpole search` may vary, as it is written down: λ of parts of the model or weights of several, methods, the sampler.
 
 A choice of values for all of it is a point of a sweep. Nothing is searched here.
 """
@@ -15,11 +15,23 @@ from pydantic import Field, model_validator
 from interpole.errors import AnalysisError, RunError
 from interpole.files import StrPath
 from interpole.formats import read_yaml
+from interpole.merging.simplex import centre
 from interpole.schema import Strict, validated
 from interpole.search.allocation import parse_goal
 from interpole.sweep.config import PointConfig, SweepConfig
 
-__all__ = ["Choices", "Range", "Space", "SpaceFile", "Vary", "layer_groups", "leading", "point_of", "uniform"]
+__all__ = [
+    "Choices",
+    "Range",
+    "Space",
+    "SpaceFile",
+    "Vary",
+    "begin_with",
+    "layer_groups",
+    "leading",
+    "point_of",
+    "uniform",
+]
 
 
 class Range(NamedTuple):
@@ -35,6 +47,8 @@ class Choices(Strict):
     choices: tuple[bool | int | float | str, ...] = Field(min_length=1)
 
 
+DIGITS = 4
+"""Of weights on a simplex."""
 Vary = Range | Choices | bool | int | float | str
 """A range, choices, or one value that stays."""
 Suggest = Callable[[str, Vary], Any]
@@ -50,6 +64,7 @@ class Space(Strict):
         kinds: module kinds (of `names.KINDS`), each with a λ of its own; together with groups: in each group.
         parts: name → selectors of a rule (`layers`, `kind`, `name`, `rows`), with a `lambda` range where it is another;
             they go before groups and kinds, the first that fits counts.
+        simplex: three sources or more, whose weights are varied in the place of all that (`interpole.merging.simplex`).
         methods: merge methods, each with what its parameters may be.
         sampler: temperature, top_p, top_k.
     """
@@ -58,6 +73,7 @@ class Space(Strict):
     groups: int = Field(default=0, ge=0)
     kinds: tuple[str, ...] = ()
     parts: dict[str, dict[str, Any]] = {}
+    simplex: tuple[str, ...] = ()
     methods: dict[str, dict[str, Vary]] = {"linear": {}}
     sampler: dict[str, Vary] = {}
 
@@ -65,6 +81,12 @@ class Space(Strict):
     def _check(self) -> Self:
         if not self.methods:
             raise ValueError("methods: name at least one, e.g. {linear: {}}")
+        if self.simplex and (len({*self.simplex}) < 3 or len({*self.simplex}) < len(self.simplex)):
+            raise ValueError("simplex: name three sources or more, each once; between two, `lambda` is varied")
+        if self.simplex and {"lam", "groups", "kinds", "parts"} & self.model_fields_set:
+            raise ValueError(
+                "simplex: the weights of whole models are varied: leave out lambda, groups, kinds and parts"
+            )
         for low, high in [self.lam, *(Range(*part["lambda"]) for part in self.parts.values() if "lambda" in part)]:
             if not low <= high:
                 raise ValueError(f"lambda: a range goes up, not from {low:g} to {high:g}")
@@ -122,13 +144,22 @@ class SpaceFile(Strict):
             parse_goal(self.goal)
         except AnalysisError as error:
             raise ValueError(f"{error.what}; {error.remedy}") from None
-        if self.sweep.points or self.sweep.served:
+        own = [
+            point for point in self.sweep.points if [*point.weights] not in [[corner] for corner in self.space.simplex]
+        ]
+        if own or self.sweep.served:
             raise ValueError("a search finds its own points, and needs weights at hand")
+        if unknown := set(self.space.simplex) - set(self.sweep.sources):
+            raise ValueError(f"simplex: no source {min(unknown)!r}; there are {', '.join(self.sweep.sources)}")
+        if self.space.simplex and self.prune is not None:
+            raise ValueError("prune: it is of parts of the model, and a simplex has none")
         return self
 
     @classmethod
     def load(cls, path: StrPath, *, trust: bool = False) -> SpaceFile:
         """Read a file; keys that are not the search's own are those of a sweep. `trust`: see `SweepConfig.written`.
+
+        What is found is measured beside the dial, or the corners of a simplex, unless the file says beside what.
 
         Raises:
             RunError: no such file, not YAML, or a key or value that makes no sense.
@@ -136,7 +167,11 @@ class SpaceFile(Strict):
         path = Path(path)
         content = read_yaml(path, RunError, "the search")
         own = {name: content.pop(name) for name in list(content) if name in cls.model_fields and name != "sweep"}
-        content.setdefault("lambdas", "0:1:0.25")
+        corners = own["space"].get("simplex") if isinstance(own.get("space"), dict) else None
+        if not corners:
+            content.setdefault("lambdas", "0:1:0.25")
+        elif isinstance(corners, list) and not {"simplex", "points"} & set(content):
+            content["points"] = [{"weights": {str(corner): 1.0}} for corner in corners]
         return validated(
             cls, {"sweep": SweepConfig.written(content, path, trust=trust)} | own, path, RunError, "see docs/search.md"
         )
@@ -155,14 +190,51 @@ def point_of(name: str, space: Space, rules: Mapping[str, Mapping[str, Any]], su
     methods = tuple(space.methods)
     method = suggest("method", Choices(choices=methods)) if len(methods) > 1 else methods[0]
     parameters = {key: suggest(f"{method} {key}", vary) for key, vary in space.methods[method].items()}
-    recipe = {
-        "method": method,
-        "lambda": suggest("λ", space.lam),
-        "rules": [{**rule, "lambda": suggest(f"λ {part}", space.range_of(part))} for part, rule in rules.items()],
-        "parameters": parameters,
-    }
+    recipe: dict[str, Any] = {"method": method, "parameters": parameters}
+    weights: dict[str, float] = {}
+    if space.simplex:
+        weights = _weights(space.simplex, suggest)
+    else:
+        recipe["lambda"] = suggest("λ", space.lam)
+        recipe["rules"] = [
+            {**rule, "lambda": suggest(f"λ {part}", space.range_of(part))} for part, rule in rules.items()
+        ]
     sampler = {key: suggest(key, vary) for key, vary in space.sampler.items()}
-    return PointConfig(name=name, recipe=recipe, sampler=sampler)
+    return PointConfig(name=name, weights=weights, recipe=recipe, sampler=sampler)
+
+
+def _weights(corners: Sequence[str], suggest: Suggest) -> dict[str, float]:
+    """The weights that numbers from 0 to 1 stand for: each corner but the last takes its share of what those before it left.
+
+    Numbers drawn evenly make all points of the simplex alike: the share of one of n is a draw from Beta(1, n − 1), whose
+    distribution function 1 − (1 − x)ⁿ⁻¹ is inverted (stick-breaking; Devroye, Non-Uniform Random Variate Generation, 1986, XI.4).
+    """
+    weights, left = dict[str, float](), 1.0
+    for num_others, corner in zip(range(len(corners) - 1, 0, -1), corners, strict=False):
+        drawn = suggest(f"share of {corner}", Range(0.0, 1.0))
+        weights[corner] = round(left * (1 - (1 - drawn) ** (1 / num_others)), DIGITS)
+        left = round(left - weights[corner], DIGITS)
+    return {**weights, corners[-1]: left}
+
+
+def _shares(corners: Sequence[str], weights: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that stand for weights: `_weights` the other way."""
+    shares, left = dict[str, float](), 1.0
+    for num_others, corner in zip(range(len(corners) - 1, 0, -1), corners, strict=False):
+        weight = weights.get(corner, 0.0)
+        part = min(1.0, weight / left) if left > 0 else 0.0
+        shares[f"share of {corner}"] = 1 - (1 - part) ** num_others
+        left -= weight
+    return shares
+
+
+def begin_with(space: Space, parts: Sequence[str]) -> list[dict[str, float]]:
+    """Values to begin with: the dial; or the corners of a simplex, and its centre."""
+    if not space.simplex:
+        return uniform(space, parts)
+    return [
+        _shares(space.simplex, one) for one in (*({corner: 1.0} for corner in space.simplex), centre(space.simplex))
+    ]
 
 
 def leading(space: Space, ranked: Sequence[str], num: int = 3) -> list[dict[str, float]]:

@@ -112,7 +112,8 @@ def role_of(run: Path) -> str:
         return ""
     if run.name == CONFIRMED:
         return (
-            "The winner of a search, and the dial's point for the same goal, on questions that were used for nothing else: "
+            "The winner of a search, and the dial's point (or a corner of the simplex) for the same goal, on questions that were "
+            "used for nothing else: "
             "these intervals are what to expect."
         )
     if run.name != HELD_OUT:
