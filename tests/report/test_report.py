@@ -582,3 +582,19 @@ def test_a_prediction_in_the_folder_is_on_the_page_beside_the_sweep_unless_it_is
         plot(run, "prediction", tmp_path / "x.png", task="astrology")
     file.model_copy(update={"sources": dict.fromkeys(sources, "other")}).save(run)
     assert "Before a token was generated" not in write_report(run, tmp_path / "other.html").read_text()
+
+
+def test_the_recommended_model_is_made_from_two_names_only_where_the_dial_is_their_plain_merge(
+    sweep: list[Sample], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", sweep)
+    file = RunFile.load(run)
+    plain = CliRunner().invoke(app, ["recommend", str(run), "--balanced"]).output
+    assert "interpole merge models/Tiny-Instruct models/Tiny-Thinking --lambda" in " ".join(plain.split())
+    stage = {"method": "linear", "sources": {"a": {"model": "a"}, "b": {"model": "b"}}, "weights": {"a": 0.5, "b": 0.5}}
+    sources = {"instruct": {"model": "models/Tiny-Instruct"}, "thinking": stage}
+    chained = tuple(e.model_copy(update={"recipe": {"sources": sources, "lambda": e.lam}}) for e in file.entries)
+    file.model_copy(update={"entries": chained}).save(run)
+    shown = CliRunner().invoke(app, ["recommend", str(run), "--balanced"]).output
+    assert "interpole merge RECIPE.yml --out merged-" in " ".join(shown.split())
+    assert "recommend … --recipe RECIPE.yml" in shown

@@ -212,3 +212,25 @@ def test_the_tiny_pair_is_predicted_to_begin_to_think_where_its_sweep_did():
     assert found["mid"][0] == pytest.approx(0.468, abs=0.03)  # docs/tiny-pair.md
     assert [part["name"] for part in found["parts"]["kinds"]["parts"]] == ["ffn", "attention", "embedding", "norm"]
     assert found["parts"]["kinds"]["together"][0] == pytest.approx(1, abs=0.1)
+
+
+def test_a_lam_far_beyond_the_pair_is_refused_before_anything_is_opened_unless_it_is_meant():
+    said = ["predict", "no/such/pair", "no/other", "--by", "kinds", "--at", "7"]
+    refused = CliRunner().invoke(app, said)
+    assert refused.exit_code == 2
+    assert "λ = 7 lies far beyond the pair" in refused.output
+    assert "no/such/pair" in str(CliRunner().invoke(app, [*said, "--extrapolate"]).exception)
+
+
+def test_the_doctor_says_where_thinking_sets_in_when_it_is_given_an_engine():
+    pair = shipped()
+    command = ["doctor", str(pair.instruct), str(pair.thinking), "--weights", "--json"]
+    done = CliRunner().invoke(app, [*command, "--engine", "transformers"])
+    finding = json.loads(done.stdout)["findings"][-1]
+    assert (finding["code"], finding["severity"]) == ("lambda50", "note")
+    said = float(finding["what"].split("λ = ")[1].split()[0])
+    assert said == pytest.approx(0.468, abs=0.03)  # docs/tiny-pair.md
+    finding = json.loads(CliRunner().invoke(app, [*command, "--engine", "openai"]).stdout)["findings"][-1]
+    assert (finding["code"], finding["severity"]) == ("lambda50", "warn")
+    assert "could not be said" in finding["what"]
+    assert CliRunner().invoke(app, ["doctor", "a", "b", "--engine", "vllm"]).exit_code == 2  # only with --weights

@@ -138,7 +138,7 @@ def recommend(
     max_tokens_p95: float | None = None,
     confidence: float | None = None,
     task: str | None = None,
-    sources: tuple[str, str] = ("INSTRUCT", "THINKING"),
+    sources: tuple[str, str] | None = ("INSTRUCT", "THINKING"),
     simplex: Simplex | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -156,7 +156,7 @@ def recommend(
         confidence: the probability, such as 0.9, with which the mean over questions like these must meet the budget too;
             `None`: the measured mean must.
         task: the task to go by; `None`: all, each weighing the same.
-        sources: names of Instruct and Thinking, for the command.
+        sources: names of Instruct and Thinking, for the command; None: no plain merge of two makes the dial, a recipe does.
         simplex: where points lie on one: choose among these, whatever their λ; needs samples.
         resamples: for intervals.
         seed: of the resampling.
@@ -188,7 +188,7 @@ def recommend(
     off = _optimism(goal, limit, measured, errors) if errors is not None and shown.source == "measured" else None
     ends = {name for name, weights in simplex.points.items() if [*weights] == ["thinking"]} if simplex else {1}
     end = next((c for c in measured if c.key in ends), None)
-    merge = ["RECIPE.yml"] if shown.lam is None else [*sources, "--lambda", f"{shown.lam:g}"]
+    merge = ["RECIPE.yml"] if shown.lam is None or sources is None else [*sources, "--lambda", f"{shown.lam:g}"]
     return Recommendation(
         task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), aim=goal, choice=choice,
         nearest=None if choice else shown,

@@ -240,6 +240,13 @@ def search(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: made, or continued.")],
     trials: Annotated[int | None, typer.Option(help="Recipes to try, in all. [default: the file's, or 50]")] = None,
+    prune: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Vary no part that brings less than this share of the log odds of thinking, e.g. 0.05. [default: the file's]",
+        ),
+    ] = None,
     engines: Engines = None,
     ray: RayAddress = None,
     trust: Trust = False,
@@ -256,7 +263,7 @@ def search(
 
     file = SpaceFile.load(space, trust=trust)
     say_what_is_run(file.sweep.code())
-    file = file if trials is None else file.model_copy(update={"trials": trials})
+    file = file.under(trials=trials, prune=prune)
     if engines is not None:
         file = file.model_copy(update={"sweep": file.sweep.under({"engines": engines}, space)})
     with actors_of(file.sweep, out, ray) as actors, sweep_bar() as on_progress:

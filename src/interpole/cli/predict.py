@@ -54,6 +54,7 @@ def predict(
     layers: options.Layers = None,
     skip: options.Skip = None,
     embeddings: options.Embeddings = None,
+    extrapolate: options.Extrapolate = False,
     template_from: options.TemplateFrom = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
@@ -93,8 +94,12 @@ def predict(
         "lambdas": lam,
         "sampler": said(temperature=temperature, top_p=top_p, top_k=top_k),
         "tasks": [{"task": name, "data": data} for name in task or ()],
-        "recipe": recipe_of(layers, skip or (), embeddings),
+        "recipe": recipe_of(layers, skip or (), embeddings, extrapolate=extrapolate),
     }  # fmt: skip
+    if not (extrapolate or -0.5 <= at <= 1.5):
+        raise typer.BadParameter(
+            f"λ = {at:g} lies far beyond the pair; if it is meant: --extrapolate", param_hint="--at"
+        )
     config = config_of(instruct, thinking, settings, served=False, trust=trust)
     parts = {"by": by or (), "groups": groups, "at": at}
     outputs = {"against": against, "out": out, "plot": plot, "as_json": as_json}

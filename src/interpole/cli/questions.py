@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interpole.cli.options import Base, Instruct, Json, Thinking
+from interpole.errors import InterpoleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from interpole.checkpoints.checkpoint import Checkpoint
-    from interpole.diagnostics.doctor import Diagnosis
+    from interpole.diagnostics.doctor import Diagnosis, Finding
     from interpole.merging.recipe import Part
 
 __all__ = ["audit", "doctor", "examine_first", "open_examined", "register", "similarity"]
@@ -33,9 +35,19 @@ def doctor(
     weights: Annotated[
         bool, typer.Option("--weights", help="Also read the weights: is this one base, and are all of them numbers?")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --weights: load the pair into transformers or vllm, and say where thinking sets in (`interpole predict`).",
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="With --engine: whose questions are looked at.")] = "arithmetic",
     as_json: Json = False,
 ) -> None:
     """Say whether a pair can be merged, from headers, configs and tokenizers. Exit code 0 for go and warn, 2 for stop."""
+    if engine is not None and not weights:
+        raise typer.BadParameter("--engine goes with --weights")
     from interpole.checkpoints.open import open_source
     from interpole.cli.progress import bytes_bar
     from interpole.cli.show import show_diagnosis, show_json
@@ -45,11 +57,54 @@ def doctor(
     total = sum(source.num_bytes for source in sources)
     with bytes_bar("reading", total) if weights else nullcontext() as advance:
         diagnosis = examine(*sources, weights=weights, progress=advance)
+    if engine is not None and diagnosis.exit_code == 0:
+        diagnosis = replace(
+            diagnosis, findings=(*diagnosis.findings, _where_thinking_sets_in(instruct, thinking, engine, task))
+        )
     if as_json:
         show_json(diagnosis.to_json())
     else:
         show_diagnosis(diagnosis)
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _where_thinking_sets_in(instruct: str, thinking: str, engine: str, task: str) -> Finding:
+    """λ50 by forward passes over a few prompts, as a finding."""
+    from interpole.analysis.intervals import interval_text
+    from interpole.diagnostics.doctor import Finding
+    from interpole.search.predict import opened
+    from interpole.sweep.config import SweepConfig
+
+    content = {
+        "sources": {"instruct": instruct, "thinking": thinking},
+        "tasks": [task],
+        "lambdas": [0, 1],
+        "engine": engine,
+    }
+    why = "around it a merge turns from answering at once to thinking first"
+    try:
+        with opened(SweepConfig.of(content)) as (asked, _):
+            asked.bisect()
+            curve = asked.curve(next(iter(asked.tasks)))
+    except InterpoleError as error:
+        return Finding(
+            "lambda50",
+            "warn",
+            f"where thinking sets in could not be said: {error.what}",
+            why,
+            error.remedy or "nothing",
+        )
+    if curve.mid is None:
+        return Finding("lambda50", "note", f"thinking does not set in: {'; '.join(curve.notes)}", why, "nothing")
+    what = f"half of the responses are likely to think from λ = {interval_text(curve.mid, digits=2)} on"
+    asked_of = f"by forward passes over {curve.num_questions} questions of {task}"
+    return Finding(
+        "lambda50",
+        "note",
+        f"{what}, {asked_of}",
+        why,
+        f"`interpole predict` says more; sweep λ around {curve.mid.value:.1f}",
+    )
 
 
 def similarity(

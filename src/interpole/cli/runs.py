@@ -122,15 +122,16 @@ def recommend(
     from interpole.analysis import recommend as analysis
     from interpole.analysis.scoring import load
     from interpole.cli.show import show_json, show_recommendation
+    from interpole.report.commands import ends
     from interpole.runs.runfile import RunFile
     from interpole.runs.simplex import simplex_of
 
-    names, on_simplex = ("INSTRUCT", "THINKING"), None
+    names: tuple[str, str] | None = ("INSTRUCT", "THINKING")
+    on_simplex = None
     data = load(source, grading=grading)
     if source.is_dir():
         file = RunFile.load(source)
-        info = file.sources
-        names = (info["instruct"].label, info["thinking"].label) if {"instruct", "thinking"} <= set(info) else names
+        names = ends(file)
         on_simplex = simplex_of(file) if simplex or all(one.lam is None for one in data) else None
     if simplex and on_simplex is None:
         raise AnalysisError("no points of a simplex here", source, "name the run folder of a `sweep --simplex A,B,C`")

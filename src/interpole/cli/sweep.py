@@ -331,6 +331,8 @@ def _start_adaptive(
     from interpole.analysis.scoring import score
     from interpole.cli.choose import show_found
     from interpole.cli.show import show_json, show_metrics, show_next, show_recommendation
+    from interpole.report.commands import ends
+    from interpole.runs.runfile import RunFile
     from interpole.search.adaptive import run
     from interpole.search.adaptive import to_json as explored
     from interpole.search.allocation import parse_goal
@@ -343,9 +345,7 @@ def _start_adaptive(
     spending = Spending(budget_tokens, budget_samples)
     found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
     metrics = score(out)
-    sources = [config.sources[name].label for name in ("instruct", "thinking") if name in config.sources]
-    names = (sources[0], sources[1]) if len(sources) == 2 else ("INSTRUCT", "THINKING")
-    chosen = recommend(found.samples, sources=names, **wanted.options)
+    chosen = recommend(found.samples, sources=ends(RunFile.load(out)), **wanted.options)
     if as_json:
         from interpole.formats import read_json
 

@@ -17,7 +17,7 @@ from interpole.merging.simplex import grid, weights_name
 from interpole.runs.runfile import Entry, RunFile
 from interpole.runs.simplex import simplex_of
 
-__all__ = ["command_line", "pair", "recipes", "short_name", "sweep_command"]
+__all__ = ["command_line", "ends", "pair", "recipes", "short_name", "sweep_command"]
 
 PLAIN = {
     "method": "linear",
@@ -40,11 +40,22 @@ def command_line(*words: str) -> str:
     return printable(shlex.join(["interpole", *words]))
 
 
-def pair(file: RunFile) -> tuple[str, str] | None:
-    """Instruct and Thinking as `interpole merge` takes them; `None` where the dial is not their plain merge."""
-    if not {"instruct", "thinking"} <= set(file.sources) or not all(map(_is_plain, _dial(file))):
+def ends(file: RunFile) -> tuple[str, str] | None:
+    """Instruct and Thinking as `interpole merge` takes them; `None` where the dial is not their plain merge.
+
+    Of what others serve, whose weights are not known here, they stand for whatever is served.
+    """
+    if not {"instruct", "thinking"} <= set(file.sources):
+        return "INSTRUCT", "THINKING"
+    if not all(map(_is_plain, _dial(file))):
         return None
-    return short_name(file.sources["instruct"].label), short_name(file.sources["thinking"].label)
+    return file.sources["instruct"].label, file.sources["thinking"].label
+
+
+def pair(file: RunFile) -> tuple[str, str] | None:
+    """`ends`, by their short names; `None` also where they are not known."""
+    found = ends(file) if {"instruct", "thinking"} <= set(file.sources) else None
+    return found and (short_name(found[0]), short_name(found[1]))
 
 
 def sweep_command(file: RunFile, out: str) -> tuple[str, list[str]]:

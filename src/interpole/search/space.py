@@ -155,6 +155,16 @@ class SpaceFile(Strict):
             raise ValueError("prune: it is of parts of the model, and a simplex has none")
         return self
 
+    def under(self, **said: Any) -> Self:
+        """These settings below others; what is None is not said.
+
+        Raises:
+            RunError: a value makes no sense.
+        """
+        given = {name: value for name, value in said.items() if value is not None}
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return validated(type(self), own | given, "the search", RunError, "see docs/search.md")
+
     @classmethod
     def load(cls, path: StrPath, *, trust: bool = False) -> SpaceFile:
         """Read a file; keys that are not the search's own are those of a sweep. `trust`: see `SweepConfig.written`.
