@@ -16,8 +16,10 @@ from interpole.errors import AnalysisError, RecipeError, RunError
 from interpole.formats import parse_yaml
 from interpole.paper.experiments import EXPERIMENTS, design, experiment, family_of, mean_tokens
 from interpole.paper.printed import printed, sigmas
+from interpole.paper.same import others
 from interpole.paper.verdicts import compare, compare_sigmas
 from interpole.records import Outcome, Sample
+from interpole.runs.runfile import RunFile
 from interpole.sweep.config import SweepConfig
 
 RUN = [name for name, one in EXPERIMENTS.items() if not one.weights_only]
@@ -146,6 +148,26 @@ def test_a_run_agrees_differs_or_cannot_tell(tmp_path):
     } == {"agrees"}
 
 
+def test_a_point_that_is_another_than_the_printed_one_is_compared_with_nothing_whatever_its_name(tmp_path):
+    names = ("λ=0.4", "λ=0.6", "λ=0.8", "ta", "last third")
+    made = [one for name in names for one in at(name, 0.5, k=1)]
+    sources = {"sources": {"instruct": {"model": "i"}, "thinking": {"model": "t"}}}
+    plain = {name: sources | {"method": "linear", "lambda": float(name[2:])} for name in names[:3]}
+    halved = {"λ=0.6": plain["λ=0.6"] | {"rules": [{"layers": "0-2", "lambda": 0.0}]}}
+    run = synthetic.write_run(
+        tmp_path / "run",
+        made,
+        recipes=plain | halved | {"ta": plain["λ=0.4"]},
+        samplers={"λ=0.8": {"temperature": 1.0}},
+    )
+    rows = {row["point"]: row for row in json.loads(invoke("table2", "--from", run, "--json").stdout)["rows"]}
+    assert rows["λ=0.4"]["verdict"] not in ("not compared", "not measured")
+    assert rows["λ=0.6"]["reason"].startswith("another merge than the printed one: rules is [{'layers': '0-2'")
+    assert rows["λ=0.8"]["reason"] == "sampled otherwise than the printed one: temperature is 1, not 0.6"
+    assert "method is 'linear', not 'ta" in rows["ta"]["reason"]
+    assert {rows[name]["verdict"] for name in ("λ=0.6", "λ=0.8", "ta")} == {"not compared"}
+
+
 def test_the_interval_of_a_difference_is_made_of_both():
     made = [s for point in ("λ=0.4", "λ=0.6") for s in at(point, 0.5625)]
     row = next(row for row in compare(EXPERIMENTS["figure3"], made).rows if row.statistic == "Mean@64" and row.measured)
@@ -248,6 +270,7 @@ def test_every_experiment_runs_on_the_tiny_pair(tmp_path, name):
     assert len(config.point_names) == len({m["point"] for m in curves["points"]})
     assert found["rows"] == []
     assert found["claims"]
+    assert others(experiment(name), RunFile.load(out / "run")) == {}
     again = invoke(name, "--from", out / "run")
     assert "The printed numbers are of " in again.stdout
 

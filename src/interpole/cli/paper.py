@@ -177,13 +177,15 @@ def _score(run: Path, *, show: bool) -> None:
 
 def _held(one: Experiment, run: Path, margin: float) -> Found:
     """A run held against an experiment."""
+    from interpole.paper.same import others
     from interpole.paper.verdicts import compare
+    from interpole.runs.runfile import RunFile
     from interpole.runs.samples import read
 
     found = read(run, texts=False)
     if not found:
         raise RunError("the run has no finished samples yet", run, "run the sweep again; it goes on where it stopped")
-    return compare(one, found, margin=margin)
+    return compare(one, found, margin=margin, others=others(one, RunFile.load(run)))
 
 
 def _weigh(one: Experiment, family: Family, *, tiny: bool, dry_run: bool, as_json: bool) -> None:

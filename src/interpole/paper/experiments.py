@@ -24,12 +24,14 @@ from interpole.sweep.config import NOTHING, SweepConfig, dial_name
 from interpole.tasks import Profile, profile
 
 __all__ = [
+    "DEPTH",
     "EXPERIMENTS",
     "NOT_HERE",
     "Claim",
     "Design",
     "Experiment",
     "Family",
+    "asked_as",
     "design",
     "experiment",
     "family_of",
@@ -301,6 +303,24 @@ def _missing(name: str, family: Family) -> str:
     if family.pretrained is None and name in ("ta-base", "ties-base", "base-0.8"):
         return "it needs the pretrained model that both come from"
     return ""
+
+
+def asked_as(name: str, family: Family, depth: int, paper: Profile) -> dict[str, Any]:
+    """A printed point with its recipe written out, be it on the dial, a preset, or what `sweep.yml` says.
+
+    Args:
+        name: of the point.
+        family: the models.
+        depth: their number of layers.
+        paper: whose sampler Instruct has when it is alone.
+    """
+    if name.startswith("λ="):
+        return {"name": name, "recipe": {"lambda": float(name.removeprefix("λ="))}}
+    point = _point(name, family, depth, paper)
+    if "preset" not in point:
+        return point
+    recipe = preset(point["preset"], instruct=family.instruct, thinking=family.thinking)
+    return {"name": name, "recipe": recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 
 def _point(name: str, family: Family, depth: int, paper: Profile) -> dict[str, Any]:

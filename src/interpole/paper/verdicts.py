@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -80,7 +81,13 @@ class _Measured(NamedTuple):
     estimand: Estimand
 
 
-def compare(one: Experiment, samples: Sequence[Sample], *, margin: float = 0.1) -> Found:
+def compare(
+    one: Experiment,
+    samples: Sequence[Sample],
+    *,
+    margin: float = 0.1,
+    others: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> Found:
     """Hold a run against an experiment: against its numbers where it has the paper's tasks, and always against its claims.
 
     Args:
@@ -88,12 +95,22 @@ def compare(one: Experiment, samples: Sequence[Sample], *, margin: float = 0.1) 
         samples: of the run. Where a task has the grading `paper`, it is scored by that.
         margin: a difference that includes 0 is told only by an interval that is no wider: a share, or a part of the printed
             length. A claim that two points are alike holds where the interval lies within ± half of it.
+        others: (task, point) → why it is not the printed one, for all its name (`same.others`); it is compared with nothing.
 
     Raises:
         AnalysisError: samples of one point do not belong together.
     """
-    tasks = {task: _measure(task, found) for task, found in _by(samples, "task").items()}
-    rows = [_row(row, tasks[row.task], margin) for row in one.rows if row.task in tasks]
+    asked = {sample.task for sample in samples}
+    own = [sample for sample in samples if (sample.task, sample.point) not in others]
+    tasks = {task: _measure(task, found) for task, found in _by(own, "task").items()}
+    empty = _Measured({}, {}, "like-these")
+    rows = [_row(row, tasks.get(row.task, empty), margin) for row in one.rows if row.task in asked]
+    rows = [
+        replace(row, verdict="not compared", reason=others[row.task, row.point])
+        if (row.task, row.point) in others
+        else row
+        for row in rows
+    ]
     claims = [_ask(claim, task, found, margin) for task, found in tasks.items() for claim in one.claims]
     return Found(tuple(rows), tuple(heard for heard in claims if heard))
 
