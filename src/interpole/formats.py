@@ -5,6 +5,7 @@ What several modules would each write lives here once. Nothing here knows what a
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -22,6 +23,8 @@ from interpole.files import LFS_POINTER, open_regular, read_text
 __all__ = [
     "MAX_SEED",
     "content_hash",
+    "json_items",
+    "long_number_in",
     "parse_json",
     "parse_yaml",
     "parse_yaml_documents",
@@ -37,8 +40,12 @@ MOST_DIGITS = 300
 """Of a whole number in a file; longer ones fit no float, and many functions fail at them in their own ways."""
 MOST_NODES = 200_000
 """Values that a YAML file may hold, aliases written out."""
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LONG = re.compile(rf"[0-9]{{{MOST_DIGITS + 1}}}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ONE_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG = b"0" * (MOST_DIGITS + 1)
+_SPACE = re.compile(r"[ \t\r\n]*")
+_ENDS = frozenset(" \t\r\n,]}")
+_PIECE_BYTES = 1 << 20
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -63,13 +70,99 @@ def parse_json(
         InterpoleError: of the kind `error`: not JSON, not UTF-8, nested too deep, or with a number of hundreds of digits.
     """
     try:
-        text = data if isinstance(data, str) else data.decode("latin-1")
-        whole = _whole if _LONG.search(text) else None
+        raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+        whole = _whole if long_number_in(raw) else None
         value = json.loads(data, object_pairs_hook=_unique if unique_keys else None, parse_int=whole)
-        return _paired(value) if _SURROGATE.search(text) else value
+        return _paired(value) if _SURROGATE.search(raw) else value
     except (ValueError, RecursionError) as problem:
         what = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"not valid JSON: {what}", where, remedy) from None
+
+
+def long_number_in(data: bytes) -> bool:
+    """Whether a text has more digits in a row than a number may have."""
+    pieces = range(0, max(1, len(data)), _PIECE_BYTES)
+    return any(_LONG in data[at : at + _PIECE_BYTES + MOST_DIGITS].translate(_ONE_DIGIT) for at in pieces)
+
+
+def json_items(data: bytes, where: object, error: type[InterpoleError], remedy: str = "") -> Iterator[Any]:
+    """The items of a JSON list as `parse_json` gives them, read one after the other, so that only one of them takes memory.
+
+    Args:
+        data: the text in UTF-8.
+        where: its file, for messages.
+        error: what to raise.
+        remedy: what the reader can do.
+
+    Raises:
+        InterpoleError: of the kind `error`: as `parse_json`, or no list.
+    """
+    paired = _SURROGATE.search(data) is not None
+    try:
+        for value in _items(_Text(data)):
+            yield _paired(value) if paired else value
+    except (ValueError, RecursionError):
+        parse_json(data, where, error, remedy)  # says what is wrong, and where
+        raise error("expected a JSON list", where, remedy) from None
+
+
+def _items(text: _Text) -> Iterator[Any]:
+    """The items of a list."""
+    if text.sign() != "[":
+        raise ValueError("no list")
+    sign = text.sign() if text.peek() == "]" else ","
+    while sign == ",":
+        yield text.value()
+        sign = text.sign()
+    if sign != "]" or text.peek():
+        raise ValueError("no list")
+
+
+class _Text:
+    """A JSON text that is decoded by and by, and read a value or a sign at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._decoded = data, 0
+        self._text, self._at = "", 0  # what is decoded and not read yet begins at `_at`
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
+        self._json = json.JSONDecoder(parse_int=_whole if long_number_in(data) else None)
+
+    def _more(self) -> bool:
+        """Decode a further piece, at least as much as is not read yet; False: all is decoded."""
+        if self._decoded == len(self._data):
+            return False
+        end = min(len(self._data), self._decoded + max(_PIECE_BYTES, len(self._text) - self._at))
+        piece = self._decode(self._data[self._decoded : end], final=end == len(self._data))
+        self._text, self._at, self._decoded = self._text[self._at :] + piece, 0, end
+        return True
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def sign(self) -> str:
+        """Likewise, and it is read."""
+        found = self.peek()
+        self._at += len(found)
+        return found
+
+    def value(self) -> Any:
+        """The value that comes next."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._json.raw_decode(self._text, self._at)
+            except json.JSONDecodeError:
+                if not self._more():
+                    raise
+                continue
+            if self._text[end : end + 1] in _ENDS or not self._more():  # a number may go on in the next piece
+                self._at = end
+                return value
 
 
 def _whole(digits: str) -> int:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interpole.errors import InterpoleError
+from interpole.formats import long_number_in, parse_json
 
-__all__ = ["Foreign", "Strict", "validated"]
+__all__ = ["Foreign", "Strict", "validated", "validated_json"]
 
 
 class Strict(BaseModel):
@@ -53,3 +54,19 @@ def validated(
         raise error(f"{key + ': ' if key else ''}{message}", where, remedy) from None
     except RecursionError:
         raise error("nested too deep", where, remedy) from None
+
+
+def validated_json(
+    record: type[Record], data: bytes, where: object, error: type[InterpoleError], remedy: str = ""
+) -> Record:
+    """A JSON text as a record: `validated` of `parse_json`, at once where nothing is wrong, which is several times faster.
+
+    Raises:
+        InterpoleError: as both.
+    """
+    try:
+        if not long_number_in(data):
+            return record.model_validate_json(data)
+    except ValidationError:
+        pass  # also half of a character, which `parse_json` mends
+    return validated(record, parse_json(data, where, error, remedy), where, error, remedy)

@@ -22,6 +22,7 @@ from interpole.analysis.recommend import recommend
 from interpole.analysis.routing import route
 from interpole.analysis.stages import Stages, find_stages
 from interpole.analysis.tables import PointMetrics, write_curves
+from interpole.chat import Span
 from interpole.cli import app
 from interpole.errors import AnalysisError, OutputError, RunError
 from interpole.paper.printed import TABLES
@@ -30,9 +31,10 @@ from interpole.report import FIGURES, hero, plot, write_figures, write_report
 from interpole.report import figures as f
 from interpole.report.marks import Mark, marks
 from interpole.report.pareto import pareto
-from interpole.report.payload import MAX_CHARS, cell, payload, texts
+from interpole.report.payload import cell, payload, texts
 from interpole.report.plots import chart
 from interpole.report.render import save, svg
+from interpole.report.responses import MAX_CHARS, Responses
 from interpole.report.style import COLOURS, OUTCOMES
 from interpole.report.verdicts import bands, verdicts
 from interpole.runs.prediction import PredictionFile
@@ -455,6 +457,31 @@ def test_long_responses_keep_their_ends_and_say_what_is_missing(sweep: list[Samp
     response = next(texts(packed.chunks))[0]["rows"][0][0]
     parts = [["answer", "a" * 6000], ["gap", 100_000 - MAX_CHARS], ["answer", "b" * 3000]]
     assert (response["parts"], packed.num_cut) == (parts, 4)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3, 7, 100, 8999, 9000])
+@pytest.mark.parametrize("num_chars", [0, 1, 99, 8999, 9000, 9001, 15_000])
+def test_what_is_kept_of_a_response_is_cut_out_of_the_whole(sweep: list[Sample], num_chars: int, keep: int) -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(num_chars))
+    spans = [Span("thinking", 0, num_chars // 3), Span("answer", num_chars // 3, num_chars)]
+    spans = [span for span in spans if span.end > span.start]
+    kept = Responses()
+    kept.put(sweep[0], "another", [Span("answer", 0, 7)])
+    kept.put(sweep[1], text, spans)
+    kept.put(sweep[2], "not shown", None)
+    kept.arrange([sweep[2], sweep[1]])
+    head, cut = round(keep * 2 / 3), max(0, num_chars - keep)
+    out = set(range(head, head + cut))
+    expected = [
+        (kind, "".join(text[i] for i in range(start, end) if (i < head) == first and i not in out))
+        for first in ((True, False) if cut else (True,))
+        for kind, start, end in spans
+    ] if cut else [(kind, text[start:end]) for kind, start, end in spans]  # fmt: skip
+    found = kept.parts(1, keep)
+    assert [part for part in found if part[0] != "gap"] == [part for part in expected if part[1]]
+    assert [part for part in found if part[0] == "gap"] == [("gap", cut)] * (cut > 0)
+    assert kept.parts(0, keep) == []
+    assert kept.lengths.tolist() == [9, num_chars]
 
 
 def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Samples read from logs are what Inspect itself reads from them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -104,3 +105,18 @@ def test_a_missing_or_damaged_log_is_named(run, tmp_path):
 def test_the_problems_of_a_task_are_those_of_its_samples(run):
     known = {problem.id: problem.question for problem in tasks.load("arithmetic", limit=2).problems}
     assert {one.problem_id: one.question for one in samples.read(run) if one.task == "arithmetic"} == known
+
+
+def test_texts_that_are_taken_one_by_one_are_those_of_all_at_once(run):
+    taken = {}
+    found = samples.read(run, take=lambda one, response: taken.update({id(one): response}))
+    whole = samples.read(run)
+    assert [replace(one, response=taken[id(one)]) for one in found] == whole
+    assert {one.response for one in found} == {""} != {one.response for one in whole}
+
+
+def test_without_texts_everything_else_is_the_same(run):
+    fields = {"response", "question", "message"}  # of these, summaries have less
+    bare, whole = samples.read(run, texts=False), samples.read(run)
+    for one, other in zip(bare, whole, strict=True):
+        assert replace(one, **dict.fromkeys(fields, "")) == replace(other, **dict.fromkeys(fields, ""))

@@ -202,7 +202,7 @@ DEEP = "[" * 100_000
     ("text", "message"),
     [
         (DEEP, "nested too deep"),
-        ("5", "summaries are no list"),
+        ("5", "expected a JSON list"),
         ("[5]", "valid dictionary"),
         ("[" + "[]," * 600 + "[]]", "more than 1,000 values"),
         ("\xff", "not valid JSON"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 __all__ = [
     "ALIKE",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(special.ndtri(0.975))
 FAR = 0.75  # pseudo-trials at the far end of an interval for a chance
 ALIKE = 0.75
 """The correlation of a question's samples, where it cannot be seen."""
@@ -149,7 +149,7 @@ def change_interval(change: Array, num_samples: float, within: Array | None = No
         variance, alike = float(change.var(ddof=1)) / num, (1 + (num_samples - 1) * ALIKE) / num_samples
     else:
         variance, alike = float(within.sum()) / num**2, 1 / num_samples**2
-    reach = float(stats.t.ppf(0.975, num - 1))
+    reach = float(special.stdtrit(num - 1, 0.975))
     half = math.sqrt(reach**2 * variance + alike * unseen**2)
     return Change(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)), half / reach, num - 1)
 
@@ -161,8 +161,8 @@ def expanded_level(num_questions: int) -> float:
     expanded percentile (arXiv 1411.5279, §4.3) reads further out: Φ(−sqrt(n/(n−1)) · t(.975, n−1)), for n ≥ 2; it is 0.025
     for n → ∞.
     """
-    reach = math.sqrt(num_questions / (num_questions - 1)) * stats.t.ppf(0.975, num_questions - 1)
-    return float(stats.norm.cdf(-reach))
+    reach = math.sqrt(num_questions / (num_questions - 1)) * special.stdtrit(num_questions - 1, 0.975)
+    return float(special.ndtr(-reach))
 
 
 def percentiles(value: float, draws: Array, num_questions: int) -> Interval:
@@ -190,7 +190,7 @@ def random_effects(estimates: Sequence[Interval]) -> Interval:
     if num == 1:
         return estimates[0]
     own = np.nan_to_num(np.array([(x.high - x.low) / (2 * Z95) for x in estimates]))
-    between = float(stats.t.ppf(0.975, num - 1)) * float(values.std(ddof=1)) / math.sqrt(num)
+    between = float(special.stdtrit(num - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(num)
     reach, mean = max(between, Z95 * math.sqrt(float(np.sum(own**2))) / num), float(values.mean())
     return Interval(mean, mean - reach, mean + reach)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from interpole.analysis.intervals import (
     UNKNOWN,
@@ -84,7 +84,7 @@ class Difference:
             return math.nan
         if self.standard_error == 0:
             return float(np.sign(self.value.value - at) + 1) / 2
-        return float(stats.t.cdf((self.value.value - at) / self.standard_error, self.freedom))
+        return float(special.stdtr(self.freedom, (self.value.value - at) / self.standard_error))
 
     @property
     def p_value(self) -> float:
@@ -103,7 +103,7 @@ def power_reach(freedom: int, level: float = SIGNIFICANCE) -> float:
 
     It exceeds the test's own reach, so what is not significant is never called detectable.
     """
-    return float(stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom))
+    return float(special.stdtrit(freedom, 1 - level / 2) + special.stdtrit(freedom, POWER))
 
 
 def estimand_of(text: str) -> Estimand:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from interpole.analysis.intervals import Z95, Array, expanded_level, weights
 
@@ -47,7 +47,7 @@ def membership(accuracy: Array, tokens: Array, *, resamples: int, seed: int) -> 
     if num < 2:
         return np.full(accuracy.shape[1], np.nan)
     top, bottom = np.where(np.tile(known, 2), np.hstack([accuracy, tokens]), 0.0), np.tile(known, 2).astype(np.float64)
-    stretch = -float(stats.norm.ppf(expanded_level(num))) / Z95
+    stretch = -float(special.ndtri(expanded_level(num))) / Z95
     seen, drawn = np.zeros(accuracy.shape[1]), np.zeros(accuracy.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         measured = top.sum(axis=0) / bottom.sum(axis=0)

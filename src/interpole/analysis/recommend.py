@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 from scipy.interpolate import PchipInterpolator
 
 from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, proportion
@@ -396,7 +396,7 @@ def _sure(choices: Sequence[Choice], goal: Goal, limit: float, confidence: float
         raise AnalysisError(f"a confidence between 0.5 and 1, not {confidence:g}", remedy="90 % is 0.9")
     if any(math.isnan(c.tokens.low) for c in choices):
         raise AnalysisError("no intervals of tokens to be confident by", remedy="give the run folder")
-    reach = float(stats.norm.ppf(confidence)) / Z95
+    reach = float(special.ndtri(confidence)) / Z95
     if goal in BY_ACCURACY:
         return [c for c in choices if c.accuracy.value - reach * (c.accuracy.value - c.accuracy.low) >= limit]
     return [c for c in choices if c.tokens.value + reach * (c.tokens.high - c.tokens.value) <= limit]
@@ -449,7 +449,7 @@ def _tied(
         at: defaultdict[tuple[str, Key], list[Sample]] = defaultdict(list)
         for sample in samples:
             at[sample.task, _key(sample)].append(sample)
-        reach, seen, tied, detectable = critical(errors[0]), float(stats.norm.ppf(POWER)), list[Key](), 0.0
+        reach, seen, tied, detectable = critical(errors[0]), float(special.ndtri(POWER)), list[Key](), 0.0
         for c in others:
             changes = [difference(at[task, shown.key], at[task, c.key], resamples=2) for task in tasks]
             error = math.hypot(*(change.standard_error for change in changes)) / len(tasks)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from interpole.analysis.compare import holm
 from interpole.analysis.fitting import Cells, Numbers, Policy, cells_of, policies_for, policy_of, reached
@@ -207,7 +207,7 @@ def _p_value(change: Change) -> float:
     """Of the two-sided test that there is no gain."""
     if not change.error > 0:
         return math.nan
-    return float(2 * stats.t.sf(abs(change.interval.value) / change.error, change.freedom))
+    return float(2 * special.stdtr(change.freedom, -abs(change.interval.value) / change.error))
 
 
 def _judged(policy: Policy, points: tuple[Point, ...], change: Change, p_adjusted: float) -> Scored:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from scipy.optimize import isotonic_regression
 from scipy.special import xlogy
 
@@ -268,7 +268,7 @@ def _bracketed(evidence: Evidence, reasons: Sequence[str], misfit: float, notes:
     """Each boundary between the swept λ around it; the value where the isotonic curve, straight between λ, crosses."""
     lams, shares, trials = evidence.lams, evidence.shares, evidence.trials
     rising = isotonic_regression(shares, weights=trials).x
-    tested = np.round(trials if evidence.tested is None else evidence.tested)
+    tested = np.round(trials if evidence.tested is None else evidence.tested).astype(np.int64)
     successes = np.round(shares * tested)
     found, extra = list[Interval | None](), list[str]()
     for level, reason in zip(LEVELS, reasons, strict=True):
@@ -280,8 +280,8 @@ def _bracketed(evidence: Evidence, reasons: Sequence[str], misfit: float, notes:
         if math.isnan(value):
             found.append(None)
             continue
-        below = lams[stats.binom.cdf(successes, tested, level) < TAIL]
-        above = lams[stats.binom.sf(successes - 1, tested, level) < TAIL]
+        below = lams[special.bdtr(successes, tested, level) < TAIL]
+        above = lams[special.bdtrc(successes - 1, tested, level) < TAIL]
         low, high = (below.max() if len(below) else lams[0]), (above.min() if len(above) else lams[-1])
         ends = (
             (math.nan, math.nan)

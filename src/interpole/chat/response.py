@@ -100,7 +100,7 @@ def parse_response(
     marks = marks_of(text, markers.open, re.escape(markers.close), prompt_opens_thinking)
     closed = not all(mark.opens for mark in marks)
     near = False
-    if not closed:
+    if not closed and re.search(misspelt(markers.close), text):
         near_marks = marks_of(text, markers.open, misspelt(markers.close), prompt_opens_thinking)
         near = not all(mark.opens for mark in near_marks)
         marks = near_marks if near else marks
@@ -189,7 +189,7 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
     Args:
         text: the response.
         opening: the opening marker.
-        closing: a regular expression for what closes.
+        closing: a regular expression for what closes, without groups.
         thinking: whether the response begins inside a thought.
     """
     found: list[Mark] = []
@@ -197,7 +197,7 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
     since, fence = 0, 0  # where this stretch began, and the first fence that is still ahead
     in_code = False
     for match in _marker_pattern(opening, closing).finditer(text):
-        if match["quote"]:
+        if match.lastindex and match["opens"] is None:  # the empty group behind a pair in quotation marks
             continue
         start, end = match.span()
         while fence < len(fences) and fences[fence] < start:
@@ -214,10 +214,14 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
 
 @lru_cache(maxsize=16)
 def _marker_pattern(opening: str, closing: str) -> re.Pattern[str]:
-    """Finds an opening marker, a closing one, or both within one pair of quotation marks: `"<think>…</think>"`."""
-    opening, near = re.escape(opening), rf"[^\n\"`]{{0,{QUOTE_CHARS}}}?"
-    pair = rf"(?<!\w)(?P<quote>[\"'`])[ ]?{opening}{near}(?:{closing})[ ]?(?P=quote)(?!\w)"
-    return re.compile(rf"{pair}|(?P<opens>{opening})|{closing}")
+    """Finds an opening marker, a closing one, or both within one pair of quotation marks: `"<think>…</think>"`.
+
+    Every alternative begins with a plain character: then `re` looks for these alone, several times faster.
+    """
+    first, rest = re.escape(opening[0]), re.escape(opening[1:])
+    near = rf"[^\n\"`]{{0,{QUOTE_CHARS}}}?"
+    quoted = [rf"{q}(?<!\w{q})[ ]?{first}{rest}{near}(?:{closing})[ ]?{q}(?!\w)()" for q in "\"'`"]
+    return re.compile("|".join([*quoted, rf"{first}(?P<opens>{rest})", closing]))
 
 
 def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool:
@@ -244,8 +248,9 @@ def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool
     )
 
 
+@lru_cache(maxsize=16)
 def misspelt(closing: str) -> str:
-    """A regular expression for a closing marker as it may be misspelt: `</THINK>`, `</ think>`, `</thinking>`, `</think`."""
+    """A regular expression, without groups, for a marker as it may be misspelt: `</THINK>`, `</ think>`, `</thinking>`."""
     *pieces, last = [
         r"think(?:ing|s)?|thoughts?" if word.lower() in ("think", "thinking", "thought") else re.escape(word)
         for word in re.findall(r"[A-Za-z]+|\S", closing)

@@ -32,8 +32,9 @@ from interpole.records import Sample
 from interpole.report import figures, predicted
 from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
-from interpole.report.payload import Parse, Prompt, as_it_stands, difficulty, payload
+from interpole.report.payload import Prompt, difficulty, payload
 from interpole.report.render import svg
+from interpole.report.responses import Responses
 from interpole.report.routes import lines, routes
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.ternary import PANELS, ternary
@@ -82,8 +83,8 @@ def html(
     title: str = "Instruct ↔ Thinking",
     manifest: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
     private: Collection[str] = (),
-    parse: Parse = as_it_stands,
     prompt: Prompt = lambda _: "",
+    responses: Responses | None = None,
     sources: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     remarks: Sequence[Verdict] = (),
     commands: Sequence[Command] = (),
@@ -101,8 +102,8 @@ def html(
         title: what was interpolated.
         manifest: how it was run: titled groups of (name, value).
         private: tasks whose texts must not be shown.
-        parse: how a sample's response is read apart.
         prompt: what the model saw of a sample's question; empty where that is not known.
+        responses: of the samples, arranged in their order; None: they hold them, and nothing is known of their prompts.
         sources: Instruct and Thinking of each task whose dial is their plain merge, for the command that makes the model.
         remarks: to be read before the verdicts.
         commands: more to copy.
@@ -115,7 +116,7 @@ def html(
     shaded = bands(stages)
     script = _asset("page.js")
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
-    data = payload(metrics, samples, private, parse, prompt)
+    data = payload(metrics, samples, private, prompt, responses)
     said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
     of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
     merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]

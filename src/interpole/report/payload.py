@@ -12,38 +12,34 @@ import gzip
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from interpole.analysis.tables import PointMetrics, curves_text
-from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
 from interpole.formats import plain
 from interpole.records import Sample
+from interpole.report.responses import MAX_CHARS, Responses, as_it_stands
 from interpole.report.style import OUTCOMES, UNFINISHED
 
 __all__ = [
     "BUDGET_BYTES",
-    "MAX_CHARS",
-    "Parse",
     "Payload",
     "Prompt",
-    "as_it_stands",
     "cell",
     "difficulty",
     "payload",
     "texts",
 ]
 
-MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no more
 BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that it can be sent around
 PACKED_SHARE = 0.5  # of a text's size, about what is left of it in gzip and base64
-HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
 CHUNK_CHARS = 400_000
 KINDS = list(OUTCOMES)
-Parse = Callable[[Sample], ParsedResponse]
 Prompt = Callable[[Sample], str]
-Spans = Mapping[int, Sequence[Span]]  # of the samples whose texts are shown, by identity
-Groups = Mapping[tuple[str, str], Mapping[str, Sequence[Sample]]]  # (task, problem) → point → samples by epoch
+Groups = Mapping[tuple[str, str], Mapping[str, Sequence[int]]]  # (task, problem) → point → places of samples, by number
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +51,12 @@ class Payload:
     num_cut: int  # responses that were shortened
 
 
-def as_it_stands(sample: Sample) -> ParsedResponse:
-    """A response read apart where nothing is known of its prompt."""
-    return ThinkFormat(Markers("<think>", "</think>")).parse(sample.response, sample.finish)
-
-
 def payload(
     metrics: Sequence[PointMetrics],
     samples: Sequence[Sample],
     private: Collection[str] = (),
-    parse: Parse = as_it_stands,
     prompt: Prompt = lambda _: "",
+    responses: Responses | None = None,
 ) -> Payload:
     """Pack the measured points and the samples for the page.
 
@@ -73,18 +64,17 @@ def payload(
         metrics: every measured point.
         samples: of the same points; may be empty.
         private: tasks whose texts must not be shown: of them only outcomes and scores are packed.
-        parse: how a sample's response is read apart.
         prompt: what the model saw of a sample's question; empty where that is not known.
+        responses: of the samples, arranged in their order; None: they hold them, and nothing is known of their prompts.
     """
-    points, groups = _points(metrics), _groups(samples)
-    shown = [(key, next(iter(by_point.values()))[0]) for key, by_point in groups.items() if key[0] not in private]
-    prompts = {key: prompt(sample)[:MAX_CHARS] for key, sample in shown}
-    keep = _most([len(sample.response) for sample in samples], round(BUDGET_BYTES / PACKED_SHARE))
-    spans = {id(s): parse(s).spans for s in samples if s.task not in private}
-    questions, chunks = _packed(groups, points, spans, prompts, keep)
+    responses = Responses.of(samples, as_it_stands, private) if responses is None else responses
+    points, lengths = _points(metrics), responses.lengths
+    packing = _Packing(samples, private, prompt, responses, [name for name, _ in points])
+    keep = _most(lengths, round(BUDGET_BYTES / PACKED_SHARE))
+    questions, chunks = packing.pack(keep)
     while keep and (num_bytes := sum(map(len, chunks))) > BUDGET_BYTES:  # texts that are harder to pack than most
         keep = int(keep * 0.9 * BUDGET_BYTES / num_bytes)
-        questions, chunks = _packed(groups, points, spans, prompts, keep)
+        questions, chunks = packing.pack(keep)
     index = {
         "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
         "outcomes": [
@@ -96,54 +86,92 @@ def payload(
         "private": sorted(private),
         "csv": curves_text(metrics),
     }
-    return Payload(_pack(index), chunks, sum(len(s.response) > keep for s in samples))
+    return Payload(_pack(index), chunks, int((lengths > keep).sum()))
 
 
-def _most(lengths: Sequence[int], budget: int) -> int:
+def _most(lengths: np.ndarray, budget: int) -> int:
     """The most characters, `MAX_CHARS` at most, that may be kept of each response so that all together stay in the budget."""
     low, high = 0, MAX_CHARS
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if sum(min(n, middle) for n in lengths) <= budget else (low, middle - 1)
+        low, high = (middle, high) if np.minimum(lengths, middle).sum() <= budget else (low, middle - 1)
     return low
 
 
-def _packed(
-    groups: Groups,
-    points: Sequence[tuple[str, float | None]],
-    spans: Spans,
-    prompts: Mapping[tuple[str, str], str],
-    keep: int,
-) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """What the index says of every question, and the chunks with `keep` characters of every response."""
-    questions, chunks, num_chars = [], [list[Any]()], 0
-    for (task, problem), by_point in groups.items():
-        first = next(iter(by_point.values()))[0]
-        shown = id(first) in spans
-        rows = [[_response(s, keep, spans) for s in by_point.get(point, ())] for point, _ in points]
-        questions.append(
-            {
-                "task": task,
-                "id": problem,
-                "difficulty": difficulty(first.difficulty),
-                "text": first.question if shown else "",
-                "target": first.target if shown else "",
-                "cells": ["".join(map(cell, by_point.get(point, ()))) for point, _ in points],
-                "at": [len(chunks) - 1, len(chunks[-1])],
-            }
-        )
-        chunks[-1].append({"prompt": prompts.get((task, problem), ""), "rows": rows})
-        num_chars += sum(min(keep, len(s.response)) for group in by_point.values() for s in group)
-        if num_chars > CHUNK_CHARS:
-            chunks.append([])
-            num_chars = 0
-    return questions, tuple(_pack(chunk) for chunk in chunks if chunk)
+class _Packing:
+    """The questions of a page, to be packed with more or less of their responses."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        private: Collection[str],
+        prompt: Prompt,
+        responses: Responses,
+        points: Sequence[str],
+    ) -> None:
+        self._samples, self._private, self._responses, self._points = samples, private, responses, points
+        self._lengths = responses.lengths
+        self._groups = _groups(samples)
+        self._firsts = {key: samples[next(iter(by_point.values()))[0]] for key, by_point in self._groups.items()}
+        shown = [(key, first) for key, first in self._firsts.items() if key[0] not in private]
+        self._prompts = {key: prompt(first)[:MAX_CHARS] for key, first in shown}
+
+    def pack(self, keep: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        """What the index says of every question, and the chunks with `keep` characters of every response."""
+        questions, chunks = list[dict[str, Any]](), list[Future[str]]()
+        chunk, num_chars = list[Any](), 0
+        with ThreadPoolExecutor(1) as beside:  # gzip leaves the interpreter to others
+            for (task, problem), by_point in self._groups.items():
+                first, shown = self._firsts[task, problem], task not in self._private
+                rows = [[self._response(i, keep, shown) for i in by_point.get(point, ())] for point in self._points]
+                cells = ["".join(cell(self._samples[i]) for i in by_point.get(point, ())) for point in self._points]
+                questions.append(
+                    {
+                        "task": task,
+                        "id": problem,
+                        "difficulty": difficulty(first.difficulty),
+                        "text": first.question if shown else "",
+                        "target": first.target if shown else "",
+                        "cells": cells,
+                        "at": [len(chunks), len(chunk)],
+                    }
+                )
+                chunk.append({"prompt": self._prompts.get((task, problem), ""), "rows": rows})
+                num_chars += sum(min(keep, int(self._lengths[i])) for group in by_point.values() for i in group)
+                if num_chars > CHUNK_CHARS:
+                    chunks.append(beside.submit(_packed, _json(chunk)))
+                    wait(chunks[-2:-1])  # one is packed while the next is collected
+                    chunk, num_chars = [], 0
+            if chunk:
+                chunks.append(beside.submit(_packed, _json(chunk)))
+        return questions, tuple(one.result() for one in chunks)
+
+    def _response(self, number: int, keep: int, shown: bool) -> dict[str, Any]:
+        """One response as the page shows it: `keep` characters of it, or none where texts are not shown."""
+        sample = self._samples[number]
+        return {
+            "parts": self._responses.parts(number, keep) if shown else [],
+            "number": sample.number,
+            "tokens": sample.num_tokens,
+            "forced": sample.budget_forced,
+            "answer": sample.answer if shown else None,
+            "grades": plain(dict(sample.grades)),
+            "error": sample.error if shown else "",
+        }
 
 
 def _pack(data: Any) -> str:
     """JSON, gzip, base64; the same bytes for the same data."""
+    return _packed(_json(data))
+
+
+def _json(data: Any) -> bytes:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)).decode()
+    return text.encode("utf-8", "replace")
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, compresslevel=6, mtime=0)).decode()
 
 
 def cell(sample: Sample) -> str:
@@ -163,37 +191,11 @@ def _points(metrics: Sequence[PointMetrics]) -> list[tuple[str, float | None]]:
 
 
 def _groups(samples: Sequence[Sample]) -> Groups:
-    groups: defaultdict[tuple[str, str], defaultdict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-    for sample in sorted(samples, key=lambda s: s.number):
-        groups[sample.task, sample.problem_id][sample.point].append(sample)
-    tasks = list(dict.fromkeys(s.task for s in samples))
-    return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))}
-
-
-def _response(sample: Sample, keep: int, spans: Spans) -> dict[str, Any]:
-    """One response as the page shows it: `keep` characters of it, or none where texts are not shown."""
-    shown = id(sample) in spans
-    return {
-        "parts": _parts(sample.response, spans[id(sample)], keep) if shown else [],
-        "number": sample.number,
-        "tokens": sample.num_tokens,
-        "forced": sample.budget_forced,
-        "answer": sample.answer if shown else None,
-        "grades": plain(dict(sample.grades)),
-        "error": sample.error if shown else "",
-    }
-
-
-def _parts(text: str, spans: Sequence[Span], keep: int) -> list[tuple[str, str | int]]:
-    """A response as (kind, text) in order; `gap` stands for so many characters left out of the middle."""
-    head = round(HEAD_SHARE * keep)
-    cut = max(0, len(text) - keep)
-    borders = [(0, head), (head + cut, len(text))] if cut else [(0, len(text))]
-    kept: list[list[tuple[str, str | int]]] = []
-    for start, end in borders:
-        inside = ((kind, text[max(start, a) : min(end, b)]) for kind, a, b in spans if a < end and b > start)
-        kept.append(list(inside))
-    return [*kept[0], ("gap", cut), *kept[1]] if cut else kept[0]
+    groups: defaultdict[tuple[str, str], defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i in sorted(range(len(samples)), key=lambda i: samples[i].number):
+        groups[samples[i].task, samples[i].problem_id][samples[i].point].append(i)
+    tasks = {task: place for place, task in enumerate(dict.fromkeys(s.task for s in samples))}
+    return {key: groups[key] for key in sorted(groups, key=lambda key: (tasks[key[0]], key[1]))}
 
 
 def _measured(m: PointMetrics) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
+from interpole.report.responses import Responses
 from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PredictionFile, TaskPrediction, first_token_margins
@@ -60,7 +61,8 @@ def write_report(
         OutputError: the page cannot be written.
     """
     folders = [Path(run) for run in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
-    read = [_read(folder, len(folders) > 1, grading) for folder in folders]
+    responses = Responses()
+    read = [_read(folder, len(folders) > 1, grading, responses, include_texts) for folder in folders]
     metrics, samples = measured([sample for run in read for sample in run.samples], grading)
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
     forms = {(f"{e.task}{run.suffix}", e.point): run.file.format_of(e) for run in read for e in run.file.current}
@@ -76,8 +78,8 @@ def write_report(
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
         manifest=[group for run in read for group in _describe(run.file, run.samples, run.suffix)],
         private=() if include_texts else private,
-        parse=lambda sample: forms[sample.task, sample.point].parse(sample.response, sample.finish),
         prompt=_Prompts(forms),
+        responses=responses,
         sources={task: ends for run in read if (ends := pair(run.file)) for task in {s.task for s in run.samples}},
         commands=[command for run in read for command in _commands(run)],
         recipes=[(f"{name}{run.suffix}", text) for run in read for name, text in recipes(run.file)],
@@ -123,10 +125,21 @@ class _Prompts:
             return ""
 
 
-def _read(folder: Path, several: bool, grading: str | None) -> _Run:
-    file, samples = RunFile.load(folder), under(run_samples.read(folder), grading, folder)
-    if not samples:
+def _read(folder: Path, several: bool, grading: str | None, responses: Responses, include_texts: bool) -> _Run:
+    """A run's numbers; its responses go to `responses`."""
+    file = RunFile.load(folder)
+    forms = {(entry.task, entry.point): file.format_of(entry) for entry in file.current}
+
+    def take(sample: Sample, response: str) -> None:
+        shown = include_texts or not file.tasks[sample.task].private
+        form = forms[sample.task, sample.point]
+        responses.put(sample, response, form.parse(response, sample.finish).spans if shown else None)
+
+    found = run_samples.read(folder, take=take)
+    if not found:
         raise RunError("no samples yet", folder, "let the sweep finish at least one point")
+    responses.arrange(found)
+    samples = under(found, grading, folder)
     suffix = f" · {folder.resolve().name}" if several else ""
     named = [replace(s, task=s.task + suffix) for s in samples] if several else samples
     return _Run(folder, file, named, suffix, simplex_of(file))

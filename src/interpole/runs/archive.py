@@ -9,17 +9,16 @@ from __future__ import annotations
 import io
 from binascii import crc32
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import zstandard
 
 from interpole.errors import RunError
 from interpole.files import open_regular
-from interpole.formats import parse_json
 
-__all__ = ["MAX_VALUES", "members"]
+__all__ = ["MAX_VALUES", "Archive"]
 
 MAX_MEMBER_BYTES = 256 << 20  # summaries take some 3 kB a sample
 MAX_VALUES = 10_000_000  # that one member may hold: each takes about 100 bytes of memory
@@ -31,35 +30,85 @@ LOCAL_HEADER_BYTES = 30
 REMEDY = "run the sweep again: it makes what is missing"
 
 
-def members(path: Path, wanted: Callable[[str], bool], *, needed: bool = True) -> Iterator[tuple[str, Any]]:
-    """The names and the contents of a log's members.
+class Archive:
+    """A log that is open; used as a context, which closes it."""
 
-    Args:
-        path: the log.
-        wanted: takes a name, and says whether that member shall be read.
-        needed: a log without any such member is no log.
+    def __init__(self, path: Path) -> None:
+        """Open it.
 
-    Raises:
-        RunError: the log is missing, damaged, or would unpack to more than a log can hold.
-    """
-    found = False
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        self._path = path
+        self._unpacker = zstandard.ZstdDecompressor(max_window_size=FREE_BYTES)
+        with _damage(path):
+            self._file = open_regular(path)
+            try:
+                self._zip = ZipFile(self._file)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> Archive:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._zip.close()
+        self._file.close()
+
+    def members(self, wanted: Callable[[str], bool], *, needed: bool = True) -> Iterator[tuple[str, bytes]]:
+        """The names and the bytes of members, which are no more than what a log can hold.
+
+        Args:
+            wanted: takes a name, and says whether that member shall be read.
+            needed: a log without any such member is no log.
+
+        Raises:
+            RunError: the log is damaged, or would unpack to more than a log can hold.
+        """
+        infos = [info for info in self._zip.infolist() if wanted(info.filename)]
+        _check(infos, self._path)
+        if needed and not infos:
+            raise RunError("a log cannot be read: it holds no samples", self._path, REMEDY)
+        for info in infos:
+            with _damage(self._path):
+                data = self._unpacked(info)
+            if len(data) > MAX_VALUES and data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+                raise RunError(f"more than {MAX_VALUES:,} values", f"{self._path}, {info.filename}", REMEDY)
+            yield info.filename, data
+
+    def _unpacked(self, info: ZipInfo) -> bytes:
+        """A member's bytes, no more than its size."""
+        if info.compress_type in (ZIP_STORED, ZIP_DEFLATED):
+            with self._zip.open(info) as member:
+                return member.read(info.file_size + 1)  # zipfile unpacks these by and by, and checks the sum
+        if info.compress_type != ZIP_ZSTANDARD or info.flag_bits & 1:
+            raise RunError(f"packed by method {info.compress_type}, or encrypted", info.filename, REMEDY)
+        self._file.seek(info.header_offset)
+        header = self._file.read(LOCAL_HEADER_BYTES)
+        self._file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), io.SEEK_CUR)
+        packed = self._file.read(info.compress_size)
+        if zstandard.frame_content_size(packed) == info.file_size:  # at once, into memory of that size
+            data: bytes = self._unpacker.decompress(packed, max_output_size=info.file_size)
+        else:
+            with self._unpacker.stream_reader(io.BytesIO(packed)) as reader:
+                data = reader.read(info.file_size + 1)
+        if len(data) != info.file_size or crc32(data) != info.CRC:
+            raise RunError("damaged", info.filename, REMEDY)
+        return data
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged archive makes zipfile, zlib and zstandard raise into an error of ours."""
     try:
-        with open_regular(path) as file, ZipFile(file) as log:
-            infos = [info for info in log.infolist() if wanted(info.filename)]
-            _check(infos, path)
-            for info in infos:
-                where = f"{path}, {info.filename}"
-                data = _unpacked(file, log, info)
-                if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
-                    raise RunError(f"more than {MAX_VALUES:,} values", where, REMEDY)
-                found = True
-                yield info.filename, parse_json(data, where, RunError, REMEDY)
+        yield
     except RunError:
         raise
-    except Exception as error:  # whatever a damaged archive makes zipfile, zlib and zstandard raise
+    except Exception as error:
         raise RunError(f"a log cannot be read: {error or type(error).__name__}", path, REMEDY) from error
-    if needed and not found:
-        raise RunError("a log cannot be read: it holds no samples", path, REMEDY)
 
 
 def _check(infos: list[ZipInfo], path: Path) -> None:
@@ -72,21 +121,3 @@ def _check(infos: list[ZipInfo], path: Path) -> None:
     packed, size = sum(info.compress_size for info in infos), sum(info.file_size for info in infos)
     if size > FREE_LOG_BYTES and size > MAX_RATIO * packed:
         raise RunError(f"a log cannot be read: it would unpack from {packed:,} to {size:,} bytes", path, REMEDY)
-
-
-def _unpacked(file: BinaryIO, log: ZipFile, info: ZipInfo) -> bytes:
-    """A member's bytes, no more than its size."""
-    if info.compress_type in (ZIP_STORED, ZIP_DEFLATED):
-        with log.open(info) as member:
-            return member.read(info.file_size + 1)  # zipfile unpacks these by and by, and checks the sum
-    if info.compress_type != ZIP_ZSTANDARD or info.flag_bits & 1:
-        raise RunError(f"packed by method {info.compress_type}, or encrypted", info.filename, REMEDY)
-    file.seek(info.header_offset)
-    header = file.read(LOCAL_HEADER_BYTES)
-    file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), io.SEEK_CUR)
-    packed = io.BytesIO(file.read(info.compress_size))
-    with zstandard.ZstdDecompressor(max_window_size=FREE_BYTES).stream_reader(packed) as reader:
-        data: bytes = reader.read(info.file_size + 1)
-    if len(data) != info.file_size or crc32(data) != info.CRC:
-        raise RunError("damaged", info.filename, REMEDY)
-    return data

@@ -7,7 +7,7 @@ a log and stand in for its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +15,11 @@ from pydantic import AliasChoices, Field, FiniteFloat, RootModel
 
 from interpole.errors import RunError
 from interpole.files import StrPath, open_regular
-from interpole.formats import parse_json
+from interpole.formats import json_items, parse_json
 from interpole.records import Outcome, Sample
-from interpole.runs.archive import members
+from interpole.runs.archive import Archive
 from interpole.runs.runfile import Count, Entry, Part, RunFile
-from interpole.schema import Foreign, validated
+from interpole.schema import Foreign, validated, validated_json
 
 __all__ = ["Logged", "ScoreMetadata", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
 
@@ -28,6 +28,10 @@ SCORE = "grade"
 _ATTACHMENT = "attachment://"
 _AGAIN = "run the sweep again: it makes what is missing"
 _GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
+
+
+Take = Callable[[Sample, str], None]
+Same = dict[Any, Any]
 
 
 class ScoreMetadata(Foreign):
@@ -61,7 +65,7 @@ class _Choice(Foreign):
 
 
 class _Output(Foreign):
-    choices: list[_Choice] = []
+    choices: list[_Choice] = Field(default_factory=list)
 
 
 class _Score(Foreign):
@@ -83,7 +87,7 @@ class Logged(Foreign):
     scores: dict[str, _Score] | None = None
     error: str | _Error | None = None
     output: _Output | None = None  # None: a summary
-    attachments: dict[str, str] = {}
+    attachments: dict[str, str] = Field(default_factory=dict)
 
     @property
     def score_metadata(self) -> Mapping[str, Any]:
@@ -113,7 +117,7 @@ class _Differences(RootModel[list[tuple[str, int, dict[str, Any]]]]):
     """The content of a file of new grades: problem, epoch within the log, and what is another now."""
 
 
-def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
+def read(run: StrPath, *, texts: bool = True, take: Take | None = None) -> list[Sample]:
     """All samples of a run, one per task, point, problem and number, in the order of `run.json`, the problems and the numbers.
 
     The order is the same whichever engines, shards and machines made the logs, and in whatever order the responses came.
@@ -122,11 +126,14 @@ def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
         run: the run folder; parts of it that were never finished are not among the samples.
         texts: whether responses are wanted (else they are empty, and long questions cut at 1,000 characters): about three
             times slower.
+        take: is handed every sample and its response as they are read, log by log; the samples themselves then have none,
+            so that memory holds one response at a time.
 
     Raises:
         RunError: no run, or one of its logs is missing or damaged.
     """
     run = Path(run)
+    same: Same = {}
     found: dict[tuple[str, str, str, int], Sample] = {}
     for entry in RunFile.load(run).current:
         own: dict[tuple[str, int], Sample] = {}
@@ -134,9 +141,10 @@ def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
         for part in entry.parts:
             if part.log is None:
                 continue
-            log = entry.within(run, part.log)
-            made = {(one.problem_id, one.number): one for one in read_log(log, entry, part, texts=texts)}
-            asked = _asked(log) or dict.fromkeys(name for name, _ in made)
+            with Archive(log := entry.within(run, part.log)) as opened:
+                read = _read_log(opened, log, entry, part, texts=texts, take=take, same=same)
+                made = {(one.problem_id, one.number): one for one in read}
+                asked = _asked(opened, log) or dict.fromkeys(name for name, _ in made)
             order |= {name: place for place, name in enumerate(asked, part.place[1])}
             own |= made
         for problem, number in sorted(own, key=lambda key: (order.get(key[0], len(order)), key)):
@@ -144,10 +152,10 @@ def read(run: StrPath, *, texts: bool = True) -> list[Sample]:
     return list(found.values())
 
 
-def _asked(log: Path) -> list[str]:
+def _asked(opened: Archive, log: Path) -> list[str]:
     """The problems that a log asks, in the order of the task; empty where it does not say."""
-    for name, content in members(log, lambda name: name == "header.json", needed=False):
-        header = validated(_Header, content, f"{log}, {name}", RunError, _AGAIN)
+    for name, data in opened.members(lambda name: name == "header.json", needed=False):
+        header = validated_json(_Header, data, f"{log}, {name}", RunError, _AGAIN)
         return [str(one) for one in header.eval.dataset.sample_ids or ()]
     return []
 
@@ -158,9 +166,16 @@ def read_log(path: Path, entry: Entry, part: Part, *, texts: bool = True) -> Ite
     Raises:
         RunError: the log is missing or damaged.
     """
+    with Archive(path) as opened:
+        yield from _read_log(opened, path, entry, part, texts=texts, take=None, same={})
+
+
+def _read_log(
+    opened: Archive, path: Path, entry: Entry, part: Part, *, texts: bool, take: Take | None, same: Same
+) -> Iterator[Sample]:
     anew = regraded(path)
-    for one in logged(path, texts=texts):
-        yield _sample(one, entry, part, anew.get((str(one.id), one.epoch), {}), path)
+    for one in _logged(opened, path, texts=texts):
+        yield _sample(one, entry, part, anew.get((str(one.id), one.epoch), {}), path, take=take, same=same)
 
 
 def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
@@ -169,13 +184,19 @@ def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
     Raises:
         RunError: the log is missing or damaged.
     """
+    with Archive(path) as opened:
+        yield from _logged(opened, path, texts=texts)
+
+
+def _logged(opened: Archive, path: Path, *, texts: bool) -> Iterator[Logged]:
     wanted = (lambda name: name.startswith("samples/")) if texts else (lambda name: name == "summaries.json")
-    for name, content in members(path, wanted):
+    for name, data in opened.members(wanted):
         where = f"{path}, {name}"
-        if not texts and not isinstance(content, list):
-            raise RunError("the summaries are no list", where, _AGAIN)
-        for one in [content] if texts else content:
-            yield validated(Logged, one, where, RunError, _AGAIN)
+        if texts:
+            yield validated_json(Logged, data, where, RunError, _AGAIN)
+        else:
+            for one in json_items(data, where, RunError, _AGAIN):
+                yield validated(Logged, one, where, RunError, _AGAIN)
 
 
 def regraded_path(log: Path) -> Path:
@@ -201,46 +222,61 @@ def regraded(log: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(problem, epoch): kept for problem, epoch, kept in found.root}
 
 
-def _sample(one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path: Path) -> Sample:
-    """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were."""
+def _sample(
+    one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path: Path, *, take: Take | None, same: Same
+) -> Sample:
+    """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were.
+
+    Texts and grades that several samples have are in memory once: `same` has those seen before.
+    """
     where = f"{path}, {one.id} in epoch {one.epoch}"
     content = {**one.score_metadata, **anew}
     error = one.error.message or "unknown" if isinstance(one.error, _Error) else one.error or ""
     metadata = validated(ScoreMetadata, content, where, RunError, _AGAIN) if content and not error else None
+    response = "" if metadata is None else response_of(one, where)
     problem = one.metadata or {}
     question, difficulty = problem.get("question"), problem.get("difficulty")
     common: dict[str, Any] = {
         "task": entry.task,
         "point": entry.point,
         "lam": entry.lam,
-        "problem_id": str(one.id),
+        "problem_id": _once(str(one.id), same),
         "number": part.first_sample + one.epoch - 1,
-        "question": question if isinstance(question, str) and question else _text(one.input),
-        "message": one.input if isinstance(one.input, str) else "",
-        "target": one.answer_key,
-        "difficulty": str(difficulty) if isinstance(difficulty, str | int | float) else "",
+        "question": _once(question if isinstance(question, str) and question else _text(one.input), same),
+        "message": _once(one.input if isinstance(one.input, str) else "", same),
+        "target": _once(one.answer_key, same),
+        "difficulty": _once(str(difficulty) if isinstance(difficulty, str | int | float) else "", same),
+        "response": "" if take else response,
     }
     if metadata is None:
-        return Sample(
-            **common, response="", num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
+        found = Sample(
+            **common, num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
             grades={}, error=error or "no score", private=content.get("private") is True,
         )  # fmt: skip
-    return Sample(
-        **common,
-        response=response_of(one, where),
-        num_tokens=metadata.num_tokens,
-        finish=metadata.finish,
-        outcome=metadata.outcome,
-        closed=metadata.closed,
-        answer=metadata.answer,
-        grades=metadata.grades,
-        answers=metadata.answers or {},
-        pseudo_close=metadata.pseudo_close,
-        near_close=metadata.near_close,
-        private=metadata.private,
-        budget_forced=metadata.budget_forced,
-        chosen_lam=metadata.chosen_lam,
-    )
+    else:
+        found = Sample(
+            **common,
+            num_tokens=metadata.num_tokens,
+            finish=metadata.finish,
+            outcome=metadata.outcome,
+            closed=metadata.closed,
+            answer=metadata.answer,
+            grades=same.setdefault(tuple(metadata.grades.items()), metadata.grades),
+            answers=metadata.answers or {},
+            pseudo_close=metadata.pseudo_close,
+            near_close=metadata.near_close,
+            private=metadata.private,
+            budget_forced=metadata.budget_forced,
+            chosen_lam=metadata.chosen_lam,
+        )
+    if take:
+        take(found, response)
+    return found
+
+
+def _once(text: str, same: Same) -> str:
+    found: str = same.setdefault(text, text)
+    return found
 
 
 def response_of(one: Logged, where: object = "") -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from scipy.special import expit
 
 from interpole.analysis.intervals import Array
@@ -109,7 +109,7 @@ def confirm(oracle: Oracle, predicted: Curve, *, num_prompts: int = PROMPTS) -> 
     lam = round(predicted.mid.value, 3)
     seen = oracle.probe(lam, num_prompts)
     closed, num, share = sum(s.closed for s in seen), len(seen), predicted.at(lam)
-    return seen, min(stats.binom.cdf(closed, num, share), stats.binom.sf(closed - 1, num, share)) > UNLIKELY
+    return seen, min(special.bdtr(closed, num, share), special.bdtrc(closed - 1, num, share)) > UNLIKELY
 
 
 def explore(

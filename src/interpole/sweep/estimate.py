@@ -15,10 +15,11 @@ from typing import Any
 
 from interpole.errors import RunError
 from interpole.files import StrPath
+from interpole.formats import parse_json
 from interpole.merging.merged import open_part
 from interpole.records import Outcome, Sample
 from interpole.runs import samples
-from interpole.runs.archive import members
+from interpole.runs.archive import Archive
 from interpole.runs.runfile import NAME, RunFile
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.run import Planned
@@ -170,7 +171,9 @@ def _speed(run: Path, found: Iterable[Sample]) -> float | None:
 def _span(log: Path) -> tuple[datetime, datetime] | None:
     """When an evaluation began and ended; None where its log does not say."""
     try:
-        (_, header), *_ = members(log, lambda name: name == "header.json")
+        with Archive(log) as opened:
+            (_, data), *_ = opened.members(lambda name: name == "header.json")
+        header = parse_json(data, log, RunError)
         start, end = (datetime.fromisoformat(header["stats"][key]) for key in ("started_at", "completed_at"))
         return (start, end) if start.tzinfo and end.tzinfo else None
     except (RunError, KeyError, TypeError, ValueError):
