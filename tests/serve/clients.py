@@ -124,6 +124,25 @@ def openai_completions_stop_where_they_are_told(address, key):
     assert "</think>" not in reply.choices[0].text
 
 
+def openai_chats_stop_in_the_answer_not_in_the_thought(address, key):
+    with openai_at(address, key) as client:
+
+        def said(**fields):
+            (choice,) = client.chat.completions.create(model="pair:high", **ASK, **fields).choices
+            assert choice.finish_reason == "stop"
+            return choice.message.reasoning_content.strip(), choice.message.content.strip()
+
+        thought, answer = said()
+        foreign = next(one for one in thought if one not in answer)
+        assert said(stop=foreign) == (thought, answer)
+        assert answer[-1] in thought
+        assert said(stop=[foreign, answer[-1]]) == (thought, answer[: answer.index(answer[-1])])
+        stream = client.chat.completions.create(model="pair:high", **ASK, stop=answer[-1], stream=True)
+        deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
+    assert "".join(delta.content or "" for delta in deltas).strip() == answer[: answer.index(answer[-1])]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas).strip() == thought
+
+
 # ── anthropic ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -205,6 +224,7 @@ CHECKS = (
     openai_responses_have_a_text_and_stream_it,
     openai_lists_the_models,
     openai_completions_stop_where_they_are_told,
+    openai_chats_stop_in_the_answer_not_in_the_thought,
     anthropic_gets_blocks_of_thinking_and_text,
     anthropics_history_is_taken_back_and_its_tokens_are_counted,
     anthropic_raises_its_own_errors,

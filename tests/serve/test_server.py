@@ -374,12 +374,14 @@ def test_responses_take_back_their_own_items(address):
     body = {"input": QUESTION, "lam": 1, "temperature": 0}
     items = ask(address, body, "responses")["output"]
     history = [{"role": "user", "content": QUESTION}, *items, {"role": "user", "content": QUESTION}]
-    assert ask(address, body | {"input": history, "instructions": "sum"}, "responses")["status"] == "completed"
+    more = {"instructions": "sum", "store": False, "include": ["reasoning.encrypted_content"]}  # as agents do
+    assert ask(address, body | {"input": history} | more, "responses")["status"] == "completed"
     for wrong, param in (
         ({"previous_response_id": "x"}, "previous_response_id"),
         ({"input": [{"type": "function_call"}]}, "input[0].type"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
         ({"background": True}, "background"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
     ):
         assert error(address, "responses", **(body | wrong))["param"] == param
 

@@ -43,6 +43,8 @@ KNOWN = frozenset(
         "output_config",
         "chat_template_kwargs",
         "user",
+        "stop",
+        "stop_sequences",
     ]
 )
 ASK = {"model": "pair", "messages": [{"role": "user", "content": "1+1"}]}
@@ -90,6 +92,16 @@ def test_what_openrouter_says_of_reasoning_goes_to_where_vllm_has_it():
     assert of(RESPONSES, reasoning={"effort": "low", "summary": "auto"})["reasoning"] == {"summary": "auto"}
     assert "thinking" not in of(MESSAGES, thinking={"type": "disabled"}, output_config={"effort": "low"})
     assert of(MESSAGES, thinking={"type": "enabled", "budget_tokens": 2000})["thinking"]["budget_tokens"] == 2000
+
+
+def test_stop_strings_of_what_is_read_apart_are_for_the_answer():
+    mark = vllm_middleware.STOPS_AT_ANSWER
+    assert of(stop="x")["vllm_xargs"] == {"lam": 0.6, mark: "{}"}
+    variables = {"enable_thinking": True}
+    assert json.loads(of(stop=["x"], chat_template_kwargs=variables)["vllm_xargs"][mark]) == variables
+    assert of(MESSAGES, stop_sequences=["x"])["vllm_xargs"] == {"lam": 0.6, mark: "{}"}
+    for path, fields in ((CHAT, {}), (CHAT, {"stop": []}), (COMPLETIONS, {"stop": "x"})):
+        assert of(path, **fields)["vllm_xargs"] == {"lam": 0.6}
 
 
 def test_other_arguments_of_extensions_stay():
@@ -225,6 +237,13 @@ def test_a_thought_that_was_never_closed_but_ended_is_the_answer():
     body = json.loads(sent(application([json.dumps(whole).encode()]), "POST", CHAT, ASK)[2])
     messages = [one["message"] for one in body["choices"]]
     assert [(one["reasoning"], one["content"]) for one in messages] == [(None, "4"), ("3", None), ("2", "")]
+
+
+def test_such_an_answer_ends_before_a_stop_string():
+    for stop, content in ((";", "4"), (["5", "!"], "4; "), ("6", "4; 5"), (None, "4; 5")):
+        whole = {"choices": [choice(0, "stop", whole=True, reasoning="4; 5 ", content=None)]}
+        body = json.loads(sent(application([json.dumps(whole).encode()]), "POST", CHAT, ASK | {"stop": stop})[2])
+        assert body["choices"][0]["message"]["content"] == content
 
 
 def test_in_a_stream_it_comes_again_as_the_answer():

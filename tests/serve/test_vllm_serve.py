@@ -29,6 +29,7 @@ import psutil
 from clients import CHECKS
 from serving import running
 from transformers import AutoTokenizer
+from vllm.v1.engine.detokenizer import check_stop_strings
 
 from interpole.chat import ThinkFormat
 from interpole.checkpoints.open import open_source
@@ -38,6 +39,8 @@ from interpole.engines.grouped import open_grouped
 from interpole.engines.open import open_engine
 from interpole.engines.vllm_grouped import open_grouped_vllm, settings_of_flags
 from interpole.engines.vllm_per_request import FOLDER
+from interpole.engines.vllm_stops import AnswerStops
+from interpole.engines.vllm_thoughts import form_for
 from interpole.errors import EngineError
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
@@ -610,10 +613,10 @@ def reader(tmp_path, monkeypatch):
             shutil.copy(path, tmp_path)
     (tmp_path / "chat_template.jinja").write_text(OPENS)
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    vllm_thoughts._form.cache_clear()
+    vllm_thoughts.form_for.cache_clear()
     tokenizer = AutoTokenizer.from_pretrained(source)
     yield lambda **variables: vllm_thoughts.ThoughtReader(tokenizer, chat_template_kwargs=variables)
-    vllm_thoughts._form.cache_clear()
+    vllm_thoughts.form_for.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -639,3 +642,40 @@ def test_tokens_of_the_thought_are_counted_without_its_markers(reader):
     closed = reader(enable_thinking=False)
     assert closed.count_reasoning_tokens(tokens[:num_thought]) == 0
     assert closed.extract_reasoning("42", None) == (None, "42")
+
+
+def fed(stops, pieces, include=False):
+    """Pieces of a response, cut where vLLM would be told to."""
+    text = ""
+    for piece in pieces:
+        text += piece
+        if hit := stops.find(text, len(piece), include, check_stop_strings):
+            return hit[0], text if hit[1] == -1 else text[: hit[1]]
+    return None, text
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("one; two</think>\n\nthree; four", ("; ", "one; two</think>\n\nthree")),
+        ("one; two</think>\n\nthree", (None, "one; two</think>\n\nthree")),
+        ("one; two", (None, "one; two")),
+    ],
+)
+def test_stop_strings_are_looked_for_from_where_the_answer_begins(reader, response, expected, size):
+    del reader
+    pieces = [response[i : i + size] for i in range(0, len(response), size)]
+    opened, plain = form_for("{}"), form_for('{"enable_thinking": false}')
+    assert fed(AnswerStops(["; ", "!"], opened), pieces) == expected
+    found = fed(AnswerStops(["; ", "!"], plain), [*pieces, "; and more"])
+    before = response if "; " not in response else response[: response.index("; ")]
+    assert found == ("; ", before) or "</think>" in response
+    assert fed(AnswerStops(["; "], opened), ["x; y</think>a; ", "b"], include=True) == ("; ", "x; y</think>a; ")
+
+
+def test_stop_strings_do_not_count_before_the_fewest_tokens(reader):
+    del reader
+    stops = AnswerStops([";"], form_for("{}"))
+    assert stops.find("x</think>a;b", 1, False, check_stop_strings) is None  # vLLM counts from the last token on
+    assert stops.find("x</think>a;bc;", 2, False, check_stop_strings) == (";", len("x</think>a;bc"))

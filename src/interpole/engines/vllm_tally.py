@@ -1,13 +1,17 @@
-"""How many thoughts were closed while a request was answered: counted where vLLM reads responses apart, read around its server.
+"""What passes between the middleware around vLLM's server and what vLLM calls within it.
 
-Both are in one process, and a request is one context there. Nothing of vLLM is imported.
+Both are in one process, and a request is one context there: how many thoughts were closed while it was answered. Nothing of vLLM
+is imported.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
-__all__ = ["Tally", "note_closed", "tally"]
+__all__ = ["STOPS_AT_ANSWER", "Tally", "note_closed", "tally"]
+
+STOPS_AT_ANSWER = "interpole_stops_at_answer"
+"""Among the extra arguments of requests whose stop strings are not for the thought: the variables of their template, as JSON."""
 
 
 class Tally:

@@ -22,7 +22,7 @@ from interpole.engines.vllm_tally import note_closed
 from interpole.errors import EngineError, TaskError
 from interpole.files import StrPath
 
-__all__ = ["ThoughtReader", "form_in"]
+__all__ = ["ThoughtReader", "form_for", "form_in", "variables_of"]
 
 _NOT_THE_TEMPLATES = ("add_generation_prompt", "continue_final_message", "documents", "reasoning_effort", "tools")
 
@@ -37,9 +37,15 @@ def form_in(folder: StrPath, **variables: Any) -> ThinkFormat:
     return ThinkFormat.of(assets, template_of(assets) or "", variables=variables)
 
 
+def variables_of(given: Mapping[str, Any] | None) -> str:
+    """The variables of a template that a request gives (`chat_template_kwargs`), as `form_for` takes them."""
+    named = {key: value for key, value in (given or {}).items() if key not in _NOT_THE_TEMPLATES and value is not None}
+    return json.dumps(named, sort_keys=True, default=str)
+
+
 @lru_cache(maxsize=64)
-def _form(variables: str) -> ThinkFormat:
-    """That of the model that is served; where its template does not render with these variables, as without them."""
+def form_for(variables: str) -> ThinkFormat:
+    """How the model that is served is read; where its template does not render with these variables, as without them."""
     if FOLDER not in os.environ:
         raise EngineError("this is a part of a server", remedy="start it by `interpole serve --engine vllm`")
     try:
@@ -55,9 +61,7 @@ class ThoughtReader(ReasoningParser):
 
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, **kwargs)
-        given: Mapping[str, Any] = kwargs.get("chat_template_kwargs") or {}
-        named = {key: value for key, value in given.items() if key not in _NOT_THE_TEMPLATES and value is not None}
-        self._format = _form(json.dumps(named, sort_keys=True, default=str))
+        self._format = form_for(variables_of(kwargs.get("chat_template_kwargs")))
         markers = self._format.markers
         self._opening, self._closing = (self._tokens(marker) for marker in (markers.open, markers.close))
         self._stream = ThoughtStream(

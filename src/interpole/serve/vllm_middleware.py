@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+from interpole.engines.vllm_tally import STOPS_AT_ANSWER
 from interpole.errors import CorruptError, TaskError
 from interpole.formats import parse_json
 from interpole.serve.errors import RequestError
@@ -24,6 +25,7 @@ from interpole.serve.levels import Chosen, Levels, card, cards, choose
 from interpole.serve.metrics import Metrics
 from interpole.serve.page import headers as page_headers
 from interpole.serve.page import page
+from interpole.serve.text import StopStrings
 from interpole.serve.vllm import of_environment
 from interpole.serve.vllm_ending import ENDING, Cut, Ending
 from interpole.serve.vllm_watch import ResponseWatch
@@ -123,7 +125,15 @@ def rewritten(
     salt = f"lam={chosen.lam!r}"
     if "cache_salt" in given:  # of any length: together they must not be too long for vLLM
         salt = hashlib.sha256(f"{salt};{given['cache_salt']}".encode()).hexdigest()
-    return {**given, "model": levels.name, "vllm_xargs": {**extra, "lam": chosen.lam}, "cache_salt": salt}, chosen
+    ours = {"lam": chosen.lam, **_stops_at_answer(path, given)}
+    return {**given, "model": levels.name, "vllm_xargs": {**extra, **ours}, "cache_salt": salt}, chosen
+
+
+def _stops_at_answer(path: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """The mark of a request whose stop strings are for its answer, not for its thought (`engines.vllm_stops`)."""
+    if path == COMPLETIONS or not (given.get("stop") or given.get("stop_sequences")):
+        return {}
+    return {STOPS_AT_ANSWER: json.dumps(given.get("chat_template_kwargs") or {})}
 
 
 def _take_reasoning(given: dict[str, Any], path: str) -> None:
@@ -169,10 +179,11 @@ class _Thoughts:
     """Thinking, under both of its names; and the answers of those who never closed a thought, but ended by themselves.
 
     So answers a model of a small λ whose prompt opens the thought. How a response ends is known at its end: in a stream, which
-    has given the text out as thinking by then, it comes again as the answer.
+    has given the text out as thinking by then, it comes again as the answer, up to the request's stop strings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
         self._said = dict[int, str]()  # the thinking of each choice that has no answer yet
 
     def read(self, content: dict[str, Any]) -> None:
@@ -188,7 +199,8 @@ class _Thoughts:
             if part.get("content") is not None or part.get("tool_calls"):
                 self._said[number] = ""
             if choice.get("finish_reason") == "stop" and self._said.get(number):
-                part["content"] = self._said.pop(number).strip()
+                stops = StopStrings(self._stops)
+                part["content"] = stops.feed(self._said.pop(number).strip()) + stops.finish()
                 if "message" in choice:
                     part["reasoning"] = part["reasoning_content"] = None
 
@@ -215,6 +227,12 @@ def _error(content: Any, status: int) -> Any:
     return content
 
 
+def _texts(value: Any) -> list[str]:
+    """A text or a list of them; vLLM says what else is wrong."""
+    listed = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return [one for one in listed if isinstance(one, str) and one]
+
+
 # ── the middleware ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -234,6 +252,7 @@ class LambdaMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": "not served with a λ per request"})
             return
         if scope["type"] != "http":  # the server starts
+            import_module("interpole.engines.vllm_stops").install()
             self._ending.watch(getattr(scope["app"].state, "server", None))
             await self._app(scope, receive, send)
             return
@@ -283,7 +302,7 @@ class LambdaMiddleware:
             raise
         watch = ResponseWatch(self._metrics, path, chosen, _closing() if path == COMPLETIONS else "")
         scope = {**scope, "state": {**scope.get("state", {})}}
-        answer = _Rewriter(send, chosen, watch=watch)
+        answer = _Rewriter(send, chosen, watch=watch, stops=_texts(content.get("stop")))
         try:
             with self._ending.active():
                 await self._app(*_with_body(scope, content, receive), answer)
@@ -317,9 +336,10 @@ class _Rewriter:
         *,
         rewrite: Callable[[Any, int], Any] | None = None,
         watch: ResponseWatch | None = None,
+        stops: Sequence[str] = (),
     ) -> None:
         self._send, self._chosen, self._watch = send, chosen, watch
-        self._rewrite, self._thoughts = rewrite or self._complete, _Thoughts()
+        self._rewrite, self._thoughts = rewrite or self._complete, _Thoughts(stops)
         self._start: Message | None = None
         self._kind, self._held, self._ended = b"", b"", False
 
