@@ -200,6 +200,13 @@ def test_a_policy_by_the_first_token_asks_the_engine_first(address, follows, str
     assert reply.json()["error"]["param"] == "messages"
 
 
+def test_a_first_token_that_does_not_come_in_time_is_an_error(address, pair_server, follows, monkeypatch):
+    follows(policy(Groups(by="margin", edges=(0.0,), lams=(0.15, 0.85, 0.5)), margin_at=0.5))
+    monkeypatch.setattr(pair_server, "limits", replace(pair_server.limits, timeout_seconds=0.0))
+    reply = post(f"{address}/v1/chat/completions", json={"model": "pair@auto"} | bodies(SHORT)["chat/completions"])
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "timeout")
+
+
 def test_a_policy_by_the_first_token_is_refused_where_the_prompt_opens_the_thinking(pair_server, monkeypatch):
     from interpole.serve import run
 

@@ -80,8 +80,7 @@ async def answers(
                 item = await asyncio.wait_for(queue.get(), max(wait, 0))
             except TimeoutError:
                 if time.monotonic() >= deadline:
-                    what = f"not finished within {timeout_seconds:g} seconds"
-                    raise RequestError(what, "timeout_error", code="timeout", status=504) from None
+                    raise _too_late(timeout_seconds) from None
                 yield None
                 continue
             if isinstance(item, Exception):
@@ -94,23 +93,31 @@ async def answers(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def margin(call: Call, driver: Driver) -> float:
+async def margin(call: Call, driver: Driver, *, timeout_seconds: float) -> float:
     """The log odds that the response to a call opens with a thought, by the model's own distribution.
 
     Raises:
-        RequestError: the engine failed.
+        RequestError: the engine failed, or the time is over.
     """
     request = Request(0, call.prompt, call.sampler, 0, call.chosen.lam, begins=call.form.markers.open)
     ticket = driver.submit(request)
     try:
-        while (finished := (await ticket.get()).finished) is None:
-            pass
+        async with asyncio.timeout(timeout_seconds):
+            while (finished := (await ticket.get()).finished) is None:
+                pass
+    except TimeoutError:
+        raise _too_late(timeout_seconds) from None
     finally:
         driver.release(ticket)
     if finished.error is not None or finished.chance is None:
         what = "no margin" if finished.error is None else finished.error.what
         raise RequestError(what, "server_error", code="engine_failed", status=500)
     return finished.chance.margin
+
+
+def _too_late(timeout_seconds: float) -> RequestError:
+    what = f"not finished within {timeout_seconds:g} seconds"
+    return RequestError(what, "timeout_error", code="timeout", status=504)
 
 
 class _Stopped(Exception):  # noqa: N818

@@ -193,7 +193,8 @@ class Server:
         drafts = endpoint.read({**body, "lam": policy.margin_at}, self.served)
         with self.driver.room(len(drafts)):
             call = (await self._calls(drafts))[0]
-            return replace(self.served, numbers={MARGIN: await margin(call, self.driver)})
+            known = await margin(call, self.driver, timeout_seconds=self.limits.timeout_seconds)
+            return replace(self.served, numbers={MARGIN: known})
 
     async def _items(self, endpoint: _Endpoint, calls: Sequence[Call]) -> AsyncGenerator[Item]:
         """What comes of the calls, noted and logged."""

@@ -31,7 +31,9 @@ def read_responses(body: Any, served: Served) -> list[Draft]:
     fields.only("previous_response_id", why="nothing is stored here: send the whole history as input")
     fields.only("background", False, why="it is not supported here")
     fields.only("truncation", "disabled", why="it is not supported here")
-    encrypted = "reasoning.encrypted_content"  # asked for by agents that store nothing; it comes, and is taken back, as text
+    encrypted = (
+        "reasoning.encrypted_content"  # asked for by agents that store nothing; it comes, and is taken back, as text
+    )
     fields.only("include", [], [encrypted], why=f"of these there is {encrypted} only, as text")
     text = fields.inner("text")
     text.only("format", {"type": "text"}, why="there is text only")
