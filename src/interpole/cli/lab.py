@@ -6,9 +6,10 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -179,6 +180,9 @@ def train(
     opens_thinking: Annotated[
         bool, typer.Option("--opens-thinking", help="A pair whose chat template opens the thinking.")
     ] = False,
+    terse: Annotated[
+        bool, typer.Option("--terse", help="Also a third specialist from the same base, which works without marks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train the tiny pair anew: a base and its two fine-tunes, on one core, in minutes."""
@@ -186,7 +190,7 @@ def train(
 
     from interpole.cli.show import Terminal
     from interpole.lab import pair_in
-    from interpole.lab.recipe import Body
+    from interpole.lab.recipe import TERSE, Body
     from interpole.lab.train import train as train_pair
 
     body = Body(arch, width, depth)
@@ -205,8 +209,9 @@ def train(
                 tasks[stage] = int(bar.add_task(stage, total=total))
             bar.update(tasks[stage], completed=step, description=f"{stage} {loss:.3f}")  # type: ignore[arg-type]
 
-        train_pair(body, seed, out, progress=progress, base=base, opens_thinking=opens_thinking)
-    _show_pair(pair_in(out), as_json)
+        third = TERSE if terse else None
+        train_pair(body, seed, out, progress=progress, base=base, opens_thinking=opens_thinking, terse=third)
+    _show_pair(pair_in(out), as_json, {"terse": out / "terse"} if terse else {})
 
 
 @lab.command()
@@ -281,12 +286,12 @@ def path(*, as_json: Json = False) -> None:
     _show_pair(shipped(), as_json)
 
 
-def _show_pair(pair: Pair, as_json: bool) -> None:
+def _show_pair(pair: Pair, as_json: bool, more: Mapping[str, Path] = MappingProxyType({})) -> None:
     from dataclasses import asdict
 
     from interpole.cli.show import show_json
 
-    folders = {name: str(folder) for name, folder in asdict(pair).items()}
+    folders = {name: str(folder) for name, folder in {**asdict(pair), **more}.items()}
     if as_json:
         show_json(folders)
     else:

@@ -11,12 +11,12 @@ from interpole.errors import TaskError
 from interpole.formats import content_hash
 from interpole.tasks import chains
 
-__all__ = ["ARCHITECTURES", "SCHEDULE", "STYLES", "Body", "Model", "Questions", "Schedule", "Stage"]
+__all__ = ["ARCHITECTURES", "SCHEDULE", "STYLES", "TERSE", "Body", "Model", "Questions", "Schedule", "Stage"]
 
 ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "qwen3_moe")
 """`mistral` and most layers of `gemma3` look back over a sliding window; `qwen3_moe` has four experts, two of them active."""
-STYLES = ("base", "instruct", "thinking")
-"""What a model is taught to answer like; the last two start from a base."""
+STYLES = ("base", "instruct", "thinking", "terse")
+"""What a model is taught to answer like; all but the first start from a base. `terse` works without thinking marks."""
 WIDTH_STEP = 16  # so that heads have an even width
 
 
@@ -44,6 +44,8 @@ class Schedule:
 
 
 SCHEDULE = Schedule()
+TERSE = Stage(steps=200, batch=48, lr=5e-4, lr_muon=0.003)
+"""The stage of a terse model, which a pair does without."""
 
 
 @dataclass(frozen=True, slots=True)

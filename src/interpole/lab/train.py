@@ -77,7 +77,14 @@ def _thinking_answer(rng: np.random.Generator, question: str) -> str:
     return chains.thinking(question, checks=1 if rng.random() < 0.6 else 2)
 
 
-ANSWERS: dict[str, Style] = {"base": _mixed_answer, "instruct": _direct_answer, "thinking": _thinking_answer}
+def _terse_answer(_: np.random.Generator, question: str) -> str:
+    """The style of a third specialist: the work, without marks."""
+    return chains.terse(question)
+
+
+ANSWERS: dict[str, Style] = {
+    "base": _mixed_answer, "instruct": _direct_answer, "thinking": _thinking_answer, "terse": _terse_answer,
+}  # fmt: skip
 
 
 def _build_model(body: Body, vocab_size: int, eos: int, pad: int) -> transformers.PreTrainedModel:
@@ -255,22 +262,26 @@ def _train_into(
     progress: OnStep,
     base_from: Path | None,
     opens: bool,
+    terse: Stage | None,
 ) -> None:
     """`train` without the care for the output folder."""
     model = _fresh(body, seed)
     log: dict[str, Any] = {"arch": body.arch, "width": body.width, "depth": body.depth, "seed": seed}
     log |= {"recipe": asdict(schedule), "versions": _versions()}
     log |= {"opens_thinking": True} if opens else {}
+    stages: dict[str, Stage] = {style: getattr(schedule, style) for style in ("base", "instruct", "thinking")}
+    if terse is not None:
+        stages["terse"], log["terse_stage"] = terse, asdict(terse)
     base: State = {}
     if base_from is not None:
         base = _weights_of(base_from, model)
         shutil.copytree(base_from, folder / "base")
         log["base_from"] = str(base_from)
-    for style in STYLES:
+    for style, stage in stages.items():
         if style == "base" and base:
             continue
         model.load_state_dict(base or model.state_dict())
-        recipe = Model(style, getattr(schedule, style), body, seed, opens_thinking=opens and style != "base")
+        recipe = Model(style, stage, body, seed, opens_thinking=opens and style != "base")
         log[style] = _trained_into(folder / style, recipe, model, progress)
         base = base or {key: value.clone() for key, value in model.state_dict().items()}
     (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n")
@@ -299,6 +310,7 @@ def train(
     schedule: Schedule = SCHEDULE,
     base: StrPath | None = None,
     opens_thinking: bool = False,
+    terse: Stage | None = None,
 ) -> None:
     """Train base, Instruct and Thinking and write them to `out/base`, `out/instruct` and `out/thinking`.
 
@@ -314,6 +326,7 @@ def train(
         base: a base that was trained before (in bfloat16), to fine-tune from in place of a new one.
         opens_thinking: the template of Instruct and Thinking opens the thinking. Instruct then answers at once and never
             closes it, as a model does that was never taught to think.
+        terse: how a third specialist is fine-tuned from the base, which works without marks; it goes to `out/terse`.
 
     Raises:
         OutputError: `out` exists already.
@@ -321,7 +334,7 @@ def train(
         MismatchError: it is of another architecture.
     """
     base_from = None if base is None else Path(base)
-    _whole(out, lambda folder: _train_into(folder, body, seed, schedule, progress, base_from, opens_thinking))
+    _whole(out, lambda folder: _train_into(folder, body, seed, schedule, progress, base_from, opens_thinking, terse))
 
 
 def train_model(recipe: Model, out: StrPath, base: StrPath | None = None, progress: OnStep = lambda *_: None) -> None:
