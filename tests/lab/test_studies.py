@@ -110,7 +110,7 @@ def test_every_study_has_hypotheses_with_names_of_their_own_that_nothing_decides
         assert name == study.name
         assert len({one.name for one in study.hypotheses}) == len(study.hypotheses) >= 5
         assert {verdict.word for verdict in judged(study, []).values()} == {"cannot tell"}, name
-    with pytest.raises(AnalysisError, match=r"studies are: families, scale, overlap, dynamic"):
+    with pytest.raises(AnalysisError, match=r"studies are: families, scale, overlap, dynamic, simplex"):
         study_of("size")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -17,7 +17,7 @@ from interpole.report.marks import Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 from interpole.runs.simplex import Simplex
 
-__all__ = ["PANELS", "place", "ternary", "triangles"]
+__all__ = ["PANELS", "Spot", "panel", "place", "ternary", "triangles"]
 
 PANELS = {"mean": "{} (%)", "think": "{} (%)", "tokens": "{}"}
 HEIGHT = math.sqrt(0.75)  # of the triangle, whose edges are 1
@@ -34,6 +34,53 @@ def place(corners: Sequence[str], weights: Mapping[str, float]) -> tuple[float, 
     return right + top / 2, top * HEIGHT
 
 
+class Spot(NamedTuple):
+    """A point of a triangle: its weights, the value that makes it strong, and what is written in it and said of it."""
+
+    weights: Mapping[str, float]
+    value: float
+    label: str
+    text: str
+
+
+def panel(
+    corners: Sequence[str], spots: Sequence[Spot], colour: str, title: alt.Title, width: int = 300
+) -> alt.LayerChart:
+    """One triangle: a circle at every point, as strong as its value lies between the smallest and the largest.
+
+    Args:
+        corners: three names: top, left, right.
+        spots: its points.
+        colour: a name from the palette.
+        title: of the panel.
+        width: in pixels.
+    """
+    unit, values = width / (1 + 2 * ASIDE), [spot.value for spot in spots]
+    low, spread = min(values), max(values) - min(values)
+    data: list[dict[str, Any]] = []
+    for spot in spots:
+        (x, y), share = place(corners, spot.weights), (spot.value - low) / spread if spread else 0.5
+        strength = STRENGTH[0] + share * (STRENGTH[1] - STRENGTH[0])
+        data.append({"x": x, "y": y, "label": spot.label, "text": spot.text, "strength": strength})
+    radius = _radius(data, unit)
+    x_axis = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-ASIDE, 1 + ASIDE], nice=False))
+    y_axis = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-BELOW, HEIGHT + ABOVE], nice=False))
+    base = alt.Chart(alt.Data(values=data)).encode(x=x_axis, y=y_axis)
+    circles = {"size": (2 * radius) ** 2, "opacity": 1, "strokeWidth": 0.8}
+    layers = [
+        _outline(x_axis, y_axis),
+        base.mark_circle(**circles, color=COLOURS["paper"], aria=False),
+        base.mark_circle(**circles, fill=COLOURS[colour], stroke=COLOURS["grey"]).encode(
+            fillOpacity=alt.FillOpacity("strength:Q", scale=None, legend=None), description="text:N"
+        ),
+        *_corners(corners, x_axis, y_axis, radius, width),
+    ]
+    if radius >= WRITTEN_FROM:
+        layers.append(base.mark_text(color=COLOURS["ink"], fontSize=10, aria=False).encode(text="label:N"))
+    height = round(unit * (HEIGHT + ABOVE + BELOW))
+    return alt.layer(*layers).properties(width=width, height=height, title=title)
+
+
 def ternary(
     points: Sequence[Mark], simplex: Simplex, task: str, statistic: str, width: int = 300
 ) -> alt.LayerChart | None:
@@ -46,38 +93,13 @@ def ternary(
         statistic: `mean`, `think` or `tokens`.
         width: in pixels.
     """
-    values = _values(points, simplex, task, statistic) if len(simplex.corners) == 3 else []
-    if not values:
+    spots = _spots(points, simplex, task, statistic) if len(simplex.corners) == 3 else []
+    if not spots:
         return None
-    unit = width / (1 + 2 * ASIDE)
-    radius = _radius(values, unit)
-    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-ASIDE, 1 + ASIDE], nice=False))
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-BELOW, HEIGHT + ABOVE], nice=False))
-    base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
-    low, high = (extreme(value["value"] for value in values) for extreme in (min, max))
-    for value in values:
-        share = (value["value"] - low) / (high - low) if high > low else 0.5
-        value["strength"] = STRENGTH[0] + share * (STRENGTH[1] - STRENGTH[0])
-    strength = alt.FillOpacity("strength:Q", scale=None, legend=None)
-    circles = {"size": (2 * radius) ** 2, "opacity": 1, "strokeWidth": 0.8}
-    layers = [
-        _outline(x, y),
-        base.mark_circle(**circles, color=COLOURS["paper"], aria=False),
-        base.mark_circle(**circles, fill=COLOURS[SERIES[statistic]], stroke=COLOURS["grey"]).encode(
-            fillOpacity=strength, description="text:N"
-        ),
-        *_corners(simplex.corners, x, y, radius, width),
-    ]
-    if radius >= WRITTEN_FROM:
-        layers.append(base.mark_text(color=COLOURS["ink"], fontSize=10, aria=False).encode(text="label:N"))
+    low, high = (_shown(statistic, extreme(spot.value for spot in spots)) for extreme in (min, max))
     name = next(mark for mark in points if mark.task == task).called(statistic)
-    title = alt.Title(
-        PANELS[statistic].format(name),
-        subtitle=f"from {_shown(statistic, low)} (faint) to {_shown(statistic, high)}",
-        offset=8,
-    )
-    height = round(unit * (HEIGHT + ABOVE + BELOW))
-    return alt.layer(*layers).properties(width=width, height=height, title=title)
+    title = alt.Title(PANELS[statistic].format(name), subtitle=f"from {low} (faint) to {high}", offset=8)
+    return panel(simplex.corners, spots, SERIES[statistic], title, width)
 
 
 def triangles(points: Sequence[Mark], simplex: Simplex, width: int = 300) -> Any:
@@ -90,17 +112,18 @@ def triangles(points: Sequence[Mark], simplex: Simplex, width: int = 300) -> Any
     return alt.vconcat(*rows, spacing=28) if rows else None
 
 
-def _values(points: Sequence[Mark], simplex: Simplex, task: str, statistic: str) -> list[dict[str, Any]]:
+def _spots(points: Sequence[Mark], simplex: Simplex, task: str, statistic: str) -> list[Spot]:
     """The points on the triangle; where two lie at one place, that of the triangle's own."""
-    found: dict[tuple[float, float], dict[str, Any]] = {}
+    found: dict[tuple[float, ...], Spot] = {}
     for mark in sorted(points, key=lambda mark: mark.lam is None):
         weights = simplex.points.get(mark.point)
         if mark.task != task or weights is None or statistic not in mark.statistics:
             continue
-        value, (x, y) = mark.statistics[statistic].value, place(simplex.corners, weights)
+        value = mark.statistics[statistic].value
         number = f"{value:,.0f}" if statistic == "tokens" else f"{100 * value:.0f}"
         text = f"{mark.label}: {mark.called(statistic)} {_shown(statistic, value)}"
-        found[round(x, 6), round(y, 6)] = {"x": x, "y": y, "value": value, "label": number, "text": text}
+        at = tuple(round(weights.get(corner, 0.0), 6) for corner in simplex.corners)
+        found[at] = Spot(weights, value, number, text)
     return list(found.values())
 
 

@@ -32,7 +32,7 @@ from interpole.sweep.plan import Plan
 from interpole.sweep.run import pool_of, run
 from interpole.tasks import chains
 
-__all__ = ["Bench", "Point", "change_rows", "margin_rows", "swept_rows", "weight_rows"]
+__all__ = ["RESAMPLES", "Bench", "Point", "change_rows", "margin_rows", "swept_rows", "weight_rows"]
 
 SAMPLER = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
 RESAMPLES = 1000
@@ -116,7 +116,7 @@ class Bench:
         """
         config, out = self.config(case, points), self.run_of(case)
         self.tell(f"sweeping {case.name}")
-        summary = run(config, out, pool=self._pool_of(config, case.body), changed="also")
+        summary = run(config, out, pool=self.pool_of(config, case.body), changed="also")
         if summary.failed:
             raise AnalysisError(f"{summary.failed[0].point} failed", out, "run the study again; it goes on there")
         return read(out, texts=False)
@@ -126,9 +126,9 @@ class Bench:
         config = self.config(case)
         planned = Plan(config)
         prompts = prompts_of(planned, self.size.num_problems)
-        return Asked(planned, self._pool_of(config, case.body), prompts, planned.form.markers.open)
+        return Asked(planned, self.pool_of(config, case.body), prompts, planned.form.markers.open)
 
-    def _pool_of(self, config: SweepConfig, body: Body) -> Pool:
+    def pool_of(self, config: SweepConfig, body: Body) -> Pool:
         """An engine for models of one body; the last one stays open until another body's turn."""
         if self._open is None or self._open[0] != body:
             self.close()

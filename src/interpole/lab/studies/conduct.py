@@ -11,14 +11,16 @@ import numpy as np
 from interpole.errors import AnalysisError
 from interpole.files import write_atomic
 from interpole.formats import plain
-from interpole.lab.studies import dynamic, families, overlap, scale
+from interpole.lab.studies import dynamic, families, overlap, scale, simplex
 from interpole.lab.studies.bench import Bench, Tell
 from interpole.lab.studies.study import FULL, Row, Size, Study, Verdict, judged, read_rows, rows_text
 from interpole.report.render import save
 
 __all__ = ["STUDIES", "Found", "conduct", "page", "study_of", "to_json"]
 
-STUDIES: Mapping[str, Study] = {one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY)}
+STUDIES: Mapping[str, Study] = {
+    one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY, simplex.STUDY)
+}
 """Every study by name."""
 
 
