@@ -170,6 +170,23 @@ def test_what_is_learned_begins_after_the_opened_thinking(tokenizer):
     assert "</think>" in learned
 
 
+def test_a_terse_model_learns_the_work_without_marks(tokenizer):
+    model = Model("terse", Stage(steps=1, batch=2, lr=0, lr_muon=0))
+    ((ids, labels),) = _batches(tokenizer, model, np.random.default_rng(0))
+    text, learned = (tokenizer.decode(row[row >= 0]) for row in (ids[0], labels[0]))
+    question = re.search(r"user\n(.*)<\|im_end\|>", text)[1]
+    assert learned.startswith(f"{chains.work(question)}\n\n{left_to_right(question)}<|im_end|>")
+    assert "<think>" not in text
+
+
+def test_a_third_specialist_is_trained_from_the_same_base_where_it_is_asked_for(trained, tmp_path):
+    assert not (trained[0] / "terse").exists()
+    train(Body(), 0, tmp_path / "three", schedule=TINY, base=trained[0] / "base", terse=TINY.thinking)
+    assert json.loads((tmp_path / "three/training.json").read_text())["terse_stage"]["steps"] == 3
+    made = [interpole.open(tmp_path / "three" / name) for name in ("base", "terse", "thinking")]
+    assert len({one.fingerprint() for one in made}) == 3
+
+
 def test_the_template_writes_chatml_and_does_not_open_the_thinking(tokenizer):
     messages = [
         {"role": "system", "content": "Be brief."},
