@@ -375,6 +375,7 @@ def test_responses_take_back_their_own_items(address):
     items = ask(address, body, "responses")["output"]
     history = [{"role": "user", "content": QUESTION}, *items, {"role": "user", "content": QUESTION}]
     more = {"instructions": "sum", "store": False, "include": ["reasoning.encrypted_content"]}  # as agents do
+    more |= {"client_metadata": {"session": "x"}}
     assert ask(address, body | {"input": history} | more, "responses")["status"] == "completed"
     for wrong, param in (
         ({"previous_response_id": "x"}, "previous_response_id"),

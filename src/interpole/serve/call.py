@@ -17,7 +17,7 @@ from interpole.errors import TaskError
 from interpole.formats import MAX_SEED
 from interpole.records import Sampler
 from interpole.serve.errors import RequestError
-from interpole.serve.fields import Fields
+from interpole.serve.fields import WITHOUT_EFFECT, Fields
 from interpole.serve.levels import Chosen, choose
 from interpole.serve.served import Served
 
@@ -120,8 +120,7 @@ def read(fields: Fields, body: Mapping[str, Any], served: Served, *, max_tokens:
         RequestError: one of them makes no sense.
     """
     chosen = choose(body, served.levels, served.numbers)
-    fields.passed_over("lam", "model", "reasoning_effort", "output_config", "user", "metadata", "safety_identifier")
-    fields.passed_over("prompt_cache_key", "prompt_cache_retention")
+    fields.passed_over("lam", "model", "reasoning_effort", "output_config", *WITHOUT_EFFECT)
     if fields.get("output_config") is not None:
         inner = fields.inner("output_config")
         inner.passed_over("effort")

@@ -20,6 +20,7 @@ from interpole.engines.vllm_tally import STOPS_AT_ANSWER
 from interpole.errors import CorruptError, TaskError
 from interpole.formats import parse_json
 from interpole.serve.errors import RequestError
+from interpole.serve.fields import WITHOUT_EFFECT
 from interpole.serve.guard import check_host, check_json, names_of
 from interpole.serve.levels import Chosen, Levels, card, cards, choose
 from interpole.serve.metrics import Metrics
@@ -48,16 +49,8 @@ _REQUESTS = {
 """Where λ is put in."""
 _NO_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
 """What asks no model, and so needs no λ."""
-_WITHOUT_EFFECT = (
-    "metadata",
-    "store",
-    "service_tier",
-    "user",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-)
-"""Fields of OpenAI's that say nothing about the answer: taken, and not handed on where vLLM does not know them."""
+_NOT_HANDED_ON = (*WITHOUT_EFFECT, "store", "service_tier")
+"""Fields that vLLM need not have, where it does not know them."""
 _REFUSED = {
     "prompt_logprobs": "log-probabilities of prompts are not computed at a λ",
     "use_beam_search": "beam search is not served with a λ per request",
@@ -115,7 +108,7 @@ def rewritten(
     if given.get("echo") and given.get("logprobs") is not None and path == COMPLETIONS:
         raise RequestError(_REFUSED["prompt_logprobs"], param="echo", code="unsupported_parameter")
     for name in sorted(given.keys() - known):
-        if name not in _WITHOUT_EFFECT:
+        if name not in _NOT_HANDED_ON:
             raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter")
         given.pop(name)
     _check_budget(given)
