@@ -11,7 +11,7 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE # where it is set, every process that the tests start compiles the sources again
 
-.PHONY: demo test fuzz test-ray test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
+.PHONY: demo test fuzz test-ray test-package test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -25,6 +25,9 @@ fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half a
 test-ray: $(STAMP) # sweeps on a Ray cluster of two nodes, and what is killed in it; Ray is 245 MB more in .venv
 	$(PIP) -e '.[ray]'
 	$(PY) -m pytest -m ray --durations 10 tests/sweep/test_ray.py
+
+test-package: $(STAMP) # sdist and wheel, built and installed into environments of their own, without torch
+	$(PY) -m pytest -m package --durations 10 tests/test_package.py
 
 test-vllm: $(VLLM_STAMP) # λ in a running vLLM on a CPU, in an environment of its own (docs/vllm.md)
 	.venv-vllm/bin/python -m pytest -m vllm --durations 10 tests/engines/test_vllm.py tests/engines/test_vllm_per_request.py tests/serve/test_vllm_serve.py

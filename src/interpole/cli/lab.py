@@ -74,12 +74,18 @@ def demo(
     samples: Annotated[int, typer.Option("--samples", "-k", min=2, help="Responses per question.")] = 4,
     limit: Annotated[int, typer.Option(min=12, help="Number of questions.")] = 96,
 ) -> None:
-    """Walk through it all on the shipped tiny pair, in minutes: each step shows its command, then really runs it."""
+    """Walk through it all on the shipped tiny pair, in minutes: each step shows its command, then really runs it.
+
+    It generates and serves: `pip install 'interpole[all]'`, or `uvx 'interpole[all]' demo`.
+    """
     from interpole.analysis.recommend import recommend
     from interpole.analysis.scoring import load
     from interpole.cli.show import console
+    from interpole.engines.registry import require
     from interpole.lab import shipped
 
+    for module in ("torch", "transformers", "optuna", "uvicorn"):  # at once, not after half of it
+        require(module, "all")
     step = partial(_step, context.find_root().command)
     pair, run, budget = shipped(), out / "run", 50
     ends = (pair.instruct, pair.thinking)
