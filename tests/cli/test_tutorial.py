@@ -19,7 +19,7 @@ COMMANDS = [
 
 
 @pytest.mark.slow
-def test_the_tutorial_from_doctor_to_audit(tmp_path, monkeypatch):
+def test_the_tutorial_from_doctor_to_the_paper(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     where = shipped()
     rows = [
@@ -39,6 +39,12 @@ def test_the_tutorial_from_doctor_to_audit(tmp_path, monkeypatch):
     made = json.loads(next(out for command, out in outputs.items() if "--balanced --json" in command))
     assert made["met"]
     assert (tmp_path / "mine-0.6/config.json").exists()
-    assert "byte for byte" in outputs[COMMANDS[-1]]
+    assert "byte for byte" in next(out for command, out in outputs.items() if command.startswith("interpole audit"))
+    assert "50 %" in next(out for command, out in outputs.items() if command.startswith("interpole predict"))
+    assert "seen over static λ" in outputs["interpole route runs/mine"]
+    assert "policy" in {
+        point["point"] for point in json.loads((tmp_path / "runs/mine/metrics.json").read_text())["points"]
+    }
+    assert (tmp_path / "paper-figure5/sweep.yml").exists()
     assert (tmp_path / "runs/mine/report.html").exists()
     assert (tmp_path / "sigma.svg").exists()

@@ -272,6 +272,8 @@ def test_every_experiment_runs_on_the_tiny_pair(tmp_path, name):
     assert found["claims"]
     assert others(experiment(name), RunFile.load(out / "run")) == {}
     again = invoke(name, "--from", out / "run")
+    assert again.exit_code == 0, again.exception
+    assert f"arithmetic: {found['claims'][0]['claim']}: {found['claims'][0]['verdict']}" in again.stdout
     assert "The printed numbers are of " in again.stdout
 
 

@@ -213,6 +213,8 @@ def _weigh(one: Experiment, family: Family, *, tiny: bool, dry_run: bool, as_jso
 
 def _show(one: Experiment, found: Found, left_out: Mapping[str, str], *, as_json: bool, run: str = "") -> None:
     """Measured beside printed, then the claims."""
+    from rich.text import Text
+
     from interpole.cli.show import console, show_json, table
     from interpole.paper.verdicts import to_json
 
