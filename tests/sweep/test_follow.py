@@ -15,6 +15,7 @@ from interpole.analysis.routing import route
 from interpole.cli import app
 from interpole.errors import AnalysisError, RunError
 from interpole.records import Outcome
+from interpole.report import write_report
 from interpole.runs import samples
 from interpole.runs.progress import Progress
 from interpole.runs.runfile import RunFile
@@ -193,6 +194,10 @@ def test_the_commands_show_a_policy_of_the_run_as_a_point_of_its_own(bench):
     assert {s.chosen_lam for s in samples.read(bench.out) if s.lam is None} == {0.25, 1.0}
     listed = CliRunner().invoke(app, ["samples", str(bench.out), "--point", "by difficulty", "-n", "1"]).stdout
     assert "at λ=" in " ".join(listed.split())
+    page = write_report(bench.out, bench.folder / "report.html").read_text()
+    section = page[page.index("λ by the question</h2>") :].split("</section>")[0]
+    assert f"<li>by difficulty, {live['verdict']}.</li>" in section
+    assert 'data-point="by difficulty"' in section.split("</figure>")[0]
 
 
 def test_a_file_of_a_policy_on_the_command_line_is_a_point_beside_those_of_the_dial(bench, tmp_path):

@@ -225,6 +225,7 @@ def _routed(found: Routes) -> dict[str, Any]:
     return {
         "chart": _chart(routes(found, 360, 230, alone=False), "Policies against static λ", {}, None),
         "verdict": found.verdict,
+        "live": [f"{one.point}, {one.verdict}." for one in found.live],
         "samples": f"{found.num_questions:,} questions × {found.num_samples} at each λ",
         "policies": [
             {

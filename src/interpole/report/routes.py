@@ -42,6 +42,7 @@ def routes(found: Routes, width: int = 460, height: int = 300, *, alone: bool = 
         alone: with a legend and a subtitle; else what stands beside the chart says that.
     """
     shown = [a for _, _, a in found.static] + [point.accuracy for one in found.policies for point in one.points]
+    shown += [one.accuracy.value for one in found.live]
     accuracy = alt.Y(
         "accuracy:Q",
         title=None,
@@ -83,10 +84,24 @@ def routes(found: Routes, width: int = 460, height: int = 300, *, alone: bool = 
             strokeDash=alt.StrokeDash("policy:N", scale=dashes, legend=None),
         )
     )
+    followed = [
+        {"tokens": one.tokens.value, "accuracy": one.accuracy.value}
+        | {"text": f"{one.point}: {100 * one.accuracy.value:.1f} % at {one.tokens.value:,.0f} tokens"}
+        for one in found.live
+    ]
+    if followed:
+        layers.append(
+            alt.Chart(alt.Data(values=followed))
+            .mark_point(
+                shape="diamond", size=64, opacity=1, fill=COLOURS["paper"], stroke=COLOURS["ink"], strokeWidth=1.5
+            )
+            .encode(x=tokens, y=accuracy, description="text:N")
+        )
     if not alone:
         return alt.layer(*layers).properties(width=width, height=height, title="Accuracy (%) against tokens")
     title = alt.Title(
         f"{found.task}: accuracy (%) of policies against tokens",
-        subtitle="Grey: what static λ and their mixes reach; small numbers are the λ at its corners",
+        subtitle="Grey: what static λ and their mixes reach; small numbers are the λ at its corners"
+        + ("; diamonds: policies that were followed" if followed else ""),
     )
     return alt.layer(*layers).properties(width=width, height=height, title=title)
