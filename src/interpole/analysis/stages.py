@@ -87,7 +87,7 @@ class Stages:
     lambda_mid: Interval | None  # 50 %
     lambda_off: Interval | None  # 95 %
     stage2: tuple[float, float] | None  # last swept λ with Think #R ≤ 5 %, first after it with ≥ 95 %
-    method: Literal["curve", "bracket", "random effects", "none"]
+    method: Literal["curve", "bracket", "random effects", "none"]  # see `Transition`
     links: Mapping[str, float]  # link → weight in the averaged curve
     fits: bool
     misfit: float

@@ -32,6 +32,7 @@ STRAYS = 0.5  # pseudo-strays of either kind (Jeffreys)
 ROUGH = 1e-3  # precision of refits, far below how they vary
 BLUNT = 0.5  # power of a link's weight by which refits draw it: weights are estimated from the same few questions
 LIGHT = 0.01  # a link that weighs less is not mentioned
+_BOUNDS = "the swept λ around them as bounds, which are no 95 % intervals and hold them nearly always"
 MOST_LAMBDAS = 400  # more are taken together, neighbour by neighbour
 TABLE_ALIKE = 0.4  # correlation of a question's responses, where a table does not show it
 PRINTED_TRIALS = 1000  # what a share printed to a tenth of a percent is taken to be worth where no counts are known
@@ -58,7 +59,9 @@ class Transition:
     on: Interval | None
     mid: Interval | None
     off: Interval | None
-    method: Literal["curve", "bracket", "random effects", "none"]
+    method: Literal[
+        "curve", "bracket", "random effects", "none"
+    ]  # ends are 95 % intervals but for a bracket's, which are bounds
     misfit: float  # largest distance between an observed share and the best curve; NaN where none was fitted
     fits: bool  # whether a curve is good enough
     refusal: str  # why there is no answer at all; "" where there is one
@@ -335,8 +338,8 @@ def _gap_note(lams: Array, shares: Array, num_inside: int) -> str:
     where = f"between λ={lams[max(after - 1, 0)]:g} and λ={lams[after]:g}"
     seen = "no swept λ lies" if num_inside == 0 else "one swept λ alone lies"
     return (
-        f"{seen} where Think #R is between 5 % and 95 % (half is passed {where}), so its slope is not known: boundaries are "
-        "the swept λ around them; sweep λ there to tell more"
+        f"{seen} where Think #R is between 5 % and 95 % (half is passed {where}), so its slope is not known: boundaries have "
+        f"{_BOUNDS}; sweep λ there to tell more"
     )
 
 
@@ -344,4 +347,4 @@ def _misfit_note(shares: Array, misfit: float) -> str:
     """Why the swept λ around a boundary are all that is said."""
     fall = float((np.maximum.accumulate(shares) - shares).max())
     shape = f"; Think #R falls by {fall:.1%} on the way: not one transition" if fall > TOLERANCE else ""
-    return f"every curve tried misses a share (the best by {misfit:.1%}): boundaries are the swept λ around them{shape}"
+    return f"every curve tried misses a share (the best by {misfit:.1%}): boundaries have {_BOUNDS}{shape}"

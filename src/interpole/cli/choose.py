@@ -211,8 +211,9 @@ def show_found(found: Found) -> None:
                 f"predicted before anything was generated: {interval_text(found.predicted.mid, digits=3)}, in the place of a "
                 f"bisection's {HALVINGS * PROMPTS} responses"
             )
+        ends = "a 95 % interval" if found.transition.method == "curve" else "the swept λ around it"
         console.print(
-            f"\nHalf of the responses think at λ={interval_text(middle, digits=3)}, a 95 % interval; {alone}.",
+            f"\nHalf of the responses think at λ={interval_text(middle, digits=3)}, {ends}; {alone}.",
             highlight=False,
         )
     share = found.num_tokens / found.grid_tokens

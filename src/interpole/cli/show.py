@@ -189,21 +189,23 @@ def show_stages(stages: Sequence[Stages]) -> None:
     """The stage boundaries per task and pooled, then notes, and what is still open."""
     from interpole.analysis.intervals import ends_text
 
-    def boundary(found: Interval | None) -> Text:
+    def boundary(found: Interval | None, method: str) -> Text:
         if found is None:
             return Text("–")
-        return Text.assemble(f"{found.value:.2f} ", (ends_text(found, digits=2), "dim"))
+        return Text.assemble(
+            f"{found.value:.2f} ", (f"{'within ' * (method == 'bracket')}{ends_text(found, digits=2)}", "dim")
+        )
 
     rows = [
         [
             s.task,
-            *(boundary(found) for found in (s.lambda_on, s.lambda_mid, s.lambda_off)),
+            *(boundary(found, s.method) for found in (s.lambda_on, s.lambda_mid, s.lambda_off)),
             f"[{s.stage2[0]:g}, {s.stage2[1]:g}]" if s.stage2 else "–",
         ]
         for s in stages
     ]
     table(
-        "Stages: λ where Think #R reaches …, and the swept λ around stage 2",
+        "Stages: λ where Think #R reaches …, with 95 % intervals (within: bounds), and the swept λ around stage 2",
         ["task", "5 %", "50 %", "95 %", "stage 2"],
         rows,
     )

@@ -101,7 +101,7 @@ def _stages(stages: Stages) -> Verdict:
     if stages.stage2:
         text += f" On the swept grid: between {stages.stage2[0]:g} and {stages.stage2[1]:g}."
     if stages.method == "bracket":
-        text += " No curve could be fitted: these are the swept λ around them; read them as rough."
+        text += " No curve could be fitted: the brackets hold the swept λ around them, bounds and no 95 % intervals."
     return Verdict("stages", stages.task, f"Thinking switches on between λ = {on.value:.2f} and {off.value:.2f}", text)
 
 
