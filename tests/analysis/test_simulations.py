@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import adaptive_simulation
+import simulations
 import stages_simulation
 
 ROOT = Path(__file__).parents[2]
@@ -34,3 +38,21 @@ def test_the_study_of_adaptive_sweeps_runs_and_they_cost_less_than_the_grid():
     lines = [line for line in adaptive_simulation.tables(True) if line.startswith("| 20 × 4 |")]
     assert [line.split("|")[2].strip() for line in lines] == list(adaptive_simulation.GOALS)
     assert all(float(line.split("|")[3].split("%")[0]) <= 60 for line in lines)
+
+
+def test_a_study_that_was_stopped_goes_on_with_what_it_kept(tmp_path):
+    done = []
+
+    def half(number):
+        if number > 4:
+            raise KeyboardInterrupt
+        done.append(number)
+        return number / 2
+
+    with pytest.raises(KeyboardInterrupt):
+        list(simulations.Runner(SimpleNamespace(map=map), tmp_path)(half, [2, 4, 6]))
+    assert done == [2, 4]
+    again = simulations.Runner(SimpleNamespace(map=map), tmp_path)
+    assert list(again(half, [2, 3, 4])) == [1, 1.5, 2]
+    assert done == [2, 4, 3]
+    assert list(simulations.Runner(SimpleNamespace(map=map), None)(half, [2, 4])) == [1, 2]

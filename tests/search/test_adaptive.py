@@ -269,7 +269,7 @@ def test_an_adaptive_sweep_is_an_ordinary_run_and_is_not_asked_twice(sweep_of, t
     shown = CliRunner().invoke(app, command, catch_exceptions=False)
     assert shown.exit_code == 0
     flat = " ".join(shown.stdout.split())
-    assert re.search(r"think at λ=0\.4\d\d \[0\.\d{3}, 0\.\d{3}\], a 95 % interval", flat)
+    assert re.search(r"think at λ=0\.4\d\d \[0\.\d{3}, 0\.\d{3}\], the swept λ around it", flat)
     assert "bisection alone: [0.438, 0.469]" in flat
     once = asked(tmp_path)
     assert len(set(once)) == len(once)
