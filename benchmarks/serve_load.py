@@ -2,6 +2,7 @@
 
     python benchmarks/serve_load.py [--seconds 60] [--questions 96]
     .venv-vllm/bin/python benchmarks/serve_load.py --engine vllm
+    .venv-vllm/bin/python benchmarks/serve_load.py --engine vllm --seconds 0     # the engine's end only
 
 Clients hang up at random and read slowly. The embedded engine fails once in the middle; vLLM's is killed afterwards, under a load
 of its own, which ends the server. What is printed goes into docs/serve.md; times are of this machine, ratios of one run.
@@ -121,9 +122,14 @@ async def stream(client: httpx.AsyncClient, chance: random.Random) -> str:
     question = " ".join(f"{name}{chance.choice('+-*')}{chance.randrange(1, 10)}" for name in "abcdef")
     body = {"messages": [{"role": "user", "content": f"{chance.randrange(100)} {question} = ?"}], "stream": True}
     body |= {"lam": chance.randrange(11) / 10, "max_tokens": 300}
-    leaves, last = chance.random() < 0.2, ""
+    leaves, last, seen = chance.random() < 0.2, "", set[str]()
+
+    async def trace(name: str, _: Any) -> None:
+        seen.add(name)
+
     try:
-        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        extensions = {"trace": trace}
+        async with client.stream("POST", "/v1/chat/completions", json=body, extensions=extensions) as reply:
             if reply.status_code != 200:
                 return f"error {json.loads(await reply.aread())['error']['code']}"
             async for line in reply.aiter_lines():
@@ -137,7 +143,9 @@ async def stream(client: httpx.AsyncClient, chance: random.Random) -> str:
     except httpx.ConnectError:
         return "refused"  # the server has ended
     except (httpx.TransportError, ValueError) as error:
-        return f"broken ({type(error).__name__})"
+        where = "after it began" if "http11.receive_response_headers.complete" in seen else "unanswered"
+        how = "a new" if "connection.connect_tcp.started" in seen else "an old"
+        return f"broken ({type(error).__name__} on {how} connection, {where})"
     return f"error {data['error']['code']}" if "error" in data else str(data["choices"][0]["finish_reason"] or "cut")
 
 
@@ -194,16 +202,17 @@ async def measure(address: str, process: psutil.Process, options: argparse.Names
     fail = (lambda: process.send_signal(signal.SIGUSR1)) if embedded else (lambda: kill_engine(process))
     async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
         await first_token(client, 5)  # warm
-        await efforts(client, options.questions)
-        await first_tokens(client)
-        await load_for(client, options.seconds, process, fail if embedded else None, options.seconds / 2)
-        await asyncio.sleep(1)
+        if options.seconds:
+            await efforts(client, options.questions)
+            await first_tokens(client)
+            await load_for(client, options.seconds, process, fail if embedded else None, options.seconds / 2)
+            await asyncio.sleep(1)
         health = await client.get("/health")
         in_flight = re.findall(RUNNING, (await client.get("/metrics")).text, re.M)
         print(f"afterwards health {health.status_code} {health.text}, in flight {in_flight}")
         if not embedded:
             print("the engine is killed after 5 s:")
-            await load_for(client, 15, process, fail, 5)
+            await load_for(client, 25, process, fail, 5)
 
 
 def kill_engine(server: psutil.Process) -> None:

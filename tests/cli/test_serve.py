@@ -69,7 +69,7 @@ def test_machines_are_told_where_it_listens_and_what_its_levels_are(capsys):
 
 
 def test_a_policy_stands_beside_the_levels_with_what_to_expect_of_it(capsys):
-    rule = Groups(by="length", edges=(20.0,), lams=(0.25, 1.0, 0.5))
+    rule = Groups(kind="groups", by="length", edges=(20.0,), lams=(0.25, 1.0, 0.5))
     policy = FittedPolicy(name="by length", rule=rule, price=0.001, tokens=41.7, accuracy=0.8, num_questions=20)
     levels = Levels(0.5, {"low": Level(0.2)}, "mine", policy)
     _show(levels, "http://127.0.0.1:8000", has_key=False)

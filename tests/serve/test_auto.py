@@ -26,7 +26,7 @@ def policy(rule, **more):
     return FittedPolicy(**fitted | more)
 
 
-BY_LENGTH = policy(Groups(by="length", edges=(20.0,), lams=(0.2, 0.9, 0.5)))
+BY_LENGTH = policy(Groups(kind="groups", by="length", edges=(20.0,), lams=(0.2, 0.9, 0.5)))
 AUTO = replace(LEVELS, auto=BY_LENGTH)
 
 
@@ -114,11 +114,11 @@ def test_a_policy_that_needs_what_no_request_says_is_refused_with_the_reason(run
 
 
 def test_files_are_checked_as_well_and_a_name_needs_a_run(tmp_path):
-    far = Groups(by="length", edges=(20.0,), lams=(0.2, 1.2, 0.5))
-    margin = policy(Groups(by="margin", edges=(0.0,), lams=(0.2, 0.8, 0.5)), margin_at=0.5)
-    probe = Probe(first=(0.1, 0.1), then=0.9)
+    far = Groups(kind="groups", by="length", edges=(20.0,), lams=(0.2, 1.2, 0.5))
+    margin = policy(Groups(kind="groups", by="margin", edges=(0.0,), lams=(0.2, 0.8, 0.5)), margin_at=0.5)
+    probe = Probe(kind="probe", first=(0.1, 0.1), then=0.9)
     features = Feature(name="difficulty", centre=1.0, scale=1.0)
-    model = Model(features=(features,), lams=(0.5,), right=((0, 0),), tokens=((0, 0),), price=0.0)
+    model = Model(kind="model", features=(features,), lams=(0.5,), right=((0, 0),), tokens=((0, 0),), price=0.0)
     for one, what in (
         (policy(far), "outside of 0 to 1"), (margin, "--engine transformers does"), (policy(probe), "several answers"),
         (policy(model), "task's difficulty"),
@@ -190,7 +190,7 @@ def test_a_policy_by_the_first_token_asks_the_engine_first(address, follows, str
     low, high = sorted(margins, key=margins.get)
     assert margins[high] - margins[low] > 0.01
     edge = (margins[low] + margins[high]) / 2
-    follows(policy(Groups(by="margin", edges=(edge,), lams=(0.15, 0.85, 0.5)), margin_at=at))
+    follows(policy(Groups(kind="groups", by="margin", edges=(edge,), lams=(0.15, 0.85, 0.5)), margin_at=at))
     for question, lam in ((low, "0.15"), (high, "0.85")):
         body = {"model": "pair@auto", "max_tokens": 2, "stream": stream} | bodies(question)["chat/completions"]
         with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=PATIENCE_SECONDS) as reply:
@@ -201,7 +201,7 @@ def test_a_policy_by_the_first_token_asks_the_engine_first(address, follows, str
 
 
 def test_a_first_token_that_does_not_come_in_time_is_an_error(address, pair_server, follows, monkeypatch):
-    follows(policy(Groups(by="margin", edges=(0.0,), lams=(0.15, 0.85, 0.5)), margin_at=0.5))
+    follows(policy(Groups(kind="groups", by="margin", edges=(0.0,), lams=(0.15, 0.85, 0.5)), margin_at=0.5))
     monkeypatch.setattr(pair_server, "limits", replace(pair_server.limits, timeout_seconds=0.0))
     reply = post(f"{address}/v1/chat/completions", json={"model": "pair@auto"} | bodies(SHORT)["chat/completions"])
     assert (reply.status_code, reply.json()["error"]["code"]) == (504, "timeout")
@@ -213,7 +213,9 @@ def test_a_policy_by_the_first_token_is_refused_where_the_prompt_opens_the_think
     opening = replace(pair_server.served.forms[1], prompt_opens_thinking=True)
     served = replace(pair_server.served, forms=(pair_server.served.forms[0], opening))
     monkeypatch.setattr(run, "serve_pair", lambda *_, **__: served)
-    levels = replace(LEVELS, auto=policy(Groups(by="margin", edges=(0.0,), lams=(0, 1, 0)), margin_at=0.5))
+    levels = replace(
+        LEVELS, auto=policy(Groups(kind="groups", by="margin", edges=(0.0,), lams=(0, 1, 0)), margin_at=0.5)
+    )
     with pytest.raises(TaskError, match="the prompt opens the thinking"):
         run.server_of(pair_server.driver._engine, levels, run.Options())
 

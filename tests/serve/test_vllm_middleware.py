@@ -445,7 +445,7 @@ def test_what_was_refused_failed_or_left_is_counted_so_and_costs_no_tokens():
 
 
 def test_a_policy_chooses_the_lambda_that_vllm_is_told_and_is_counted(monkeypatch):
-    rule = Groups(by="length", edges=(20.0,), lams=(0.2, 0.9, 0.5))
+    rule = Groups(kind="groups", by="length", edges=(20.0,), lams=(0.2, 0.9, 0.5))
     policy = FittedPolicy(name="by length", rule=rule, price=0.001, tokens=40.0, accuracy=0.8, num_questions=20)
     for name, value in vllm.to_environment(replace(LEVELS, auto=policy), "localhost").items():
         monkeypatch.setenv(name, value)
@@ -494,13 +494,16 @@ def test_what_is_served_goes_through_the_environment(monkeypatch):
 def ended_server(then):
     """What becomes of a server whose engine is a process that sleeps, and whose loop does `then`."""
     code = (
-        "import asyncio, multiprocessing, os, signal, time\n"
+        "import asyncio, functools, multiprocessing, os, signal, time\n"
+        "print = functools.partial(print, flush=True)\n"
         "from types import SimpleNamespace\n"
         "from interpole.serve import vllm_ending\n"
         "vllm_ending.GRACE_SECONDS, vllm_ending.LINGER_SECONDS = 0.3, 0.0\n"
         "engine = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)); engine.start()\n"
+        "def close():\n"
+        "    print('listens no more', vllm_ending.ENDING.engine_ended)\n"
         "async def main():\n"
-        "    server, ending = SimpleNamespace(should_exit=False), vllm_ending.ENDING\n"
+        "    server, ending = SimpleNamespace(should_exit=False, servers=[SimpleNamespace(close=close)]), vllm_ending.ENDING\n"
         "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "    ending.watch(server)\n"
         f"{textwrap.indent(then, ' ' * 4)}\n"
@@ -511,13 +514,13 @@ def ended_server(then):
 
 def test_a_server_that_waits_for_a_client_for_ever_is_cut_off_once_its_engine_has_ended():
     ended = ended_server("os.kill(engine.pid, 9)\nawait asyncio.sleep(600)\nprint('still here')")
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (1, "listens no more True\n")
     assert "engine has ended" in ended.stderr
 
 
 def test_a_server_whose_engine_died_is_told_to_end_and_knows_how_it_died():
     then = "os.kill(engine.pid, 9)\nwhile not server.should_exit: await asyncio.sleep(0)\nprint(ending.exit_code, ending.told)"
-    assert ended_server(then).stdout == "-9 False\n"
+    assert ended_server(then).stdout == "listens no more True\n-9 False\n"
 
 
 def test_the_first_signal_leaves_the_engine_alone_and_the_second_ends_everything():

@@ -1,7 +1,7 @@
 """How vLLM's own server ends: whoever is in flight gets an answer or an error, what is new a 503, and nothing waits for ever.
 
 On SIGTERM and Ctrl-C vLLM finishes what its engine has (`--shutdown-timeout`); a second signal ends at once. Where the engine
-dies, the server stays for a moment, so that those who ask on connections that they have open are told.
+dies, the server stays for a moment, then lets in nobody more, and ends a moment later: whoever was let in is told.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from interpole.serve.errors import RequestError
 __all__ = ["ENDING", "Cut", "Ending"]
 
 LINGER_SECONDS = 3.0
-"""For how long a server whose engine died goes on telling so."""
+"""For how long a server whose engine died goes on telling so: to whoever comes, and then to who has a connection open."""
 TELL_SECONDS = 20.0
 """After how long without an engine those who still have no end of their response are told an error."""
 GRACE_SECONDS = 30.0
@@ -125,7 +125,13 @@ class Ending:
         self.engine_ended = True
         loop.call_later(0.0 if self._hurry.is_set() else TELL_SECONDS, self._cut_off)
         if not self.told and server is not None:
-            loop.call_later(LINGER_SECONDS, setattr, server, "should_exit", True)
+            loop.call_later(LINGER_SECONDS, self._stop_listening, loop, server)
+
+    def _stop_listening(self, loop: asyncio.AbstractEventLoop, server: Any) -> None:
+        """Let in nobody more; whoever is in is still answered."""
+        for one in server.servers:
+            one.close()
+        loop.call_later(LINGER_SECONDS, setattr, server, "should_exit", True)
 
     def _cut_off(self) -> None:
         for task in self._active - self._cut:
