@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import forked
 import live
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.engines.base import Request, chance_of
@@ -64,7 +65,7 @@ def reference(logits, sampler, min_p=0.0):
     return np.where(kept, p, 0) / p[kept].sum()
 
 
-def drawn(logits, sampler, num_draws=20_001, min_p=0.0):
+def drawn(logits, sampler, num_draws=10_001, min_p=0.0):
     """Probabilities of `draw`, read off an even grid of uniforms: exact to one grid step per token."""
     uniforms = torch.linspace(0, 1 - 1e-7, num_draws)
     rows = torch.tensor(logits).expand(num_draws, -1)
@@ -224,7 +225,7 @@ def test_both_ends_of_sequence_stop_and_all_other_special_tokens_stay(engine, mo
     def next_token(logits, *_):
         return torch.tensor([next(script)] * len(logits))
 
-    monkeypatch.setattr("interpole.engines.transformers.draw", next_token)
+    monkeypatch.setattr("interpole.engines.rows.draw", next_token)
     first = engine.generate(["x"], GREEDY, [0])
     second = engine.generate(["x"], GREEDY, [0])
     letter = engine.tokenizer.decode([65])
@@ -342,7 +343,8 @@ def test_an_engine_that_keeps_failing_is_given_up_until_the_next_place():
     assert len(reports) == 2
 
 
-def test_an_engine_that_cannot_be_opened_says_why():
+def test_an_engine_that_cannot_be_opened_says_why(monkeypatch):
+    monkeypatch.setattr("interpole.engines.process.subprocess", forked)  # it imports torch before it looks
     spec = {"engine": "transformers", "recipe": RECIPE}
     with EngineProcess(spec) as engine, pytest.raises(Exception, match="no such folder: nowhere"):
         engine.versions()

@@ -51,7 +51,7 @@ def test_vllm_mixes_lambdas_in_one_batch_as_the_folders_say(pair, folders, tmp_p
     from vllm import LLM, SamplingParams
 
     from interpole.engines import vllm_per_request
-    from interpole.engines.vllm import write_assets
+    from interpole.engines.vllm_running import write_assets
 
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     vllm_per_request.register()

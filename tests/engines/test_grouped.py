@@ -55,7 +55,7 @@ def test_who_comes_at_the_lambda_whose_turn_it_is_joins_the_batch(engine):
     engine.add(Request(1, "x", GREEDY, 0, lam=0.5))
     engine.add(Request(2, "x", GREEDY, 0, lam=0.0))
     engine.step()
-    assert (engine.num_running, engine.num_queued) == (2, 1)
+    assert (engine.num_running, engine.num_waiting) == (2, 1)
 
 
 @pytest.mark.parametrize(("patience", "starves"), [(20, False), (10**9, True)])
@@ -84,7 +84,7 @@ def test_a_request_that_is_cancelled_while_it_waits_is_forgotten_and_moves_nothi
     assert engine.num_turns == 0
 
 
-def test_what_the_parent_refuses_is_refused_when_it_comes(engine):
+def test_what_the_batch_refuses_is_refused_when_it_comes(engine):
     with pytest.raises(EngineError, match="does not fit"):
         engine.add(Request(0, "a" * 300, GREEDY, 0, lam=0.5))
     with pytest.raises(EngineError, match="λ = 2"):

@@ -17,8 +17,9 @@ from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.save import save
 from interpole.engines.base import Request, Token
 from interpole.engines.per_request import PerRequestEngine, open_per_request
+from interpole.engines.rows import Row
 from interpole.engines.scripted import ScriptedEngine
-from interpole.engines.transformers import Row, TransformersEngine
+from interpole.engines.transformers import TransformersEngine
 from interpole.errors import EngineError
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe
@@ -207,7 +208,7 @@ def between(folders, lam):
 
 def next_token(engine, requests):
     """By key: log-probabilities (V,) of the first token, as the engine tells them."""
-    size = engine._vocab_size
+    size = engine.model.get_output_embeddings().weight.shape[0]
     _, tokens = run(engine, [one._replace(top_logprobs=size) for one in requests])
     return {key: torch.tensor([value for _, value in sorted(one.top)]) for key, (one, *_) in tokens.items()}
 
@@ -357,14 +358,15 @@ def drained(engine):
 
 
 def test_a_row_that_is_not_finite_fails_alone(small, monkeypatch):
-    forward = small._forward
+    rows = small._rows.rows
+    forward = rows._forward
 
     def broken(tokens, batch):
         logits = forward(tokens, batch).clone()
         logits[[row.request.key == 1 for row in batch.rows]] = torch.nan
         return logits
 
-    monkeypatch.setattr(small, "_forward", broken)
+    monkeypatch.setattr(rows, "_forward", broken)
     for key in range(3):
         small.add(Request(key, PROMPTS[key], GREEDY, 0, lam=0.5))
     found = drained(small)
@@ -409,5 +411,5 @@ def test_requests_without_a_lambda_take_that_of_the_engine(small):
         (answer,) = small.generate(["x"], GREEDY, [0])
     assert answer == alone(small, "x", 0.45)
     assert small.where is None
-    with pytest.raises(EngineError, match="no λ between 0 and 1"):
+    with pytest.raises(EngineError, match="λ = half"):
         small.load("half")

@@ -144,7 +144,7 @@ def test_tokens_and_logprobs_equal_those_of_a_fresh_engine_on_the_written_folder
         assert len(engine.proofs) == workers
         for lam in (0.0, 0.5, 1.0, 0.5, 0.0, 1.0):
             engine.load(lam)
-            found = scores(engine._llm)
+            found = scores(engine._dialled.running.llm)
             assert found == fresh.setdefault(lam, found), f"λ = {lam}"
             engine.verify()
         assert fresh[0.0] != fresh[0.5] != fresh[1.0]
@@ -155,42 +155,42 @@ def test_tokens_and_logprobs_equal_those_of_a_fresh_engine_on_the_written_folder
 def test_layer_ranges_and_other_methods_go_the_same_way(pair, engine, fresh):
     for name, recipe in variants(pair).items():
         with engine.at(recipe):
-            assert scores(engine._llm) == fresh[name], name
+            assert scores(engine._dialled.running.llm) == fresh[name], name
 
 
 def test_prefixes_cached_at_other_weights_are_forgotten(engine, fresh, monkeypatch):
     engine.load(0.0)
-    scores(engine._llm, LONG)
+    scores(engine._dialled.running.llm, LONG)
     engine.load(1.0)
-    assert scores(engine._llm, LONG) == fresh["long"]
+    assert scores(engine._dialled.running.llm, LONG) == fresh["long"]
     engine.load(0.0)
-    scores(engine._llm, LONG)
-    monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: True)
+    scores(engine._dialled.running.llm, LONG)
+    monkeypatch.setattr(engine._dialled.running.llm, "reset_prefix_cache", lambda: True)
     engine.load(1.0)
-    assert scores(engine._llm, LONG) != fresh["long"]  # without the reset these prompts do show it
+    assert scores(engine._dialled.running.llm, LONG) != fresh["long"]  # without the reset these prompts do show it
     monkeypatch.undo()
     engine.load(1.0)
-    assert scores(engine._llm, LONG) == fresh["long"]
+    assert scores(engine._dialled.running.llm, LONG) == fresh["long"]
 
 
 def test_load_returns_the_fingerprint_and_at_goes_back(pair, engine):
     engine.load(0.25)
-    before = scores(engine._llm)
+    before = scores(engine._dialled.running.llm)
     with engine.at(0.75):
         assert engine.where == 0.75
-        assert scores(engine._llm) != before
+        assert scores(engine._dialled.running.llm) != before
     assert engine.where == 0.25
-    assert scores(engine._llm) == before
+    assert scores(engine._dialled.running.llm) == before
     assert engine.load(0.4) == merge(Recipe.between(*pair, 0.4)).fingerprint()
 
 
 def test_another_architecture_is_refused_and_nothing_changes(engine, tmp_path):
     engine.load(0.5)
-    before = scores(engine._llm)
+    before = scores(engine._dialled.running.llm)
     other = live.pair(tmp_path, **SIZES | {"intermediate_size": 96})
     with pytest.raises(MismatchError, match=r"mlp\.\w+_proj\.weight is BF16"):
         engine.load(Recipe.between(*other, 0.5))
-    assert scores(engine._llm) == before
+    assert scores(engine._dialled.running.llm) == before
 
 
 # ── the proof ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,7 +220,7 @@ def test_a_live_weight_that_was_tampered_with_is_found(engine, module):
     def tamper(model):
         model.get_submodule(module).weight.data.view(-1)[7] += 1
 
-    engine._llm.apply_model(tamper)
+    engine._dialled.running.llm.apply_model(tamper)
     with pytest.raises(EngineError, match=f"the first: {module}"):
         engine.verify()
     engine.load(0.5)
@@ -239,7 +239,7 @@ def test_a_packed_weight_that_was_tampered_with_is_found(engine, module):
 
         layer.cpu_linear = off
 
-    engine._llm.apply_model(tamper)
+    engine._dialled.running.llm.apply_model(tamper)
     with pytest.raises(EngineError, match=f"1 live modules of worker 0 do not hold .* {module}"):
         engine.verify()
     engine.load(0.5)

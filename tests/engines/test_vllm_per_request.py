@@ -27,7 +27,7 @@ from interpole.checkpoints.save import save
 from interpole.engines import vllm_layers
 from interpole.engines import vllm_per_request as per_request
 from interpole.engines.open import dial
-from interpole.engines.vllm import write_assets
+from interpole.engines.vllm_running import write_assets
 from interpole.errors import EngineError
 from interpole.merging.merged import merge
 from interpole.merging.recipe import Recipe

@@ -71,8 +71,8 @@ def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_le
         async with httpx.AsyncClient(
             base_url=address, timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=200)
         ) as client:
-            for wave in range(3):
-                found += await asyncio.gather(*(one_stream(client, 200 * wave + i, lams) for i in range(200)))
+            for wave, num in enumerate((200, 100, 100)):
+                found += await asyncio.gather(*(one_stream(client, 200 * wave + i, lams) for i in range(num)))
                 sizes.append(process.memory_info().rss)
         return found, sizes
 
@@ -95,15 +95,16 @@ def test_streams_of_the_tiny_pair_one_step_of_which_fails_are_whole_or_told_so_a
     address, pair_server, monkeypatch
 ):
     engine, num_failures = pair_server.driver._engine, pair_server.driver.num_failures
-    plain, steps = engine._before_forward, []
+    rows = engine._rows.rows
+    plain, steps = rows.before_forward, []
 
-    def before_forward(rows, num_tokens):
-        steps.append(len(rows))
+    def before_forward(of, num_tokens):
+        steps.append(len(of))
         if len(steps) == 20:
             raise RuntimeError("out of memory")
-        plain(rows, num_tokens)
+        plain(of, num_tokens)
 
-    monkeypatch.setattr(engine, "_before_forward", before_forward)
+    monkeypatch.setattr(rows, "before_forward", before_forward)
     content = {"messages": [{"role": "user", "content": "34 a-1 b-5 c*2 = ?"}], "stream": True, "max_tokens": 60}
 
     async def one(client, number):

@@ -494,7 +494,7 @@ def test_after_a_step_that_failed_the_weights_are_loaded_again(grouped, monkeypa
 
     grouped.add(Request(1, QUESTIONS[0], GREEDY, 0, lam=0.0))
     with monkeypatch.context() as patched:
-        patched.setattr(grouped._llm, "step", fail)
+        patched.setattr(grouped._batch._running.llm, "step", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             grouped.step()
     grouped.abandon()

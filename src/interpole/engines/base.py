@@ -20,7 +20,7 @@ from interpole.schema import Strict
 
 __all__ = [
     "MESSAGES", "Answer", "Engine", "Finished", "PerRequest", "RemoteModel", "Request", "Resolve", "Token",
-    "chance_finished", "chance_of", "eos_tokens", "lam_of", "marker_tokens", "pair_fingerprint",
+    "chance_finished", "chance_of", "eos_tokens", "lam_of", "marker_tokens", "pair_fingerprint", "refuse_second",
 ]  # fmt: skip
 
 Answer = Callable[[str, Sampler, int], Coroutine[Any, Any, Generation]]
@@ -299,6 +299,16 @@ def lam_of(where: Any) -> float:
     if not isinstance(where, int | float) or not 0 <= where <= 1:
         raise EngineError(f"a request at λ = {where}", remedy="give it a `lam` between 0 and 1")
     return float(where)
+
+
+def refuse_second(key: int, is_there: bool) -> None:
+    """Refuse a request whose key another one has.
+
+    Raises:
+        EngineError: `is_there`.
+    """
+    if is_there:
+        raise EngineError(f"two requests with the key {key}", remedy="give each a key of its own")
 
 
 def pair_fingerprint(instruct: Checkpoint, thinking: Checkpoint) -> str:

@@ -9,7 +9,6 @@ than float32 a row between the ends differs from the merged folder by where it i
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,13 +17,13 @@ from typing import Any
 import torch
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.engines.base import Finished, Request, Token, lam_of, pair_fingerprint
+from interpole.engines.base import Engine, Finished, Request, Token, lam_of, pair_fingerprint, refuse_second
 from interpole.engines.open import dial
-from interpole.engines.transformers import Row, TransformersEngine
+from interpole.engines.rows import Row, Rows
+from interpole.engines.streamed import StreamedRows
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
-from interpole.records import Generation
 
 __all__ = ["PerRequestEngine", "open_per_request"]
 
@@ -97,16 +96,20 @@ def _lerp(a: torch.Tensor, b: torch.Tensor, lams: torch.Tensor) -> torch.Tensor:
     return torch.lerp(a.float(), b.float(), lams).to(a.dtype)
 
 
-class PerRequestEngine(TransformersEngine):
+class PerRequestEngine(Engine):
     """Two checkpoints of one architecture as one model; each request is answered at its own λ.
 
     `load` and `at` take the λ of those requests that bring none. An error fails what was in the model, and the engine goes on.
 
     Attributes:
         instruct, thinking: the checkpoints at λ = 0 and λ = 1.
+        model: the live torch model of both.
+        tokenizer: its tokenizer.
+        context_tokens: most tokens of a prompt and its response together.
     """
 
-    takes = frozenset({"lam", "top_logprobs", "min_p", "begins"})
+    takes = StreamedRows.takes
+    moving = False  # both ends are held
 
     def __init__(
         self,
@@ -124,19 +127,17 @@ class PerRequestEngine(TransformersEngine):
             EngineError: transformers cannot load the folder, or the model has no exact form for λ per row.
             MismatchError: the checkpoints do not fit each other.
         """
-        super().__init__(instruct, dtype=dtype, device=device, threads=threads, max_rows=max_rows)
-        self.instruct, self.thinking, self.where = instruct, thinking, None
-        self._events: list[Token] = []
-        self._lams = _Lambdas(self._device)
-        self._hold()
-
-    def _hold(self) -> None:
-        """Have the model answer by both checkpoints."""
-        _pair(self.model, self.thinking, self._lams)
+        rows = Rows(instruct, dtype=dtype, device=device, threads=threads, max_rows=max_rows)
+        self.instruct, self.thinking = instruct, thinking
+        self.model, self.tokenizer, self.context_tokens = rows.model, rows.tokenizer, rows.context_tokens
+        self._lams = _Lambdas(rows.device)
+        _pair(self.model, thinking, self._lams)
+        rows.before_forward = self._take_lambdas
+        self._rows = StreamedRows(rows)
 
     def versions(self) -> dict[str, str]:
         """Those of `TransformersEngine`, and that λ is in the batch."""
-        return super().versions() | {"lambda": "per request"}
+        return self._rows.versions() | {"lambda": "per request"}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -144,20 +145,19 @@ class PerRequestEngine(TransformersEngine):
         return pair_fingerprint(self.instruct, self.thinking)
 
     @property
+    def busy(self) -> bool:
+        """Whether requests wait, or rows are not finished."""
+        return self._rows.busy
+
+    @property
     def num_running(self) -> int:
-        """Requests in the batch."""
-        batch = self._batch  # once: another thread may ask
-        return sum(not row.finish for row in batch.rows) if batch else 0
+        """Requests in the batch; may be asked in any thread."""
+        return self._rows.num_running
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a place in the batch."""
-        return len(self._waiting)
-
-    @property
-    def moving(self) -> bool:
-        """Never: both ends are held."""
-        return False
+        return len(self._rows) - self._rows.num_running
 
     def add(self, request: Request) -> None:
         """Tokenise and queue a request.
@@ -165,52 +165,27 @@ class PerRequestEngine(TransformersEngine):
         Raises:
             EngineError: it has no λ, one outside of [0, 1], a setting out of range, or a prompt that leaves no room.
         """
-        lam = lam_of(self.where if request.lam is None else request.lam)
-        if not 0 <= request.min_p <= 1 or (request.top_logprobs or 0) not in range(self._vocab_size + 1):
-            raise EngineError("min_p is between 0 and 1, top_logprobs at least 0")
-        if any(row.request.key == request.key for row in self._rows()):
-            raise EngineError(f"two requests with the key {request.key}", remedy="give each a key of its own")
-        super().add(request._replace(lam=lam))
+        self._check(request)
+        request = request._replace(lam=lam_of(self.where if request.lam is None else request.lam))
+        refuse_second(request.key, self._rows.has(request.key))
+        self._rows.enter(self._rows.prepared(request))
 
     def cancel(self, key: int) -> bool:
-        """Forget a request, wherever it is. Returns whether it was there: it is never answered.
-
-        Its row leaves the batch with the next step.
-        """
-        for row in self._rows():
-            if row.request.key == key:
-                row.finish = "cancelled"
-                if row in self._waiting:
-                    self._waiting.remove(row)
-                if not self.num_running:
-                    self._batch = None
-                return True
-        return False
+        """Forget a request, wherever it is. Returns whether it was there: it is never answered."""
+        return self._rows.cancel(key)
 
     def events(self) -> list[Token]:
         """The tokens that the last `step` drew, in order; handed out once."""
-        events, self._events = self._events, []
-        return events
+        return self._rows.events()
 
     def abandon(self) -> None:
         """Empty queue and batch."""
-        super().abandon()
-        self._events = []
+        self._rows.abandon()
 
     def step(self) -> list[Finished]:
         """As `TransformersEngine.step`. Where the model fails, so does what was in it; what waits goes on."""
-        self._events = []
-        try:
-            finished = super().step()
-            if not self.busy:
-                self._batch = None  # and its cache, however long the next request is in coming
-            return finished
-        except Exception as error:  # torch raises what it likes: out of memory, for one
-            failed, self._entering = self._entering, []
-            if not failed and self._batch:
-                failed, self._batch = [row for row in self._batch.rows if not row.finish], None
-            reason = error if isinstance(error, EngineError) else EngineError(f"the model failed: {error}")
-            return [Finished(row.request.key, Generation("", 0, "error"), reason) for row in failed]
+        self.progress += 1
+        return self._rows.step()
 
     def _move(self, where: Any) -> str:
         """Take the λ of requests that bring none; None: they must.
@@ -218,52 +193,20 @@ class PerRequestEngine(TransformersEngine):
         Raises:
             EngineError: it is no λ.
         """
-        if where is not None and not (isinstance(where, int | float) and math.isfinite(where) and 0 <= where <= 1):
-            raise EngineError(f"{where!r} is no λ between 0 and 1")
+        if where is not None:
+            lam_of(where)
         return f"{self.fingerprint}@{where}"
 
-    def _rows(self) -> list[Row]:
-        """All requests that are not answered yet."""
-        running = [row for row in self._batch.rows if not row.finish] if self._batch else []
-        return [*self._waiting, *running]
-
-    def _before_forward(self, rows: Sequence[Row], num_tokens: int) -> None:
+    def _take_lambdas(self, rows: Sequence[Row], num_tokens: int) -> None:
         """Tell the layers the λ of the rows; those that have left have none of their own."""
         live = [_lam(row) for row in rows if not row.finish]
         self._lams.set([live[0] if row.finish else _lam(row) for row in rows], num_tokens)
-
-    def _after_draw(self, rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
-        """Note what was drawn."""
-        told = [
-            i for i, row in enumerate(rows)
-            if row.request.top_logprobs is not None and not row.finish and tokens[i] >= 0
-        ]  # fmt: skip
-        logprobs = dict(
-            zip(told, _logprobs([rows[i] for i in told], [tokens[i] for i in told], logits[told]), strict=True)
-        )
-        for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if not row.finish and token >= 0:
-                self._events.append(Token(row.request.key, token, *logprobs.get(i, ())))
 
 
 def _lam(row: Row) -> float:
     lam = row.request.lam
     assert lam is not None  # `add` saw to it
     return lam
-
-
-def _logprobs(
-    rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor
-) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
-    """By row: the log-probability of its token, and the likeliest tokens with theirs."""
-    if not rows:
-        return []
-    found = logits.float().log_softmax(-1)  # (B, V)
-    drawn = found.gather(-1, torch.tensor(tokens, device=found.device)[:, None])[:, 0].tolist()
-    nums = [row.request.top_logprobs or 0 for row in rows]
-    values, ids = found.topk(max(nums))
-    pairs = [list(zip(*both, strict=True)) for both in zip(ids.tolist(), values.tolist(), strict=True)]
-    return [(one, tuple(top[:num])) for one, top, num in zip(drawn, pairs, nums, strict=True)]
 
 
 # ── a model of two ends ─────────────────────────────────────────────────────────────────────────────────────────

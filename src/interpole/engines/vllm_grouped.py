@@ -1,7 +1,7 @@
 """λ per request over one vLLM: requests queue by λ, and the weights move in place from one λ to the next.
 
-vLLM's scheduler holds requests of one λ at a time, and is drained before the weights change. Whose turn it is says
-`engines.turns`; how the weights move, and what is checked then, `engines.vllm`.
+vLLM's scheduler holds requests of one λ at a time. Who comes in when is said by `engines.grouped`; how the weights move, and what
+is checked then, by `engines.vllm`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NoReturn
 
 from vllm.engine.arg_utils import EngineArgs
-from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from interpole.engines.base import Finished, Request, Token, lam_of, pair_fingerprint
+from interpole.engines.base import Finished, Request, Token
+from interpole.engines.grouped import GroupedEngine
 from interpole.engines.open import dial
 from interpole.engines.turns import Turns
-from interpole.engines.vllm import Prepared, VllmEngine
+from interpole.engines.vllm import VllmDial
+from interpole.engines.vllm_running import Prepared, RunningVllm
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe
-from interpole.records import Generation
 
-__all__ = ["GroupedVllm", "open_grouped_vllm", "settings_of_flags"]
+__all__ = ["VllmBatch", "open_grouped_vllm", "settings_of_flags"]
 
 OURS = {
     "model": "it is INSTRUCT and THINKING",
@@ -41,88 +41,63 @@ OURS = {
 """Settings of vLLM's engine that are not for the user to give, and why."""
 
 
-class GroupedVllm(VllmEngine):
-    """One vLLM, dialled in place; driven request by request, each with a λ.
-
-    `load` and `at` move the weights, and their λ is that of requests that bring none.
-
-    Attributes:
-        instruct, thinking: the checkpoints at λ = 0 and λ = 1.
-    """
+class VllmBatch:
+    """Requests in one vLLM, whose tokens are told as they are drawn: what `GroupedEngine` drives."""
 
     takes = frozenset({"lam", "top_logprobs", "min_p"})
-    _output_kind = RequestOutputKind.DELTA
 
-    def __init__(self, recipe: Recipe, *, patience_steps: int = 256, **options: Any) -> None:
-        """Start vLLM at a recipe's λ = 0.
-
-        Args:
-            recipe: the pair.
-            patience_steps: as in `Turns`.
-            **options: those of `VllmEngine`.
-
-        Raises:
-            EngineError: vLLM cannot be started, or there is no patience.
-            MismatchError: the checkpoints do not fit each other.
-        """
-        self._turns = Turns[Prepared](None, patience_steps)
-        self._running: dict[int, tuple[Prepared, list[int]]] = {}  # by key, with the tokens so far
+    def __init__(self, running: RunningVllm) -> None:
+        """Drive this vLLM, which says tokens as they are drawn (`as_drawn`)."""
+        self._running = running
+        self.tokenizer, self.context_tokens = running.tokenizer, running.context_tokens
+        self.max_rows = running.max_rows
+        self._requests: dict[int, tuple[Prepared, list[int]]] = {}  # by key, with the tokens so far
         self._events: list[Token] = []
-        super().__init__(0.0, partial(dial, recipe), **options)
-        self.instruct, self.thinking = self._resolve(0.0), self._resolve(1.0)
-        self._check_fits(self.thinking)
-        self._max_rows = self._llm.vllm_config.scheduler_config.max_num_seqs
 
     def versions(self) -> dict[str, str]:
-        """Those of `VllmEngine`, and that requests of a λ go together."""
-        return super().versions() | {"lambda": "grouped"}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of both checkpoints."""
-        return pair_fingerprint(self.instruct, self.thinking)
+        """Those of vLLM."""
+        return self._running.versions()
 
     @property
     def busy(self) -> bool:
-        """Whether requests wait, or are not finished."""
-        return super().busy or len(self._turns) > 0
-
-    @property
-    def moving(self) -> bool:
-        """Whether the weights move just now."""
-        return self._turns.moving
-
-    @property
-    def num_turns(self) -> int:
-        """How often the weights have moved from one λ to another for requests that waited."""
-        return self._turns.num_turns
+        """Whether vLLM has requests that are not finished."""
+        return self._running.busy
 
     @property
     def num_running(self) -> int:
-        """Requests that vLLM has."""
-        return len(self._running)
+        """Requests that vLLM has; may be asked in any thread."""
+        return len(self._requests)
 
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait for their λ, or for a place in the batch."""
-        return len(self._turns)
+    def __len__(self) -> int:
+        """The same."""
+        return len(self._requests)
 
-    def add(self, request: Request) -> None:
-        """Tokenise a request and queue it at its λ.
+    def has(self, key: int) -> bool:
+        """Whether vLLM has the request with this key."""
+        return key in self._requests
+
+    def prepared(self, request: Request) -> Prepared:
+        """A request as vLLM takes it.
 
         Raises:
-            EngineError: it has no λ, one outside of [0, 1], the key of another, or is refused by `VllmEngine`.
+            EngineError: vLLM refuses it, or its prompt leaves no room.
         """
-        lam = lam_of(self.where if request.lam is None else request.lam)
-        if request.key in self._running or any(one.key == request.key for one in self._turns):
-            raise EngineError(f"two requests with the key {request.key}", remedy="give each a key of its own")
-        self._turns.put(lam, request.key, self._prepared(request))
+        return self._running.prepared(request)
+
+    def enter(self, item: Prepared) -> None:
+        """Hand a request to vLLM.
+
+        Raises:
+            EngineError: vLLM refuses it.
+        """
+        self._running.submit(item)
+        self._requests[item.key] = item, []
 
     def cancel(self, key: int) -> bool:
-        """Forget a request, wherever it is. Returns whether it was there: it is never answered."""
-        if self._running.pop(key, None) is None:
-            return self._turns.drop(key)
-        self._llm.abort_request([str(key)])
+        """Forget a request; returns whether it was there."""
+        if self._requests.pop(key, None) is None:
+            return False
+        self._running.llm.abort_request([str(key)])
         return True
 
     def events(self) -> list[Token]:
@@ -131,54 +106,25 @@ class GroupedVllm(VllmEngine):
         return events
 
     def abandon(self) -> None:
-        """Empty queues and batch."""
-        super().abandon()
-        self._turns.clear()
-        self._running.clear()
+        """Abort all requests."""
+        self._running.abandon()
+        self._requests.clear()
         self._events = []
+
+    def close(self) -> None:
+        """End vLLM and its workers."""
+        self._running.close()
 
     def step(self) -> list[Finished]:
-        """One step of vLLM's scheduler, at one λ; moves the weights where nobody is left at theirs."""
+        """One step of vLLM's scheduler."""
         self._events = []
-        finished = self._enter(self._turns.let_in(self.num_running, self._max_rows, self._move))
-        if not super().busy:
-            return finished
-        self.progress += 1
-        try:
-            outputs = self._llm.step()
-        except Exception:
-            self._turns.lam = None  # a prefix may be cached whose step was not computed: load again, which forgets it
-            raise
-        for output in outputs:
-            finished += self._take(output)
-        return finished
-
-    def _move(self, where: Any) -> str:
-        """As the parent's; those at this λ may come in then.
-
-        Raises:
-            EngineError: also where it is no λ.
-        """
-        lam, self._turns.lam = lam_of(where), None
-        fingerprint = super()._move(lam)
-        self._turns.lam = lam
-        return fingerprint
-
-    def _enter(self, entering: Sequence[Prepared]) -> list[Finished]:
-        """Hand requests to vLLM; returns those that it refuses."""
-        refused = []
-        for prepared in entering:
-            try:
-                self._submit(prepared)
-                self._running[prepared.key] = prepared, []
-            except EngineError as error:
-                refused.append(Finished(prepared.key, Generation("", 0, "error"), error))
-        return refused
+        outputs = self._running.llm.step() if self.busy else []
+        return [finished for output in outputs for finished in self._take(output)]
 
     def _take(self, output: Any) -> list[Finished]:
         """Note what a step brought to a request; returns it where it is finished."""
         key, (answer,) = int(output.request_id), output.outputs
-        prepared, tokens = self._running[key]
+        prepared, tokens = self._requests[key]
         num_top = prepared.settings.logprobs
         for number, token in enumerate(answer.token_ids):
             tokens.append(token)
@@ -186,8 +132,8 @@ class GroupedVllm(VllmEngine):
             self._events.append(Token(key, token, *likely))
         if not output.finished:
             return []
-        del self._running[key]
-        return [self._finished(key, tokens, answer.finish_reason)]
+        del self._requests[key]
+        return [self._running.finished(key, tokens, answer.finish_reason)]
 
 
 def _logprobs(token: int, found: Mapping[int, Any], num_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
@@ -196,9 +142,28 @@ def _logprobs(token: int, found: Mapping[int, Any], num_top: int) -> tuple[float
     return found[token].logprob, tuple((one, said.logprob) for one, said in by_rank[:num_top])
 
 
-def open_grouped_vllm(recipe: Recipe, **options: Any) -> GroupedVllm:
-    """The engine for a recipe's pair; `options` are those of `GroupedVllm`."""
-    return GroupedVllm(recipe, **options)
+def open_grouped_vllm(
+    recipe: Recipe, *, patience_steps: int = 256, max_rows: int | None = None, check: str = "sample", **settings: Any
+) -> GroupedEngine[Prepared]:
+    """The engine for a recipe's pair over one vLLM.
+
+    Args:
+        recipe: the pair.
+        patience_steps: as in `Turns`.
+        max_rows: as for `VllmEngine`, and the others.
+        check: how much is checked after every move.
+        **settings: vLLM's own `EngineArgs`.
+
+    Raises:
+        EngineError: vLLM cannot be started, or there is no patience.
+        MismatchError: the checkpoints do not fit each other.
+    """
+    turns = Turns[Prepared](0.0, patience_steps)
+    dialled = VllmDial(0.0, partial(dial, recipe), max_rows=max_rows, check=check, settings=settings, as_drawn=True)
+    ends = dialled.resolve(0.0), dialled.resolve(1.0)
+    dialled.check_fits(ends[1])
+    dialled.go(0.0)
+    return GroupedEngine(VllmBatch(dialled.running), dialled.go, ends, turns)
 
 
 class _Parser(FlexibleArgumentParser):

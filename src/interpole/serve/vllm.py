@@ -119,8 +119,8 @@ def main(
         raise EngineError(
             "vLLM does not see the plugin of this Interpole", remedy="install Interpole again: pip install …"
         )
-    from interpole.engines.vllm import write_assets
     from interpole.engines.vllm_per_request import FOLDER, settings
+    from interpole.engines.vllm_running import write_assets
 
     recipe = Recipe.between(instruct, thinking, levels.default)
     with TemporaryDirectory(prefix="interpole-serve-") as folder:
@@ -152,7 +152,7 @@ def arguments(folder: str, name: str, pair: Mapping[str, Any], host: str, port: 
         port: the port.
         flags: vLLM's own flags, as the user gave them; they count where they say something else.
     """
-    from interpole.engines.vllm import cpu_defaults
+    from interpole.engines.vllm_running import cpu_defaults
     from interpole.engines.vllm_thoughts import form_in
 
     given = {_name(flag) for flag in flags if flag.startswith("-")}
