@@ -119,13 +119,14 @@ def read_text(path: Path, error: type[InterpoleError], what: str) -> str:
         raise error(f"cannot read {what}: {problem}", path) from None
 
 
-def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = False, parents: bool = False) -> None:
     """Write a file whole or not at all: beside, then renamed. Links are not followed, neither there nor beside.
 
     Args:
         path: the file; it is replaced if it is there.
         content: text is written in UTF-8.
         durable: it shall also survive a loss of power.
+        parents: make its folder, where there is none.
 
     Raises:
         OutputError: it cannot be written, or is a device; what was there still is.
@@ -134,6 +135,8 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> 
         raise OutputError("a device or a pipe, not a file", path, "name a file")
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
     try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
         handle = open_handle(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(handle, "wb") as file:  # noqa: PTH123 (a descriptor that follows no link)

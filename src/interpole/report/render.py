@@ -50,9 +50,5 @@ def save(chart: Any, path: StrPath) -> Path:
             data = vl_convert.vegalite_to_png(spec, config=THEME, ppi=PNG_PPI)
         case _:
             data = svg(chart).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write the figure: {error}", path, "check the folder and its permissions") from error
-    write_atomic(path, data)
+    write_atomic(path, data, parents=True)
     return path

@@ -14,7 +14,7 @@ from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import Routes, route
 from interpole.analysis.scoring import measured, under
 from interpole.chat import ThinkFormat
-from interpole.errors import AnalysisError, OutputError, RunError, TaskError
+from interpole.errors import AnalysisError, RunError, TaskError
 from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
@@ -87,7 +87,9 @@ def write_report(
         routed={task: found for run in read for task, found in _routed(run, grading).items()},
         simplexes={f"{task}{run.suffix}": run.simplex for run in read if run.simplex for task in run.file.tasks},
     )
-    return _write(page, Path(out))
+    out = Path(out)
+    write_atomic(out, page, parents=True)
+    return out
 
 
 def _predicted(run: _Run) -> Mapping[str, TaskPrediction]:
@@ -219,13 +221,3 @@ def _describe(file: RunFile, samples: Sequence[Sample], suffix: str = "") -> lis
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]
-
-
-def _write(text: str, out: Path) -> Path:
-    """Write the page whole or not at all."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write the report: {error.strerror}", out, "choose another --out") from error
-    write_atomic(out, text)
-    return out

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
-from interpole.errors import OutputError, RunError, printable
+from interpole.errors import RunError, printable
 from interpole.files import StrPath, open_regular, write_atomic
 from interpole.formats import parse_json
 from interpole.runs.runfile import RunFile
@@ -127,13 +127,7 @@ class PredictionFile(Strict):
             OutputError: it cannot be.
         """
         path = Path(folder) / PREDICTION
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"no folder can be made there: {error.strerror}", folder, "choose another --out"
-            ) from error
-        write_atomic(path, json.dumps(self.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        write_atomic(path, json.dumps(self.model_dump(mode="json"), ensure_ascii=False) + "\n", parents=True)
         return path
 
 
