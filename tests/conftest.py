@@ -19,6 +19,18 @@ with suppress(ImportError):  # the environment of vLLM has no hypothesis
     settings.load_profile("no timings")
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_configure_node(node):
+    """Tell a test worker of the server that forks processes for all of them."""
+    node.workerinput["forks"] = forked.server()
+
+
+def pytest_configure(config):
+    """In a test worker of xdist: use that server."""
+    if hasattr(config, "workerinput"):
+        forked.use(config.workerinput["forks"])
+
+
 @pytest.fixture
 def data():
     """The folder of reference data: mergekit's merges, IFEval."""

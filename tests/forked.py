@@ -1,7 +1,7 @@
 """Engines in processes that are forked from one with all imports done, in place of started ones: the same child, seconds sooner.
 
-Importing torch and transformers takes a child several seconds. Here the server of `multiprocessing` does it once per test
-worker. `Popen` stands in for the one that `engines.process` calls; whatever is no child of ours is started as ever.
+Importing torch and transformers takes a child several seconds. Here the server of `multiprocessing` does it once, for all test
+workers. `Popen` stands in for the one that `engines.process` calls; whatever is no child of ours is started as ever.
 """
 
 import multiprocessing
@@ -9,6 +9,7 @@ import os
 import runpy
 import subprocess
 import sys
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,6 +29,19 @@ APART.set_forkserver_preload(
         "transformers.models.qwen3.modeling_qwen3",
     ]
 )
+
+
+def server():
+    """Start the server from this process; its address, for others to `use`."""
+    forkserver.ensure_running()
+    return forkserver._forkserver._forkserver_address
+
+
+def use(address):
+    """Have the server at this address fork what this process starts; `multiprocessing` itself gives each process its own."""
+    own = forkserver._forkserver
+    own._forkserver_address, own._forkserver_alive_fd = address, os.pipe()[1]
+    own.ensure_running = resource_tracker.ensure_running
 
 
 def Popen(command, **options):  # noqa: N802

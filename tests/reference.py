@@ -167,7 +167,8 @@ def della(tensors, weights, base, density, epsilon, draws, vote=True, normalize=
 def sce(tensors, base, select_topk=1.0):
     deltas = deltas_of(tensors, base)
     spread = np.var(np.stack(deltas), axis=0)
-    order = [i for i in by_size(spread) if flat(spread)[i] > 0]
+    sizes = flat(spread)
+    order = [i for i in by_size(spread) if sizes[i] > 0]
     chosen = order[: int(select_topk * len(order))] if select_topk < 1 else range(base.size)
     deltas = [keep(d, chosen) for d in deltas]
     energies = [math.fsum(x * x for x in flat(d)) for d in deltas]

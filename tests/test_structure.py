@@ -4,6 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +44,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
 ORDER_WITHIN = {"chat": ("markers", "template", "response", "stream", "format", "template_worker")}
 HEAVY = {"torch", "transformers", "inspect_ai", "vllm"}
 MAY_BE_HEAVY = {"engines", "lab", "tasks", "sweep"}
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
 
 
@@ -49,10 +52,24 @@ def layer_of(path):
     return path.relative_to(SOURCE).with_suffix("").parts[0]
 
 
+def inside(path):
+    """How a module is called here: `sweep/run.py`."""
+    return str(path.relative_to(SOURCE))
+
+
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
     """(module, line, whether at import time) of every import in a file."""
-    tree = ast.parse(path.read_text())
-    late = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    return tuple(_imports(tree_of(path)))
+
+
+def _imports(tree):
+    late = {id(n) for f in ast.walk(tree) if isinstance(f, FUNCTIONS) for n in ast.walk(f)}
     late |= {
         id(n)
         for block in ast.walk(tree)
@@ -73,13 +90,14 @@ def test_the_layers_are_what_is_there_and_what_the_docs_show():
     assert tuple(shown) == LAYERS
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_imports_only_from_its_own_layer_and_those_before_it(path):
-    layer = layer_of(path)
-    for module, line, _ in imports(path):
-        parts = module.split(".")
-        if parts[0] == "interpole" and len(parts) > 1 and parts[1] in LAYERS:
-            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{path.name}:{line} imports {module}, a later layer"
+def test_a_module_imports_only_from_its_own_layer_and_those_before_it():
+    later = []
+    for path in MODULES:
+        for module, line, _ in imports(path):
+            first, layer, *_ = [*module.split("."), ""]
+            if first == "interpole" and layer in LAYERS and LAYERS.index(layer) > LAYERS.index(layer_of(path)):
+                later.append(f"{inside(path)}:{line} imports {module}, a later layer")
+    assert later == []
 
 
 def test_no_modules_import_each_other_in_a_circle_not_even_late_or_for_types():
@@ -103,20 +121,24 @@ def test_within_a_package_with_an_order_modules_import_only_from_those_before(pa
         assert inside <= set(order[:number]), f"{name}.py imports {inside - set(order[:number])}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_the_core_imports_no_torch(path):
-    heavy = [module for module, _, _ in imports(path) if module.split(".")[0] in HEAVY]
-    assert not heavy or layer_of(path) in MAY_BE_HEAVY, f"{path.name} imports {heavy}"
+def test_the_core_imports_no_torch():
+    core = [path for path in MODULES if layer_of(path) not in MAY_BE_HEAVY]
+    heavy = [(inside(path), one) for path in core for one, *_ in imports(path) if one.split(".")[0] in HEAVY]
+    assert heavy == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_engines_in_processes_are_asked_through_the_pool(path):
-    taken = {module for module, _, _ in imports(path) if module.startswith("interpole.engines.process.")}
-    assert not taken or layer_of(path) == "engines"
+def test_engines_in_processes_are_asked_through_the_pool():
+    others = [path for path in MODULES if layer_of(path) != "engines"]
+    taken = {path for path in others for one, *_ in imports(path) if one.startswith("interpole.engines.process.")}
+    assert taken == set()
 
 
-def tree_of(path):
-    return ast.parse(path.read_text())
+def test_every_engine_has_the_one_base_and_none_extends_another():
+    classes = [one for path in MODULES for one in ast.walk(tree_of(path)) if isinstance(one, ast.ClassDef)]
+    bases = {one.name: {ast.unparse(base).partition("[")[0] for base in one.bases} for one in classes}
+    engines = {name for name, found in bases.items() if "Engine" in found}
+    assert len(engines) > 5
+    assert {name for name, found in bases.items() if found & engines} == set()
 
 
 def declared(tree):
@@ -130,35 +152,36 @@ def declared(tree):
 
 def defined(tree):
     """Functions and classes at the top of a module."""
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return {node.name: node for node in tree.body if isinstance(node, kinds)}
+    return {node.name: node for node in tree.body if isinstance(node, FUNCTIONS | ast.ClassDef)}
 
 
-@pytest.fixture(scope="module")
-def used():
-    """Every word of every file that could use a name, by file."""
+def words_of(text):
+    return set(re.findall(r"\w+", text))
+
+
+def test_what_looks_public_is_in_all_and_what_is_in_all_is_used_elsewhere():
     files = [*(p for d in ("src", "tests", "benchmarks") for p in (ROOT / d).rglob("*.py"))]
     files += [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-    return {path: set(re.findall(r"\w+", path.read_text())) for path in files}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_what_looks_public_is_in_all_and_what_is_in_all_is_used_elsewhere(path, used):
-    if path.name.startswith("_") and path.name != "__init__.py":
-        return
-    tree = tree_of(path)
-    names, own = declared(tree), defined(tree)
-    assert names is not None, f"{path.name} declares no __all__"
-    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)} | {
-        *own
-    }
-    bound |= {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
-    bound |= {name for name in names if (path.parent / f"{name}.py").exists()}
-    assert names <= bound
-    assert {name for name in own if not name.startswith("_")} <= names, "begin it with _, or put it into __all__"
-    signatures = {word for name in names & own.keys() for word in re.findall(r"\w+", ast.unparse(own[name]))}
-    elsewhere = set().union(signatures, *(words for other, words in used.items() if other != path))
-    assert names <= elsewhere, f"used by nobody: {sorted(names - elsewhere)}"
+    num_files = Counter(word for path in files for word in words_of(path.read_text()))  # in how many a word stands
+    wrong = []
+    for path in MODULES:
+        if path.name.startswith("_") and path.name != "__init__.py":
+            continue
+        tree = tree_of(path)
+        names, own = declared(tree), defined(tree)
+        if names is None:
+            wrong.append(f"{inside(path)} declares no __all__")
+            continue
+        bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        bound |= {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
+        bound |= {*own, *(name for name in names if (path.parent / f"{name}.py").exists())}
+        wrong += [f"{inside(path)} has no {name}" for name in names - bound]
+        public = {name for name in own if not name.startswith("_")}
+        wrong += [f"{inside(path)}: begin {name} with _, or put it into __all__" for name in public - names]
+        signatures = {word for name in names & own.keys() for word in words_of(ast.unparse(own[name]))}
+        unused = [name for name in names - signatures if num_files[name] < 2]
+        wrong += [f"{inside(path)}: {name} is used by nobody" for name in unused]
+    assert wrong == []
 
 
 def test_the_package_exports_what_it_says():
@@ -168,11 +191,9 @@ def test_the_package_exports_what_it_says():
         assert getattr(package, name).__doc__, name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_functions_fit_a_screen(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno <= 80, f"{path.name}: {node.name}"
+def test_functions_fit_a_screen():
+    functions = [(path, node) for path in MODULES for node in ast.walk(tree_of(path)) if isinstance(node, FUNCTIONS)]
+    assert [(inside(path), one.name) for path, one in functions if one.end_lineno - one.lineno > 80] == []
 
 
 def test_every_command_is_explained_and_the_reference_is_up_to_date():

@@ -301,7 +301,7 @@ ODD = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(st.sampled_from(sorted(table())), st.dictionaries(st.sampled_from(WORDS), ODD, max_size=8))
 def test_whatever_a_config_says_is_understood_or_left_as_it_is(model_type, said):
     config = {"model_type": model_type} | said

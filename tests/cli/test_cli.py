@@ -411,8 +411,12 @@ def test_dash_h_is_help_everywhere():
 
     from interpole.cli.reference import commands
 
-    for name in ["interpole", "interpole runs", *(name for name, _ in commands(get_command(app), "interpole"))]:
-        words = name.split()[1:]
+    root = get_command(app)
+    with root.make_context("interpole", [], resilient_parsing=True) as above:
+        for name, command in commands(root, "interpole"):
+            context = command.make_context(name, [], parent=above, resilient_parsing=True)
+            assert {*command.get_help_option_names(context)} == {"-h", "--help"}, name
+    for words in ([], ["runs"], ["merge"]):
         assert call(*words, "-h") == call(*words, "--help")
 
 

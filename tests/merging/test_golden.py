@@ -5,6 +5,7 @@ The reference data holds 48 configs, tiny models, and hashes (some whole results
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,11 @@ def ulps_apart(a, b):
 
 def inputs(name):
     """(base, [instruct, thinking]) as mappings of float32 tensors."""
-    family = name.partition("-")[0]
+    return inputs_of_family(name.partition("-")[0])
+
+
+@cache
+def inputs_of_family(family):
     models = [interpole.open(GOLDEN / f"models/{family}-{role}") for role in ("base", "instruct", "thinking")]
     base, *others = ({key: model[key].astype(np.float32) for key in model} for model in models)
     return base, others
