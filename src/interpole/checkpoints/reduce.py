@@ -24,6 +24,7 @@ __all__ = [
     "PIECE_ELEMENTS",
     "SPAN_ELEMENTS",
     "AbsoluteSums",
+    "OnBytes",
     "absolute_sums",
     "add_up",
     "all_finite",
@@ -43,7 +44,8 @@ SPAN_ELEMENTS = 1 << 22
 ROW = 1024
 
 Array = NDArray[Any]
-Progress = Callable[[int], None]
+OnBytes = Callable[[int], None]
+"""Told of bytes as they are read or written."""
 Read = Callable[[Checkpoint, str, int, int], Array]
 """A checkpoint, the name of a tensor and a span of it → its elements."""
 
@@ -157,7 +159,7 @@ def num_not_finite(x: Array) -> int:
 
 
 def not_finite(
-    checkpoint: Checkpoint, *, threads: int | None = None, progress: Progress | None = None
+    checkpoint: Checkpoint, *, threads: int | None = None, progress: OnBytes | None = None
 ) -> Mapping[str, int]:
     """The tensors that hold NaN or infinity, with how many of their elements are: one pass over all of the weights."""
     names = [name for name, spec in checkpoint.specs.items() if spec.is_float]
@@ -171,7 +173,7 @@ def sum_tensors(
     work: Callable[..., Sequence[float]],
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
     read: Read | None = None,
 ) -> Mapping[str, list[float]]:
     """For every tensor: the column sums of `work(*pieces)` over all of its pieces.

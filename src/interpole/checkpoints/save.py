@@ -28,8 +28,8 @@ from typing import NamedTuple
 from interpole.checkpoints.assets import copy, led_out, read_bytes
 from interpole.checkpoints.checkpoint import Checkpoint, template_of
 from interpole.checkpoints.kernels import keep_freed_memory
+from interpole.checkpoints.reduce import OnBytes
 from interpole.checkpoints.shards import (
-    Progress,
     Shards,
     ShardWriter,
     Share,
@@ -115,7 +115,7 @@ def save(
     *,
     extra: Mapping[str, str] | None = None,
     shard_bytes: int | None = None,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
     threads: int | None = None,
     allow_non_finite: bool = False,
 ) -> Path:
@@ -147,7 +147,7 @@ def save_all(
     targets: Sequence[Target],
     *,
     shard_bytes: int | None = None,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
     threads: int | None = None,
     allow_non_finite: bool = False,
     share: Share | None = None,
@@ -452,7 +452,7 @@ def _write_shards(
     shards: Shards,
     *,
     threads: int | None,
-    progress: Progress,
+    progress: OnBytes,
     broken: list[str] | None,
     among_others: bool,
 ) -> None:

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.checkpoints.reduce import all_finite
+from interpole.checkpoints.reduce import OnBytes, all_finite
 from interpole.checkpoints.safetensors import TensorSpec, header_bytes
 from interpole.errors import CheckpointError, OutputError
 from interpole.systems import c_function, write_at
 
 __all__ = [
     "CHUNK_ELEMENTS",
-    "Progress",
     "ShardWriter",
     "Shards",
     "Share",
@@ -39,8 +38,6 @@ SPAN_ELEMENTS = 1 << 22
 WRITE_BYTES = 1 << 17
 """Bytes per write; larger ones are slower on fresh page-cache files (docs/log.md)."""
 
-Progress = Callable[[int], None]
-"""Told of bytes that were written."""
 Shards = dict[str, list[str]]
 """File → the tensors in it."""
 
@@ -129,7 +126,7 @@ class ShardWriter(NamedTuple):
 
 
 def write_shard(
-    writers: Sequence[ShardWriter], names: Iterable[str], pool: ThreadPoolExecutor, progress: Progress
+    writers: Sequence[ShardWriter], names: Iterable[str], pool: ThreadPoolExecutor, progress: OnBytes
 ) -> None:
     """Write the same tensors of every checkpoint into its file."""
     futures = [pool.submit(job) for job in _jobs(writers, names)] if writers else []

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,6 +32,7 @@ from interpole.checkpoints.names import role_of
 from interpole.checkpoints.open import fit
 from interpole.checkpoints.reduce import (
     AbsoluteSums,
+    OnBytes,
     absolute_sums,
     all_finite,
     count_differing,
@@ -50,7 +51,6 @@ from interpole.merging.recipe import DTYPE_NAMES
 __all__ = ["Extracted", "Loss", "extract", "low_rank"]
 
 Array = NDArray[np.float32]
-Progress = Callable[[int], None]
 
 OVERSAMPLING = 16
 POWER_ITERATIONS = 3
@@ -150,7 +150,7 @@ def extract(
     *,
     save_rest: bool = False,
     dtype: str = "float32",
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
 ) -> Extracted:
     """Write the adapter that leads from `base` to `merged`, and measure what it loses.
 
@@ -359,7 +359,7 @@ def _tied_head(plan: _Plan, near: Checkpoint) -> tuple[str, str] | None:
 
 
 def _write_weights(
-    path: Path, near: Checkpoint, far: Checkpoint, plan: _Plan, rank: int, dtype: str, progress: Progress | None
+    path: Path, near: Checkpoint, far: Checkpoint, plan: _Plan, rank: int, dtype: str, progress: OnBytes | None
 ) -> None:
     """The file of the adapter, tensor by tensor; memory is that of the largest one."""
     layout = _layout(plan, near, rank, dtype)
@@ -443,7 +443,7 @@ def _copy_assets(folder: Path, base: Checkpoint, merged: Checkpoint) -> None:
 
 
 def _measure(
-    near: Checkpoint, far: Checkpoint, adapted: Checkpoint, plan: _Plan, rank: int, progress: Progress | None
+    near: Checkpoint, far: Checkpoint, adapted: Checkpoint, plan: _Plan, rank: int, progress: OnBytes | None
 ) -> dict[str, Loss]:
     """What base and adapter give, against what they are to come to."""
     names = list(far.specs)

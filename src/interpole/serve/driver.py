@@ -25,14 +25,14 @@ from interpole.serve.errors import RequestError
 if TYPE_CHECKING:
     from interpole.engines.base import PerRequest, Token
 
-__all__ = ["Driver", "Progress", "Ticket"]
+__all__ = ["Driver", "News", "Ticket"]
 
 LOG = logging.getLogger("interpole.serve")
 IDLE_SECONDS = 0.5  # how long the thread waits for work at a time
 RETRY_AFTER_SECONDS = 2
 
 
-class Progress(NamedTuple):
+class News(NamedTuple):
     """What some steps brought to one request; `finished` with the last."""
 
     tokens: list[Token]
@@ -54,12 +54,12 @@ class Ticket:
         self._finished = finished
         self._news.set()
 
-    async def get(self) -> Progress:
+    async def get(self) -> News:
         """All that has come since the last call; waits until there is something."""
         await self._news.wait()
         self._news.clear()
         tokens, self._tokens = self._tokens, []
-        return Progress(tokens, self._finished)
+        return News(tokens, self._finished)
 
 
 class Driver:
