@@ -391,12 +391,16 @@ def test_a_page_without_samples_still_has_its_curves(made: list[Sample], tmp_pat
 
 def test_points_off_the_dial_can_be_opened(made: list[Sample], tmp_path: Path, open_page: Opened) -> None:
     own = [s for s in made if s.task == "arithmetic"]
-    ties = [replace(s, lam=None, point="TIES", response="from TIES", budget_forced=True) for s in own if s.lam == 0.6]
+    ties = [
+        replace(s, lam=None, point="TIES", response="from TIES", budget_forced=True, chosen_lam=0.25)
+        for s in own
+        if s.lam == 0.6
+    ]
     page = open_page(write(tmp_path / "off.html", own + ties))
     page.click("#strip .column:last-child button >> nth=1")
     page.wait_for_function("document.getElementById('r-meta').textContent.startsWith('TIES, sample 2 of 3')")
     assert page.inner_text("#response") == "from TIES"
-    assert "(thought closed by force)" in page.inner_text("#r-meta")
+    assert "(thought closed by force) · answered at λ=0.25 · " in page.inner_text("#r-meta")
     assert "(100.0 % with a thought closed by force)" in page.inner_text("[data-at]:visible")
     assert page.inner_text("#lam") == "TIES"
     assert page.evaluate(

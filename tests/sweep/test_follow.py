@@ -19,6 +19,8 @@ from interpole.report import write_report
 from interpole.runs import samples
 from interpole.runs.progress import Progress
 from interpole.runs.runfile import RunFile
+from interpole.sweep import run
+from interpole.sweep.estimate import estimate
 from interpole.sweep.plan import Plan
 from synthetic import write_run
 
@@ -73,6 +75,12 @@ def test_a_cascade_asks_again_where_answers_differ_and_pays_for_all_of_them(benc
     assert shown == [(4, 0.0, "7"), (4 + 5, 1.0, "9"), (6 + 5, 1.0, "9"), (4, 0.0, "7")]
 
 
+def test_what_a_policy_will_take_is_what_it_was_fitted_to_take_until_it_is_measured(bench):
+    config = bench.config(points=[{"policy": BY_DIFFICULTY}], lambdas=[])
+    cost = estimate(config, bench.out, run.plan(config, bench.out))
+    assert (cost.num_tokens, cost.bases) == (8 * EXPECTED["tokens"], {"what the policy was fitted to take": 8})
+
+
 def test_what_failed_is_asked_again_and_nothing_else(bench):
     fails = {"text": "7", "fail": "refuse"}
     script = [{"contains": PROBLEMS[3].question, "lambda": 1.0, "responses": [fails]}, *bench_script()]
@@ -111,8 +119,8 @@ def test_a_policy_by_the_margin_takes_it_where_it_says_and_generates_nothing_for
 
 def test_a_policy_is_fitted_to_a_run_and_its_point_says_all_of_it(bench, tmp_path):
     made = sweep(by_difficulty, 40)
-    run = write_run(tmp_path / "calibration", made)
-    wanted = {"policy": "by difficulty", "from": str(run), "mean_tokens": 60}
+    made_run = write_run(tmp_path / "calibration", made)
+    wanted = {"policy": "by difficulty", "from": str(made_run), "mean_tokens": 60}
     planned = Plan(bench.config(points=[wanted]))
     point = planned.points[-1]
     assert point.name == "by difficulty, 60 tokens"
@@ -144,9 +152,9 @@ def test_what_makes_no_sense_of_a_policy_is_refused(bench, point, message):
 def test_a_policy_that_cannot_be_followed_is_refused_before_anything_is_asked(bench, tmp_path):
     with pytest.raises(AnalysisError, match="cannot read the policy"):
         Plan(bench.config(points=[{"policy": "none.json"}]))
-    run = write_run(tmp_path / "calibration", sweep(by_difficulty, 40))
+    made_run = write_run(tmp_path / "calibration", sweep(by_difficulty, 40))
     with pytest.raises(AnalysisError, match="'oracle' cannot be followed"):
-        Plan(bench.config(points=[{"policy": "oracle", "from": str(run)}]))
+        Plan(bench.config(points=[{"policy": "oracle", "from": str(made_run)}]))
     (tmp_path / "theirs.py").write_text(
         "from inspect_ai import Task, task\nfrom inspect_ai.dataset import Sample\nfrom inspect_ai.scorer import match\n"
         "@task\ndef theirs():\n    return Task(dataset=[Sample(id='1', input='2 + 2 = ?', target='4')], scorer=match())\n"

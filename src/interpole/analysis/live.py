@@ -120,12 +120,12 @@ def _live(
         gain=_change(np.mean(gained, axis=0), weights, k),
         verdict="nothing to hold it against: the run has no static point at one of its λ",
     )
-    if not set(policy.lams) <= set(cells.lams.tolist()):
-        return live
     rule = policy.rule
     choices = [
         Choice(rule.first, rule.then) if isinstance(rule, Probe) else Choice((_lam_of(one),)) for one in answered
     ]
+    if not {lam for first, then in choices for lam in (*first, then) if lam is not None} <= set(cells.lams.tolist()):
+        return live
     scored = given(cells, choices)
     live = replace(
         live,

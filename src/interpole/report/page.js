@@ -399,6 +399,7 @@
     const which = `${DATA.points[state.point].label}, sample ${state.sample + 1} of ${cells.length}`;
     const facts = [
       outcome(code).label + (response.forced ? " (thought closed by force)" : ""),
+      response.chosen === null ? "" : `answered at λ=${response.chosen}`,
       `${response.tokens.toLocaleString("en")} tokens`,
       response.answer === null ? "" : `answer read: ${response.answer}`,
       grades,

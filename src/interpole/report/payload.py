@@ -154,6 +154,7 @@ class _Packing:
             "number": sample.number,
             "tokens": sample.num_tokens,
             "forced": sample.budget_forced,
+            "chosen": sample.chosen_lam,
             "answer": sample.answer if shown else None,
             "grades": plain(dict(sample.grades)),
             "error": sample.error if shown else "",

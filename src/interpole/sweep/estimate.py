@@ -67,8 +67,8 @@ def estimate(
 ) -> Estimate:
     """Estimate what is left of a sweep.
 
-    A response's length is the mean of those that the run has at that point; else at the nearest λ of that task; else the
-    guess. Speed is that of the run's finished logs.
+    A response's length is the mean of those that the run has at that point; else what a policy was fitted to take; else that
+    at the nearest λ of that task; else the guess. Speed is that of the run's finished logs.
 
     Args:
         config: the sweep.
@@ -151,6 +151,8 @@ def _length(
     points = measured.get(one.task, {})
     if (one.point, one.lam) in points:
         return points[one.point, one.lam], "measured at this point"
+    if one.expected_tokens is not None:
+        return one.expected_tokens, "what the policy was fitted to take"
     near = [(abs(lam - one.lam), mean) for (_, lam), mean in points.items() if lam is not None and one.lam is not None]
     if near:
         return min(near)[1], "measured at the nearest λ"

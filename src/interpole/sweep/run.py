@@ -55,6 +55,7 @@ class Planned:
     num_present: int
     max_tokens: int  # cap on each
     graders: tuple[str, ...]  # of the task's gradings; none of ours: those of the Inspect task itself
+    expected_tokens: float | None = None  # of a response; None: not known (a policy says what it was fitted to take)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def plan(
             job.num_present(out),
             planned.sampler(job.benchmark, job.point).max_tokens,
             tuple(job.benchmark.gradings),
+            job.point.policy.tokens if job.point.policy else None,
         )
         for job in work.jobs
     ]
