@@ -114,6 +114,14 @@ def test_every_study_has_hypotheses_with_names_of_their_own_that_nothing_decides
         study_of("size")
 
 
+def test_the_studies_that_there_are_can_be_listed():
+    plain = CliRunner().invoke(app, ["lab", "study"])
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == [*STUDIES]
+    assert json.loads(CliRunner().invoke(app, ["lab", "study", "--json"]).stdout) == {
+        name: study.title for name, study in STUDIES.items()
+    }
+
+
 # --- the table
 
 
