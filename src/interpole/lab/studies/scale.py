@@ -71,7 +71,7 @@ def _figure(rows: Sequence[Row]) -> Any:
     """λ50 against what the ends' margins make it, and the bend against σ."""
     return drawing.beside(
         drawing.scatter(
-            rows, ("margins", "chord"), ("margins", "mid"), "λ50 against |m₀| / (|m₀| + |m₁|)", diagonal=True
+            rows, ("margins", "chord"), ("margins", "mid"), "λ50 against |m0| / (|m0| + |m1|)", diagonal=True
         ),
         drawing.scatter(
             rows, ("margins", "curved"), ("margins", "mid"), "λ50 against the parabola's root", diagonal=True
