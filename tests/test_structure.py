@@ -127,6 +127,37 @@ def test_the_core_imports_no_torch():
     assert heavy == []
 
 
+def test_what_is_imported_for_types_alone_is_used_for_nothing_else():
+    found = []
+    for path in MODULES:
+        tree = tree_of(path)
+        blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        types = {a.asname or a.name for block in blocks for n in block.body for a in getattr(n, "names", ())}
+        rest = [node for node in tree.body if node not in blocks] if types else []
+        found += [f"{inside(path)}:{line}: {name}" for node in rest for name, line in _free(node) if name in types]
+    assert found == []
+
+
+def _free(node):
+    """The names that code reads when it runs and does not bind itself, with their lines; annotations are not run."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        yield node.id, node.lineno
+    parts = [
+        child
+        for name, value in ast.iter_fields(node)
+        if name not in ("annotation", "returns")
+        for child in (value if isinstance(value, list) else [value])
+        if isinstance(child, ast.AST)
+    ]
+    bound = set()
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        inner = [*ast.walk(node)]
+        bound = {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        bound |= {n.arg for n in inner if isinstance(n, ast.arg)}
+        bound |= {a.asname or a.name for n in inner if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    yield from (one for part in parts for one in _free(part) if one[0] not in bound)
+
+
 def test_engines_in_processes_are_asked_through_the_pool():
     others = [path for path in MODULES if layer_of(path) != "engines"]
     taken = {path for path in others for one, *_ in imports(path) if one.startswith("interpole.engines.process.")}
