@@ -27,7 +27,7 @@ def pytest_configure_node(node):
 
 def pytest_configure(config):
     """In a test worker of xdist: use that server."""
-    if hasattr(config, "workerinput"):
+    if "forks" in getattr(config, "workerinput", {}):
         forked.use(config.workerinput["forks"])
 
 
