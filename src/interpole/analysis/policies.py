@@ -11,6 +11,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from operator import mul
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
@@ -177,7 +178,7 @@ class Model(Strict):
         """The λ with the most accuracy beyond what its tokens cost; the first of equals."""
         x = [1.0, *(feature.of(known) for feature in self.features)]
         worth = [
-            _expit(_dot(right, x)) - self.price * _dot(tokens, x)
+            _expit(sum(map(mul, right, x))) - self.price * sum(map(mul, tokens, x))
             for right, tokens in zip(self.right, self.tokens, strict=True)
         ]
         return Choice((self.lams[worth.index(max(worth))],))
@@ -285,10 +286,6 @@ class FittedPolicy(Strict):
             OutputError: it cannot be.
         """
         write_atomic(Path(path), self.model_dump_json(indent=1) + "\n")
-
-
-def _dot(weights: Sequence[float], x: Sequence[float]) -> float:
-    return sum(w * v for w, v in zip(weights, x, strict=True))
 
 
 def _expit(x: float) -> float:
