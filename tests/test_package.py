@@ -49,34 +49,22 @@ def built(tmp_path_factory):
     return sdist, wheel
 
 
+def installed(what, folder):
+    """The programs of an environment that holds what was built, and what it asks for."""
+    run(UV, "venv", "--quiet", "--python", sys.executable, folder / "env")
+    install = (UV, "pip", "install", "--quiet", "--python", folder / "env", "-c", ROOT / "constraints.txt")
+    run(*install, what, cwd=folder)
+    return folder / "env/bin"
+
+
 @pytest.fixture(scope="module")
 def of_wheel(built, tmp_path_factory):
-    """The programs of an environment that pip made of the wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "venv", folder / "env")
-    pip = (folder / "env/bin/python", "-m", "pip", "install", "--quiet", "--no-compile")
-    run(*pip, "-c", ROOT / "constraints.txt", built[1], cwd=folder)
-    return folder / "env/bin"
+    return installed(built[1], tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def of_sdist(built, tmp_path_factory):
-    """The programs of an environment that uv made of the sdist."""
-    folder = tmp_path_factory.mktemp("sdist")
-    run(UV, "venv", "--quiet", "--python", sys.executable, folder / "env")
-    run(
-        UV,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        folder / "env",
-        "-c",
-        ROOT / "constraints.txt",
-        built[0],
-        cwd=folder,
-    )
-    return folder / "env/bin"
+    return installed(built[0], tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
