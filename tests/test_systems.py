@@ -24,7 +24,7 @@ from interpole.runs import runfile
 from interpole.systems import read_at, write_at
 
 HIDDEN = ("pread", "preadv", "pwrite", "pwritev", "sched_getaffinity", "copy_file_range", "sendfile", "posix_fallocate")
-HIDDEN_FLAGS = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
+HIDDEN_FLAGS = ("O_NOFOLLOW", "O_CLOEXEC")  # shutil itself asks for O_NONBLOCK where it removes folders as Linux does
 F_OFD_SETLK = 37
 
 

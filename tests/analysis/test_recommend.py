@@ -116,7 +116,7 @@ def test_an_accuracy_is_reached_with_the_fewest_tokens():
 
 def test_a_cost_is_a_number_of_tokens():
     by_cost = recommend(rows(), max_cost=0.012, price_per_million=2)
-    assert by_cost.choice == recommend(rows(), max_tokens=6000).choice
+    assert repr(by_cost.choice) == repr(recommend(rows(), max_tokens=6000).choice)  # NaN is equal to nothing
     assert by_cost.cost == pytest.approx(0.012)
 
 
@@ -499,7 +499,7 @@ def test_a_point_of_a_simplex_is_the_one_that_a_look_at_all_of_them_finds():
         best = max((name for name in means if means[name][1] <= budget), key=lambda name: means[name][0])
         assert recommend(samples, simplex=simplex, max_tokens=budget).choice.point == best
     elsewhere = [replace(s, point="another") for s in samples]
-    assert recommend([*samples, *elsewhere], simplex=simplex) == recommend(samples, simplex=simplex)
+    assert repr(recommend([*samples, *elsewhere], simplex=simplex)) == repr(recommend(samples, simplex=simplex))
     with pytest.raises(AnalysisError, match="no point with accuracy"):
         recommend(elsewhere, simplex=simplex)
 

@@ -296,7 +296,7 @@ def test_samples_and_counts_give_the_same_evidence():
     a, b = from_samples(samples, seed=4), from_counts(np.array(lams), closed, counts, seed=4)
     assert (a.draws == b.draws).all()
     assert (a.trials == b.trials).all()
-    assert find_transition(a) == find_transition(b)
+    assert repr(find_transition(a)) == repr(find_transition(b))  # NaN is equal to nothing
 
 
 def test_pooled_tasks_weigh_the_same_whatever_their_size():
@@ -309,7 +309,7 @@ def test_pooled_tasks_weigh_the_same_whatever_their_size():
 
 def test_the_same_seed_gives_the_same_stages():
     data = run(sharp)
-    assert find_stages(data, seed=5) == find_stages(data, seed=5)
+    assert repr(find_stages(data, seed=5)) == repr(find_stages(data, seed=5))
 
 
 # --- where the logistic curve is wrong ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Who uploads is asked to be logged in before the work, so that no hours of it end
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +158,8 @@ def check_login(repo: str) -> None:
 def push(folder: StrPath, repo: str) -> str:
     """Upload `folder`, model card included, to the repository `repo`, which is made where it does not exist.
 
+    The hub's library commits in batches, and skips what is there: an upload that was interrupted goes on where it stopped.
+
     Returns:
         The address of the upload.
 
@@ -170,7 +173,8 @@ def push(folder: StrPath, repo: str) -> str:
         api.create_repo(repo, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=Path(folder), commit_message="Merge made with Interpole")
     except Exception as error:
-        raise OutputError(f"cannot upload {folder}: {_first_line(error)}", repo, LOGIN_REMEDY) from error
+        remedy = f"go on where it stopped: {shlex.join(['hf', 'upload', repo, str(folder)])}; if it was refused, {LOGIN_REMEDY}"
+        raise OutputError(f"cannot upload {folder}: {_first_line(error)}", repo, remedy) from error
     return str(done)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interpole.cli import choose, environment, lab, paper, predict, questions, responses, runs, serve, weights
+from interpole.cli import card, choose, environment, lab, paper, predict, questions, responses, runs, serve, weights
 from interpole.cli.plain_help import in_plain_text
 from interpole.errors import InterpoleError, InterpoleWarning, printable
 
@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for part in (lab, weights, questions, runs, responses, predict, choose, paper, serve, environment):
+for part in (lab, weights, card, questions, runs, responses, predict, choose, paper, serve, environment):
     part.register(app)
 in_plain_text(app)
 

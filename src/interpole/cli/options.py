@@ -20,6 +20,7 @@ __all__ = [
     "BaseUrl",
     "BudgetSamples",
     "BudgetTokens",
+    "CardFrom",
     "Data",
     "DryRun",
     "Dtype",
@@ -222,6 +223,14 @@ PushToHub = Annotated[
     typer.Option(
         metavar="REPO",
         help="Upload the result to this hub repository; several: REPO-0.2, …",
+        rich_help_panel="The result",
+    ),
+]
+CardFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Put what this run measured of the same weights into the model card, also as the hub's model-index.",
         rich_help_panel="The result",
     ),
 ]

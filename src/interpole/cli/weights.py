@@ -61,6 +61,7 @@ def merge(
     stream: options.Stream = False,
     dry_run: options.MergeDryRun = False,
     push_to_hub: options.PushToHub = None,
+    card_from: options.CardFrom = None,
     allow_non_finite: options.AllowNonFinite = False,
     extrapolate: options.Extrapolate = False,
     no_doctor: options.NoDoctor = False,
@@ -105,7 +106,7 @@ def merge(
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
     share = None if shard is None else _parse_share(shard, ray)
     insisted = allow_non_finite or no_doctor
-    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream)
+    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream, card_from)
     if dry_run:
         _say_what_it_takes(job, as_json=as_json)
         return
@@ -235,7 +236,7 @@ def presets(*, as_json: options.Json = False) -> None:
 
 
 class _Job(NamedTuple):
-    """What is asked of a merge: recipes by folder, with the same sources; size of files, share, what passes, how it reads."""
+    """What is asked of a merge: recipes by folder, with the same sources; size of files, share, checks, reading, card."""
 
     recipes: dict[Path, Recipe]
     shard_bytes: int | None
@@ -243,6 +244,7 @@ class _Job(NamedTuple):
     doctor: bool
     allow_non_finite: bool
     stream: bool
+    card_from: Path | None
 
 
 def _open(job: _Job, *, weights: bool) -> dict[str, Checkpoint]:
@@ -368,13 +370,20 @@ def _save(job: _Job, merged: Mapping[Path, Checkpoint], progress: Callable[[int]
     from interpole.checkpoints.save import Target, save_all
 
     return save_all(
-        [Target(checkpoint, out) for out, checkpoint in merged.items()],
+        [Target(checkpoint, out, _card(job, checkpoint)) for out, checkpoint in merged.items()],
         shard_bytes=job.shard_bytes,
         progress=progress,
         allow_non_finite=job.allow_non_finite,
         share=job.share,
         threads=STREAM_THREADS if job.stream else None,
     )
+
+
+def _card(job: _Job, merged: Checkpoint) -> dict[str, str]:
+    """The model card with what a run measured of the merge, where that is asked for."""
+    from interpole.report.card import card_from
+
+    return {} if job.card_from is None else {"README.md": card_from(job.card_from, merged)}
 
 
 class _Merger:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import yaml
@@ -23,10 +23,38 @@ from interpole.errors import CheckpointError
 from interpole.formats import parse_yaml
 from interpole.merging.recipe import Part, Recipe, Source
 
-__all__ = ["RECIPE_NAME", "model_card", "pinned", "texts"]
+__all__ = ["RECIPE_NAME", "Result", "model_card", "pinned", "texts"]
 
 RECIPE_NAME = "interpole_recipe.yml"
 CARRIED = ("license", "license_name", "license_link")
+PIPELINES = {"ForCausalLM": "text-generation", "ForConditionalGeneration": "image-text-to-text"}
+"""How the name of a model's class ends → what the hub calls what it does, where no card says it."""
+
+
+class Result(NamedTuple):
+    """A number that was measured of a merge, with its 95 % interval.
+
+    Args:
+        task: its name.
+        dataset: the hub id of its problems, where they are there; else its name.
+        metric: what the hub calls such a number.
+        name: what it is called here.
+        value: the number; shares are in percent.
+        low: end of its interval.
+        high: the other end.
+        num_questions: questions asked.
+        num_samples: responses to each.
+    """
+
+    task: str
+    dataset: str
+    metric: str
+    name: str
+    value: float
+    low: float
+    high: float
+    num_questions: int
+    num_samples: int
 
 
 class _Merge(Protocol):
@@ -119,10 +147,17 @@ def _named(source: Part) -> str:
     return source.model + at + ("" if source.adapter is None else f" + {source.adapter}")
 
 
-def model_card(merged: _Merge) -> str:
-    """A model card as the hub reads it: `base_model`, licence, tags; then what was merged, how, and from which bytes."""
+def model_card(merged: _Merge, results: Sequence[Result] = ()) -> str:
+    """A model card as the hub reads it: `base_model`, licence, tags; then what was merged, how, and from which bytes.
+
+    Args:
+        merged: the merge.
+        results: what was measured of it, for the hub's `model-index` and a table.
+    """
     recipe = pinned(merged)
     matter, terms = _matter(merged, recipe)
+    if results:
+        matter["model-index"] = _model_index(recipe.label, results)
     at = f" at λ = {recipe.lam:g}" if isinstance(recipe.lam, float) else ""
     rows = "\n".join(
         f"| `{name}` | {_named(source)} | `{checkpoint.fingerprint()}` |"
@@ -132,7 +167,7 @@ def model_card(merged: _Merge) -> str:
     notes = "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in (*merged.notes, *terms))
     versions = f"interpole {version('interpole')}, numpy {np.__version__}, Python {platform.python_version()}"
     return f"""---
-{yaml.safe_dump(matter, sort_keys=False).strip()}
+{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True).strip()}
 ---
 
 # Merge of {len(recipe.places)} models by `{recipe.method}`{at}{stages}
@@ -144,7 +179,7 @@ computed in float32 with one rounding. Config, tokenizer, chat template and gene
 | source | model | fingerprint of its weights |
 | --- | --- | --- |
 {rows}
-{notes}
+{notes}{_measured(results)}
 `{RECIPE_NAME}` makes it again:
 
 ```yaml
@@ -153,6 +188,48 @@ computed in float32 with one rounding. Config, tokenizer, chat template and gene
 
 {versions}
 """
+
+
+def _measured(results: Sequence[Result]) -> str:
+    """What was measured, as a table; nothing where nothing was."""
+    if not results:
+        return ""
+    rows = "\n".join(
+        f"| {one.task} | {one.name} | {one.value:.1f} [{one.low:.1f}, {one.high:.1f}] | {one.num_questions} × {one.num_samples} |"
+        for one in results
+    )
+    head = "\nMeasured of these weights, with 95 % intervals over questions; shares in percent:\n"
+    return f"{head}\n| task | | value | questions × responses |\n| --- | --- | --- | --- |\n{rows}\n"
+
+
+def _model_index(name: str, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The results as the hub's own library writes them."""
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    found = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=one.dataset,
+            dataset_name=one.task,
+            metric_type=one.metric,
+            metric_name=one.name,
+            metric_value=round(one.value, 2),
+            metric_args={
+                "interval_95": [round(one.low, 2), round(one.high, 2)],
+                "questions": one.num_questions,
+                "responses_per_question": one.num_samples,
+            },
+        )
+        for one in results
+    ]
+    return list(eval_results_to_model_index(name, found))
+
+
+def _pipeline(source: Checkpoint) -> str | None:
+    """What a model does, by the name of its class; None where that says nothing."""
+    named = [str(name) for name in source.config.get("architectures") or ()]
+    return next((PIPELINES[end] for name in named for end in PIPELINES if name.endswith(end)), None)
 
 
 def _matter(merged: _Merge, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
@@ -164,11 +241,11 @@ def _matter(merged: _Merge, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     carried = {key: template[key] for key in CARRIED if isinstance(template.get(key), str)}
     differ = []
     if len(set(licences.values())) > 1:
-        carried = {"license": "other"}
+        carried = {"license": "other", "license_name": "those-of-the-sources"}
         differ = ["licences of the sources: " + ", ".join(f"{name}: {licence}" for name, licence in licences.items())]
     elif licences and "license" not in carried:
         carried = {"license": next(iter(licences.values()))}
-    pipeline = template.get("pipeline_tag")
+    pipeline = template.get("pipeline_tag") or _pipeline(merged.sources[recipe.template_source])
     hub_ids = list(dict.fromkeys(source.model for source in recipe.places.values() if is_hub_id(source.model)))
     return {
         **({"base_model": hub_ids} if hub_ids else {}),

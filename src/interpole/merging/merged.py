@@ -30,7 +30,7 @@ from interpole.merging.methods import Stream, get_method
 from interpole.merging.recipe import DTYPE_NAMES, Part, Recipe
 from interpole.merging.rules import Coefficients, list_layers
 
-__all__ = ["Fitting", "Merged", "Read", "ReadOnce", "merge", "merge_all", "open_part"]
+__all__ = ["Fitting", "Merged", "Read", "ReadOnce", "merge", "merge_all", "merge_in", "open_part"]
 
 FP8 = "float8_e4m3fn"
 
@@ -260,7 +260,7 @@ class Fitting:
         if asked not in self._fitted:
             self._fitted[asked] = self._fit(recipe)
         sources, notes = self._fitted[asked]
-        stages = {name: stage for name in sources if (stage := _stage(self.sources[name])) is not None}
+        stages = {name: stage for name in sources if (stage := merge_in(self.sources[name])) is not None}
         if recipe.dtype != FP8:
             return Merged(recipe, sources, notes, stages=stages, read=self._read)
         like, config = _fp8_target(recipe, sources)
@@ -366,7 +366,7 @@ class ReadOnce:
         return piece
 
 
-def _stage(source: Checkpoint) -> Merged | None:
+def merge_in(source: Checkpoint) -> Merged | None:
     """The merge that a source is, before it is written as FP8; None where it is none."""
     plain = source.plain if isinstance(source, Quantised) else source
     return plain if isinstance(plain, Merged) else None
