@@ -30,6 +30,7 @@ __all__ = [
     "open_regular",
     "open_to_append",
     "read_text",
+    "refuse_existing",
     "shared",
     "size_text",
     "unlink_others",
@@ -150,6 +151,16 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False, par
             beside.unlink(missing_ok=True)
         remedy = "free some space, check the permissions, or choose another folder"
         raise OutputError(f"cannot write: {error.strerror}", path, remedy) from error
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        OutputError: there is something.
+    """
+    if out.exists() or out.is_symlink():
+        raise OutputError("the output exists already", out, "choose another --out, or remove it")
 
 
 def _is_device(path: Path) -> bool:

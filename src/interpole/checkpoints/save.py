@@ -39,7 +39,7 @@ from interpole.checkpoints.shards import (
     write_shard,
 )
 from interpole.errors import InterpoleWarning, OutputError, UnreachableError
-from interpole.files import Held, StrPath, exclusive, no_follow, shared, size_text
+from interpole.files import Held, StrPath, exclusive, no_follow, refuse_existing, shared, size_text
 from interpole.formats import content_hash
 from interpole.systems import lock
 
@@ -197,7 +197,7 @@ def bytes_there(
         if output.is_placed or (share is not None and _is_made(output, shards)):
             there += sum(tensor_bytes(output.checkpoint, names) for names in part.values())
         else:
-            _check_free(output)
+            refuse_existing(output.out)
             if _text_of(output.partial / MARKER) == output.marker:
                 missing = _missing(output, part)
                 there += sum(
@@ -233,7 +233,7 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
     placed = [output for output in outputs if output.is_placed]
     todo = [output for output in outputs if output not in placed]
     for output in todo:
-        _check_free(output)
+        refuse_existing(output.out)
     try:
         for output in todo:
             _prepare(output, shards)
@@ -262,7 +262,7 @@ def _make_share(outputs: Sequence[_Output], shards: Shards, part: Shards, work: 
             for output in outputs:
                 if output.is_placed or _is_made(output, shards):
                     continue
-                _check_free(output)
+                refuse_existing(output.out)
                 lock = shared(output.lock, OutputError, f"is writing {output.out}, alone", ELSEWHERE)
                 todo[output] = held.enter_context(lock)
                 _join(output, shards, todo[output])
@@ -340,11 +340,6 @@ def _place(todo: Sequence[_Output], shards: Shards) -> None:
         for output in todo:  # what stays of it is no model
             (output.partial / "config.json").unlink(missing_ok=True)
         raise
-
-
-def _check_free(output: _Output) -> None:
-    if output.out.exists() or output.out.is_symlink():
-        raise OutputError("the output exists already", output.out, f"{ELSEWHERE}, or remove it")
 
 
 def _check_sources(output: _Output) -> None:

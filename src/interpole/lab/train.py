@@ -28,8 +28,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.core_model_loading import revert_weight_conversion
 
-from interpole.errors import CheckpointError, MismatchError, OutputError, TaskError
-from interpole.files import StrPath
+from interpole.errors import CheckpointError, MismatchError, TaskError
+from interpole.files import StrPath, refuse_existing
 from interpole.formats import seed_of
 from interpole.lab.recipe import SCHEDULE, STYLES, Body, Model, Questions, Schedule, Stage
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, OPENED, build_tokenizer, prompt
@@ -373,8 +373,7 @@ def _whole(out: StrPath, make: Callable[[Path], None]) -> None:
         OutputError: it exists already.
     """
     out = Path(out)
-    if out.exists():
-        raise OutputError("the output folder exists already", where=out, remedy="give another --out, or remove it")
+    refuse_existing(out)
     torch.set_num_threads(1)
     beside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
