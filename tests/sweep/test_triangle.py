@@ -67,6 +67,8 @@ def test_shards_of_a_triangle_make_one_run(bench):
 def test_a_run_knows_where_its_points_lie(bench):
     found = simplex_of(RunFile.load(bench.out))
     assert found.corners == ("base", "instruct", "thinking")
+    turned = {name: RunFile.load(bench.out).sources[name] for name in ("thinking", "base", "instruct")}
+    assert simplex_of(RunFile.load(bench.out).model_copy(update={"sources": turned})).corners == found.corners
     assert [*found.points] == POINTS
     assert found.points["base 0.5, thinking 0.5"] == {"base": 0.5, "thinking": 0.5}
 

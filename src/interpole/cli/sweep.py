@@ -136,6 +136,8 @@ def _triangle(
             raise typer.BadParameter(f"two corners are called {name}: write NAME=PLACE")
         names.append(name)
         places |= {name: place} if place else {}
+    if steps is not None and not names and named is not None:
+        raise typer.BadParameter("--steps goes with --simplex, or with a SWEEP.yml that has one")
     grid = ({"corners": names} if names else {}) | said(steps=steps)
     return ({"simplex": grid} if grid else {}) | ({"sources": places} if places else {})
 

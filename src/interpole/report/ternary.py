@@ -1,7 +1,7 @@
 """The triangle of three models: every measured point at its weights, with its accuracy, Think #R or tokens in it.
 
-The first corner is on top, the second on the left, the third on the right: with base, Instruct and Thinking the lower edge is the
-dial. Nothing is drawn between points, for nothing was measured there.
+The first corner is on top, the second on the left, the third on the right; where Instruct and Thinking are two of them, the lower
+edge is the dial. Nothing is drawn between points, for nothing was measured there.
 """
 
 from __future__ import annotations

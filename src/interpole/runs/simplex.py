@@ -25,7 +25,7 @@ PLAIN = {"sources", "weights", "lambda", "template_from", "method", "vocabulary"
 class Simplex:
     """Models and the points between them."""
 
-    corners: tuple[str, ...]  # in the order of the run's sources
+    corners: tuple[str, ...]  # in the order of the run's sources, but the ends of a dial last
     points: Mapping[str, Mapping[str, float]]  # by name: corner → weight, of those that have one
 
 
@@ -37,7 +37,8 @@ def simplex_of(file: RunFile) -> Simplex | None:
     own = {entry.point for entry in plain if entry.lam is None}
     named = {corner for point, found in weights.items() if point in own for corner in found}
     points = {point: found for point, found in weights.items() if found.keys() <= named}
-    corners = tuple(name for name in file.sources if name in named)
+    ends = [name for name in ("instruct", "thinking") if name in named]
+    corners = (*(name for name in file.sources if name in named and name not in ends), *ends)
     return Simplex(corners, points) if len(corners) > 1 else None
 
 

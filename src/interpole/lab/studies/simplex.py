@@ -17,7 +17,7 @@ import numpy as np
 from interpole.analysis.intervals import Array, percentiles, weights
 from interpole.analysis.metrics import measure
 from interpole.errors import AnalysisError
-from interpole.lab.recipe import Body
+from interpole.lab.recipe import ARCHITECTURES, Body
 from interpole.lab.studies import drawing
 from interpole.lab.studies.bench import RESAMPLES, Bench
 from interpole.lab.studies.families import DEPTH, WIDTH
@@ -41,8 +41,8 @@ Margins = Mapping[str, Array]
 
 
 def _cases(num_seeds: int) -> list[Case]:
-    """One architecture, with every seed."""
-    return [Case(Body("qwen3", WIDTH, DEPTH), seed) for seed in range(num_seeds)]
+    """Every architecture with every seed; a seed of all before the next."""
+    return [Case(Body(arch, WIDTH, DEPTH), seed) for seed in range(num_seeds) for arch in ARCHITECTURES]
 
 
 def _configs(bench: Bench, case: Case) -> dict[str, SweepConfig]:
@@ -182,7 +182,7 @@ def _swept_rows(case: Case, name: str, out: Path, shares: Margins) -> list[Row]:
 
 
 def _figure(rows: Sequence[Row]) -> Any:
-    """Both triangles: the margin, and how far it lies off the plane through its corners; means over seeds."""
+    """Both triangles: the margin, and how far it lies off the plane through its corners; means over pairs."""
     return drawing.stacked(*(drawing.beside(*_panels(rows, name)) for name in TRIANGLES))
 
 
@@ -209,11 +209,11 @@ def _both(statistic: str, high: float) -> Judge:
 
 
 def _each(of: Sequence[tuple[str, str]], low: float = -np.inf, high: float = np.inf) -> Judge:
-    """Several numbers are all to lie from `low` to `high`, each as the mean over seeds."""
+    """Several numbers are all to lie from `low` to `high`, each as the mean over an architecture's seeds."""
 
     def judge(rows: Sequence[Row]) -> Verdict:
         renamed = [
-            row._replace(arch=f"{row.point}, {row.statistic}:", point="one", statistic="number")
+            row._replace(arch=f"{row.arch} {row.point}, {row.statistic}:", point="one", statistic="number")
             for row in rows
             if (row.point, row.statistic) in of
         ]
