@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from scipy.special import expit, log_expit, logit
 from interpole.analysis.recommend import recommend
 from interpole.analysis.transition import find_transition, from_samples
 from interpole.records import Outcome, Sample
-from interpole.search.allocation import Goal, as_good
+from interpole.search.allocation import CALIBRATION, Goal, as_good
 from interpole.search.explore import Found, Round, explore
 
 __all__ = ["GRID", "SimulatedPair", "calibration", "compare", "tables"]
@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 GRID = tuple(round(0.1 * i, 1) for i in range(11))
 SIZES = ((30, 16), (60, 8), (200, 4), (200, 8))
 FIRST = 1000  # pair; `calibration` has those from 0 on
+COMPARED = 20  # pairs of a design that are compared with the grid
+PAIRS, EACH = 30, 10  # that are searched, and those of one process at a time
+LEAST = 30  # rounds of a bin that is shown
 BINS = (0.0, 0.5, 0.7, 0.85, 0.95, 1.0)  # of printed confidence
 GOALS = {
     "balanced": Goal(), "accuracy": Goal("accuracy"), "max-tokens": Goal("max_tokens"), "min-accuracy": Goal("min_accuracy"),
@@ -142,17 +145,30 @@ def right(pair: SimulatedPair, goal: Goal, done: Round) -> float:
     return as_good(int(np.argmin(np.abs(np.array(GRID) - done.lam))), accuracy, tokens, goal)
 
 
+class Told(NamedTuple):
+    """What one round printed."""
+
+    pair: int
+    confidence: float
+    right: float  # whether the λ it printed is as good as any, by the truth
+    last: bool
+
+
 def searches(
-    size: tuple[int, int], name: str, num_pairs: int
-) -> tuple[list[dict[str, float]], list[tuple[float, float, bool]]]:
-    """Comparisons of pairs with the grid; and of every round what it printed, whether that was right, and whether it was last."""
+    size: tuple[int, int], name: str, first: int, num_pairs: int, compared: int
+) -> tuple[list[dict[str, float]], list[Told]]:
+    """Comparisons of the first pairs with the grid; and what every round of all of them printed."""
     rows, told = [], []
-    for seed in range(FIRST, FIRST + num_pairs):
+    for seed in range(first, first + num_pairs):
         pair = SimulatedPair(seed, *size)
-        found, row = compare(pair, pair.goal(name))
-        rows.append(row)
+        goal = pair.goal(name)
+        if seed < first + compared:
+            found, row = compare(pair, goal)
+            rows.append(row)
+        else:
+            found = explore(pair, GRID, pair.k, goal)
         told += [
-            (done.confidence, right(pair, pair.goal(name), done), done is found.rounds[-1]) for done in found.rounds
+            Told(seed, done.confidence, right(pair, goal, done), done is found.rounds[-1]) for done in found.rounds
         ]
     return rows, told
 
@@ -169,56 +185,70 @@ def grid_line(size: tuple[int, int], name: str, rows: list[dict[str, float]]) ->
     )
 
 
+def off(told: Array) -> str:
+    """What was printed, how often that was right, and the difference with its standard error; only pairs are independent."""
+    _, pair = np.unique(told[:, 0], return_inverse=True)
+    lost, num = np.bincount(pair, told[:, 2] - told[:, 1]), np.bincount(pair)
+    mean = lost.sum() / num.sum()
+    error = np.sqrt(np.sum((lost - mean * num) ** 2)) / num.sum()
+    return f"{100 * told[:, 1].mean():.0f} → {100 * told[:, 2].mean():.0f} ({100 * mean:+.1f} ± {100 * error:.1f}; {len(told)})"
+
+
 def confidence_line(name: str, told: Array) -> str:
     """Printed against right, in bins and at the end."""
-    at = np.clip(np.digitize(told[:, 0], BINS) - 1, 0, len(BINS) - 2)
-    groups = [told[at == i] for i in range(len(BINS) - 1)] + [told[told[:, 2] == 1]]
-    return f"| {name} | " + " | ".join(
-        f"{100 * one[:, 0].mean():.0f} → {100 * one[:, 1].mean():.0f} ({len(one)})" if len(one) else "–" for one in groups
-    ) + " |"  # fmt: skip
+    at = np.clip(np.digitize(told[:, 1], BINS) - 1, 0, len(BINS) - 2)
+    groups = [told[at == i] for i in range(len(BINS) - 1)] + [told[told[:, 3] == 1]]
+    return f"| {name} | " + " | ".join(off(one) if len(one) >= LEAST else "–" for one in groups) + " |"
 
 
 def tables(smoke: bool, run: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
     """Both tables, as Markdown lines; `run` is `map`, or that of a pool of processes."""
-    num_pairs = 1 if smoke else 20
+    compared, num_pairs, each = (1, 1, 1) if smoke else (COMPARED, PAIRS, EACH)
     designs = list(product(((20, 4),) if smoke else SIZES, GOALS))
-    found = list(run(searches, *zip(*designs, strict=True), [num_pairs] * len(designs)))
-    yield f"{num_pairs} pairs a line.\n"
+    parts = [
+        (size, name, FIRST + at, each, max(0, min(each, compared - at)))
+        for at in range(0, num_pairs, each)
+        for size, name in designs
+    ]
+    found = list(run(searches, *zip(*parts, strict=True)))
+    yield f"{compared} pairs a line.\n"
     yield (
         "| questions × samples | goal | tokens, of the grid's: mean (most) | as good a λ (a second grid) "
         "| or one step beside it (a second grid) | true accuracy, mean change | true tokens, mean change "
         "| λ50 within ±.03 of the grid's | … of the truth |"
     )
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for (size, name), (rows, _) in zip(designs, found, strict=True):
+    for size, name in designs:
+        rows = [row for part, (rows, _) in zip(parts, found, strict=True) if part[:2] == (size, name) for row in rows]
         yield grid_line(size, name, rows)
     yield (
         "\nThe confidence that a round prints → how often the λ that it prints is as good as any by the truth, in % "
-        "(rounds), over all sizes:\n"
+        f"(the difference ± its standard error; rounds), over all sizes, {num_pairs} pairs each. Fewer than {LEAST} rounds: –\n"
     )
     yield "| goal | below 50 % | 50–70 % | 70–85 % | 85–95 % | from 95 % | at the end |\n| --- |" + " ---: |" * 6
     told = {
-        name: np.array([one for (_, n), (_, t) in zip(designs, found, strict=True) if n == name for one in t])
+        name: np.array([one for part, (_, t) in zip(parts, found, strict=True) if part[1] == name for one in t])
         for name in GOALS
     }
     for name, rounds in {**told, "all": np.concatenate([*told.values()])}.items():
         yield confidence_line(name, rounds)
 
 
-def calibration(goal: str, num_pairs: int = 24) -> Array:
-    """(2,) offset and slope by which the log odds of a share of curves become those of being right, by maximum likelihood.
+def calibration(goal: str, num_pairs: int = 132) -> Array:
+    """(3,) offset, slope and the first round's part by which the log odds of a share of curves become those of being right.
 
-    Run it with `CALIBRATION` at offset 0 and slope 1; rounds of pairs that `tables` does not see.
+    By maximum likelihood, over all rounds of pairs that `tables` does not see.
     """
-    told = []
-    for size, seed in product(SIZES[:3], range(num_pairs)):
+    told, by = [], CALIBRATION[GOALS[goal].name]
+    for size, seed in product(SIZES, range(num_pairs)):
         pair = SimulatedPair(seed, *size)
-        rounds = explore(pair, GRID, pair.k, pair.goal(goal)).rounds
-        told += [(logit(done.confidence), right(pair, pair.goal(goal), done)) for done in rounds]
-    x, y = np.array(told).T
+        for number, done in enumerate(explore(pair, GRID, pair.k, pair.goal(goal)).rounds):
+            share = (logit(done.confidence) - by.offset - by.first * (number == 0)) / by.slope
+            told.append((share, number == 0, right(pair, pair.goal(goal), done)))
+    x, first, y = np.array(told, dtype=np.float64).T
 
     def lost(ends: Array) -> float:
-        eta = ends[0] + ends[1] * x
+        eta = ends[0] + ends[1] * x + ends[2] * first
         return float(-np.sum(y * log_expit(eta) + (1 - y) * log_expit(-eta)))
 
-    return np.asarray(minimize(lost, [0.0, 1.0]).x)
+    return np.asarray(minimize(lost, [0.0, 1.0, 0.0]).x)

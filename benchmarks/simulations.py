@@ -2,7 +2,7 @@
 
 python benchmarks/simulations.py [PART …] [--smoke] [--into docs] [--keep FOLDER]
 
-Without a part, all: about 1,200 CPU seconds, most of them of the stages. `--into` puts the tables between their marks in the
+Without a part, all: about 1,300 CPU seconds, most of them of the stages. `--into` puts the tables between their marks in the
 pages of a folder. `--keep` writes down what each design gave: stopped, the same command goes on. The folder knows designs, not
 code: take a new one after a change.
 """
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the parts are mo
 
 PARTS = {  # which function of which module writes which table of which page
     "stages": ("stages_simulation", "tables", "stages.md"),
+    "links": ("stages_simulation", "of_links", "stages.md"),
     "shares": ("shares_simulation", "tables", "statistics.md"),
     "decisions": ("decisions_simulation", "tables", "statistics.md"),
     "budgets": ("decisions_simulation", "of_budgets", "recommend.md"),

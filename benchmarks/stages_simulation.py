@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.analysis import transition
 from interpole.analysis.intervals import Z95
 from interpole.analysis.links import LINKS
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Transition, find_transition, from_counts, from_rows, pool
 
-__all__ = ["World", "study", "sweep", "tables"]
+__all__ = ["World", "of_links", "study", "sweep", "tables"]
 
 Array = NDArray[np.float64]
 Run = Callable[..., Iterable[Any]]  # `map`, or that of a pool of processes
@@ -270,3 +272,33 @@ def pooled(tasks: int, spread: float, repeats: int, resamples: int) -> tuple[lis
         mean, off = np.average(value, weights=error**-2), Z95 * np.sum(error**-2) ** -0.5
         fixed.append(abs(mean - true[1]) <= off)
     return np.mean(hits, axis=0).tolist(), float(np.mean(lengths)), float(np.mean(fixed))
+
+
+def one_link(world: World, repeats: int, resamples: int) -> Seen:
+    """As `study`, with the link of the single questions and no other; that of their mean is another, for they differ."""
+    with mock.patch.object(transition, "LINKS", {world.link: LINKS[world.link]}):
+        return study(world, repeats, resamples)
+
+
+def of_links(smoke: bool, run: Run = map) -> Iterator[str]:
+    """What averaging links is for: the same sweeps with all links, and with that of the single questions alone."""
+    repeats, resamples = (2, 60) if smoke else (60, RESAMPLES)
+    kinds = list(product(SIZES[:1] if smoke else (SIZES[0], SIZES[-1]), ("9", "21"), (0.1, 0.3)))
+    worlds = [World(*size, grid, width=width, link=link) for size, grid, width in kinds for link in TRUTHS]
+    options = ([repeats] * len(worlds), [resamples] * len(worlds))
+    averaged, alone = (list(run(function, worlds, *options)) for function in (study, one_link))
+    yield (
+        f"{repeats} sweeps each of questions whose curves are {', '.join(TRUTHS)}, no strays; sweeps by a curve; over the four "
+        "links and three boundaries. One link: that which the single questions have.\n"
+    )
+    yield "| questions × samples | swept λ | width | all links cover: mean | least | one link: mean | least | length, of all's |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    shares = []
+    for number, (size, grid, width) in enumerate(kinds):
+        mine = slice(len(TRUTHS) * number, len(TRUTHS) * (number + 1))
+        covers = [np.array([_mean(one.hit[one.curve == 1]) for one in part[mine]]) for part in (averaged, alone)]
+        length = [np.array([_mean(one.length[one.curve == 1]) for one in part[mine]]) for part in (averaged, alone)]
+        shares.append([np.nanmean(one) for one in covers])
+        told = " | ".join(f"{np.nanmean(one):.1%} | {np.nanmin(one):.0%}" for one in covers)
+        yield (f"| {size[0]} × {size[1]} | {grid} | {width:g} | {told} | {np.nanmean(length[1] / length[0]):.2f} |")
+    yield "| all | | | {:.1%} | | {:.1%} | | |".format(*np.mean(shares, axis=0))

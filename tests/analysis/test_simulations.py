@@ -16,7 +16,7 @@ import simulations
 import stages_simulation
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("shares", "decisions", "budgets", "searches", "fronts")
+PARTS = ("links", "shares", "decisions", "budgets", "searches", "fronts")
 
 
 def test_the_studies_of_shares_and_decisions_run_and_their_intervals_cover():

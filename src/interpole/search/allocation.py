@@ -19,7 +19,7 @@ from interpole.analysis.recommend import BALANCED
 from interpole.analysis.selection import chosen
 from interpole.errors import AnalysisError
 
-__all__ = ["Goal", "Observed", "as_good", "choose", "confidence", "parse_goal", "plausible", "worth"]
+__all__ = ["Correction", "Goal", "Observed", "as_good", "choose", "confidence", "parse_goal", "plausible", "worth"]
 
 Indices = NDArray[np.intp]
 START_SD = 1.0  # of accuracy, and of log tokens about the mean, where nothing is known
@@ -27,10 +27,24 @@ ACCURACY_RATE = (0.04, 0.25)  # variance gained over the whole dial, and over th
 TOKENS_RATE = (0.3, 4.0)  # the same of log tokens
 TOLERANCE = 0.01  # of accuracy: what is that close is as good
 TOKENS_TOLERANCE = 0.05  # share of tokens likewise
+
+
+class Correction(NamedTuple):
+    """What turns the log odds of a share of curves into those of being right; see `confidence`."""
+
+    offset: float
+    slope: float
+    first: float  # added after the first round, which has one response per question at four or five λ
+    most: float = 1.0  # a larger share says no more
+
+
 CALIBRATION = {
-    "balanced": (-0.25, 0.55), "accuracy": (0.35, 1.0), "max_tokens": (1.0, 0.65), "min_accuracy": (0.4, 1.2),
-}  # fmt: skip
-"""Offset and slope of log odds, fitted on simulated pairs (benchmarks/adaptive_simulation.py); see `confidence`."""
+    "balanced": Correction(0.09, 0.64, -0.64, most=0.88),
+    "accuracy": Correction(0.10, 1.04, 1.72),
+    "max_tokens": Correction(0.70, 1.18, 1.01),
+    "min_accuracy": Correction(0.47, 1.08, 0.89),
+}
+"""Fitted on simulated pairs (benchmarks/adaptive_simulation.py)."""
 
 
 class Goal(NamedTuple):
@@ -118,15 +132,16 @@ def as_good(index: int, accuracy: Array, tokens: Array, goal: Goal) -> float:
     return float(np.mean(good | (best == index)))
 
 
-def confidence(index: int, accuracy: Array, tokens: Array, goal: Goal) -> float:
+def confidence(index: int, accuracy: Array, tokens: Array, goal: Goal, *, first: bool = False) -> float:
     """The probability that the λ number `index` is as good as any: the share of curves on which it is, recalibrated.
 
     Curves know the noise of few samples, but not how smooth accuracy is beyond the transition, so shares are off, most for
-    `balanced`, whose limit is the highest of noisy values. Their log odds are corrected as simulated pairs say (Platt 1999).
+    `balanced`, whose limit is the highest of noisy values. Their log odds are corrected as simulated pairs say (Platt 1999), by
+    goal, and otherwise after the first round.
     """
-    num, (offset, slope) = len(accuracy), CALIBRATION[goal.name]
-    share = (num * as_good(index, accuracy, tokens, goal) + 0.5) / (num + 1)
-    return float(expit(offset + slope * logit(share)))
+    num, by = len(accuracy), CALIBRATION[goal.name]
+    share = min((num * as_good(index, accuracy, tokens, goal) + 0.5) / (num + 1), by.most)
+    return float(expit(by.offset + by.slope * logit(share) + by.first * first))
 
 
 def worth(accuracy: Array, tokens: Array, goal: Goal) -> Array:

@@ -157,7 +157,7 @@ def explore(
             stopped = "the budget is spent" if min(search.counts) < num_samples else "the whole grid was measured"
             break
         search.see(oracle.measure({float(search.lams[i]): k for i, k in added.items()}))
-        lam, sure = search.standing()
+        lam, sure = search.standing(first=not done)
         done.append(Round({float(search.lams[i]): k for i, k in added.items()}, search.spent_tokens, lam, sure))
         shown = ", ".join(f"λ={lam:g} × {k}" for lam, k in done[-1].added.items())
         tell(f"round {number + 1}: {shown}; λ={lam:g} is as good as any with {sure:.0%}")
@@ -236,13 +236,13 @@ class _Search:
             self.counts[i] = int(num // self._num_questions)
         self._draw()
 
-    def standing(self) -> tuple[float, float]:
+    def standing(self, *, first: bool) -> tuple[float, float]:
         """The λ that the measured means recommend, and the probability that it is as good as any."""
         measured = [i for i, k in enumerate(self.counts) if k]
         means = [_by_lam(self.samples, value) for value in (lambda s: s.score, lambda s: float(s.num_tokens))]
         accuracy, tokens = (np.array([[of[float(self.lams[i])][0] for i in measured]]) for of in means)
         best = measured[int(choose(accuracy, tokens, self._goal)[0])]
-        return float(self.lams[best]), confidence(best, *self._curves, self._goal)
+        return float(self.lams[best]), confidence(best, *self._curves, self._goal, first=first)
 
     def next(self, spending: Spending, rounds_left: int) -> dict[int, int]:
         """Grid index → samples per question to have, for the next round; nothing where no more can be had."""
