@@ -23,7 +23,7 @@ from interpole.engines.pool import Pool
 from interpole.errors import AnalysisError
 from interpole.files import write_atomic
 from interpole.lab.recipe import Body, Model
-from interpole.lab.studies.study import Case, Row, Size
+from interpole.lab.studies.study import Case, Row, Size, less
 from interpole.records import Sample
 from interpole.runs.samples import read
 from interpole.search.predict import Asked, prompts_of
@@ -150,7 +150,7 @@ def swept_rows(case: Case, samples: Sequence[Sample]) -> list[Row]:
         if value is not None:
             found.append(Row.of(case, "sweep", name, value))
     if transition.on is not None and transition.off is not None:
-        found.append(Row.of(case, "sweep", "width", transition.off.value - transition.on.value))
+        found.append(Row.of(case, "sweep", "width", less(transition.off, transition.on)))
     return found
 
 

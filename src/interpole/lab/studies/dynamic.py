@@ -10,7 +10,7 @@ from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import route
 from interpole.lab.studies import drawing, families, overlap
 from interpole.lab.studies.bench import Bench
-from interpole.lab.studies.study import Case, Hypothesis, Judge, Row, Study, Verdict, Word, between
+from interpole.lab.studies.study import Case, Hypothesis, Judge, Row, Study, Verdict, Word, between, less
 
 __all__ = ["STUDY"]
 
@@ -40,9 +40,9 @@ def _measure(bench: Bench, case: Case) -> list[Row]:
         told = one.p_adjusted < 0.05
         found.append(Row.of(case, one.name, "gain", one.gain))
         found.append(Row.of(case, one.name, "beats static λ", float(told and one.gain.value > 0)))
-    gains = {row.point: row.value for row in found if row.statistic == "gain"}
+    gains = {row.point: row.interval for row in found if row.statistic == "gain"}
     if {"logistic", "two modes"} <= gains.keys():
-        found.append(Row.of(case, "logistic − two modes", "gain", gains["logistic"] - gains["two modes"]))
+        found.append(Row.of(case, "logistic − two modes", "gain", less(gains["logistic"], gains["two modes"])))
     return found
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "both",
     "contrast",
     "judged",
+    "less",
     "read_rows",
     "rows_text",
     "values",
@@ -313,7 +314,7 @@ def between(
         found = {name: random_effects(mine) for name, mine in groups.items()}
         words = {name: within(interval, low, high) for name, interval in found.items()}
         numbers = "; ".join(
-            f"{_named(by, name)} {interval_text(interval, scale, digits, unit=unit)}{_said(words[name])}"
+            f"{_named(by, name)} {interval_text(interval, scale, digits, unit=unit)}{_said(words[name], interval)}"
             for name, interval in found.items()
         )
         return Verdict(_together(words.values()), numbers)
@@ -368,7 +369,7 @@ def contrast(
             for row in mine
             if getattr(row, column) == b and _but(row, column) in before
         ]
-        return compared([_less(row, first) for first, row in both])
+        return compared([_changed(row, less(row.interval, first.interval)) for first, row in both])
 
     return judge
 
@@ -379,19 +380,25 @@ def _but(row: Row, column: str) -> tuple[Any, ...]:
     return (*row.pair[:place], *row.pair[place + 1 :])
 
 
-def _less(b: Row, a: Row) -> Row:
-    """One number less another; their intervals are independent (MOVER)."""
+def _changed(row: Row, to: Interval) -> Row:
+    return row._replace(value=to.value, low=to.low, high=to.high)
+
+
+def less(b: Interval, a: Interval) -> Interval:
+    """One number less another, as if they were independent (MOVER); wider than need be where the same questions are in both."""
     value = b.value - a.value
     low = value - math.hypot(b.value - b.low, a.high - a.value)
-    return b._replace(value=value, low=low, high=value + math.hypot(b.high - b.value, a.value - a.low))
+    return Interval(value, low, value + math.hypot(b.high - b.value, a.value - a.low))
 
 
 def _named(by: str, name: Any) -> str:
     return f"{by} {name:g}" if isinstance(name, int | float) else str(name)
 
 
-def _said(word: Word) -> str:
-    return {"holds": "", "does not hold": " (no)", "cannot tell": " (open)"}[word]
+def _said(word: Word, interval: Interval) -> str:
+    """What stands behind a number in the verdict's line."""
+    alone = ", by itself" if math.isnan(interval.low) else ""
+    return {"holds": "", "does not hold": " (no)", "cannot tell": " (open)"}[word] + alone
 
 
 def within(interval: Interval, low: float, high: float) -> Word:
