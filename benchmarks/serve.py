@@ -59,10 +59,10 @@ def answered(engine: Engine, requests: Sequence[Request]) -> int:
         engine.add(request)
     num_tokens = 0
     while engine.busy:
-        for _, generation, error in engine.step():
-            if error is not None:
-                raise error
-            num_tokens += generation.num_tokens
+        for finished in engine.step():
+            if finished.error is not None:
+                raise finished.error
+            num_tokens += finished.generation.num_tokens
     return num_tokens
 
 

@@ -55,7 +55,7 @@ FLAGS = ["--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-byte
 QUESTIONS = ["34 a-1 = ?", "7 a*3 = ?", "12+5*2 = ?"]
 LAMS = (0.0, 0.45, 1.0)
 MOST = 200
-GRACE_SECONDS = 5  # what a server has once its engine has ended
+GRACE_SECONDS = 12  # what a server has once its engine has ended, twice the time for which it lingers and more
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def serving(pair, log):
         port = free.getsockname()[1]
     code = (
         "import sys; from interpole.serve import vllm, vllm_ending; from interpole.serve.levels import Level, Levels\n"
-        f"vllm_ending.GRACE_SECONDS, vllm_ending.TELL_SECONDS = {GRACE_SECONDS}, {GRACE_SECONDS - 2}\n"
+        f"vllm_ending.GRACE_SECONDS, vllm_ending.TELL_SECONDS = {GRACE_SECONDS}, {GRACE_SECONDS - 4}\n"
         f"vllm.main(*sys.argv[1:3], {LEVELS}, port={port}, api_key={KEY!r}, flags=sys.argv[3:])"
     )
     command = [sys.executable, "-c", code, *map(str, pair), *FLAGS]
