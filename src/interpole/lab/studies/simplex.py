@@ -197,7 +197,8 @@ def _panels(rows: Sequence[Row], name: str) -> list[Any]:
             point = weights_name(weights_at)
             mine = [row.value for row in rows if (row.point, row.statistic) == (f"{name}: {point}", statistic)]
             value = float(np.mean(mine)) if mine else 0.0
-            label = f"{scale * value:+.{1 if scale == 1 else 0}f}".replace("-", "−")
+            digits = 1 if scale == 1 else 0
+            label = f"{round(scale * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # + 0.0: no −0
             spots.append(Spot(weights_at, value, label, f"{point}: {statistic} {label}"))
         made.append(panel(corners, spots, colour, alt.Title(title, offset=8), 280))
     return made
