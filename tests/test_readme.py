@@ -1,4 +1,4 @@
-"""The README tells the truth: its Python runs, its commands exist."""
+"""The README tells the truth, and the pages of docs too: its Python runs, their commands and options exist."""
 
 import re
 from pathlib import Path
@@ -21,16 +21,48 @@ def test_the_ten_lines_of_python_run_and_dial_from_short_to_thinking(tmp_path, m
     assert (tmp_path / "merged-0.6/model.safetensors").exists()
 
 
-def test_every_command_it_names_exists():
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands_in(text):
+    """Commands of `interpole` in code blocks and between backticks: up to a comment, a pipe, or what goes on to vLLM."""
+    blocks = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```|((?:^ {4}\S.*\n)+)", text, re.S | re.M)
+    lines = "\n".join(fenced or indented for fenced, indented in blocks).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`(interpole [^`]*)`", text)
+    return [
+        re.split(r"\s#|[|;&]|\s>|\s--\s", line, maxsplit=1)[0].split()
+        for line in [
+            *(line.strip().removeprefix("$ ") for line in lines),
+            *(re.sub(r"\s+", " ", one) for one in inline),
+        ]
+        if line.startswith("interpole ")
+    ]
+
+
+def test_every_command_and_option_that_a_page_names_exists():
     from typer.main import get_command
 
     from interpole.cli import app
     from interpole.cli.reference import commands
 
-    known = {name for name, _ in commands(get_command(app), "interpole")}
-    named = set(re.findall(r"`(interpole (?:lab |runs |recipe )?[a-z-]+)", README))
-    assert named
-    assert named <= known
+    options = {
+        tuple(name.split()): {
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        for name, command in commands(get_command(app), "interpole")
+    }
+    groups = {name[:2] for name in options if len(name) == 3}
+    options |= {name: {"--help"} for name in [*groups, ("interpole", "--help")]}
+    wrong, found = [], 0
+    for page in PAGES:
+        for words in commands_in(page.read_text()):
+            name = tuple(words[: 3 if tuple(words[:2]) in groups else 2])
+            named = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            found += 1
+            if name not in options or not named <= options[name] | {"--help"}:
+                wrong.append((page.name, " ".join(words), sorted(named - options.get(name, set()))))
+    assert not wrong
+    assert found > 100
 
 
 def test_every_target_it_names_is_in_the_makefile():

@@ -1,7 +1,7 @@
 """mergekit's YAML → the content of a recipe of ours, with mergekit's meaning.
 
 What a file says that Interpole does not do is an error with the line it stands on; nothing is dropped silently. The meaning of
-values, gradients and filters, and what differs, is in docs/mergekit.md. Nothing here reads a checkpoint.
+values, gradients and filters, and what differs, is in docs/from-mergekit.md. Nothing here reads a checkpoint.
 """
 
 from __future__ import annotations
