@@ -45,6 +45,7 @@ from interpole.runs.simplex import Simplex
 __all__ = ["Command", "html"]
 
 MAX_DIFFICULTIES = 12
+CHUNKS_HERE = Markup("<!-- chunks -->\n")  # where they come, for nothing else is to copy them
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 
 
@@ -145,13 +146,18 @@ def html(
         routes={task: _routed(found) for task, found in routed.items()},
         tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},
         payload=data,
+        chunks_here=CHUNKS_HERE,
         num_samples=len(samples),
         num_cut=data.num_cut,
         manifest=manifest,
         notes=list(dict.fromkeys(note for s in stages for note in (*s.notes, *(f"Open: {need}." for need in s.needs)))),
         private=sorted(set(private) & set(tasks)),
     )
-    return _keyed(page, {mark.label: mark.point for mark in points})
+    head, _, tail = _keyed(page, {mark.label: mark.point for mark in points}).partition(CHUNKS_HERE)
+    chunks = [
+        f'<script type="application/gzip" id="chunk-{i}">{chunk}</script>\n' for i, chunk in enumerate(data.chunks)
+    ]
+    return "".join([head, *chunks, tail])
 
 
 def _keyed(page: str, points: Mapping[str, str]) -> str:

@@ -111,6 +111,8 @@ class _Packing:
     ) -> None:
         self._samples, self._private, self._responses, self._points = samples, private, responses, points
         self._lengths = responses.lengths
+        grades = {id(sample.grades): sample.grades for sample in samples}  # many samples share theirs
+        self._plain = {name: plain(one) for name, one in grades.items()}
         self._groups = _groups(samples)
         self._firsts = {key: samples[next(iter(by_point.values()))[0]] for key, by_point in self._groups.items()}
         shown = [(key, first) for key, first in self._firsts.items() if key[0] not in private]
@@ -119,7 +121,7 @@ class _Packing:
     def pack(self, keep: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         """What the index says of every question, and the chunks with `keep` characters of every response."""
         questions, chunks = list[dict[str, Any]](), list[Future[str]]()
-        chunk, num_chars = list[Any](), 0
+        chunk, num_chars, kept = list[Any](), 0, np.minimum(self._lengths, keep)
         with ThreadPoolExecutor(1) as beside:  # gzip leaves the interpreter to others
             for (task, problem), by_point in self._groups.items():
                 first, shown = self._firsts[task, problem], task not in self._private
@@ -137,7 +139,7 @@ class _Packing:
                     }
                 )
                 chunk.append({"prompt": self._prompts.get((task, problem), ""), "rows": rows})
-                num_chars += sum(min(keep, int(self._lengths[i])) for group in by_point.values() for i in group)
+                num_chars += sum(int(kept[group].sum()) for group in by_point.values())
                 if num_chars > CHUNK_CHARS:
                     chunks.append(beside.submit(_packed, _json(chunk)))
                     wait(chunks[-2:-1])  # one is packed while the next is collected
@@ -156,7 +158,7 @@ class _Packing:
             "forced": sample.budget_forced,
             "chosen": sample.chosen_lam,
             "answer": sample.answer if shown else None,
-            "grades": plain(dict(sample.grades)),
+            "grades": self._plain[id(sample.grades)],
             "error": sample.error if shown else "",
         }
 

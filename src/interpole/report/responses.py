@@ -108,7 +108,7 @@ class Responses:
         return _parts(text, self._num_chars[row], spans, keep)
 
 
-def _parts(text: str, num_chars: int, spans: Iterable[tuple[str, int, int]], keep: int) -> list[Stretch]:
+def _parts(text: str, num_chars: int, spans: Sequence[tuple[str, int, int]], keep: int) -> list[Stretch]:
     """A response as (kind, text) in order; `gap` stands for so many characters left out of the middle.
 
     Args:
@@ -117,14 +117,10 @@ def _parts(text: str, num_chars: int, spans: Iterable[tuple[str, int, int]], kee
         spans: its stretches.
         keep: how many characters to give.
     """
-    head = round(HEAD_SHARE * keep)
-    cut = max(0, num_chars - keep)
-    out = num_chars - len(text)  # left out of the text already
-    borders = [(0, head, 0), (head + cut, num_chars, out)] if cut else [(0, num_chars, 0)]
-    kept: list[list[Stretch]] = []
-    for start, end, less in borders:
-        inside = (
-            (kind, text[max(start, a) - less : min(end, b) - less]) for kind, a, b in spans if a < end and b > start
-        )
-        kept.append(list(inside))
-    return [*kept[0], ("gap", cut), *kept[1]] if cut else kept[0]
+    cut = num_chars - keep
+    if cut <= 0:
+        return [(kind, text[start:end]) for kind, start, end in spans if start < num_chars]
+    head, out = round(HEAD_SHARE * keep), num_chars - len(text)  # `out`: left out of the text already
+    first = [(kind, text[start : min(end, head)]) for kind, start, end in spans if start < head]
+    last = [(kind, text[max(head + cut, start) - out : end - out]) for kind, start, end in spans if end > head + cut]
+    return [*first, ("gap", cut), *last]

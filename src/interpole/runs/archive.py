@@ -90,11 +90,12 @@ class Archive:
         header = self._file.read(LOCAL_HEADER_BYTES)
         self._file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), io.SEEK_CUR)
         packed = self._file.read(info.compress_size)
-        if zstandard.frame_content_size(packed) == info.file_size:  # at once, into memory of that size
+        if zstandard.frame_content_size(packed) not in (-1, info.file_size):  # it would be believed; -1: not said
+            raise RunError("damaged", info.filename, REMEDY)
+        try:
             data: bytes = self._unpacker.decompress(packed, max_output_size=info.file_size)
-        else:
-            with self._unpacker.stream_reader(io.BytesIO(packed)) as reader:
-                data = reader.read(info.file_size + 1)
+        except zstandard.ZstdError:
+            raise RunError("damaged", info.filename, REMEDY) from None
         if len(data) != info.file_size or crc32(data) != info.CRC:
             raise RunError("damaged", info.filename, REMEDY)
         return data

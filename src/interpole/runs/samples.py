@@ -248,6 +248,7 @@ def _sample(
         "difficulty": _once(str(difficulty) if isinstance(difficulty, str | int | float) else "", same),
         "response": "" if take else response,
     }
+    answers = (metadata and metadata.answers) or {}
     if metadata is None:
         found = Sample(
             **common, num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
@@ -261,8 +262,8 @@ def _sample(
             outcome=metadata.outcome,
             closed=metadata.closed,
             answer=metadata.answer,
-            grades=same.setdefault(tuple(metadata.grades.items()), metadata.grades),
-            answers=metadata.answers or {},
+            grades=same.setdefault(("grades", *metadata.grades.items()), metadata.grades),
+            answers=same.setdefault(("answers", *answers.items()), answers),
             pseudo_close=metadata.pseudo_close,
             near_close=metadata.near_close,
             private=metadata.private,
