@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from math import isnan
@@ -153,11 +153,14 @@ def html(
         notes=list(dict.fromkeys(note for s in stages for note in (*s.notes, *(f"Open: {need}." for need in s.needs)))),
         private=sorted(set(private) & set(tasks)),
     )
-    head, _, tail = _keyed(page, {mark.label: mark.point for mark in points}).partition(CHUNKS_HERE)
-    chunks = [
-        f'<script type="application/gzip" id="chunk-{i}">{chunk}</script>\n' for i, chunk in enumerate(data.chunks)
-    ]
-    return "".join([head, *chunks, tail])
+    return _with_chunks(_keyed(page, {mark.label: mark.point for mark in points}), data.chunks)
+
+
+def _with_chunks(page: str, chunks: Iterable[str]) -> str:
+    """The page with its responses."""
+    head, _, tail = page.partition(CHUNKS_HERE)
+    scripts = [f'<script type="application/gzip" id="chunk-{i}">{chunk}</script>\n' for i, chunk in enumerate(chunks)]
+    return "".join([head, *scripts, tail])
 
 
 def _keyed(page: str, points: Mapping[str, str]) -> str:
