@@ -11,7 +11,7 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE # where it is set, every process that the tests start compiles the sources again
 
-.PHONY: demo test fuzz test-ray test-package test-vllm gpu-smoke lint check docs bench-merge constraints constraints-vllm clean
+.PHONY: demo test fuzz test-ray test-package test-vllm gpu-smoke lint check docs site bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -45,6 +45,10 @@ check: lint test
 docs: $(STAMP)
 	$(PY) -m interpole.cli.reference > docs/cli.md
 
+site: $(STAMP) # these pages as a site in build/site; a link that leads nowhere fails it
+	$(PIP) -e '.[docs]'
+	$(PY) -m sphinx -E -W --keep-going -n -q -d build/doctrees docs build/site
+
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv: torch, transformers and the rest, about two minutes and 2 GB; once"
 	@$(PYTHON) -m venv .venv
@@ -65,7 +69,7 @@ bench-merge: $(STAMP) # against mergekit, in an environment of its own
 
 constraints: # after changing pyproject.toml: install the newest that fit, then pin them
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[all,ray,test,dev]'
+	.venv-fresh/bin/pip install --quiet torch==2.13.0 -e '.[all,ray,test,dev,docs]'
 	.venv-fresh/bin/pip install --quiet --no-deps lm_eval==0.4.13
 	(head -n 1 constraints.txt; .venv-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; grep ^llama constraints.txt) > constraints.new
 	mv constraints.new constraints.txt

@@ -31,9 +31,9 @@ PARTS = {  # which function of which module writes which table of which page
     "shares": ("shares_simulation", "tables", "statistics.md"),
     "decisions": ("decisions_simulation", "tables", "statistics.md"),
     "budgets": ("decisions_simulation", "of_budgets", "recommend.md"),
-    "searches": ("decisions_simulation", "of_searches", "search.md"),
+    "searches": ("decisions_simulation", "of_searches", "searches.md"),
     "fronts": ("decisions_simulation", "of_fronts", "metrics.md"),
-    "adaptive": ("adaptive_simulation", "tables", "search.md"),
+    "adaptive": ("adaptive_simulation", "tables", "searches.md"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The README tells the truth, and the pages of docs too: its Python runs, their commands and options exist."""
+"""The README and the pages of docs tell the truth: their commands, options and links exist, the README's Python runs."""
 
 import re
 from pathlib import Path
@@ -77,3 +77,25 @@ def test_every_file_in_its_tree_is_there():
         parent = ROOT if not line.startswith(("├", "└")) else ROOT / "src/interpole"
         for name in re.findall(r"([a-z0-9_]+(?:\.py|/))(?=[, ])", line):
             assert (parent / name).exists(), name
+
+
+def test_every_page_of_the_site_is_in_its_contents():
+    trees = re.findall(r"^```\{toctree\}\n(.*?)^```", (ROOT / "docs/index.md").read_text(), re.S | re.M)
+    listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in PAGES[1:]}
+    assert sorted(listed) == sorted(pages - {"index"})
+    assert not pages & {"search", "genindex"}, "Sphinx writes pages of these names"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_file_that_a_page_links_to_is_there(page):
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.S | re.M)
+    for target in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", prose):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_site_has_all_public_names():
+    import interpole
+
+    shown = re.findall(r"^\.\. auto\w+:: (\w+)", (ROOT / "docs/api.md").read_text(), re.M)
+    assert sorted(shown) == sorted(interpole.__all__)

@@ -236,7 +236,7 @@ def _change(change: Difference, scale: float) -> Text:
 
 def search(
     space: Annotated[
-        Path, typer.Argument(metavar="SPACE.yml", help="A pair, tasks, and what to vary (docs/search.md).")
+        Path, typer.Argument(metavar="SPACE.yml", help="A pair, tasks, and what to vary (docs/searches.md).")
     ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: made, or continued.")],

@@ -439,7 +439,7 @@ Adaptive = Annotated[
     bool,
     typer.Option(
         "--adaptive",
-        help="Find the λ for a goal with fewer tokens than the grid (docs/search.md).",
+        help="Find the λ for a goal with fewer tokens than the grid (docs/searches.md).",
         rich_help_panel="Fewer tokens (--adaptive)",
     ),
 ]

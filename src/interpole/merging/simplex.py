@@ -89,7 +89,7 @@ class _Grid(Strict):
         if len(value) > 3:
             raise ValueError(
                 f"a grid covers a triangle of three models, not {len(value)}; to look among more: `interpole search` with "
-                f"`space: {{simplex: [{', '.join(value)}]}}` (docs/search.md)"
+                f"`space: {{simplex: [{', '.join(value)}]}}` (docs/searches.md)"
             )
         return value
 

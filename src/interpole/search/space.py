@@ -163,7 +163,7 @@ class SpaceFile(Strict):
         """
         given = {name: value for name, value in said.items() if value is not None}
         own = {name: getattr(self, name) for name in type(self).model_fields}
-        return validated(type(self), own | given, "the search", RunError, "see docs/search.md")
+        return validated(type(self), own | given, "the search", RunError, "see docs/searches.md")
 
     @classmethod
     def load(cls, path: StrPath, *, trust: bool = False) -> SpaceFile:
@@ -183,7 +183,11 @@ class SpaceFile(Strict):
         elif isinstance(corners, list) and not {"simplex", "points"} & set(content):
             content["points"] = [{"weights": {str(corner): 1.0}} for corner in corners]
         return validated(
-            cls, {"sweep": SweepConfig.written(content, path, trust=trust)} | own, path, RunError, "see docs/search.md"
+            cls,
+            {"sweep": SweepConfig.written(content, path, trust=trust)} | own,
+            path,
+            RunError,
+            "see docs/searches.md",
         )
 
 
