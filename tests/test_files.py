@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from interpole.errors import OutputError
-from interpole.files import open_regular, write_atomic
+from interpole.files import make_folder, open_regular, write_atomic
 
 
 @pytest.mark.parametrize("what", ["pipe", "link to a pipe", "name of an open file", "folder"])
@@ -38,3 +38,26 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path, what):
 def test_a_file_that_the_system_makes_up_and_would_be_waited_for_is_refused():
     with pytest.raises(OSError, match=r"unavailable|seek|permitted|denied"):
         open_regular(Path("/proc/kmsg"))
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("loop", "loop is a link that leads to itself or to nothing"),
+        ("loop/inside", "loop is a link that leads to itself or to nothing"),
+        ("dangling/inside", "dangling is a link that leads to itself or to nothing"),
+        ("file", "a file is in its place"),
+        ("file/inside", "a file is in its place"),
+        ("x" * 300, "name too long"),
+        ("nul\0", "null"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_says_what_is_in_its_place(tmp_path, place, what):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("gone/far")
+    with pytest.raises(OutputError, match=f"(?i){what}"):
+        make_folder(tmp_path / place)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "dangling", "file", "loop"]

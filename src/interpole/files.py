@@ -25,6 +25,7 @@ __all__ = [
     "Held",
     "StrPath",
     "exclusive",
+    "make_folder",
     "no_follow",
     "open_named",
     "open_regular",
@@ -137,7 +138,7 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = False, par
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
     try:
         if parents:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         beside.unlink(missing_ok=True)
         handle = open_handle(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(handle, "wb") as file:  # noqa: PTH123 (a descriptor that follows no link)
@@ -161,6 +162,26 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() or out.is_symlink():
         raise OutputError("the output exists already", out, "choose another --out, or remove it")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Raises:
+        OutputError: something else is in its place, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        what = (isinstance(error, OSError) and error.strerror) or str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            what = "a file is in its place"
+        led = [one for one in (path, *path.parents) if os.path.islink(one) and not os.path.exists(one)]  # noqa: PTH110, PTH114
+        if led:
+            what = f"{led[0]} is a link that leads to itself or to nothing"
+        raise OutputError(
+            f"cannot make the folder: {what}", path, "choose another folder, or remove what is there"
+        ) from error
 
 
 def _is_device(path: Path) -> bool:

@@ -15,7 +15,7 @@ from interpole.errors import OutputError, RunError
 from interpole.records import Outcome
 from interpole.runs import samples
 from interpole.runs.combine import combine
-from interpole.runs.runfile import RunFile
+from interpole.runs.runfile import RunFile, exclusive
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.estimate import estimate, kv_bytes_per_token
@@ -155,9 +155,20 @@ def test_unfinished_parts_are_left_out_and_named(bench, tmp_path):
     other = shutil.copytree(bench.folder / "more", tmp_path / "other")
     text = (other / "run.json").read_text()
     (other / "run.json").write_text(text.replace('"done"', '"planned"', 1))
-    told = call("runs", "merge", bench.folder / "low", other, "--out", tmp_path / "all")
+    told = call("runs", "merge", bench.folder / "low", other, "--out", tmp_path / "all", code=1)
     assert f"left out, as it is not finished: own at λ=0.5 in {other}, samples 1 to 2" in told
     assert {one.number for one in samples.read(tmp_path / "all") if one.lam == 0.5} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+def test_a_models_folder_is_no_place_for_a_run(bench, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(OutputError, match=f"the folder holds a model .{name}. and no run"), exclusive(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    shutil.copy(bench.folder / "low" / "run.json", tmp_path)  # it was one before there was a model
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").exists()
 
 
 def test_a_combined_run_and_its_new_grades_move_with_the_folder(bench, tmp_path):

@@ -163,7 +163,7 @@ def test_a_shard_that_is_missing_or_half_done_is_said_by_name_and_a_sweep_makes_
     (half / "run.json").write_text(text.replace('"done"', '"planned"', 1))
     command = ["runs", "merge", bench.folder / "shard-1", half, "--out", tmp_path / "all"]
     told = CliRunner().invoke(app, list(map(str, command)))
-    assert told.exit_code == 0
+    assert told.exit_code == 1
     parts = [part for entry in RunFile.load(half).entries for part in entry.parts if part.status != "done"]
     first, last = parts[0].block.first, parts[0].block.first + parts[0].block.num - 1
     assert f"in {half} (shard 3 of 3), questions {first} to {last}, samples 1 to 3" in told.output

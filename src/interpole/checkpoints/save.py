@@ -39,7 +39,7 @@ from interpole.checkpoints.shards import (
     write_shard,
 )
 from interpole.errors import InterpoleWarning, OutputError, UnreachableError
-from interpole.files import Held, StrPath, exclusive, no_follow, refuse_existing, shared, size_text
+from interpole.files import Held, StrPath, exclusive, make_folder, no_follow, refuse_existing, shared, size_text
 from interpole.formats import content_hash
 from interpole.systems import lock
 
@@ -164,7 +164,7 @@ def save_all(
     work = partial(_write_shards, threads=threads, progress=told, broken=broken, among_others=share is not None)
     try:
         for output in outputs:
-            output.out.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(output.out.parent)
         if share is None:
             with ExitStack() as locks:
                 for output in outputs:

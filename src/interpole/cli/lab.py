@@ -82,6 +82,7 @@ def demo(
     from interpole.analysis.scoring import load
     from interpole.cli.show import console
     from interpole.engines.registry import require
+    from interpole.files import make_folder
     from interpole.lab import shipped
 
     for module in ("torch", "transformers", "optuna", "uvicorn"):  # at once, not after half of it
@@ -90,7 +91,7 @@ def demo(
     pair, run, budget = shipped(), out / "run", 50
     ends = (pair.instruct, pair.thinking)
     sources = {name: json.dumps(str(getattr(pair, name))) for name in ("instruct", "thinking", "base")}
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, text, num in (("sweep.yml", SWEEP, limit), ("space.yml", SPACE, min(limit, 48))):
         (out / name).write_text(text.format(**sources, samples=samples, limit=num), encoding="utf-8")
     size = ("--task", "arithmetic", "--samples", samples, "--limit", limit, "--engine-option", "dtype=float32")

@@ -12,7 +12,7 @@ import typer
 from interpole.cli import options
 from interpole.cli.sweep import cost_sentences, engine_options_of, examine, named, ran, say_costs
 from interpole.errors import OutputError, RunError
-from interpole.files import read_text, size_text, write_atomic
+from interpole.files import make_folder, read_text, size_text, write_atomic
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -147,7 +147,7 @@ def _written(one: Experiment, made: Design, folder: Path) -> SweepConfig:
             path,
             f"choose another -o; or run this one: interpole sweep {path} --out RUN, then interpole paper {one.name} --from RUN",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomic(path, text)
     typer.echo(f"wrote {path}", err=True)
     return SweepConfig.load(path, trust=True)

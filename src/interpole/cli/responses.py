@@ -141,11 +141,15 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     as_json: Json = False,
 ) -> None:
-    """Make one run of several, without generating anything; refused where weights, settings or problems differ."""
+    """Make one run of several, without generating anything; refused where weights, settings or problems differ.
+
+    Exit code 1 where it is made and something is missing in it: a shard, or what a run has not finished.
+    """
     from interpole.cli.show import show_json, show_next
     from interpole.runs.combine import combine
 
     made = combine(folders, out)
+    is_whole = not made.unfinished and not made.missing
     if as_json:
         shown = {
             "num_samples": made.num_samples,
@@ -154,7 +158,7 @@ def merge(
             "missing": list(made.missing),
         }
         show_json({"run": str(out)} | shown)
-        return
+        raise typer.Exit(int(not is_whole))
     again = f"; {made.num_duplicates:,} were there more than once" if made.num_duplicates else ""
     typer.echo(f"{made.num_samples:,} responses{again} → {out}")
     for part in made.unfinished:
@@ -164,6 +168,7 @@ def merge(
             f"not there: {shard}; give its folder, too, or sweep into {out}, which makes what is missing", err=True
         )
     show_next("score", out)
+    raise typer.Exit(int(not is_whole))
 
 
 @runs.command("list")

@@ -416,6 +416,7 @@ def _made_there(job: _Job, address: str) -> _Job:
     from interpole.actors import Actors, Order
     from interpole.checkpoints.shards import Share, shards_of
     from interpole.errors import OutputError, printable
+    from interpole.files import make_folder
     from interpole.merging.merged import merge_all
 
     recipes = {out.absolute(): recipe for out, recipe in job.recipes.items()}
@@ -424,7 +425,7 @@ def _made_there(job: _Job, address: str) -> _Job:
     todo = job._replace(recipes=recipes, doctor=False)  # it has been asked
     left, failures = [Share(number, of) for number in range(1, of + 1)], Counter[Share]()
     folder = next(iter(recipes)).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def give(_: int) -> Order | None:
         return Order(_save_share, (todo._replace(share=left.pop(0)),)) if left else None

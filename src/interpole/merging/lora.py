@@ -44,7 +44,7 @@ from interpole.checkpoints.views.adapter import CONFIG, OWN_FILES, WEIGHTS, Adap
 from interpole.checkpoints.views.heads import is_tied
 from interpole.checkpoints.views.vocabulary import Aligned
 from interpole.errors import CheckpointError, MismatchError, OutputError, RecipeError
-from interpole.files import StrPath, exclusive, refuse_existing
+from interpole.files import StrPath, exclusive, make_folder, refuse_existing
 from interpole.formats import seed_of
 from interpole.merging.recipe import DTYPE_NAMES
 
@@ -480,7 +480,7 @@ def _sums(far: NDArray[Any], near: NDArray[Any], again: NDArray[Any]) -> list[fl
 def _hidden(out: Path, stack: ExitStack) -> Path:
     """The folder beside `out` that is written, while no other process writes it."""
     refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     lock = out.parent / f".{out.name}.lock"
     stack.enter_context(exclusive(lock, OutputError, f"is writing {out}", "choose another --out"))
     partial = out.parent / f".{out.name}.partial"

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_val
 
 from interpole.chat import Markers, ThinkFormat
 from interpole.errors import OutputError, RunError, printable
-from interpole.files import LONGEST_NAME, StrPath, no_follow, open_regular, write_atomic
+from interpole.files import LONGEST_NAME, StrPath, make_folder, no_follow, open_regular, write_atomic
 from interpole.formats import content_hash, parse_json
 from interpole.schema import Strict, validated
 from interpole.systems import lock as take_lock
@@ -290,10 +290,14 @@ def exclusive(run: StrPath) -> Iterator[Callable[[Path], None]]:
     """
     run = Path(run)
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        model = [path for path in (run / "config.json", *run.glob("*.safetensors")) if path.exists()]
+        if model and not (run / NAME).exists():
+            what = f"the folder holds a model ({model[0].name}) and no run"
+            raise OutputError(what, run, "choose another --out")
+        make_folder(run)
         lock = open(run / ".lock", "ab", opener=no_follow)  # noqa: SIM115 (closed below)
     except (OSError, ValueError) as error:
-        what = "its .lock is a link" if (run / ".lock").is_symlink() else getattr(error, "strerror", error)
+        what = "its .lock is a link" if (run / ".lock").is_symlink() else str(getattr(error, "strerror", None) or error)
         raise OutputError(f"cannot write to the run folder: {what}", run, "choose another --out") from error
     with lock:
         for attempt in range(LOCK_ATTEMPTS):

@@ -22,7 +22,7 @@ from interpole.analysis.scoring import score
 from interpole.analysis.tables import PointMetrics
 from interpole.engines.pool import Pool
 from interpole.errors import RunError
-from interpole.files import write_atomic
+from interpole.files import make_folder, write_atomic
 from interpole.formats import plain
 from interpole.merging.recipe import build
 from interpole.runs.samples import read
@@ -174,7 +174,7 @@ class Finals:
             point, path = points.get(name), None
             if point is not None:
                 path = Path("recipes") / f"{name.replace(' ', '-')}.yml"
-                (self.out / path).parent.mkdir(exist_ok=True)
+                make_folder((self.out / path).parent)
                 write_atomic(self.out / path, build(self.planned.point(point).where, "the recipe").to_yaml())
             accuracy, tokens = seen.get(name, (None, None))
             found.append(Finalist(name, path, point.sampler if point else {}, accuracy, tokens, own))

@@ -22,7 +22,7 @@ from interpole.actors import Actors, Order, node_name
 from interpole.engines.pool import EngineRate
 from interpole.engines.registry import EngineKind
 from interpole.errors import RunError
-from interpole.files import open_regular, open_to_append, read_text, write_atomic
+from interpole.files import make_folder, open_regular, open_to_append, read_text, write_atomic
 from interpole.formats import parse_json
 from interpole.runs.journal import JOURNAL, journal_path
 from interpole.runs.runfile import UNITS, release
@@ -144,7 +144,7 @@ class Cluster:
             RunError: no node has room for an engine any more.
         """
         out = out.absolute()
-        (out / UNITS).mkdir(exist_ok=True)
+        make_folder(out / UNITS)
         names = dict(units)
         left = []
         for unit, name in units:

@@ -21,7 +21,7 @@ from interpole.checkpoints.open import open_source
 from interpole.diagnostics.similarity import compare
 from interpole.engines.pool import Pool
 from interpole.errors import AnalysisError
-from interpole.files import write_atomic
+from interpole.files import make_folder, write_atomic
 from interpole.lab.recipe import Body, Model
 from interpole.lab.studies.study import Case, Row, Size, less
 from interpole.records import Sample
@@ -54,7 +54,7 @@ class Bench:
         self.folder, self.size, self.tell = folder, size, tell
         self._engine = ExitStack()
         self._open: tuple[Body, Pool] | None = None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         asked = size.questions
         problems = chains.problems(
             "test", size.num_problems, 0, asked.difficulties, asked.operators, asked.highest

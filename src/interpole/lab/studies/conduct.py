@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interpole.errors import AnalysisError
-from interpole.files import write_atomic
+from interpole.files import make_folder, write_atomic
 from interpole.formats import plain
 from interpole.lab.studies import dynamic, families, overlap, scale, simplex
 from interpole.lab.studies.bench import Bench, Tell
@@ -74,7 +74,7 @@ def conduct(
     try:
         for case, place in missing[:at_most]:
             rows = study.measure(bench, case)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(place.parent)
             write_atomic(place, rows_text(rows))
             tell(f"measured {case.name}")
     finally:
