@@ -34,6 +34,8 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 
 
