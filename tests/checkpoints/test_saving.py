@@ -221,7 +221,7 @@ def test_an_error_in_the_middle_leaves_nothing(merged, pair, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_says_why(merged):
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot make the folder"):
         interpole.save(merged, "/proc/nowhere/out")
 
 
