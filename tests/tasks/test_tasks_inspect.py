@@ -162,6 +162,7 @@ def test_everything_a_sample_needs_is_in_the_summary(tmp_path):
         "difficulty": "1",
         "private": False,
         "budget_forced": False,
+        "chosen_lam": None,
     }
     assert first.scores[SCORE].value == 1.0
     assert second.scores[SCORE].metadata["outcome"] == "direct"

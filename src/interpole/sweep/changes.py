@@ -138,7 +138,10 @@ def _changed(name: str, old: Any, new: Any) -> str:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         old, new = ({key: side[key] for key in keys if key in side} for side in (old, new))
-    shown = [
-        "not set" if side is None else repr(side) if len(repr(side)) < 80 else f"{side!r:.80} …" for side in (new, old)
-    ]
-    return f"{name} is {shown[0]}, was {shown[1]}"
+    new_text, old_text = ("not set" if side is None else repr(side) for side in (new, old))
+    return f"{name} is {_middle_out(new_text)}, was {_middle_out(old_text)}"
+
+
+def _middle_out(text: str) -> str:
+    """A long text by its two ends: of a path the last name tells more than the first."""
+    return text if len(text) <= 100 else f"{text[:40]} … {text[-60:]}"
