@@ -2,7 +2,7 @@
 
 python benchmarks/simulations.py [PART …] [--smoke] [--into docs] [--keep FOLDER]
 
-Without a part, all: about 1,300 CPU seconds, most of them of the stages. `--into` puts the tables between their marks in the
+Without a part, all: about 1,150 CPU seconds, most of them of the stages. `--into` puts the tables between their marks in the
 pages of a folder. `--keep` writes down what each design gave: stopped, the same command goes on. The folder knows designs, not
 code: take a new one after a change.
 """
