@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import tiny
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/interpole"
 
@@ -254,6 +256,16 @@ def test_help_answers_in_under_half_a_second():
         if f" {m}\n" in loaded
     ]
     assert heavy == []
+
+
+def test_a_plain_merge_imports_nothing_that_draws_fits_or_generates(tmp_path):
+    instruct, thinking = (tiny.write(tmp_path / name, tiny.tensors(seed)) for name, seed in (("i", 1), ("t", 2)))
+    command = ["merge", str(instruct), str(thinking), "--lambda", "0.5", "--out", str(tmp_path / "out")]
+    run = [sys.executable, "-X", "importtime", "-c", "from interpole.cli import main; main()", *command]
+    loaded = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    assert (tmp_path / "out/model.safetensors").exists()
+    heavy = ("torch", "scipy", "altair", "transformers", "inspect_ai", "interpole.report")
+    assert [name for name in heavy if f" {name}\n" in loaded] == []
 
 
 def test_the_paths_of_the_data_are_chains_of_functions_that_exist():
