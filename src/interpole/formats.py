@@ -195,18 +195,32 @@ def _paired(value: Any) -> Any:
 
 
 def read_json(
-    path: Path, error: type[InterpoleError] = CorruptError, remedy: str = "fetch the file again"
+    path: Path,
+    error: type[InterpoleError] = CorruptError,
+    remedy: str = "fetch the file again",
+    *,
+    what: str = "",
+    max_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The JSON object in a file.
 
+    Args:
+        path: the file.
+        error: what is raised.
+        remedy: what its reader is told to do.
+        what: what the file is, where its path does not say so.
+        max_bytes: a larger file is refused, unread.
+
     Raises:
-        InterpoleError: of the kind `error`: it cannot be read, or is no JSON object.
+        InterpoleError: of the kind `error`: it cannot be read, is too large, or is no JSON object.
     """
     try:
         with open_regular(path) as file:
-            data = file.read()
+            data = file.read() if max_bytes is None else file.read(max_bytes + 1)
     except OSError as problem:
-        raise error(f"cannot be read: {problem.strerror}", path, remedy) from None
+        raise error(f"cannot {f'read {what}' if what else 'be read'}: {problem.strerror}", path, remedy) from None
+    if max_bytes is not None and len(data) > max_bytes:
+        raise error(f"larger than {max_bytes >> 20} MiB", path, remedy)
     if data.startswith(LFS_POINTER):
         raise error("a pointer of Git LFS, not the file itself", path, "run `git lfs pull` there")
     value = parse_json(data, path, error, remedy)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from graded import LAMS, by_difficulty, sweep
 from interpole.analysis.fitting import cells_of, fit, policies_for, reached
 from interpole.analysis.hull import worth_most
-from interpole.analysis.policies import Feature, FittedPolicy, Groups, Model, Probe, agreed, known_of
+from interpole.analysis.policies import MAX_BYTES, Feature, FittedPolicy, Groups, Model, Probe, agreed, known_of
 from interpole.cli import app
 from interpole.errors import AnalysisError
 from synthetic import write_run
@@ -122,6 +122,9 @@ def test_a_file_that_makes_no_sense_is_refused_with_what_is_wrong(tmp_path):
             FittedPolicy.load(path)
     with pytest.raises(AnalysisError, match="cannot read the policy"):
         FittedPolicy.load(tmp_path / "none.json")
+    path.write_bytes(json.dumps(content).encode() + b" " * MAX_BYTES)  # not cut off and read
+    with pytest.raises(AnalysisError, match="larger than 16 MiB"):
+        FittedPolicy.load(path)
 
 
 def test_the_command_fits_a_policy_to_a_run_and_writes_it_down(tmp_path):

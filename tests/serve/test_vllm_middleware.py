@@ -135,7 +135,7 @@ def test_what_cannot_be_done_is_said_with_its_field(path, fields, param):
 def test_nulls_and_fields_without_effect_are_no_errors():
     body = of(metadata={"a": "b"}, store=True, lam=None, prompt_logprobs=None, use_beam_search=False, user="me")
     assert not body.keys() & {"metadata", "store", "lam", "prompt_logprobs"}
-    edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}  # of Claude Code's, with every request
+    edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}  # coding agents send it with every request
     assert "context_management" not in of(MESSAGES, context_management=edits)
     assert body["user"] == "me"
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, FiniteFloat, model_validator
 
 from interpole.errors import AnalysisError
-from interpole.files import StrPath, open_regular, write_atomic
-from interpole.formats import parse_json
+from interpole.files import StrPath, write_atomic
+from interpole.formats import read_json
 from interpole.schema import Strict, validated
 
 __all__ = [
@@ -263,12 +263,7 @@ class FittedPolicy(Strict):
             AnalysisError: it cannot be read, or makes no sense.
         """
         path = Path(path)
-        try:
-            with open_regular(path) as file:
-                data = file.read(MAX_BYTES)
-        except OSError as error:
-            raise AnalysisError(f"cannot read the policy: {error.strerror}", path, _AGAIN) from error
-        return cls.of(parse_json(data, path, AnalysisError), path)
+        return cls.of(read_json(path, AnalysisError, _AGAIN, what="the policy", max_bytes=MAX_BYTES), path)
 
     @classmethod
     def of(cls, content: Any, where: object) -> FittedPolicy:

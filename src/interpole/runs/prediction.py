@@ -9,8 +9,8 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from interpole.errors import RunError, printable
-from interpole.files import StrPath, open_regular, write_atomic
-from interpole.formats import parse_json
+from interpole.files import StrPath, write_atomic
+from interpole.formats import read_json
 from interpole.runs.runfile import RunFile
 from interpole.schema import Strict, validated
 
@@ -100,15 +100,9 @@ class PredictionFile(Strict):
         Raises:
             RunError: it cannot be read, or makes no sense.
         """
-        path = Path(path)
-        try:
-            with open_regular(path) as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise RunError(f"cannot read the prediction: {error.strerror}", path, "run `interpole predict`") from error
-        if len(data) > MAX_BYTES:
-            raise RunError(f"a prediction of more than {MAX_BYTES >> 20} MiB", path, "run `interpole predict` again")
-        return validated(cls, parse_json(data, path, RunError), path, RunError, "run `interpole predict` again")
+        path, remedy = Path(path), "run `interpole predict` again"
+        content = read_json(path, RunError, remedy, what="the prediction", max_bytes=MAX_BYTES)
+        return validated(cls, content, path, RunError, remedy)
 
     @classmethod
     def of_run(cls, run: StrPath) -> PredictionFile | None:

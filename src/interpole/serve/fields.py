@@ -12,8 +12,8 @@ __all__ = ["WITHOUT_EFFECT", "Fields"]
 
 WITHOUT_EFFECT = (
     "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "client_metadata",  # Codex
-    "context_management",  # Claude Code asks to drop old thoughts and results of tools: nothing is dropped
+    "client_metadata",
+    "context_management",  # asks to drop old thoughts and results of tools: nothing is dropped
 )  # fmt: skip
 """Fields that clients send and that say nothing about the answer: taken, by both servers."""
 
