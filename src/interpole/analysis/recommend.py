@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -19,112 +19,35 @@ from numpy.typing import NDArray
 from scipy import special
 from scipy.interpolate import PchipInterpolator
 
+from interpole.analysis.choices import (
+    BALANCED,
+    BY_ACCURACY,
+    Choice,
+    Goal,
+    Key,
+    Recommendation,
+    cheap,
+    goal_words,
+    notes_on,
+    reason,
+    warnings,
+)
 from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, proportion
 from interpole.analysis.metrics import POWER, difference, measure, rows_and_samples
 from interpole.analysis.selection import chosen, critical, noise, optimism
 from interpole.analysis.tables import CurveRow
-from interpole.analysis.transition import LEVELS, Transition, find_transition, from_rows, from_samples, pool
+from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
 from interpole.formats import plain
 from interpole.records import Outcome, Sample
 from interpole.runs.simplex import Simplex
 
 Indices = NDArray[np.intp]
-Key = float | str
-"""What tells a point from the others: its λ on the dial, its name on a simplex."""
-__all__ = ["BALANCED", "Choice", "Key", "Recommendation", "average", "recommend", "spelt", "to_json"]
+__all__ = ["average", "recommend", "to_json"]
 
-BALANCED = 0.95  # of the best accuracy
 MIN_GAIN = 0.01  # accuracy an interpolated λ must promise beyond the best measured one to be preferred
 MIN_SAVING = 0.05  # share of tokens likewise
 GRID_STEP = 0.01
-LARGE = 0.05  # a detectable difference beyond it is too large to name a winner among those tied
-MOST_NAMES = 3  # of points in a sentence
-CAPPED = 0.05  # share of responses cut at the cap that is pointed out
-Goal = Literal["max_tokens", "min_accuracy", "max_cost", "balanced", "accuracy"]
-BY_ACCURACY = ("min_accuracy", "balanced")  # goals whose limit is an accuracy; of the others it is tokens
-
-
-def spelt(*keys: Key) -> str:
-    """Points in a sentence: `λ = 0.5, 0.6`, or `base 0.25, thinking 0.75; thinking`."""
-    lams = [f"{key:g}" for key in keys if isinstance(key, float | int)]
-    return f"λ = {', '.join(lams)}" if lams else "; ".join(map(str, keys))
-
-
-def _some(keys: Sequence[Key]) -> str:
-    """The same; of many names the first few, and how many more there are."""
-    names = [key for key in keys if isinstance(key, str)]
-    if len(names) <= MOST_NAMES + 1:
-        return spelt(*keys)
-    return f"{spelt(*names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One point and what to expect there."""
-
-    lam: float | None  # None: a point of a simplex
-    accuracy: Interval  # Mean@k; ends are NaN where not known
-    tokens: Interval  # Token #N
-    source: Literal["measured", "interpolated"]
-    think: float = math.nan  # Think #R; NaN: not known
-    tokens_p95: float = math.nan  # 95th percentile of a response's tokens; the largest over tasks
-    capped: float = math.nan  # share of responses cut at the cap
-    point: str = ""  # its name, on a simplex
-
-    @property
-    def key(self) -> Key:
-        """What tells it from the others."""
-        return self.point if self.lam is None else self.lam
-
-    @property
-    def name(self) -> str:
-        """`λ=0.6`, or the point's name."""
-        return spelt(self.key).replace(" = ", "=")
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """The λ, or the point of a simplex, to use for a budget; or, where nothing meets it, none, and the nearest."""
-
-    task: str  # of several tasks: their names with "+", each task weighing the same
-    goal: str  # in words
-    aim: Goal  # by name; a cost is a budget of tokens
-    choice: Choice | None  # None: nothing measured meets the budget
-    nearest: Choice | None  # then: what comes nearest to it
-    share_of_accuracy: float | None  # of Thinking's (λ=1, or that corner); None: it was not measured
-    share_of_tokens: float | None
-    expected: (
-        Interval | None
-    )  # accuracy less what it owes to having been chosen; None: not from samples, or not measured
-    optimism: float | None  # what was taken off
-    detectable: float  # the smallest difference from a tied λ that these questions show with 80 % power; NaN: not known
-    cost: float | None  # USD per response; None: no price was given
-    tied: tuple[Key, ...]  # measured λ, or points by name, whose accuracy cannot be told from this one's
-    tied_by: Literal["paired", "unpaired", "unknown"]
-    why: str
-    notes: tuple[str, ...]
-    command: str  # that makes the model
-
-    @property
-    def headline(self) -> str:
-        """What can be said of the λ shown; the command line and the page say the same."""
-        shown = self.choice or self.nearest
-        if shown is None or self.tied_by == "unknown":
-            return ""
-        one, others = spelt(shown.key), _some(self.tied)
-        if self.tied and self.detectable > LARGE:
-            return f"No winner: differences below {100 * self.detectable:.0f} points would go unseen ({others} may be as good)"
-        if self.aim != "accuracy":  # then it need not be among the best, and `why` says what it is
-            return f"{one} cannot be told in accuracy from {others}" if self.tied else ""
-        if not self.tied:
-            return f"{one} is the only one that is not seen to be worse"
-        return f"{one} is among the best, with {others}"
-
-    @property
-    def lam(self) -> float | None:
-        """The λ to use; `None` where nothing meets the budget, and on a simplex."""
-        return self.choice.lam if self.choice else None
 
 
 def recommend(
@@ -190,17 +113,17 @@ def recommend(
     end = next((c for c in measured if c.key in ends), None)
     merge = ["RECIPE.yml"] if shown.lam is None or sources is None else [*sources, "--lambda", f"{shown.lam:g}"]
     return Recommendation(
-        task="+".join(tasks), goal=_goal_words(goal, limit, max_cost), aim=goal, choice=choice,
+        task="+".join(tasks), goal=goal_words(goal, limit, max_cost), aim=goal, choice=choice,
         nearest=None if choice else shown,
         share_of_accuracy=shown.accuracy.value / end.accuracy.value if end and end.accuracy.value else None,
         share_of_tokens=shown.tokens.value / end.tokens.value if end and end.tokens.value else None,
         expected=None if off is None else Interval(*(max(0.0, end - off) for end in shown.accuracy)),
         optimism=off, detectable=detectable,
         cost=None if price_per_million is None else shown.tokens.value * price_per_million / 1e6,
-        tied=tied, tied_by=tied_by, why=_why(goal, limit, choice, shown),
+        tied=tied, tied_by=tied_by, why=reason(goal, limit, choice, shown),
         notes=(
-            *_warnings(shown, measured, apart=bool(samples) and errors is None), *notes,
-            *_notes(shown, limits, measured, tied, tied_by if errors or not samples else "", transition),
+            *warnings(shown, measured, apart=bool(samples) and errors is None), *notes,
+            *notes_on(shown, limits, measured, tied, tied_by if errors or not samples else "", transition),
         ),
         command=shlex.join(
             ["interpole", "merge", *merge, "--out", "merged" if shown.lam is None else f"merged-{shown.lam:g}"]
@@ -350,7 +273,7 @@ def _choose(
     """The choice, if any λ meets the budget, and the one that meets it or comes nearest."""
     if goal in BY_ACCURACY:
         best, inter = (
-            min((c for c in of if c.accuracy.value >= limit), key=_cheap, default=None) for of in (measured, between)
+            min((c for c in of if c.accuracy.value >= limit), key=cheap, default=None) for of in (measured, between)
         )
         gain = best and inter and 1 - inter.tokens.value / best.tokens.value >= MIN_SAVING
         nearest = max(measured, key=_good)
@@ -359,7 +282,7 @@ def _choose(
             max((c for c in of if c.tokens.value <= limit), key=_good, default=None) for of in (measured, between)
         )
         gain = best and inter and inter.accuracy.value - best.accuracy.value >= MIN_GAIN
-        nearest = min(measured, key=_cheap)
+        nearest = min(measured, key=cheap)
     choice = inter if gain or best is None else best
     return choice, choice or nearest
 
@@ -369,11 +292,6 @@ def _good(c: Choice) -> tuple[float, float]:
     return c.accuracy.value, -c.tokens.value
 
 
-def _cheap(c: Choice) -> tuple[float, float]:
-    """Order by tokens; of equals the more accurate one comes first."""
-    return c.tokens.value, -c.accuracy.value
-
-
 def _short(measured: Sequence[Choice], max_tokens_p95: float) -> list[Choice]:
     """Those whose long responses are short enough."""
     if any(math.isnan(c.tokens_p95) for c in measured):
@@ -381,7 +299,7 @@ def _short(measured: Sequence[Choice], max_tokens_p95: float) -> list[Choice]:
     short = [c for c in measured if c.tokens_p95 <= max_tokens_p95]
     if not short:
         least = min(measured, key=lambda c: c.tokens_p95)
-        what = f"at every {_kind(least)} more than 5 % of responses exceed {max_tokens_p95:,.0f} tokens"
+        what = f"at every {least.kind} more than 5 % of responses exceed {max_tokens_p95:,.0f} tokens"
         raise AnalysisError(
             what, remedy=f"allow {least.tokens_p95:,.0f} at least: that is the 95th percentile at {least.name}"
         )
@@ -466,86 +384,7 @@ def _key(sample: Sample) -> Key:
     return sample.point if sample.lam is None else sample.lam
 
 
-def _kind(choice: Choice) -> str:
-    """What it is one of, in words."""
-    return "point" if choice.lam is None else "λ"
-
-
 def _overlap(a: Interval, b: Interval) -> bool:
     """Whether two independent estimates differ by no more than their facing half-widths in quadrature."""
     lower, upper = sorted((a, b))
     return upper.value - lower.value <= math.hypot(upper.value - upper.low, lower.high - lower.value)
-
-
-def _goal_words(goal: Goal, limit: float, max_cost: float | None) -> str:
-    """The goal in words."""
-    return {
-        "max_tokens": f"the best accuracy within {limit:,.0f} tokens a response",
-        "max_cost": f"the best accuracy within ${max_cost or 0:g} a response ({limit:,.0f} tokens)",
-        "min_accuracy": f"the fewest tokens at an accuracy of {limit:.1%} or more",
-        "balanced": f"the fewest tokens at {BALANCED:.0%} of the best accuracy ({limit:.1%}) or more",
-        "accuracy": "the best accuracy, whatever it costs",
-    }[goal]
-
-
-def _why(goal: Goal, limit: float, choice: Choice | None, nearest: Choice) -> str:
-    """The choice in a sentence."""
-    seen = f"{nearest.name} ({nearest.accuracy.value:.1%} at {nearest.tokens.value:,.0f} tokens, {nearest.source})"
-    by_accuracy = goal in BY_ACCURACY
-    if choice is None:
-        ask = f"reaches {limit:.1%}" if by_accuracy else f"stays within {limit:,.0f} tokens"
-        return f"no measured {_kind(nearest)} {ask}; the nearest is {seen}"
-    if by_accuracy:
-        return f"{seen} needs the fewest tokens of those that reach {limit:.1%}"
-    within = f" of those within {limit:,.0f} tokens" if limit < math.inf else ""
-    return f"{seen} is the most accurate{within}"
-
-
-def _warnings(shown: Choice, measured: Sequence[Choice], *, apart: bool) -> Iterator[str]:
-    """What makes all of this doubtful; `apart`: the points of a run share less than two questions."""
-    if apart and len(measured) > 1:
-        yield (
-            f"WARNING: fewer than 2 questions were answered at every {_kind(shown)}, so differences may be those of questions, "
-            "and ties are judged without pairing: finish the sweep, or unite its shards (`interpole runs merge`)"
-        )
-    if shown.capped >= CAPPED:
-        yield f"WARNING: {shown.capped:.0%} of responses at {shown.name} were cut at the token cap: raise it first"
-    first, last = measured[0], measured[-1]
-    better = first.accuracy.value > last.accuracy.value
-    if shown.lam is not None and first.tokens.value > last.tokens.value and (first.think > last.think or better):
-        yield f"WARNING: {first.name} writes and thinks more than {last.name}: are Instruct and Thinking swapped?"
-
-
-def _notes(
-    shown: Choice,
-    limits: tuple[float, float],
-    measured: Sequence[Choice],
-    tied: Sequence[Key],
-    tied_by: str,
-    transition: Transition | None,
-) -> list[str]:
-    """What to know before relying on the point shown; `limits` are the most tokens and the least accuracy asked for."""
-    notes = _of_dial(shown, transition) if transition else []
-    if shown.tokens.low <= limits[0] < shown.tokens.high or shown.accuracy.low < limits[1] <= shown.accuracy.high:
-        notes.append("what was asked for lies within the interval: another set of questions may miss it")
-    cheaper = [c for c in measured if c.key in tied and c.tokens.value < shown.tokens.value]
-    if tied_by == "unpaired":
-        notes.append("ties are judged without pairing, so they are many; a run's samples pair by question and see more")
-    elif cheaper:
-        best = min(cheaper, key=_cheap)
-        saving = 1 - best.tokens.value / shown.tokens.value
-        notes.append(f"{best.name} cannot be told from it in accuracy and needs {saving:.0%} fewer tokens")
-    if shown.lam is not None and shown.lam in (measured[0].lam, measured[-1].lam) and shown.lam not in (0, 1):
-        notes.append(f"{shown.name} is at the edge of what was measured: beyond it nothing is known")
-    if math.isnan(shown.accuracy.low):
-        notes.append("no intervals: the curve has neither mean_low and mean_high nor questions")
-    return notes
-
-
-def _of_dial(shown: Choice, transition: Transition) -> list[str]:
-    """What to know of a λ in stage 2."""
-    on, off, lam = transition.on, transition.off, shown.lam
-    if on is None or off is None or lam is None or not on.value < lam < off.value or shown.think >= LEVELS[2]:
-        return []
-    share = "only some" if math.isnan(shown.think) else f"{shown.think:.0%} of"
-    return [f"{shown.name} lies in stage 2 ({on.value:.2f} to {off.value:.2f}): {share} responses think"]

@@ -14,7 +14,7 @@ from interpole.cli.sweep import sweep
 from interpole.errors import AnalysisError
 
 if TYPE_CHECKING:
-    from interpole.analysis.recommend import Choice
+    from interpole.analysis.choices import Choice
 
 __all__ = ["plot", "recommend", "register", "report", "score", "stages", "watch"]
 

@@ -20,8 +20,8 @@ from interpole.errors import printable
 from interpole.files import size_text
 
 if TYPE_CHECKING:
+    from interpole.analysis.choices import Recommendation
     from interpole.analysis.intervals import Interval
-    from interpole.analysis.recommend import Recommendation
     from interpole.analysis.stages import Stages
     from interpole.analysis.tables import PointMetrics
     from interpole.diagnostics.audit import Audit
@@ -221,7 +221,7 @@ def show_stages(stages: Sequence[Stages]) -> None:
 
 def show_recommendation(found: Recommendation) -> None:
     """The λ, or the point, what to expect, why, and the command."""
-    from interpole.analysis.recommend import spelt
+    from interpole.analysis.choices import spelt
 
     choice = found.choice or found.nearest
     if choice is None:

@@ -13,8 +13,9 @@ from math import isnan
 from types import MappingProxyType
 from typing import Literal
 
+from interpole.analysis.choices import Key, spelt
 from interpole.analysis.intervals import Interval, interval_text
-from interpole.analysis.recommend import Key, recommend, spelt
+from interpole.analysis.recommend import recommend
 from interpole.analysis.stages import POOLED, Stages, find_stages, step
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.records import Sample

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from interpole.analysis.choices import BALANCED
 from interpole.analysis.intervals import Array
-from interpole.analysis.recommend import BALANCED
 from interpole.analysis.selection import chosen
 from interpole.errors import AnalysisError
 
