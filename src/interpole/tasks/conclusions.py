@@ -31,10 +31,6 @@ from interpole.tasks.values import (
 __all__ = ["concluded"]
 
 _COMPARED = re.compile(r"[<>≤≥≠≲≳]|\\(?:le|ge|ne|neq|leq|geq|lt|gt|sim|leqslant|geqslant)(?![a-z])")
-
-
-# ── the last sentence ────────────────────────────────────────────────────────────────────────────────────────────
-
 _BRACKETED = re.compile(r"^[(\[](-?\d[\d.]{0,60})[)\]]$")
 _MEASURED = re.compile(rf"-?[\d.,:]{{1,60}}\s(?:{UNITS})(?:/(?:{UNITS}))?(?:\^?[23²³])?")
 _LAYOUT = re.compile(r"\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\\\\(?![A-Za-z])")
