@@ -23,7 +23,7 @@ from interpole.lab.studies.bench import Bench
 from interpole.lab.studies.study import FULL
 from interpole.runs.runfile import NAME
 from interpole.runs.samples import read
-from interpole.search.predict import Asked, opened
+from interpole.search.predict import ForwardPasses, opened
 from interpole.sweep.config import SweepConfig
 
 SIZES = (1, 2, 4, 8, 16, 32, 96)
@@ -46,7 +46,7 @@ def chances(instruct: str, thinking: str, task: str) -> Table:
         return all_of(asked)
 
 
-def all_of(asked: Asked) -> Table:
+def all_of(asked: ForwardPasses) -> Table:
     """Ask at every λ."""
     for lam in LAMS:
         asked.at(lam)

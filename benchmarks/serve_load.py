@@ -32,7 +32,7 @@ import psutil
 
 from interpole.lab import shipped
 from interpole.tasks.arithmetic import load
-from interpole.tasks.benchmark import Request
+from interpole.tasks.benchmark import TaskRequest
 
 RUNNING = r"^(?:interpole_requests_in_flight|vllm:num_requests_(?:running|waiting){.*}) (\S+)$"
 EFFORTS = ("none", "low", "medium", "high")
@@ -83,7 +83,7 @@ def start(engine: str, work: Path) -> tuple[subprocess.Popen[str], str]:
 
 async def efforts(client: httpx.AsyncClient, num_questions: int) -> None:
     """Tokens and accuracy at every effort, on the same questions."""
-    problems = load(Request(limit=num_questions)).problems
+    problems = load(TaskRequest(limit=num_questions)).problems
     print(f"{'effort':8} {'Token #N':>9} {'accuracy':>9} {'Think #R':>9}   ({len(problems)} questions)")
     for effort in EFFORTS:
 

@@ -174,6 +174,16 @@ def test_every_engine_has_the_one_base_and_none_extends_another():
     assert {name for name, found in bases.items() if found & engines} == set()
 
 
+def test_no_two_public_classes_have_one_name():
+    classes = [
+        (one.name, inside(path)) for path in MODULES for one in tree_of(path).body if isinstance(one, ast.ClassDef)
+    ]
+    homes = {}
+    for name, module in classes:
+        homes.setdefault(name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1 and not name.startswith("_")} == {}
+
+
 def declared(tree):
     """The names in `__all__`."""
     for node in tree.body:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from graded import LAMS, by_difficulty, sweep
 from interpole.analysis.fitting import cells_of, fit, policies_for, reached
 from interpole.analysis.hull import worth_most
-from interpole.analysis.policies import MAX_BYTES, Feature, FittedPolicy, Groups, Model, Probe, agreed, known_of
+from interpole.analysis.policies import MAX_BYTES, Feature, FittedPolicy, Groups, Probe, Regression, agreed, known_of
 from interpole.cli import app
 from interpole.errors import AnalysisError
 from synthetic import write_run
@@ -37,7 +37,7 @@ def test_groups_choose_by_label_or_range_and_take_the_last_lam_where_nothing_is_
 
 
 def test_a_model_chooses_what_is_worth_most_by_the_formulas_worked_out_here():
-    model = Model(
+    model = Regression(
         kind="model",
         features=(Feature(name="length", centre=1.0, scale=2.0), Feature(name="difficulty", centre=3.0, scale=1.0)),
         lams=(0.0, 0.5, 1.0), right=((2, -1, -1), (1, 0, 0), (0, 1, 1)), tokens=((10, 0, 0), (30, 1, 1), (90, 5, 5)), price=0.004,

@@ -17,7 +17,7 @@ from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.checkpoints.save import save
 from interpole.engines.base import Request, Token
 from interpole.engines.per_request import PerRequestEngine, open_per_request
-from interpole.engines.rows import Row
+from interpole.engines.rows import BatchRow
 from interpole.engines.scripted import ScriptedEngine
 from interpole.engines.transformers import TransformersEngine
 from interpole.errors import EngineError
@@ -343,7 +343,7 @@ def test_a_thousand_requests_that_come_and_go_leave_nothing_behind(small):
         assert small.cancel(key)
     assert (small.busy, small.num_running, small.num_waiting) == (False, 0, 0)
     gc.collect()
-    assert not [one for one in gc.get_objects() if type(one) in (DynamicCache, Row)]
+    assert not [one for one in gc.get_objects() if type(one) in (DynamicCache, BatchRow)]
 
 
 # ── what fails ───────────────────────────────────────────────────────────────────────────────────────────────────

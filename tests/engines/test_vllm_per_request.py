@@ -236,7 +236,7 @@ def test_a_weight_that_no_layer_can_mix_is_refused_by_name():
     model = torch.nn.ModuleDict({"odd": torch.nn.LayerNorm(4), "same": torch.nn.LayerNorm(4)})
     instruct = {id(one): one.data.clone() for one in model.parameters()}
     model["odd"].weight.data += 1
-    rows = vllm_layers.Rows(8, 2, default=0.5, eager=True)
+    rows = vllm_layers.RowLambdas(8, 2, default=0.5, eager=True)
     with pytest.raises(EngineError, match="odd, a LayerNorm, differs"):
         vllm_layers.twins(model, instruct, rows)
 
@@ -245,7 +245,7 @@ def test_a_weight_that_no_layer_can_mix_is_refused_by_name():
 
 
 def test_each_token_has_its_requests_lambda_and_each_request_one_row_of_logits():
-    rows = vllm_layers.Rows(8, 4, default=0.5, eager=True)
+    rows = vllm_layers.RowLambdas(8, 4, default=0.5, eager=True)
     rows.fill(np.array([0.0, 0.25, 1.0]), np.array([2, 1, 3]))
     assert rows.tokens[:6, 0].tolist() == [0, 0, 0.25, 1, 1, 1]
     assert rows.logits[:3, 0].tolist() == [0, 0.25, 1]
@@ -256,7 +256,7 @@ def test_each_token_has_its_requests_lambda_and_each_request_one_row_of_logits()
     ("lams", "eager", "end"), [([1, 1], True, 1), ([0, 0], True, 0), ([1, 1], False, None), ([0.5], True, None)]
 )
 def test_only_a_whole_step_at_an_end_outside_of_graphs_is_short(lams, eager, end):
-    rows = vllm_layers.Rows(8, 4, default=0.5, eager=eager)
+    rows = vllm_layers.RowLambdas(8, 4, default=0.5, eager=eager)
     rows.fill(np.array(lams), np.ones(len(lams), int))
     assert rows.end == end
 
@@ -269,7 +269,7 @@ def test_the_new_model_runner_finds_lambda_by_the_slot_of_a_request():
         def add_request(self, req_index, new_req_data): ...
         def preprocess_state(self, input_batch, *rest): ...
 
-    rows = vllm_layers.Rows(8, 4, default=0.5, eager=True)
+    rows = vllm_layers.RowLambdas(8, 4, default=0.5, eager=True)
     state = per_request._state_class(Base)(None, SimpleNamespace(interpole_rows=rows))
     for slot, arguments in ((3, {"lam": 0.25}), (0, None), (1, {"lam": 1})):
         state.add_request(slot, SimpleNamespace(sampling_params=SamplingParams(extra_args=arguments)))

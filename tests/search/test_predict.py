@@ -15,7 +15,7 @@ from interpole.errors import AnalysisError, EngineError, RunError, TaskError
 from interpole.lab import shipped
 from interpole.records import Chance, Sampler
 from interpole.runs.prediction import PREDICTION, PredictionFile
-from interpole.search.predict import Asked, Prompt, ask_parts, opened, prompts_in
+from interpole.search.predict import ForwardPasses, Prompt, ask_parts, opened, prompts_in
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
 
@@ -60,7 +60,7 @@ class Additive:
 def asked(pair):
     planned, engine = Plan(config(pair)), Additive()
     prompts = [Prompt("one", str(i), "x" * (10 * i), Sampler(), "<think>") for i in range(5)]
-    return Asked(planned, engine, [*prompts, Prompt("two", "0", "x" * 40, Sampler(), "<think>")], "<think>")
+    return ForwardPasses(planned, engine, [*prompts, Prompt("two", "0", "x" * 40, Sampler(), "<think>")], "<think>")
 
 
 def test_every_task_is_known_to_the_tolerance_and_no_lambda_is_asked_twice(asked):
@@ -95,7 +95,7 @@ def test_parts_move_alone_and_are_ranked(asked):
 def test_parts_of_a_recipe_with_rules_are_refused(pair, asked):
     ruled = Plan(config(pair, recipe={"rules": [{"layers": "0", "lambda": 0}]}))
     with pytest.raises(RunError, match="has rules"):
-        ask_parts(Asked(ruled, Additive(), asked.prompts, "<think>"), "kinds")
+        ask_parts(ForwardPasses(ruled, Additive(), asked.prompts, "<think>"), "kinds")
 
 
 def test_prompts_come_from_lines_or_rows(pair, tmp_path):

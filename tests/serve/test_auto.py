@@ -9,7 +9,7 @@ import pytest
 from serving import PATIENCE_SECONDS, get, post
 
 from graded import by_difficulty, sweep
-from interpole.analysis.policies import Feature, FittedPolicy, Groups, Model, Probe, known_of
+from interpole.analysis.policies import Feature, FittedPolicy, Groups, Probe, Regression, known_of
 from interpole.errors import AnalysisError, RecipeError, TaskError
 from interpole.serve.auto import policy_for, question_of
 from interpole.serve.errors import RequestError
@@ -118,7 +118,7 @@ def test_files_are_checked_as_well_and_a_name_needs_a_run(tmp_path):
     margin = policy(Groups(kind="groups", by="margin", edges=(0.0,), lams=(0.2, 0.8, 0.5)), margin_at=0.5)
     probe = Probe(kind="probe", first=(0.1, 0.1), then=0.9)
     features = Feature(name="difficulty", centre=1.0, scale=1.0)
-    model = Model(kind="model", features=(features,), lams=(0.5,), right=((0, 0),), tokens=((0, 0),), price=0.0)
+    model = Regression(kind="model", features=(features,), lams=(0.5,), right=((0, 0),), tokens=((0, 0),), price=0.0)
     for one, what in (
         (policy(far), "outside of 0 to 1"), (margin, "--engine transformers does"), (policy(probe), "several answers"),
         (policy(model), "task's difficulty"),

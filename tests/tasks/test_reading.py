@@ -378,7 +378,7 @@ def test_the_readers_never_fail_and_read_the_same_from_what_they_folded(text):
     assert not text.strip() or reading.same_text(text, text) or not folded.strip()
     for expression in (text, expressions.stated(text) or ""):
         assert all(
-            isinstance(one, str) for one in notation.tidy(expression, notation.Asked(percent=True, radians=False))
+            isinstance(one, str) for one in notation.tidy(expression, notation.AnswerForm(percent=True, radians=False))
         )
 
 

@@ -20,13 +20,13 @@ from interpole.analysis.intervals import Array
 from interpole.analysis.metrics import answer_of, score_of
 from interpole.analysis.policies import (
     MARGIN,
-    Choice,
     Feature,
     FittedPolicy,
     Groups,
     Known,
-    Model,
+    LambdaChoice,
     Probe,
+    Regression,
     Rule,
     known_of,
     number_of,
@@ -293,9 +293,9 @@ def reached(cells: Cells, rule: Rule) -> Means:
     return given(cells, [rule.choose(known) for known in cells.known])
 
 
-def given(cells: Cells, choices: Sequence[Choice]) -> Means:
+def given(cells: Cells, choices: Sequence[LambdaChoice]) -> Means:
     """(Q,) what each question is answered with where this is chosen for it."""
-    chosen: dict[Choice, list[int]] = {}
+    chosen: dict[LambdaChoice, list[int]] = {}
     for i, choice in enumerate(choices):
         chosen.setdefault(choice, []).append(i)
     lams, at, found = cells.lams.tolist(), cells.means, Means(np.empty(len(cells)), np.empty(len(cells)))
@@ -371,7 +371,7 @@ def _by_model(train: Cells, columns: Sequence[int]) -> RuleAt:
     penalty = RIDGE * np.eye(x.shape[1])
     penalty[0, 0] = 0
     long = np.linalg.solve(x.T @ x + penalty, x.T @ at.tokens[:, columns]).T
-    whole = Model(
+    whole = Regression(
         kind="model",
         features=features,
         lams=tuple(train.lams[list(columns)].tolist()),

@@ -21,7 +21,7 @@ from interpole.analysis.intervals import (
     share_interval,
 )
 from interpole.analysis.metrics import score_of
-from interpole.analysis.policies import Choice, FittedPolicy, Probe
+from interpole.analysis.policies import FittedPolicy, LambdaChoice, Probe
 from interpole.analysis.rivals import beyond, folds, rivals_of
 from interpole.records import Outcome, Sample
 from interpole.runs.runfile import RunFile
@@ -122,7 +122,8 @@ def _live(
     )
     rule = policy.rule
     choices = [
-        Choice(rule.first, rule.then) if isinstance(rule, Probe) else Choice((_lam_of(one),)) for one in answered
+        LambdaChoice(rule.first, rule.then) if isinstance(rule, Probe) else LambdaChoice((_lam_of(one),))
+        for one in answered
     ]
     if not {lam for first, then in choices for lam in (*first, then) if lam is not None} <= set(cells.lams.tolist()):
         return live

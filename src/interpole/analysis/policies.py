@@ -25,13 +25,13 @@ from interpole.schema import Strict, validated
 
 __all__ = [
     "MARGIN",
-    "Choice",
     "Feature",
     "FittedPolicy",
     "Groups",
     "Known",
-    "Model",
+    "LambdaChoice",
     "Probe",
+    "Regression",
     "Rule",
     "agreed",
     "known_of",
@@ -69,7 +69,7 @@ def known_of(text: str, labels: Mapping[str, str] = NONE, numbers: Mapping[str, 
     return Known({name: value for name, value in labels.items() if value}, own | dict(numbers))
 
 
-class Choice(NamedTuple):
+class LambdaChoice(NamedTuple):
     """How a question is answered."""
 
     first: tuple[float, ...]  # λ of the answers that are asked for
@@ -110,7 +110,7 @@ class Groups(Strict):
         """What has to be known of a question."""
         return (self.by,)
 
-    def choose(self, known: Known) -> Choice:
+    def choose(self, known: Known) -> LambdaChoice:
         """That of the question's group."""
         if self.labels:
             label = known.labels.get(self.by)
@@ -118,7 +118,7 @@ class Groups(Strict):
         else:
             number = known.numbers.get(self.by)
             place = -1 if number is None else bisect_right(self.edges, number)
-        return Choice((self.lams[place],))
+        return LambdaChoice((self.lams[place],))
 
 
 class Feature(Strict):
@@ -144,7 +144,7 @@ def number_of(known: Known, name: str) -> float | None:
         return None
 
 
-class Model(Strict):
+class Regression(Strict):
     """The λ that is worth most by a model of accuracy, logistic, and of tokens, linear.
 
     Attributes:
@@ -163,7 +163,7 @@ class Model(Strict):
     price: Annotated[FiniteFloat, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _check(self) -> Model:
+    def _check(self) -> Regression:
         for table in (self.right, self.tokens):
             if len(table) != len(self.lams) or any(len(row) != len(self.features) + 1 for row in table):
                 raise ValueError("a row for each λ with a weight for each feature and an intercept are expected")
@@ -174,14 +174,14 @@ class Model(Strict):
         """What has to be known of a question."""
         return tuple(one.name for one in self.features)
 
-    def choose(self, known: Known) -> Choice:
+    def choose(self, known: Known) -> LambdaChoice:
         """The λ with the most accuracy beyond what its tokens cost; the first of equals."""
         x = [1.0, *(feature.of(known) for feature in self.features)]
         worth = [
             _expit(sum(map(mul, right, x))) - self.price * sum(map(mul, tokens, x))
             for right, tokens in zip(self.right, self.tokens, strict=True)
         ]
-        return Choice((self.lams[worth.index(max(worth))],))
+        return LambdaChoice((self.lams[worth.index(max(worth))],))
 
 
 class Probe(Strict):
@@ -201,12 +201,12 @@ class Probe(Strict):
         """All λ that may be asked."""
         return (*self.first, self.then)
 
-    def choose(self, known: Known) -> Choice:  # noqa: ARG002
+    def choose(self, known: Known) -> LambdaChoice:  # noqa: ARG002
         """The same for every question; what is asked depends on the answers."""
-        return Choice(self.first, self.then)
+        return LambdaChoice(self.first, self.then)
 
 
-Rule = Groups | Model | Probe
+Rule = Groups | Regression | Probe
 
 
 class FittedPolicy(Strict):
@@ -251,7 +251,7 @@ class FittedPolicy(Strict):
         """What has to be known of a question: `length` and `figures` are its own text's; `margin` is the engine's to say."""
         return self.rule.needs
 
-    def choose(self, known: Known) -> Choice:
+    def choose(self, known: Known) -> LambdaChoice:
         """How to answer a question."""
         return self.rule.choose(known)
 

@@ -17,7 +17,7 @@ from scipy.interpolate import PchipInterpolator
 from interpole.analysis.intervals import UNKNOWN, Array, Interval, percentiles, ratio_intervals, weights
 from interpole.analysis.transition import LEVELS
 
-__all__ = ["Attribution", "Curve", "Part", "attribute", "next_lam", "predict"]
+__all__ = ["Attribution", "Curve", "MovedPart", "attribute", "next_lam", "predict"]
 
 NOTED_FALL = 0.02
 NUM_GRID = 2001
@@ -124,7 +124,7 @@ def _first_at(grid: Array, curves: Array, level: float) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MovedPart:
     """A part of the model, moved alone."""
 
     name: str
@@ -138,7 +138,7 @@ class Attribution:
 
     start: float  # mean margin where nothing has moved
     whole: Interval  # change where everything has
-    parts: tuple[Part, ...]
+    parts: tuple[MovedPart, ...]
     together: Interval  # sum of the parts' shares: 1 where parts just add up
     num_questions: int
 
@@ -162,7 +162,7 @@ def attribute(
     still = math.isclose(float(moved[:, -1].mean()), 0, abs_tol=1e-9)
     shares = [UNKNOWN] * added.shape[1] if still else ratio_intervals(added, total, resamples=resamples, seed=seed)
     ranked = sorted(
-        (Part(name, change, share) for name, change, share in zip(parts, changes, shares, strict=False)),
+        (MovedPart(name, change, share) for name, change, share in zip(parts, changes, shares, strict=False)),
         key=lambda part: -abs(part.change.value),
     )
     return Attribution(float(start.mean()), changes[-2], tuple(ranked), shares[-1], len(start))

@@ -27,13 +27,13 @@ from interpole.analysis.rivals import Fold, Rivals, averaged, beyond, folds, riv
 from interpole.formats import plain
 from interpole.records import Sample
 
-__all__ = ["Point", "Routes", "Scored", "route", "to_json"]
+__all__ = ["PricePoint", "Routes", "Scored", "route", "to_json"]
 
 Decide = Callable[[Cells, float], Means]
 """Questions and a price (accuracy that a token must be worth) → what each of them is answered with, (Q,)."""
 
 
-class Point(NamedTuple):
+class PricePoint(NamedTuple):
     """A policy at one price, and its rival at the same mean tokens."""
 
     price: float
@@ -49,7 +49,7 @@ class Scored:
     name: str
     what: str
     is_bound: bool
-    points: tuple[Point, ...]  # from short to long
+    points: tuple[PricePoint, ...]  # from short to long
     gain: Interval  # accuracy beyond the rival at equal tokens, averaged over the tokens it can be made to spend
     p_adjusted: float  # of no gain, by Holm over all policies but bounds; NaN: a bound
     verdict: str
@@ -176,7 +176,7 @@ def _score(
     weights: Array,
     at_prices: Array,
     partitions: Sequence[tuple[list[Fold], Rivals]],
-) -> tuple[tuple[Point, ...], Change]:
+) -> tuple[tuple[PricePoint, ...], Change]:
     """A policy at every price beside its rival, and its gain averaged over tokens (the area between their curves)."""
     sides, changes = [], []  # (prices, 3) and (prices, Q) of each partition
     for parts, rivals in partitions:
@@ -192,7 +192,7 @@ def _score(
     order = np.argsort(means[:, 1])
     gains = np.array(changes).reshape(len(partitions), len(at_prices), len(cells)).mean(axis=0)[order]  # (prices, Q)
     each = _spans(means[order, 1]) @ gains * weights * len(cells)  # each task weighs the same
-    return tuple(Point(*row) for row in means[order].tolist()), change_interval(each, cells.scores.shape[2])
+    return tuple(PricePoint(*row) for row in means[order].tolist()), change_interval(each, cells.scores.shape[2])
 
 
 def _spans(tokens: Array) -> Array:
@@ -210,7 +210,7 @@ def _p_value(change: Change) -> float:
     return float(2 * special.stdtr(change.freedom, -abs(change.interval.value) / change.error))
 
 
-def _judged(policy: Policy, points: tuple[Point, ...], change: Change, p_adjusted: float) -> Scored:
+def _judged(policy: Policy, points: tuple[PricePoint, ...], change: Change, p_adjusted: float) -> Scored:
     """With its verdict."""
     gain = change.interval
     text = interval_text(gain, 100, sign="+", unit=" points")

@@ -19,7 +19,7 @@ __all__ = [
     "QUOTES",
     "QUOTE_CHARS",
     "AddedTokens",
-    "Mark",
+    "MarkerAt",
     "ParsedResponse",
     "Span",
     "marks_of",
@@ -66,7 +66,7 @@ class ParsedResponse:
     spans: tuple[Span, ...] = ()
 
 
-class Mark(NamedTuple):
+class MarkerAt(NamedTuple):
     """A marker, or what stands in its place."""
 
     opens: bool
@@ -146,7 +146,7 @@ def _outcome(
     return Outcome.UNMARKED if prompt_opens_thinking else Outcome.DIRECT
 
 
-def _closing(text: str, marks: Sequence[Mark]) -> int | None:
+def _closing(text: str, marks: Sequence[MarkerAt]) -> int | None:
     """The place in `marks` of the closing mark that the answer follows: the last with text after it, else the last."""
     closing = [number for number, mark in enumerate(marks) if not mark.opens]
     for number in reversed(closing):
@@ -156,7 +156,7 @@ def _closing(text: str, marks: Sequence[Mark]) -> int | None:
     return closing[-1] if closing else None
 
 
-def _begins(text: str, marks: Sequence[Mark], prompt_opens_thinking: bool) -> int:
+def _begins(text: str, marks: Sequence[MarkerAt], prompt_opens_thinking: bool) -> int:
     """Where the thought begins: after its opening marker; where the prompt opened it, only a repeated one is dropped."""
     if marks and marks[0].opens and not (prompt_opens_thinking and text[: marks[0].start].strip()):
         return marks[0].end
@@ -164,7 +164,7 @@ def _begins(text: str, marks: Sequence[Mark], prompt_opens_thinking: bool) -> in
 
 
 def _spans(
-    response: str, text: str, marks: Sequence[Mark], last: int | None, prompt_opens_thinking: bool
+    response: str, text: str, marks: Sequence[MarkerAt], last: int | None, prompt_opens_thinking: bool
 ) -> tuple[Span, ...]:
     """The response in stretches: thinking up to the closing mark that counts, and where it is opened again."""
     found: list[Span] = []
@@ -183,7 +183,7 @@ def _whole(response: str, text: str) -> tuple[Span, ...]:
     return tuple(s for s in (Span("answer", 0, len(text)), Span("marker", len(text), len(response))) if s.end > s.start)
 
 
-def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark]:
+def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[MarkerAt]:
     """The markers of a response in order, without those that are quoted.
 
     Args:
@@ -192,7 +192,7 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
         closing: a regular expression for what closes, without groups.
         thinking: whether the response begins inside a thought.
     """
-    found: list[Mark] = []
+    found: list[MarkerAt] = []
     fences = [match.start() for match in FENCE.finditer(text)] if "```" in text or "~~~" in text else []
     since, fence = 0, 0  # where this stretch began, and the first fence that is still ahead
     in_code = False
@@ -206,7 +206,7 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
         fenced = not thinking and in_code and fence < len(fences)
         if fenced or _quoted(text, start, end, since, tight=thinking):
             continue
-        found.append(Mark(match["opens"] is not None, start, end))
+        found.append(MarkerAt(match["opens"] is not None, start, end))
         thinking, since = match["opens"] is not None, end
         in_code = _FENCE_HERE.match(text, end) is not None
     return found
@@ -287,13 +287,13 @@ class AddedTokens:
             end = at - length
         return text[:end]
 
-    def breaks_off(self, text: str, start: int) -> list[Mark]:
+    def breaks_off(self, text: str, start: int) -> list[MarkerAt]:
         """The first token from `start` on that is not quoted, if text follows it."""
         for match in self.first.finditer(text, start):
             at = match.start()
             length = next((n for n in self.lengths if text[at : at + n] in self.known), 0)
             if length and not _quoted(text, at, at + length, start, tight=True):
-                return [Mark(False, at, at + length)] if text[at + length :].strip() else []
+                return [MarkerAt(False, at, at + length)] if text[at + length :].strip() else []
         return []
 
 

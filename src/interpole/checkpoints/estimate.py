@@ -24,7 +24,7 @@ from interpole.checkpoints.save import Target, bytes_there
 from interpole.checkpoints.shards import CHUNK_ELEMENTS, Share, shards_of
 from interpole.errors import CheckpointError, CorruptError
 
-__all__ = ["Estimate", "Rate", "estimate"]
+__all__ = ["Rate", "WriteEstimate", "estimate"]
 
 SAMPLE_PIECES = 48
 SAMPLE_SECONDS = 1.0
@@ -45,7 +45,7 @@ class Rate(NamedTuple):
         return self.sample_bytes / self.seconds
 
 
-class Estimate(NamedTuple):
+class WriteEstimate(NamedTuple):
     """What writing takes.
 
     Attributes:
@@ -87,7 +87,7 @@ def estimate(
     shard_bytes: int | None = None,
     share: Share | None = None,
     allow_non_finite: bool = False,
-) -> Estimate:
+) -> WriteEstimate:
     """What `save_all` of the same arguments would take; writes nothing that stays.
 
     Args:
@@ -106,7 +106,7 @@ def estimate(
     names = [name for chosen in part.values() for name in chosen]
     whole = sum(target.checkpoint.specs[name].num_bytes for target in targets for name in names)
     read = sum(_read_once(targets, name) for name in names)
-    return Estimate(
+    return WriteEstimate(
         num_tensors=len(first),
         num_files=len(part),
         largest_file_bytes=max(sizes, default=0),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from interpole.analysis.routing import Routes, Scored
     from interpole.search.explore import Found
     from interpole.search.finals import Confirmation, Finalist
-    from interpole.search.optuna_search import Result
+    from interpole.search.optuna_search import SearchResult
 
 __all__ = ["compare", "register", "route", "search", "show_found"]
 
@@ -275,7 +275,7 @@ def search(
         _show_result(found, out)
 
 
-def _show_result(found: Result, out: Path) -> None:
+def _show_result(found: SearchResult, out: Path) -> None:
     """The finalists on the questions that were chosen on, the winner on others, what mattered, and where the recipes are."""
     from interpole.cli.show import command_line, console, share, table
 

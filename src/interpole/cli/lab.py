@@ -19,7 +19,7 @@ from interpole.errors import EngineError
 
 if TYPE_CHECKING:
     from interpole.lab import Pair
-    from interpole.lab.studies.conduct import Found
+    from interpole.lab.studies.conduct import Conducted
 
 __all__ = ["demo", "path", "register", "study", "train"]
 
@@ -275,7 +275,7 @@ def _list_studies(as_json: bool) -> None:
         console.print(f"{name:10} {title}")
 
 
-def _show_study(found: Found, folder: Path) -> None:
+def _show_study(found: Conducted, folder: Path) -> None:
     """A line for every hypothesis, and where the rest lies."""
     from interpole.cli.show import console, table
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from interpole.paper.experiments import Design, Experiment, Family
-    from interpole.paper.verdicts import Found, Row
+    from interpole.paper.verdicts import ComparedRow, Replication
     from interpole.sweep.config import SweepConfig
 
 __all__ = ["paper", "register"]
@@ -175,7 +175,7 @@ def _score(run: Path, *, show: bool) -> None:
         show_metrics(metrics)
 
 
-def _held(one: Experiment, run: Path, margin: float) -> Found:
+def _held(one: Experiment, run: Path, margin: float) -> Replication:
     """A run held against an experiment."""
     from interpole.paper.same import others
     from interpole.paper.verdicts import compare
@@ -211,7 +211,7 @@ def _weigh(one: Experiment, family: Family, *, tiny: bool, dry_run: bool, as_jso
         _show(one, compare_sigmas(sigmas, others=tiny), {}, as_json=as_json)
 
 
-def _show(one: Experiment, found: Found, left_out: Mapping[str, str], *, as_json: bool, run: str = "") -> None:
+def _show(one: Experiment, found: Replication, left_out: Mapping[str, str], *, as_json: bool, run: str = "") -> None:
     """Measured beside printed, then the claims."""
     from rich.text import Text
 
@@ -247,7 +247,7 @@ def _show(one: Experiment, found: Found, left_out: Mapping[str, str], *, as_json
         console.print(Text.assemble(f"{heard.task}: {heard.claim}: ", (heard.verdict, style), f". {heard.numbers}"))
 
 
-def _cells(row: Row) -> list[str | Text]:
+def _cells(row: ComparedRow) -> list[str | Text]:
     """One line of the table."""
     from rich.text import Text
 

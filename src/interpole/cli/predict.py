@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from interpole.analysis.prediction import Curve
     from interpole.runs.prediction import Ends, PartsFound
-    from interpole.search.predict import Asked, Beside
+    from interpole.search.predict import Beside, ForwardPasses
     from interpole.sweep.config import SweepConfig
 
 __all__ = ["predict", "register"]
@@ -154,7 +154,7 @@ def _start(
             _show_parts(f"{task}, by {by}", one)
 
 
-def _show(asked: Asked, curves: Mapping[str, Curve], beside: Sequence[Beside]) -> None:
+def _show(asked: ForwardPasses, curves: Mapping[str, Curve], beside: Sequence[Beside]) -> None:
     """The three λ of each task, what they rest on, and what a sweep measured."""
     from interpole.analysis.intervals import Interval, interval_text
     from interpole.cli.show import console, share, table

@@ -19,7 +19,7 @@ from interpole.files import size_text
 if TYPE_CHECKING:
     from interpole.runs.runfile import Shard
     from interpole.sweep.config import SweepConfig
-    from interpole.sweep.estimate import Estimate
+    from interpole.sweep.estimate import SweepEstimate
     from interpole.sweep.run import Changed, Summary
 
 __all__ = [
@@ -419,7 +419,7 @@ def _show_prompt(config: SweepConfig) -> None:
             typer.echo(printable(prompt))
 
 
-def cost_sentences(found: Estimate) -> list[str]:
+def cost_sentences(found: SweepEstimate) -> list[str]:
     """Tokens, hours and memory in words, with what they rest on."""
     if not found.num_samples:
         return []

@@ -14,7 +14,7 @@ from interpole.cli.options import file_not_model
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
-    from interpole.checkpoints.estimate import Estimate
+    from interpole.checkpoints.estimate import WriteEstimate
     from interpole.checkpoints.save import Saved
     from interpole.checkpoints.shards import Share
     from interpole.merging.recipe import Recipe
@@ -295,7 +295,7 @@ def _say_what_it_takes(job: _Job, *, as_json: bool) -> None:
         typer.echo(f"  {note}")
 
 
-def _estimate_lines(found: Estimate, folders: Sequence[Path], share: Share | None) -> Iterator[str]:
+def _estimate_lines(found: WriteEstimate, folders: Sequence[Path], share: Share | None) -> Iterator[str]:
     from interpole.files import size_text
 
     part = "" if share is None else f", share {share.number} of {share.of}"

@@ -220,10 +220,10 @@ def open_grouped(recipe: Recipe, *, patience_steps: int = 256, **options: Any) -
         EngineError: transformers cannot load the folder, or there is no patience.
         MismatchError: the checkpoints do not fit each other.
     """
-    from interpole.engines.rows import Row, Rows  # with vLLM there is no need of them
+    from interpole.engines.rows import BatchRow, Rows  # with vLLM there is no need of them
     from interpole.engines.streamed import StreamedRows
 
-    resolve, turns = dial(recipe), Turns[Row](0.0, patience_steps)
+    resolve, turns = dial(recipe), Turns[BatchRow](0.0, patience_steps)
     ends = resolve(0.0), resolve(1.0)
     rows = Rows(ends[0], **options)
 

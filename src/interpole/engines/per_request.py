@@ -19,7 +19,7 @@ import torch
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import Engine, Finished, Request, Token, lam_of, pair_fingerprint, refuse_second
 from interpole.engines.open import dial
-from interpole.engines.rows import Row, Rows
+from interpole.engines.rows import BatchRow, Rows
 from interpole.engines.streamed import StreamedRows
 from interpole.engines.weights import load_into
 from interpole.errors import EngineError
@@ -197,13 +197,13 @@ class PerRequestEngine(Engine):
             lam_of(where)
         return f"{self.fingerprint}@{where}"
 
-    def _take_lambdas(self, rows: Sequence[Row], num_tokens: int) -> None:
+    def _take_lambdas(self, rows: Sequence[BatchRow], num_tokens: int) -> None:
         """Tell the layers the λ of the rows; those that have left have none of their own."""
         live = [_lam(row) for row in rows if not row.finish]
         self._lams.set([live[0] if row.finish else _lam(row) for row in rows], num_tokens)
 
 
-def _lam(row: Row) -> float:
+def _lam(row: BatchRow) -> float:
     lam = row.request.lam
     assert lam is not None  # `add` saw to it
     return lam

@@ -26,7 +26,7 @@ from interpole.engines.weights import load_into
 from interpole.errors import EngineError
 from interpole.records import Generation
 
-__all__ = ["Row", "Rows"]
+__all__ = ["BatchRow", "Rows"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 OTHERWISE = (
@@ -37,7 +37,7 @@ LONGEST_REASON = 600  # characters
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class BatchRow:
     """One request on its way: its prompt, what was generated so far, and its random numbers."""
 
     request: Request
@@ -66,7 +66,7 @@ class Row:
 class _Batch:
     """Rows that advance together, left-padded to one length."""
 
-    rows: list[Row]
+    rows: list[BatchRow]
     cache: DynamicCache
     mask: torch.Tensor  # (B, T) bool: True where a token stands
     settings: Settings
@@ -126,11 +126,11 @@ class Rows:
         self.context_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
         self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self.max_rows = max_rows
-        self.waiting: deque[Row] = deque()
-        self._entering: list[Row] = []  # rows that an error would cost just now, before they are in the batch
+        self.waiting: deque[BatchRow] = deque()
+        self._entering: list[BatchRow] = []  # rows that an error would cost just now, before they are in the batch
         self._batch: _Batch | None = None
-        self.before_forward: Callable[[Sequence[Row], int], None] = lambda *_: None
-        self.after_draw: Callable[[Sequence[Row], Sequence[int], torch.Tensor], None] = lambda *_: None
+        self.before_forward: Callable[[Sequence[BatchRow], int], None] = lambda *_: None
+        self.after_draw: Callable[[Sequence[BatchRow], Sequence[int], torch.Tensor], None] = lambda *_: None
         self.load(checkpoint)
 
     def versions(self) -> dict[str, str]:
@@ -144,7 +144,7 @@ class Rows:
         }
 
     @property
-    def running(self) -> list[Row]:
+    def running(self) -> list[BatchRow]:
         """Rows of the batch that are not finished; may be asked in any thread."""
         batch = self._batch
         return [row for row in batch.rows if not row.finish] if batch else []
@@ -159,7 +159,7 @@ class Rows:
         self.waiting.clear()
         self._entering, self._batch = [], None
 
-    def fail(self) -> list[Row]:
+    def fail(self) -> list[BatchRow]:
         """Take out the rows that the step which just failed had in the model; what else is there goes on."""
         failed, self._entering = self._entering, []
         if not failed:
@@ -186,7 +186,7 @@ class Rows:
         """
         load_into(self.model, checkpoint)
 
-    def row(self, request: Request) -> Row:
+    def row(self, request: Request) -> BatchRow:
         """Tokenise a request; it waits once it is put among `waiting`.
 
         Raises:
@@ -201,7 +201,7 @@ class Rows:
             )
         begins = [] if request.begins is None else marker_tokens(self.tokenizer, request.begins, room)
         random = np.random.Generator(np.random.Philox(request.seed % 2**64))
-        return Row(request, prompt, min(request.sampler.max_tokens, room), random, begins=begins)
+        return BatchRow(request, prompt, min(request.sampler.max_tokens, room), random, begins=begins)
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:
@@ -217,7 +217,7 @@ class Rows:
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
         return self._advance(batch, self._forward(tokens, batch))
 
-    def _enter(self, rows: list[Row]) -> list[Finished]:
+    def _enter(self, rows: list[BatchRow]) -> list[Finished]:
         """Read the prompts of new rows, draw their first tokens, and join them to the batch."""
         self._entering = rows
         longest = max(len(row.prompt) for row in rows)
@@ -298,12 +298,12 @@ class Rows:
         elif len(live) <= 0.75 * len(self._batch.rows) or (self.waiting and len(live) < len(self._batch.rows)):
             self._batch = _keep(self._batch, live, self._settings)
 
-    def _settings(self, rows: Sequence[Row]) -> Settings:
+    def _settings(self, rows: Sequence[BatchRow]) -> Settings:
         requests = [row.request for row in rows]
         samplers, min_p = [one.sampler for one in requests], [one.min_p for one in requests]
         return Settings.of(samplers, self.vocab_size, self.device, min_p)
 
-    def _generation(self, row: Row) -> Generation:
+    def _generation(self, row: BatchRow) -> Generation:
         """The response without its final end-of-sequence token; everything else, special or not, stays."""
         text_tokens = row.tokens[:-1] if row.finish == "stop" else row.tokens
         text = self.tokenizer.decode(text_tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

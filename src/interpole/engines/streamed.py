@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from interpole.engines.base import Finished, Request, Token
-from interpole.engines.rows import Row, Rows
+from interpole.engines.rows import BatchRow, Rows
 from interpole.errors import EngineError
 from interpole.records import Generation
 
@@ -51,7 +51,7 @@ class StreamedRows:
         """Whether there is a request with this key."""
         return any(row.key == key for row in (*self.rows.waiting, *self.rows.running))
 
-    def prepared(self, request: Request) -> Row:
+    def prepared(self, request: Request) -> BatchRow:
         """Tokenise a request.
 
         Raises:
@@ -61,7 +61,7 @@ class StreamedRows:
             raise EngineError("min_p is between 0 and 1, top_logprobs at least 0")
         return self.rows.row(request)
 
-    def enter(self, row: Row) -> None:
+    def enter(self, row: BatchRow) -> None:
         """Queue a row for the batch."""
         self.rows.waiting.append(row)
 
@@ -94,7 +94,7 @@ class StreamedRows:
             reason = error if isinstance(error, EngineError) else EngineError(f"the model failed: {error}")
             return [Finished(row.key, Generation("", 0, "error"), reason) for row in self.rows.fail()]
 
-    def _note(self, rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor) -> None:
+    def _note(self, rows: Sequence[BatchRow], tokens: Sequence[int], logits: torch.Tensor) -> None:
         """Note what was drawn."""
         told = [
             i for i, row in enumerate(rows)
@@ -109,7 +109,7 @@ class StreamedRows:
 
 
 def _logprobs(
-    rows: Sequence[Row], tokens: Sequence[int], logits: torch.Tensor
+    rows: Sequence[BatchRow], tokens: Sequence[int], logits: torch.Tensor
 ) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
     """By row: the log-probability of its token, and the likeliest tokens with theirs."""
     if not rows:

@@ -27,13 +27,13 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 
 from interpole.errors import EngineError
 
-__all__ = ["IN_PLACE", "Rows", "twins"]
+__all__ = ["IN_PLACE", "RowLambdas", "twins"]
 
 IN_PLACE = "serve one λ at a time: `--group`, or the folder that `interpole merge` writes"
 """What to do where λ per request cannot be had."""
 
 
-class Rows:
+class RowLambdas:
     """λ of every row of the step that runs: of tokens within the model, of the last tokens in its head.
 
     Attributes:
@@ -82,7 +82,7 @@ def _mix(instruct: torch.Tensor, thinking: torch.Tensor, lams: torch.Tensor) -> 
 class _PerRow(QuantizeMethodBase):
     """In the place of a layer's own method: asks that for the layer and for its twin."""
 
-    def __init__(self, inner: Any, rows: Rows) -> None:
+    def __init__(self, inner: Any, rows: RowLambdas) -> None:
         self.inner, self._rows = inner, rows
 
     def create_weights(self, layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +128,7 @@ class _PerRowExperts(FusedMoEMethodBase, torch.nn.Module):
     layer as any other, so each token's experts are those of its λ.
     """
 
-    def __init__(self, inner: Any, rows: Rows) -> None:
+    def __init__(self, inner: Any, rows: RowLambdas) -> None:
         super().__init__(inner.moe)
         self.inner, self._rows = inner, rows
 
@@ -183,7 +183,7 @@ class _PerRowExperts(FusedMoEMethodBase, torch.nn.Module):
         return _mix(instruct, thinking, lams)
 
 
-def _norm(layer: Any, rows: Rows) -> Callable[..., Any]:
+def _norm(layer: Any, rows: RowLambdas) -> Callable[..., Any]:
     """RMS normalisation with a weight per row: that of the folder at λ, rounded as there."""
     plain = copy.copy(layer)
     plain.pass_weight = plain.pass_weight_add = False
@@ -202,7 +202,7 @@ def _norm(layer: Any, rows: Rows) -> Callable[..., Any]:
     return forward
 
 
-def _wrap(name: str, layer: Any, rows: Rows) -> None:
+def _wrap(name: str, layer: Any, rows: RowLambdas) -> None:
     """Let a layer that has a twin use it.
 
     Raises:
@@ -230,7 +230,7 @@ def _wrap(name: str, layer: Any, rows: Rows) -> None:
     layer.register_buffer("lams", rows.tokens, persistent=False)
 
 
-def twins(model: torch.nn.Module, instruct: dict[int, torch.Tensor], rows: Rows) -> int:
+def twins(model: torch.nn.Module, instruct: dict[int, torch.Tensor], rows: RowLambdas) -> int:
     """Give every layer of a model that holds Thinking's weights a twin with them, and Instruct's to itself; how many.
 
     Args:

@@ -23,7 +23,7 @@ from vllm.reasoning import ReasoningParserManager
 
 from interpole.engines.open import dial
 from interpole.engines.stream import Named, tensors
-from interpole.engines.vllm_layers import IN_PLACE, Rows, twins
+from interpole.engines.vllm_layers import IN_PLACE, RowLambdas, twins
 from interpole.errors import EngineError
 from interpole.merging.recipe import Recipe, build
 
@@ -90,7 +90,7 @@ class PairLoader(DefaultModelLoader):
         """
         _refuse(vllm_config)
         graphs = vllm_config.compilation_config
-        self._rows = Rows(
+        self._rows = RowLambdas(
             max(vllm_config.scheduler_config.max_num_batched_tokens, *(graphs.cudagraph_capture_sizes or (0,)), 1),
             vllm_config.scheduler_config.max_num_seqs,
             default=self._default,
@@ -140,7 +140,7 @@ def _check_head(checkpoint: Any, model_config: Any) -> None:
         )
 
 
-def _follow_steps(model: Any, rows: Rows, vllm_config: Any) -> None:
+def _follow_steps(model: Any, rows: RowLambdas, vllm_config: Any) -> None:
     """Have the model runner, old or new, fill `rows` before each step."""
     model.interpole_rows = rows
     if vllm_config.use_v2_model_runner:

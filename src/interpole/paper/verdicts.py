@@ -31,7 +31,7 @@ from interpole.paper.experiments import Claim, Experiment
 from interpole.paper.printed import QUESTIONS, SAMPLES, Printed, sigmas
 from interpole.records import Outcome, Sample
 
-__all__ = ["Found", "Heard", "Row", "compare", "compare_sigmas", "to_json"]
+__all__ = ["ComparedRow", "Heard", "Replication", "compare", "compare_sigmas", "to_json"]
 
 GRADING = "paper"
 ROUNDED = 0.00005  # σ is printed with four digits
@@ -42,7 +42,7 @@ Answer = Literal["holds", "does not hold", "cannot tell"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedRow:
     """One printed number with what was measured; lengths in tokens, all else as shares (σ as itself)."""
 
     task: str
@@ -66,10 +66,10 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Replication:
     """Everything that came of an experiment; no rows: none of its tasks was measured."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     claims: tuple[Heard, ...] = ()
 
 
@@ -87,7 +87,7 @@ def compare(
     *,
     margin: float = 0.1,
     others: Mapping[tuple[str, str], str] = MappingProxyType({}),
-) -> Found:
+) -> Replication:
     """Hold a run against an experiment: against its numbers where it has the paper's tasks, and always against its claims.
 
     Args:
@@ -112,10 +112,10 @@ def compare(
         for row in rows
     ]
     claims = [_ask(claim, task, found, margin) for task, found in tasks.items() for claim in one.claims]
-    return Found(tuple(rows), tuple(heard for heard in claims if heard))
+    return Replication(tuple(rows), tuple(heard for heard in claims if heard))
 
 
-def compare_sigmas(measured: Mapping[tuple[str, str], float], *, others: bool = False) -> Found:
+def compare_sigmas(measured: Mapping[tuple[str, str], float], *, others: bool = False) -> Replication:
     """Hold σ against Table 1; σ is no sample, so the difference is known to the last printed digit.
 
     Args:
@@ -125,23 +125,27 @@ def compare_sigmas(measured: Mapping[tuple[str, str], float], *, others: bool = 
     rows, closest = [], ("Qwen3-4B-Instruct-2507", "Qwen3-4B-Thinking-2507")
     for a, b, sigma in sigmas():
         if (found := measured.get((a, b))) is None:
-            rows.append(Row("weights", f"{a}, {b}", "σ", sigma, None, None, "not measured", "no such model was named"))
+            rows.append(
+                ComparedRow("weights", f"{a}, {b}", "σ", sigma, None, None, "not measured", "no such model was named")
+            )
             continue
         change = Interval(found - sigma, found - sigma - ROUNDED, found - sigma + ROUNDED)
         verdict: Verdict = "not compared" if others else "agrees" if change.includes(0) else "differs"
         reason = "the printed σ is of other models" if others else ""
-        rows.append(Row("weights", f"{a}, {b}", "σ", sigma, Interval(found, found, found), change, verdict, reason))
+        rows.append(
+            ComparedRow("weights", f"{a}, {b}", "σ", sigma, Interval(found, found, found), change, verdict, reason)
+        )
     apart = [sigma for names, sigma in measured.items() if len({*names} & {*closest}) == 1]
     if closest not in measured or not apart:
-        return Found(tuple(rows))
+        return Replication(tuple(rows))
     least, own = min(apart), measured[closest]
     numbers = f"σ = {own:.4f}; of the others the least is {least:.4f}"
     claim = "Instruct and Thinking are closer to each other than to what they come from"
-    return Found(tuple(rows), (Heard("weights", claim, "holds" if own < least else "does not hold", numbers),))
+    return Replication(tuple(rows), (Heard("weights", claim, "holds" if own < least else "does not hold", numbers),))
 
 
-def to_json(found: Found) -> dict[str, Any]:
-    """Plain data, with the keys of `Found`; what is not known is null."""
+def to_json(found: Replication) -> dict[str, Any]:
+    """Plain data, with the keys of `Replication`; what is not known is null."""
     data: dict[str, Any] = plain(found)
     return data
 
@@ -165,25 +169,25 @@ def _measure(task: str, samples: Sequence[Sample]) -> _Measured:
 # ── rows ──
 
 
-def _row(row: Printed, found: _Measured, margin: float) -> Row:
+def _row(row: Printed, found: _Measured, margin: float) -> ComparedRow:
     """One printed number beside the measured one."""
     head = (row.task, row.point, row.name, row.value)
     point = found.points.get(row.point)
     if point is None or point.num_questions == 0:
-        return Row(*head, None, None, "not measured", "the run has no such point")
+        return ComparedRow(*head, None, None, "not measured", "the run has no such point")
     value = _value(row, point, found)
     if isinstance(value, str):
-        return Row(*head, None, None, "not measured", value)
+        return ComparedRow(*head, None, None, "not measured", value)
     own = _printed_interval(row, value, point, found.estimand)
     change = _minus(value, own)
     scale = row.value if row.statistic == "tokens" else 1.0
     if math.isnan(change.low):
-        return Row(*head, value, change, "cannot tell", "one question has no interval")
+        return ComparedRow(*head, value, change, "cannot tell", "one question has no interval")
     if not change.includes(0):
-        return Row(*head, value, change, "differs")
+        return ComparedRow(*head, value, change, "differs")
     wide = (change.high - change.low) / scale > margin
     reason = f"the interval is wider than {100 * margin:g} {'%' if row.statistic == 'tokens' else 'points'}"
-    return Row(*head, value, change, "cannot tell" if wide else "agrees", reason if wide else "")
+    return ComparedRow(*head, value, change, "cannot tell" if wide else "agrees", reason if wide else "")
 
 
 def _value(row: Printed, point: PointMetrics, found: _Measured) -> Interval | str:

@@ -18,14 +18,14 @@ from interpole.checkpoints.names import KINDS
 from interpole.report.marks import STATISTICS, Mark, tasks
 from interpole.report.style import COLOURS, SERIES
 
-__all__ = ["Cell", "ablation", "decoding", "heatmap", "margins", "similarity"]
+__all__ = ["DecodingCell", "ablation", "decoding", "heatmap", "margins", "similarity"]
 
 SIZE = {"width": 150}
 ROW_HEIGHT = 22
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class DecodingCell:
     """One decoding setting on one task: a share under a name such as Mean@8."""
 
     task: str
@@ -82,7 +82,7 @@ def _ends(interval: Interval) -> dict[str, float]:
     return {} if math.isnan(interval.low) else {"low": interval.low, "high": interval.high}
 
 
-def decoding(cells: Sequence[Cell]) -> alt.VConcatChart:
+def decoding(cells: Sequence[DecodingCell]) -> alt.VConcatChart:
     """The paper's Figure 4: a grid of temperature and top_p for each metric, a line of grids per task."""
     lines = []
     for task in dict.fromkeys(cell.task for cell in cells):
@@ -93,7 +93,7 @@ def decoding(cells: Sequence[Cell]) -> alt.VConcatChart:
     return alt.vconcat(*lines, spacing=24).resolve_scale(color="independent")
 
 
-def _grid(cells: Sequence[Cell], metric: str) -> alt.LayerChart:
+def _grid(cells: Sequence[DecodingCell], metric: str) -> alt.LayerChart:
     values: list[dict[str, Any]] = [
         {"temperature": f"{c.temperature:g}", "top_p": f"{c.top_p:g}", "value": c.value, "text": f"{100 * c.value:.1f}"}
         for c in cells

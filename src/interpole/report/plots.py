@@ -17,7 +17,7 @@ from interpole.analysis.tables import CurveRow, PointMetrics, read_curves
 from interpole.errors import AnalysisError, OutputError
 from interpole.files import StrPath
 from interpole.report import figures, predicted
-from interpole.report.ablations import Cell, ablation, decoding, similarity
+from interpole.report.ablations import DecodingCell, ablation, decoding, similarity
 from interpole.report.marks import Mark, marks, number, read_table, table_marks, tasks
 from interpole.report.pareto import TITLE, pareto
 from interpole.report.render import check_format, save
@@ -237,7 +237,7 @@ def _sigmas(source: Path) -> list[tuple[str, str, float]]:
     return [(row["model_a"], row["model_b"], number(row, "sigma", source)) for row in rows]
 
 
-def _cells(source: Path) -> list[Cell]:
+def _cells(source: Path) -> list[DecodingCell]:
     """Decoding settings: of a run's points, or of a table with one column per temperature (`t0.60`)."""
     if source.is_dir():
         return _run_cells(source)
@@ -246,7 +246,7 @@ def _cells(source: Path) -> list[Cell]:
     if not heads or not {"benchmark", "metric", "top_p"} <= rows[0].keys():
         raise AnalysisError("no decoding settings here", source, "give a csv with benchmark, metric, top_p, t0.60 …")
     return [
-        Cell(
+        DecodingCell(
             row["benchmark"],
             _metric(row["metric"]),
             float(head[1:]),
@@ -258,7 +258,7 @@ def _cells(source: Path) -> list[Cell]:
     ]
 
 
-def _run_cells(run: Path) -> list[Cell]:
+def _run_cells(run: Path) -> list[DecodingCell]:
     samplers = {(entry.task, entry.point): entry.sampler for entry in RunFile.load(run).current}
     cells = []
     for mark in marks(measure(run_samples.read(run, texts=False))):
@@ -266,7 +266,9 @@ def _run_cells(run: Path) -> list[Cell]:
         for name in ("mean", "pass", "vote"):
             if name in mark.statistics:
                 value = mark.statistics[name].value
-                cells.append(Cell(mark.task, mark.called(name), sampler["temperature"], sampler["top_p"], value))
+                cells.append(
+                    DecodingCell(mark.task, mark.called(name), sampler["temperature"], sampler["top_p"], value)
+                )
     if len({(cell.temperature, cell.top_p) for cell in cells}) < 2:
         raise AnalysisError(
             "all points of this run share one decoding setting", run, "sweep points with their own `sampler`"

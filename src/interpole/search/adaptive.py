@@ -24,7 +24,7 @@ from interpole.runs.runfile import NAME, Part, exclusive
 from interpole.runs.samples import read
 from interpole.search.allocation import Goal
 from interpole.search.explore import Found, Spending, explore
-from interpole.search.predict import NUM_PROMPTS, Asked, prompts_of
+from interpole.search.predict import NUM_PROMPTS, ForwardPasses, prompts_of
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.generate import ask
@@ -102,7 +102,7 @@ def _predicted(planned: Plan, pool: Pool, tell: Callable[[str], None]) -> Curve 
         return None
     num = -(-NUM_PROMPTS // len(planned.benchmarks))
     prompts = [prompt._replace(task="") for prompt in prompts_of(planned, num)]
-    asked = Asked(planned, pool, prompts, planned.form.markers.open)
+    asked = ForwardPasses(planned, pool, prompts, planned.form.markers.open)
     try:
         asked.bisect()
     except EngineError as error:

@@ -36,13 +36,13 @@ from interpole.sweep.progress import OnProgress
 from interpole.sweep.run import Crew
 from interpole.tasks import Benchmark
 
-__all__ = ["Confirmation", "Finalist", "Finals", "Ids", "Questions", "split", "winner_of"]
+__all__ = ["Confirmation", "Finalist", "Finals", "Ids", "SearchQuestions", "split", "winner_of"]
 
 Ids = Mapping[str, tuple[str, ...]]
 """Of each task, the questions of one part."""
 
 
-class Questions(NamedTuple):
+class SearchQuestions(NamedTuple):
     """The questions in three parts."""
 
     seen: list[Benchmark]  # with those that trials are asked
@@ -111,7 +111,7 @@ class Confirmation:
         return own | {"changes": comparison.to_json(self.changes)}
 
 
-def split(benchmarks: Iterable[Benchmark], held_out: float, confirm: float, seed: int) -> Questions:
+def split(benchmarks: Iterable[Benchmark], held_out: float, confirm: float, seed: int) -> SearchQuestions:
     """The questions of each benchmark in three parts.
 
     Args:
@@ -139,7 +139,7 @@ def split(benchmarks: Iterable[Benchmark], held_out: float, confirm: float, seed
         seen.append(replace(bench, problems=tuple(p for p in bench.problems if p.id not in held)))
         choosing[bench.name] = tuple(name for name in ids if name in held - last)
         confirming[bench.name] = tuple(name for name in ids if name in last)
-    return Questions(seen, choosing, confirming)
+    return SearchQuestions(seen, choosing, confirming)
 
 
 def winner_of(accuracy: Sequence[float], tokens: Sequence[float], goal: Goal) -> int:

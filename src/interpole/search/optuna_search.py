@@ -24,10 +24,10 @@ from interpole.files import StrPath, write_atomic
 from interpole.formats import content_hash
 from interpole.merging.simplex import centre
 from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
-from interpole.search.predict import NUM_PROMPTS, Asked, ask_parts, prompts_of
+from interpole.search.predict import NUM_PROMPTS, ForwardPasses, ask_parts, prompts_of
 from interpole.search.space import Choices, Range, SpaceFile, Vary, begin_with, leading, point_of
 from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
-from interpole.sweep.cluster import Bench, Cluster, written
+from interpole.sweep.cluster import Cluster, EngineTools, written
 from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
 from interpole.sweep.plan import Plan
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["RESULT", "Result", "run", "to_json"]
+__all__ = ["RESULT", "SearchResult", "run", "to_json"]
 
 RESULT = "search.json"
 """In the folder: what came of it all."""
@@ -48,7 +48,7 @@ MIN_TRIALS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SearchResult:
     """What a search found."""
 
     finalists: tuple[Finalist, ...]  # by tokens
@@ -68,7 +68,7 @@ def run(
     *,
     on_progress: OnProgress = lambda _: None,
     actors: Actors | None = None,
-) -> Result:
+) -> SearchResult:
     """Search, choose among the best on the questions held out, and confirm the winner on some that are kept for that.
 
     Args:
@@ -122,7 +122,7 @@ def run(
         points = {name: _point(file, parts, trial) for name, trial in best.items()}
         finalists = finals.choose(points, {name: trial.values for name, trial in best.items()}, questions.choose)
         sizes = questions.sizes
-        result = Result(
+        result = SearchResult(
             finalists=finalists,
             importance=_importance(study),
             num_trials=_num_tried(study),
@@ -137,8 +137,8 @@ def run(
     return result
 
 
-def to_json(result: Result) -> dict[str, Any]:
-    """Plain data with the keys of `Result`; numbers of finalists are of the questions that the winner was chosen on."""
+def to_json(result: SearchResult) -> dict[str, Any]:
+    """Plain data with the keys of `SearchResult`; numbers of finalists are of the questions that the winner was chosen on."""
     fields = asdict(replace(result, finalists=(), confirmed=None))
     fields["finalists"] = [one.to_json() for one in result.finalists]
     fields["confirmed"] = result.confirmed and result.confirmed.to_json()
@@ -194,7 +194,7 @@ def _ranked(
     if isinstance(engines, Actors):
         raise RunError("`prune` asks an engine here before the first trial", remedy="begin the search without --ray")
     prompts = [prompt._replace(task="") for prompt in prompts_of(planned, NUM_PROMPTS, benchmarks)]
-    found = ask_parts(Asked(planned, engines, prompts, planned.form.markers.open), parts)[""]
+    found = ask_parts(ForwardPasses(planned, engines, prompts, planned.form.markers.open), parts)[""]
     ranked = [part.name for part in found.parts if abs(part.share[0] or 0.0) >= (file.prune or 0.0)]
     study.set_user_attr("ranked", ranked)
     tell(f"{len(ranked)} of {len(parts)} parts are varied, by what they do to thinking: {', '.join(ranked)}")
@@ -339,7 +339,7 @@ def _try_point(
     return float(accuracy), float(tokens), num_tokens
 
 
-def _try_ids(at: Bench, sweep: str, config: PointConfig, ids: Ids, answers: Path) -> tuple[float, float, int]:
+def _try_ids(at: EngineTools, sweep: str, config: PointConfig, ids: Ids, answers: Path) -> tuple[float, float, int]:
     """`_try_point` with the questions by their ids: what an actor is ordered to do."""
     planned = at.plan(sweep)
     benchmarks = [

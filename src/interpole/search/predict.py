@@ -37,8 +37,18 @@ from interpole.tasks import Benchmark
 from interpole.tasks.data import read_jsonl
 
 __all__ = [
-    "BY", "NUM_PROMPTS", "TOLERANCE", "Asked", "Beside", "Prompt", "against", "ask_parts", "opened",
-    "prompts_in", "prompts_of", "to_file",
+    "BY",
+    "NUM_PROMPTS",
+    "TOLERANCE",
+    "Beside",
+    "ForwardPasses",
+    "Prompt",
+    "against",
+    "ask_parts",
+    "opened",
+    "prompts_in",
+    "prompts_of",
+    "to_file",
 ]  # fmt: skip
 
 BY = ("kinds", "layers", "groups", "cells")
@@ -113,7 +123,7 @@ def _chat(row: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
 @contextmanager
 def opened(
     config: SweepConfig, prompts: Path | None = None, tell: Tell = lambda _: None
-) -> Iterator[tuple[Asked, dict[str, str]]]:
+) -> Iterator[tuple[ForwardPasses, dict[str, str]]]:
     """An engine that is asked about the prompts of a sweep, or of a file; with its versions.
 
     Raises:
@@ -131,13 +141,13 @@ def opened(
         asked = prompts_in(planned, prompts, replace(Sampler(), **config.sampler), limit)  # type: ignore[arg-type]
     with pool_of(planned, tell) as pool:
         if not planned.form.prompt_opens_thinking:
-            yield Asked(planned, pool, asked, planned.form.markers.open), pool.versions()
+            yield ForwardPasses(planned, pool, asked, planned.form.markers.open), pool.versions()
             return
         tell(
             "the prompts open the thinking themselves, so the first token says nothing of it: asked is how likely responses "
             f"begin as Thinking's own do, whose first {NUM_BEGINNING_TOKENS} tokens are generated (docs/predict.md)"
         )
-        yield Asked(planned, pool, _beginnings(planned, pool, asked), BEGINNING, relative=True), pool.versions()
+        yield ForwardPasses(planned, pool, _beginnings(planned, pool, asked), BEGINNING, relative=True), pool.versions()
 
 
 def _beginnings(planned: Plan, pool: Pool, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -156,7 +166,7 @@ def _beginnings(planned: Plan, pool: Pool, prompts: Sequence[Prompt]) -> list[Pr
 
 
 @dataclass
-class Asked:
+class ForwardPasses:
     """What an engine has said of some prompts so far; each λ is asked once."""
 
     planned: Plan
@@ -245,7 +255,7 @@ class Beside(NamedTuple):
     predicted: float  # P
 
 
-def against(asked: Asked, run: Path) -> list[Beside]:
+def against(asked: ForwardPasses, run: Path) -> list[Beside]:
     """P at every λ of a run, beside its Think #R.
 
     Raises:
@@ -299,7 +309,7 @@ def _parts(by: str, names: Iterable[str], num_groups: int) -> dict[str, dict[str
 
 
 def ask_parts(
-    asked: Asked,
+    asked: ForwardPasses,
     by: str | Mapping[str, Mapping[str, Any]],
     *,
     lam: float = 1.0,
@@ -367,7 +377,7 @@ def _ends(interval: Interval) -> tuple[float | None, float | None, float | None]
 
 
 def to_file(
-    asked: Asked,
+    asked: ForwardPasses,
     curves: Mapping[str, Curve],
     parts: Mapping[str, Mapping[str, PartsFound]],
     engine: Mapping[str, str],

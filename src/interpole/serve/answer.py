@@ -26,7 +26,7 @@ from interpole.serve.text import Detokenizer, StopStrings
 if TYPE_CHECKING:
     from interpole.engines.base import Token
 
-__all__ = ["Choice", "Delta", "Item", "answers", "margin"]
+__all__ = ["Delta", "Item", "ServedResponse", "answers", "margin"]
 
 PING_SECONDS = 15.0
 _PENDING = 16  # pieces that wait for a slow reader; more come together, as one
@@ -41,7 +41,7 @@ class Delta(NamedTuple):
     tokens: list[Token]  # that it is made of
 
 
-class Choice(NamedTuple):
+class ServedResponse(NamedTuple):
     """One whole response."""
 
     number: int  # which of a call's responses
@@ -56,19 +56,19 @@ class Choice(NamedTuple):
     answer_tokens: list[Token]
 
 
-Item = Delta | Choice | None
+Item = Delta | ServedResponse | None
 """What comes of a call; None: nothing came for a while."""
 
 
 async def answers(
     calls: Sequence[Call], driver: Driver, served: Served, *, timeout_seconds: float
 ) -> AsyncGenerator[Item]:
-    """What comes of calls: deltas, and a `Choice` where a response is finished; None where nothing came for a while.
+    """What comes of calls: deltas, and a `ServedResponse` where a response is finished; None where nothing came for a while.
 
     Raises:
         RequestError: the engine failed, or the time is over.
     """
-    queue: asyncio.Queue[Delta | Choice | Exception] = asyncio.Queue(_PENDING)
+    queue: asyncio.Queue[Delta | ServedResponse | Exception] = asyncio.Queue(_PENDING)
     wanted = [(call, nth) for call in calls for nth in range(call.settings.num_choices)]
     runs = [_Run(call, driver, served, (number, nth), queue) for number, (call, nth) in enumerate(wanted)]
     tasks = [asyncio.create_task(run.run()) for run in runs]
@@ -85,7 +85,7 @@ async def answers(
                 continue
             if isinstance(item, Exception):
                 raise item
-            left -= isinstance(item, Choice)
+            left -= isinstance(item, ServedResponse)
             yield item
     finally:
         for task in tasks:
@@ -133,7 +133,7 @@ class _Run:
         driver: Driver,
         served: Served,
         numbers: tuple[int, int],
-        queue: asyncio.Queue[Delta | Choice | Exception],
+        queue: asyncio.Queue[Delta | ServedResponse | Exception],
     ) -> None:
         self._call, self._driver, self._served, self._queue = call, driver, served, queue
         self._number, self._nth = numbers  # of all responses, and of those to its prompt
@@ -240,7 +240,7 @@ class _Run:
             if (text or tokens) and (kind == "answer" or self._call.settings.show_thinking):
                 await self._queue.put(Delta(self._number, kind, text, tokens))
 
-    async def _finish(self, finish: str) -> Choice:
+    async def _finish(self, finish: str) -> ServedResponse:
         """What was held back, and the whole."""
         if self._stops.hit is not None:
             self._stream.text = self._stream.text[: (self._answer_start or 0) + len(self._answer)]
@@ -253,7 +253,7 @@ class _Run:
             self._answer += rest
             await self._put([Delta(self._number, "answer", rest, [])])
         whole = self._answer if raw or stopped or self._stops.hit is not None else parsed.answer
-        return Choice(
+        return ServedResponse(
             number=self._number,
             thinking=None if raw or not self._call.settings.show_thinking else parsed.thinking or None,
             answer=whole,

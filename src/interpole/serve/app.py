@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from interpole.analysis.policies import MARGIN
 from interpole.errors import InterpoleError
 from interpole.formats import parse_json
-from interpole.serve.answer import Choice, Item, answers, margin
+from interpole.serve.answer import Item, ServedResponse, answers, margin
 from interpole.serve.call import Call, Draft
 from interpole.serve.chat_completions import read_chat, stream_chat, whole_chat
 from interpole.serve.completions import read_completions, stream_completions, whole_completions
@@ -64,7 +64,7 @@ class _Endpoint(NamedTuple):
 
     path: str
     read: Callable[[Any, Served], list[Draft]]
-    whole: Callable[[Sequence[Call], Sequence[Choice], Head, Served], dict[str, Any]]
+    whole: Callable[[Sequence[Call], Sequence[ServedResponse], Head, Served], dict[str, Any]]
     stream: Callable[[Sequence[Call], AsyncIterator[Item], Head, Served], AsyncIterator[str]]
 
 
@@ -209,9 +209,9 @@ class Server:
                 async for item in items:
                     if item is not None:
                         watch.begin()
-                    if isinstance(item, Choice):
+                    if isinstance(item, ServedResponse):
                         watch.answered(item.num_tokens, item.num_thinking_tokens, num_thoughts=item.thought)
-                    if self._log_prompts and isinstance(item, Choice):
+                    if self._log_prompts and isinstance(item, ServedResponse):
                         LOG.info("response: %s", json.dumps([item.thinking, item.answer], ensure_ascii=False))
                     yield item
             status = 200
@@ -240,9 +240,9 @@ class Server:
             raise RequestError(what, "server_error", code="shutting_down", status=503, retry_after_seconds=5)
 
 
-async def _collected(items: AsyncGenerator[Item]) -> list[Choice]:
+async def _collected(items: AsyncGenerator[Item]) -> list[ServedResponse]:
     async with aclosing(items):
-        found = [item async for item in items if isinstance(item, Choice)]
+        found = [item async for item in items if isinstance(item, ServedResponse)]
     return sorted(found, key=lambda choice: choice.number)
 
 
@@ -252,7 +252,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _unless_gone(work: Coroutine[Any, Any, list[Choice]], receive: Receive) -> list[Choice]:
+async def _unless_gone(work: Coroutine[Any, Any, list[ServedResponse]], receive: Receive) -> list[ServedResponse]:
     """The result of some work, which is cancelled where its client hangs up."""
     doing, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
     try:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from interpole.serve.answer import Choice, Delta, Item
+from interpole.serve.answer import Delta, Item, ServedResponse
 from interpole.serve.call import MOST_LOGPROBS, Call, Draft, read
 from interpole.serve.errors import RequestError
 from interpole.serve.fields import Fields
@@ -103,7 +103,7 @@ def _content(fields: Fields, role: str) -> str:
     return "".join(texts)
 
 
-def whole_chat(calls: Sequence[Call], choices: Sequence[Choice], head: Head, served: Served) -> dict[str, Any]:
+def whole_chat(calls: Sequence[Call], choices: Sequence[ServedResponse], head: Head, served: Served) -> dict[str, Any]:
     """The responses in one."""
     return {
         **head.fields("chat.completion"),
@@ -112,7 +112,7 @@ def whole_chat(calls: Sequence[Call], choices: Sequence[Choice], head: Head, ser
     }
 
 
-def _choice(choice: Choice, call: Call, served: Served) -> dict[str, Any]:
+def _choice(choice: ServedResponse, call: Call, served: Served) -> dict[str, Any]:
     message = {"role": "assistant", "content": choice.answer, "refusal": None, **_thinking(choice.thinking)}
     logprobs = None
     if call.settings.top_logprobs is not None:
@@ -139,14 +139,14 @@ async def stream_chat(
         choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event({**frame, "choices": [choice]})
 
-    choices: list[Choice] = []
+    choices: list[ServedResponse] = []
     try:
         for number in range(settings.num_choices):
             yield chunk(number, {"role": "assistant", "content": ""})
         async for item in items:
             if item is None:
                 yield ": waiting\n\n"
-            elif isinstance(item, Choice):
+            elif isinstance(item, ServedResponse):
                 choices.append(item)
                 yield chunk(item.number, {}, item.finish)
             else:

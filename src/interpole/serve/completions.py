@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from interpole.serve.answer import Choice, Delta, Item
+from interpole.serve.answer import Delta, Item, ServedResponse
 from interpole.serve.call import MOST_LOGPROBS, Call, Draft, read
 from interpole.serve.errors import RequestError
 from interpole.serve.fields import Fields
@@ -48,7 +48,9 @@ def read_completions(body: Any, served: Served) -> list[Draft]:
     ]
 
 
-def whole_completions(calls: Sequence[Call], choices: Sequence[Choice], head: Head, served: Served) -> dict[str, Any]:
+def whole_completions(
+    calls: Sequence[Call], choices: Sequence[ServedResponse], head: Head, served: Served
+) -> dict[str, Any]:
     """The responses in one."""
     told = calls[0].settings.top_logprobs is not None
     return {
@@ -72,7 +74,7 @@ async def stream_completions(
     """The responses as server-sent events."""
     settings = calls[0].settings
     frame = head.fields("text_completion") | ({"usage": None} if settings.include_usage else {})
-    choices: list[Choice] = []
+    choices: list[ServedResponse] = []
     try:
         async for item in items:
             if item is None:

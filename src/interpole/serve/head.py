@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from interpole.serve.answer import Choice
+from interpole.serve.answer import ServedResponse
 from interpole.serve.call import Call
 
 __all__ = ["Head", "event", "usage_of"]
@@ -42,7 +42,7 @@ class Head:
         }
 
 
-def usage_of(calls: Sequence[Call], choices: Sequence[Choice]) -> dict[str, Any]:
+def usage_of(calls: Sequence[Call], choices: Sequence[ServedResponse]) -> dict[str, Any]:
     """What some responses cost; thinking is counted here, also where the prompt began it."""
     prompt = sum(call.num_prompt_tokens for call in calls)
     completion = sum(choice.num_tokens for choice in choices)

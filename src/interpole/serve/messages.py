@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from interpole.serve.answer import Choice, Item
+from interpole.serve.answer import Item, ServedResponse
 from interpole.serve.call import NO_TOOLS, Call, Draft, read
 from interpole.serve.errors import RequestError
 from interpole.serve.fields import Fields
@@ -94,7 +94,7 @@ def _parts(fields: Fields, name: str) -> tuple[str, str]:
     return "".join(found["thinking"]), "".join(found["text"])
 
 
-def whole_messages(calls: Sequence[Call], choices: Sequence[Choice], head: Head, _: Served) -> dict[str, Any]:
+def whole_messages(calls: Sequence[Call], choices: Sequence[ServedResponse], head: Head, _: Served) -> dict[str, Any]:
     """The response."""
     choice = choices[0]
     content = [{"type": "thinking", "thinking": choice.thinking, "signature": ""}] if choice.thinking else []
@@ -114,7 +114,7 @@ def _frame(head: Head) -> dict[str, Any]:
     return {"id": f"msg_{head.id}", "type": "message", "role": "assistant", "model": head.model_name}
 
 
-def _reason(choice: Choice) -> str:
+def _reason(choice: ServedResponse) -> str:
     if choice.stop is not None:
         return "stop_sequence"
     return "max_tokens" if choice.finish == "length" else "end_turn"
@@ -132,7 +132,7 @@ async def stream_messages(
         async for item in items:
             if item is None:
                 yield _event({"type": "ping"})
-            elif isinstance(item, Choice):
+            elif isinstance(item, ServedResponse):
                 for data in [
                     *blocks.close(),
                     *([] if blocks.number else [*blocks.take("answer", ""), *blocks.close()]),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from interpole.serve.answer import Choice, Item
+from interpole.serve.answer import Item, ServedResponse
 from interpole.serve.call import Call, Draft, read
 from interpole.serve.chat_completions import history
 from interpole.serve.errors import RequestError
@@ -84,7 +84,7 @@ def _thought(fields: Fields) -> str:
     return "".join(part["text"] for part in parts)
 
 
-def whole_responses(calls: Sequence[Call], choices: Sequence[Choice], head: Head, _: Served) -> dict[str, Any]:
+def whole_responses(calls: Sequence[Call], choices: Sequence[ServedResponse], head: Head, _: Served) -> dict[str, Any]:
     """The response."""
     choice = choices[0]
     items = [_reasoning(head, choice.thinking)] if choice.thinking else []
@@ -92,7 +92,7 @@ def whole_responses(calls: Sequence[Call], choices: Sequence[Choice], head: Head
     return _frame(calls, head, choice) | {"output": items}
 
 
-def _frame(calls: Sequence[Call], head: Head, choice: Choice | None = None) -> dict[str, Any]:
+def _frame(calls: Sequence[Call], head: Head, choice: ServedResponse | None = None) -> dict[str, Any]:
     """The response object; without a choice it has just begun."""
     settings = calls[0].settings
     done = choice is not None and choice.finish == "stop"
@@ -159,7 +159,7 @@ async def stream_responses(
         async for item in items:
             if item is None:
                 yield ": waiting\n\n"
-            elif isinstance(item, Choice):
+            elif isinstance(item, ServedResponse):
                 for one in [*made.take("answer", ""), *made.close()]:
                     yield one
                 whole = whole_responses(calls, [item], head, served) | {"output": made.items}

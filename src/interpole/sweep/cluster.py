@@ -33,7 +33,7 @@ from interpole.sweep.run import pool_of, run_unit
 from interpole.sweep.units import Made, Unit
 from interpole.systems import sync
 
-__all__ = ["NODES", "Bench", "Cluster", "do_unit", "engines", "needs", "written"]
+__all__ = ["NODES", "Cluster", "EngineTools", "do_unit", "engines", "needs", "written"]
 
 NODES = "nodes.jsonl"
 """In the run folder: a line for every unit, with the node that did it."""
@@ -52,7 +52,7 @@ class _Did(Strict):
     seconds: float
 
 
-class Bench:
+class EngineTools:
     """What an actor of a sweep has: an engine, and the plan of whatever it is asked about."""
 
     def __init__(self, config: str) -> None:
@@ -107,7 +107,7 @@ def engines(config: SweepConfig, out: Path, address: str = "auto", *, pending_se
     """
     said = config.engines if "engines" in config.model_fields_set else "auto"
     return Actors(
-        Bench,
+        EngineTools,
         (written(config),),
         out,
         address,
@@ -211,7 +211,7 @@ class Cluster:
         return Made(unit, path, "", did.num_generated, did.num_tokens)
 
 
-def do_unit(bench: Bench, config: str, out: str, unit: Unit, name: str) -> None:
+def do_unit(bench: EngineTools, config: str, out: str, unit: Unit, name: str) -> None:
     """Do a unit of the run `out` in a folder of its own, called `name` when it is whole.
 
     Raises:

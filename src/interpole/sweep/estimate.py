@@ -24,7 +24,7 @@ from interpole.runs.runfile import NAME, RunFile
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.run import Planned
 
-__all__ = ["Estimate", "Memory", "estimate", "kv_bytes_per_token", "memory"]
+__all__ = ["Memory", "SweepEstimate", "estimate", "kv_bytes_per_token", "memory"]
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -39,7 +39,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class SweepEstimate:
     """What is left to generate of a sweep."""
 
     num_samples: int
@@ -64,7 +64,7 @@ def estimate(
     *,
     guess_tokens: float | None = None,
     tokens_per_second: float | None = None,
-) -> Estimate:
+) -> SweepEstimate:
     """Estimate what is left of a sweep.
 
     A response's length is the mean of those that the run has at that point; else what a policy was fitted to take; else that
@@ -92,7 +92,7 @@ def estimate(
         total = None if total is None or length is None else total + num * min(length, one.max_tokens)
     num_samples, most = sum(num for _, num in left), sum(num * one.max_tokens for one, num in left)
     long = most if total is None else total
-    return Estimate(
+    return SweepEstimate(
         num_samples,
         total,
         most,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interpole.analysis.policies import MARGIN, Choice, agreed, known_of
+from interpole.analysis.policies import MARGIN, LambdaChoice, agreed, known_of
 from interpole.engines.pool import Pool, Visit
 from interpole.errors import EngineError, InterpoleError, OutputError, RunError
 from interpole.formats import seed_of
@@ -119,7 +119,7 @@ class _Following:
         """`problems`: by prompt and seed."""
         self._planned, self._pool, self._point, self._benchmark = planned, pool, point, benchmark
         self._problems = problems
-        self._choices: dict[str, Choice] = {}  # by problem
+        self._choices: dict[str, LambdaChoice] = {}  # by problem
         self._first: dict[float, Visit] = {}
         self._then: dict[float, Visit] = {}
 

@@ -18,10 +18,10 @@ from interpole.runs.journal import Journal, num_answers
 from interpole.sweep.plan import Plan, Point
 from interpole.tasks import Benchmark
 
-__all__ = ["Asked", "ask"]
+__all__ = ["Answered", "ask"]
 
 
-class Asked(NamedTuple):
+class Answered(NamedTuple):
     """A response to a question, and what became of it."""
 
     problem: Problem
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     parsed: ParsedResponse
 
 
-def ask(planned: Plan, pool: Pool, point: Point, benchmark: Benchmark, journal: Path) -> list[Asked]:
+def ask(planned: Plan, pool: Pool, point: Point, benchmark: Benchmark, journal: Path) -> list[Answered]:
     """Every problem of a benchmark, k times, at a point.
 
     Args:
@@ -47,11 +47,11 @@ def ask(planned: Plan, pool: Pool, point: Point, benchmark: Benchmark, journal: 
     sampler = planned.sampler(benchmark, point)
     wrap = partial(planned.answer, point)
 
-    async def one(kept: Journal, problem: Problem, prompt: str, number: int) -> Asked:
+    async def one(kept: Journal, problem: Problem, prompt: str, number: int) -> Answered:
         answer = await kept.answer(prompt, sampler, seed_of(sampler.seed, problem.id, number))
-        return Asked(problem, number, answer, planned.form_at(point).parse(answer.text, answer.finish))
+        return Answered(problem, number, answer, planned.form_at(point).parse(answer.text, answer.finish))
 
-    async def all_of_them() -> list[Asked]:
+    async def all_of_them() -> list[Answered]:
         prompts = [(problem, planned.ask(point, benchmark, problem)) for problem in benchmark.problems]
         numbers = range(1, benchmark.k + 1)
         num = max(0, len(prompts) * benchmark.k - num_answers(journal))

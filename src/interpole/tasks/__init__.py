@@ -12,7 +12,7 @@ from interpole.errors import TaskError
 from interpole.files import StrPath
 from interpole.records import Problem
 from interpole.tasks import aime25, arithmetic, custom, gpqa_diamond, grading, ifeval
-from interpole.tasks.benchmark import Benchmark, Grade, Grader, Request, as_the_paper_reads, final_text
+from interpole.tasks.benchmark import Benchmark, Grade, Grader, TaskRequest, as_the_paper_reads, final_text
 from interpole.tasks.profiles import PROFILES, Profile, profile
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "Grade",
     "Grader",
     "Profile",
-    "Request",
+    "TaskRequest",
     "as_the_paper_reads",
     "code_of",
     "final_text",
@@ -30,7 +30,7 @@ __all__ = [
     "profile",
 ]
 
-BENCHMARKS: Mapping[str, Callable[[Request], Benchmark]] = {
+BENCHMARKS: Mapping[str, Callable[[TaskRequest], Benchmark]] = {
     "arithmetic": arithmetic.load,
     "aime25": aime25.load,
     "ifeval": ifeval.load,
@@ -85,7 +85,7 @@ def load(
         TaskError: unknown name, unusable data, or an option the task has no use for.
     """
     known = None if problems is None else tuple(problems)
-    request = Request(None if data is None else Path(data), limit, seed, split, known, grader, prompt)
+    request = TaskRequest(None if data is None else Path(data), limit, seed, split, known, grader, prompt)
     if spec in BENCHMARKS:
         return BENCHMARKS[spec](request)
     if spec.endswith(".jsonl"):

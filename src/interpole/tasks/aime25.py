@@ -13,7 +13,7 @@ from interpole.errors import TaskError
 from interpole.guarded import require
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
-from interpole.tasks.benchmark import Benchmark, Request
+from interpole.tasks.benchmark import Benchmark, TaskRequest
 from interpole.tasks.data import Text, TextOrNumber, distinct, fetch, read_jsonl
 from interpole.tasks.grading import check_math, math_paper, math_robust
 
@@ -24,7 +24,7 @@ _REPO, _FILES = "opencompass/AIME2025", {"I": "aime2025-I.jsonl", "II": "aime202
 _REMEDY = 'give a local jsonl with "question" and "answer": --data aime25.jsonl'
 
 
-def load(request: Request) -> Benchmark:
+def load(request: TaskRequest) -> Benchmark:
     """Make the benchmark from the hub, or from a jsonl with `question`, `answer` and optional `id`."""
     request.refuse("aime25", "split", "grader", "prompt")
     require("math_verify", "eval")

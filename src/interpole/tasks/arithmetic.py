@@ -9,7 +9,7 @@ import re
 
 from interpole.chat import ParsedResponse
 from interpole.records import Problem, Sampler
-from interpole.tasks.benchmark import Benchmark, Grade, Request, final_text
+from interpole.tasks.benchmark import Benchmark, Grade, TaskRequest, final_text
 from interpole.tasks.chains import problems as draw
 
 __all__ = ["load"]
@@ -25,7 +25,7 @@ def _exact_number(problem: Problem, parsed: ParsedResponse) -> Grade:
     return Grade(float(answer == problem.answer), answer)
 
 
-def load(request: Request) -> Benchmark:
+def load(request: TaskRequest) -> Benchmark:
     """Make the benchmark: by default 204 problems of the test split, balanced over one to six steps."""
     request.refuse("arithmetic", "data", "grader", "prompt")
     problems = request.problems

@@ -20,7 +20,7 @@ __all__ = [
     "Benchmark",
     "Grade",
     "Grader",
-    "Request",
+    "TaskRequest",
     "as_the_paper_reads",
     "final_text",
     "problem_of",
@@ -133,7 +133,7 @@ def problem_of(sample_id: str, target: str, metadata: Mapping[str, Any]) -> Prob
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TaskRequest:
     """What was asked for when a benchmark is loaded (see `tasks.load`); None: the benchmark's own."""
 
     data: Path | None = None

@@ -23,7 +23,7 @@ __all__ = [
     "HIGHEST",
     "OPERATORS",
     "SPLITS",
-    "Step",
+    "ChainStep",
     "direct",
     "draw",
     "problems",
@@ -45,7 +45,7 @@ _CHAIN = re.compile(r"(\d+)((?: [a-z][-+*]\d+)+) = \?")
 _STEP = re.compile(r" ([a-z][-+*]\d+)")
 
 
-class Step(NamedTuple):
+class ChainStep(NamedTuple):
     """One step of a chain: its text, such as `a-1`, and the value after it."""
 
     text: str
@@ -57,7 +57,7 @@ def _apply(value: int, operator: str, operand: int) -> int:
     return {"+": value + operand, "-": value - operand, "*": value * operand}[operator]
 
 
-def solve(question: str) -> tuple[int, list[Step]]:
+def solve(question: str) -> tuple[int, list[ChainStep]]:
     """The start value of a chain and its steps with their values.
 
     Raises:
@@ -70,7 +70,7 @@ def solve(question: str) -> tuple[int, list[Step]]:
     steps = []
     for text in _STEP.findall(match[2]):
         value = _apply(value, text[1], int(text[2:]))
-        steps.append(Step(text, value))
+        steps.append(ChainStep(text, value))
     return start, steps
 
 

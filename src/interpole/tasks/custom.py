@@ -22,7 +22,7 @@ from interpole.guarded import require
 from interpole.records import Problem
 from interpole.schema import Strict, validated
 from interpole.tasks import grading
-from interpole.tasks.benchmark import Benchmark, Grader, Request
+from interpole.tasks.benchmark import Benchmark, Grader, TaskRequest
 from interpole.tasks.data import Text, TextOrNumber, distinct, kind_of, read_jsonl
 from interpole.tasks.gpqa_diamond import prompt as choice_prompt
 
@@ -41,7 +41,7 @@ _NUMBER = re.compile(r"-?\d+(?:[.,/]\d+)?")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def from_jsonl(path: Path, request: Request) -> Benchmark:
+def from_jsonl(path: Path, request: TaskRequest) -> Benchmark:
     """Make a benchmark of a jsonl; its name is the file's.
 
     Without a grader: choice where there are choices, math where every answer is a number, else exact. Where a few rows alone
@@ -179,7 +179,7 @@ def _with_letter(problem: Problem, place: str) -> Problem:
 # ── Inspect tasks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def from_inspect(spec: str, request: Request) -> Benchmark:
+def from_inspect(spec: str, request: TaskRequest) -> Benchmark:
     """Make a benchmark of an Inspect task: `package/name`, `file.py@name` or `file.py`.
 
     Its samples, solver and scorer are used as they are; our metrics are computed on top.

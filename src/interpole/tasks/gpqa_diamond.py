@@ -13,7 +13,7 @@ from pathlib import Path
 from interpole.errors import TaskError
 from interpole.files import open_named
 from interpole.records import Problem, Sampler
-from interpole.tasks.benchmark import Benchmark, Request
+from interpole.tasks.benchmark import Benchmark, TaskRequest
 from interpole.tasks.data import distinct, fetch
 from interpole.tasks.grading import choice_paper, choice_robust
 
@@ -28,7 +28,7 @@ _REMEDY = (
 )
 
 
-def load(request: Request) -> Benchmark:
+def load(request: TaskRequest) -> Benchmark:
     """Make the benchmark from the hub (with the user's token), or from a csv with the hub's columns."""
     request.refuse("gpqa_diamond", "split", "grader", "prompt")
     problems = request.problems

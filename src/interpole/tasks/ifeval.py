@@ -16,7 +16,7 @@ from interpole.errors import TaskError
 from interpole.guarded import Guarded, require
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
-from interpole.tasks.benchmark import Benchmark, Grade, Request, as_the_paper_reads, final_text
+from interpole.tasks.benchmark import Benchmark, Grade, TaskRequest, as_the_paper_reads, final_text
 from interpole.tasks.data import Text, distinct, fetch, read_jsonl
 
 __all__ = ["SAMPLER", "load"]
@@ -26,7 +26,7 @@ _CHECKERS = Guarded(Path(__file__).with_name("ifeval_worker.py"), limit_seconds=
 _REMEDY = "give the published file: --data ifeval_input_data.jsonl"
 
 
-def load(request: Request) -> Benchmark:
+def load(request: TaskRequest) -> Benchmark:
     """Make the benchmark from the hub, or from a jsonl in the published form."""
     request.refuse("ifeval", "split", "grader", "prompt")
     for module in ("lm_eval", "langdetect", "immutabledict", "nltk"):

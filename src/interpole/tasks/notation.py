@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from interpole.tasks.statements import fold
 
-__all__ = ["ARROW", "SCALES", "TEXT_UNIT", "UNITS", "Asked", "asked_for", "asked_unit", "tidy"]
+__all__ = ["ARROW", "SCALES", "TEXT_UNIT", "UNITS", "AnswerForm", "asked_for", "asked_unit", "tidy"]
 
 _GROUP = r"(?:\\hspace\{[^{}]{1,12}\}|\\[,;:! ]|\{,\}|,\\!|\\!,|,|~| |'|’)"
 _GROUPED = re.compile(rf"(?<![\d.,])(?!0)(\d{{1,3}})({_GROUP})\d{{3}}(?:\2\d{{3}}){{0,20}}(?![\d,])")
@@ -109,7 +109,7 @@ _SUM_LAST = re.compile(
 _ASSIGNED = re.compile(r"^[^=<>,]{1,200}=")
 
 
-class Asked(NamedTuple):
+class AnswerForm(NamedTuple):
     """What a question asks its answer in."""
 
     percent: bool
@@ -117,9 +117,9 @@ class Asked(NamedTuple):
     unit: str = ""
 
 
-def asked_for(question: str, gold: str) -> Asked:
+def asked_for(question: str, gold: str) -> AnswerForm:
     """What the answer is asked in, by the words of the question and the form of the reference."""
-    return Asked(
+    return AnswerForm(
         bool(_PERCENT.search(question)) or "%" in gold,
         bool(re.search(r"radian|弧度|радиан", question, re.IGNORECASE)),
         asked_unit(question),
@@ -161,7 +161,7 @@ def _converted(text: str, unit: str) -> str | None:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value.numerator)
 
 
-def tidy(expression: str, asked: Asked) -> list[str]:
+def tidy(expression: str, asked: AnswerForm) -> list[str]:
     r"""Write an expression as math-verify reads it; several ways where it may be meant in several.
 
     Marks between thousands, units, currency, degree signs and styles are left out, 70 % is 70/100, and also 70 where percent are

@@ -18,7 +18,7 @@ from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.names import role_of
 from interpole.checkpoints.open import fit
 from interpole.diagnostics.audit.assets import AssetAudit, audit_assets, template_source
-from interpole.diagnostics.audit.estimate import Estimate, Sides, estimate, exact_shares, simplest
+from interpole.diagnostics.audit.estimate import LambdaEstimate, Sides, estimate, exact_shares, simplest
 from interpole.diagnostics.audit.findings import ON_LINE, STATES, Audit, TensorAudit
 from interpole.diagnostics.audit.mapping import LambdaMap, find_map
 from interpole.diagnostics.audit.reproduce import propose, reproduce
@@ -123,7 +123,7 @@ def _is_spare_head(name: str, sides: Sides) -> bool:
     return found is not None and found.kind == "lm_head" and bool(sides.merged.config.get("tie_word_embeddings"))
 
 
-def _map(estimates: Mapping[str, Estimate], sides: Sides) -> LambdaMap | None:
+def _map(estimates: Mapping[str, LambdaEstimate], sides: Sides) -> LambdaMap | None:
     """The map of the tensors that may be linear; the largest of them tells how often the merge rounded."""
     linear = {name: e for name, e in estimates.items() if _may_be_linear(e)}
     if not linear:
@@ -144,11 +144,13 @@ def _most(shares: Mapping[str, float]) -> tuple[str, float]:
     return max(shares.items(), key=lambda share: share[1])
 
 
-def _may_be_linear(e: Estimate) -> bool:
+def _may_be_linear(e: LambdaEstimate) -> bool:
     return not math.isnan(e.lam) and (e.one_rounding or e.residual <= FIT)
 
 
-def _tensor(name: str, sides: Sides, e: Estimate | None, odd: str | None, lambda_map: LambdaMap | None) -> TensorAudit:
+def _tensor(
+    name: str, sides: Sides, e: LambdaEstimate | None, odd: str | None, lambda_map: LambdaMap | None
+) -> TensorAudit:
     found = role_of(name)
     layer, kind = (found.layer, found.kind) if found else (None, "other")
     size = (sides.merged if name in sides.merged else sides.instruct).specs[name].num_elements
@@ -170,7 +172,7 @@ def _tensor(name: str, sides: Sides, e: Estimate | None, odd: str | None, lambda
     )
 
 
-def _state(e: Estimate, exact: float, size: int) -> str:
+def _state(e: LambdaEstimate, exact: float, size: int) -> str:
     copied = [
         state for state, differing in zip(("instruct", "thinking", "base"), e.differing, strict=False) if not differing
     ]

@@ -21,7 +21,7 @@ from interpole.checkpoints.reduce import Read, add_up, count_differing, dot, flo
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 
-__all__ = ["Estimate", "Sides", "estimate", "exact_shares", "moments", "simplest"]
+__all__ = ["LambdaEstimate", "Sides", "estimate", "exact_shares", "moments", "simplest"]
 
 SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
 BIAS = 0.004
@@ -51,7 +51,7 @@ class Sides:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class LambdaEstimate:
     """What one tensor says of how it was made.
 
     Attributes:
@@ -96,7 +96,7 @@ def estimate(
     progress: Any,
     again: Checkpoint | None = None,
     read: Read | None = None,
-) -> tuple[dict[str, Estimate], dict[str, int]]:
+) -> tuple[dict[str, LambdaEstimate], dict[str, int]]:
     """Estimates for `names`, float tensors that all sides have in one shape; one pass over the bytes, and a sample.
 
     Args:
@@ -148,7 +148,7 @@ def _wide(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(array.astype(np.float64) for array in arrays)
 
 
-def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[float]) -> Estimate:
+def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[float]) -> LambdaEstimate:
     num_vectors = 3 if sides.base is None else 4
     pairs = list(combinations_with_replacement(range(num_vectors), 2))
     gram = dict(zip(pairs, sums, strict=False))
@@ -168,7 +168,7 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
     differing = tuple(int(number) for number in sums[len(pairs) :])
     weights = (1 - slope + kappa, slope)
-    return Estimate(differing, lam, low, high, spread, residual, weights, of_base, residual_two)
+    return LambdaEstimate(differing, lam, low, high, spread, residual, weights, of_base, residual_two)
 
 
 def _least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]) -> tuple[list[float], float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 from interpole.diagnostics.audit.assets import AssetAudit
-from interpole.diagnostics.audit.estimate import Estimate
+from interpole.diagnostics.audit.estimate import LambdaEstimate
 from interpole.diagnostics.audit.mapping import MOST_RULES, LambdaMap
 from interpole.diagnostics.audit.stated import Stated
 from interpole.formats import plain
@@ -67,7 +67,7 @@ class TensorAudit:
     num_elements: int
     state: str
     lam: float | None = None
-    estimate: Estimate | None = None
+    estimate: LambdaEstimate | None = None
     arithmetic: str = ""
     exact: float = 0.0
     num_wrong: int | None = None

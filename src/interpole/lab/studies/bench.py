@@ -26,20 +26,20 @@ from interpole.lab.recipe import Body, Model
 from interpole.lab.studies.study import Case, Row, Size, less
 from interpole.records import Sample
 from interpole.runs.samples import read
-from interpole.search.predict import Asked, prompts_of
+from interpole.search.predict import ForwardPasses, prompts_of
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import pool_of, run
 from interpole.tasks import chains
 
-__all__ = ["RESAMPLES", "Bench", "Point", "change_rows", "margin_rows", "swept_rows", "weight_rows"]
+__all__ = ["RESAMPLES", "Bench", "OffDial", "change_rows", "margin_rows", "swept_rows", "weight_rows"]
 
 SAMPLER = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
 RESAMPLES = 1000
 Tell = Callable[[str], None]
 
 
-class Point(NamedTuple):
+class OffDial(NamedTuple):
     """A point off the dial: its name, and the fields of its recipe."""
 
     name: str
@@ -84,7 +84,7 @@ class Bench:
             train_model(recipe, folder, base)
         return folder
 
-    def config(self, case: Case, points: Sequence[Point] = ()) -> SweepConfig:
+    def config(self, case: Case, points: Sequence[OffDial] = ()) -> SweepConfig:
         """The sweep of a pair: the dial, and these points."""
         instruct, thinking = case.models(self.size)
         assert instruct.base is not None
@@ -108,7 +108,7 @@ class Bench:
         """Where the sweep of a pair lies."""
         return self.folder / "runs" / case.key(self.size)
 
-    def sweep(self, case: Case, points: Sequence[Point] = ()) -> list[Sample]:
+    def sweep(self, case: Case, points: Sequence[OffDial] = ()) -> list[Sample]:
         """The samples of a pair; what is there is not generated again.
 
         Raises:
@@ -121,12 +121,12 @@ class Bench:
             raise AnalysisError(f"{summary.failed[0].point} failed", out, "run the study again; it goes on there")
         return read(out, texts=False)
 
-    def asked(self, case: Case) -> Asked:
+    def asked(self, case: Case) -> ForwardPasses:
         """A pair, to be asked by forward passes."""
         config = self.config(case)
         planned = Plan(config)
         prompts = prompts_of(planned, self.size.num_problems)
-        return Asked(planned, self.pool_of(config, case.body), prompts, planned.form.markers.open)
+        return ForwardPasses(planned, self.pool_of(config, case.body), prompts, planned.form.markers.open)
 
     def pool_of(self, config: SweepConfig, body: Body) -> Pool:
         """An engine for models of one body; the last one stays open until another body's turn."""
@@ -169,7 +169,7 @@ def change_rows(case: Case, samples: Sequence[Sample], pairs: Sequence[tuple[str
     return found
 
 
-def margin_rows(case: Case, asked: Asked, lams: Sequence[float]) -> list[Row]:
+def margin_rows(case: Case, asked: ForwardPasses, lams: Sequence[float]) -> list[Row]:
     """What forward passes say: margins, λ50, and how far it is from what the ends' margins alone would make it.
 
     `chord` is |m0| / (|m0| + |m1|); `bend` how far the margin at λ = ½ lies above the middle of the ends', as a share of their

@@ -13,10 +13,10 @@ from interpole.files import make_folder, write_atomic
 from interpole.formats import plain
 from interpole.lab.studies import dynamic, families, overlap, scale, simplex
 from interpole.lab.studies.bench import Bench, Tell
-from interpole.lab.studies.study import FULL, Row, Size, Study, Verdict, judged, read_rows, rows_text
+from interpole.lab.studies.study import FULL, Judgement, Row, Size, Study, judged, read_rows, rows_text
 from interpole.report.render import save
 
-__all__ = ["STUDIES", "Found", "conduct", "page", "study_of", "to_json"]
+__all__ = ["STUDIES", "Conducted", "conduct", "page", "study_of", "to_json"]
 
 STUDIES: Mapping[str, Study] = {
     one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY, simplex.STUDY)
@@ -24,12 +24,12 @@ STUDIES: Mapping[str, Study] = {
 """Every study by name."""
 
 
-class Found(NamedTuple):
+class Conducted(NamedTuple):
     """What came of a study, and how many of its pairs it rests on."""
 
     study: Study
     rows: list[Row]
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, Judgement]
     num_pairs: int
     num_wanted: int
 
@@ -53,7 +53,7 @@ def conduct(
     num_seeds: int | None = None,
     at_most: int | None = None,
     tell: Tell = lambda _: None,
-) -> Found:
+) -> Conducted:
     """Run a study, or the rest of it.
 
     Args:
@@ -81,14 +81,14 @@ def conduct(
         bench.close()
     there = [place for place in places if place.exists()]
     rows = [row for place in there for row in read_rows(place)]
-    found = Found(study, rows, judged(study, rows), len(there), len(wanted))
+    found = Conducted(study, rows, judged(study, rows), len(there), len(wanted))
     write_atomic(out / study.name / "results.csv", rows_text(rows))
     write_atomic(out / study.name / "page.md", page(found))
     save(study.figure(rows), out / study.name / "figure.svg")
     return found
 
 
-def page(found: Found) -> str:
+def page(found: Conducted) -> str:
     """The verdicts and the table, as Markdown."""
     study, lines = found.study, list[str]()
     lines += [
@@ -110,7 +110,7 @@ def page(found: Found) -> str:
     return "\n".join([*lines, ""])
 
 
-def to_json(found: Found) -> dict[str, Any]:
+def to_json(found: Conducted) -> dict[str, Any]:
     """Verdicts and rows as plain data; what is not known is null."""
     hypotheses = [
         {"name": one.name, "text": one.text, **found.verdicts[one.name]._asdict()} for one in found.study.hypotheses

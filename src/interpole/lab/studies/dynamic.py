@@ -10,7 +10,7 @@ from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import route
 from interpole.lab.studies import drawing, families, overlap
 from interpole.lab.studies.bench import Bench
-from interpole.lab.studies.study import Case, Hypothesis, Judge, Row, Study, Verdict, Word, between, less
+from interpole.lab.studies.study import Case, Hypothesis, Judge, Judgement, Row, Study, Word, between, less
 
 __all__ = ["STUDY"]
 
@@ -49,12 +49,12 @@ def _measure(bench: Bench, case: Case) -> list[Row]:
 def _often(point: str, share: float) -> Judge:
     """In at least such a share of the pairs the policy beats every static λ, told by itself."""
 
-    def judge(rows: Sequence[Row]) -> Verdict:
+    def judge(rows: Sequence[Row]) -> Judgement:
         told = [row.value for row in rows if (row.point, row.statistic) == (point, "beats static λ")]
         if not told:
-            return Verdict("cannot tell", "not measured")
+            return Judgement("cannot tell", "not measured")
         word: Word = "holds" if sum(told) >= share * len(told) else "does not hold"
-        return Verdict(word, f"in {sum(told):.0f} of {len(told)} pairs")
+        return Judgement(word, f"in {sum(told):.0f} of {len(told)} pairs")
 
     return judge
 

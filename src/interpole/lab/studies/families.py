@@ -7,8 +7,8 @@ from typing import Any
 
 from interpole.lab.recipe import ARCHITECTURES, Body
 from interpole.lab.studies import drawing
-from interpole.lab.studies.bench import Bench, Point, change_rows, margin_rows, swept_rows, weight_rows
-from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, between, both, values
+from interpole.lab.studies.bench import Bench, OffDial, change_rows, margin_rows, swept_rows, weight_rows
+from interpole.lab.studies.study import Case, Hypothesis, Judgement, Row, Study, between, both, values
 from interpole.merging.rules import ablation
 
 __all__ = ["DEPTH", "STUDY", "WIDTH"]
@@ -19,8 +19,8 @@ THIRDS = {
     "first third": "0", "second third": "1", "last third": "2", "first two thirds": "0-1", "last two thirds": "1-2",
 }  # fmt: skip
 POINTS = (
-    *(Point(name, {"lambda": LAM, "rules": ablation(layers)}) for name, layers in THIRDS.items()),
-    *(Point(f"without {part}", {"lambda": LAM, "rules": ablation(skip=[part])}) for part in ("attention", "ffn")),
+    *(OffDial(name, {"lambda": LAM, "rules": ablation(layers)}) for name, layers in THIRDS.items()),
+    *(OffDial(f"without {part}", {"lambda": LAM, "rules": ablation(skip=[part])}) for part in ("attention", "ffn")),
 )
 CHANGES = (
     ("λ=0", "λ=0.2"),
@@ -55,7 +55,7 @@ def _measure(bench: Bench, case: Case) -> list[Row]:
     ]
 
 
-def _alike(rows: Sequence[Row]) -> Verdict:
+def _alike(rows: Sequence[Row]) -> Judgement:
     """Whether the families' mean λ50 lie close together."""
     groups: dict[str, list[float]] = {}
     for row in rows:
@@ -63,10 +63,10 @@ def _alike(rows: Sequence[Row]) -> Verdict:
             groups.setdefault(row.arch, []).append(row.value)
     means = {arch: sum(found) / len(found) for arch, found in groups.items()}
     if len(means) < 2:
-        return Verdict("cannot tell", "fewer than two families")
+        return Judgement("cannot tell", "fewer than two families")
     apart = max(means.values()) - min(means.values())
     said = ", ".join(f"{arch} {mean:.3f}" for arch, mean in means.items())
-    return Verdict("holds" if apart <= 0.1 else "does not hold", f"{apart:.3f} apart: {said}")
+    return Judgement("holds" if apart <= 0.1 else "does not hold", f"{apart:.3f} apart: {said}")
 
 
 def _figure(rows: Sequence[Row]) -> Any:

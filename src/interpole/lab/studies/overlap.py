@@ -7,7 +7,7 @@ from typing import Any
 
 from interpole.lab.recipe import Body
 from interpole.lab.studies import drawing
-from interpole.lab.studies.bench import Bench, Point, change_rows, margin_rows, swept_rows, weight_rows
+from interpole.lab.studies.bench import Bench, OffDial, change_rows, margin_rows, swept_rows, weight_rows
 from interpole.lab.studies.families import DEPTH, WIDTH
 from interpole.lab.studies.study import Case, Hypothesis, Row, Study, between, contrast
 
@@ -17,10 +17,10 @@ COMMON = (0.0, 0.5, 1.0)
 WEIGHTS = (0.7, 1.0)
 
 
-def _sum(weight: float) -> Point:
+def _sum(weight: float) -> OffDial:
     """Task arithmetic: the base and so much of both task vectors."""
     weights = {"instruct": weight, "thinking": weight}
-    return Point(f"sum {weight:g}", {"method": "task_arithmetic", "weights": weights})
+    return OffDial(f"sum {weight:g}", {"method": "task_arithmetic", "weights": weights})
 
 
 POINTS = tuple(map(_sum, WEIGHTS))

@@ -14,7 +14,7 @@ from interpole.analysis.intervals import Interval, interval_text
 from interpole.lab.recipe import Body
 from interpole.lab.studies import drawing
 from interpole.lab.studies.bench import Bench, margin_rows, weight_rows
-from interpole.lab.studies.study import Case, Hypothesis, Row, Study, Verdict, between, contrast, values, within
+from interpole.lab.studies.study import Case, Hypothesis, Judgement, Row, Study, between, contrast, values, within
 
 __all__ = ["STUDY"]
 
@@ -36,21 +36,21 @@ def _measure(bench: Bench, case: Case) -> list[Row]:
     return [*weight_rows(case, bench), *margin_rows(case, bench.asked(case), bench.size.forward_lambdas)]
 
 
-def _size_alone(rows: Sequence[Row]) -> Verdict:
+def _size_alone(rows: Sequence[Row]) -> Judgement:
     """Whether what the ends' margins and the bend leave of λ50 has to do with the number of parameters."""
     left, sizes = values(rows, "margins", "mid − curved"), values(rows, "weights", "parameters")
     pairs = [pair for pair in left if not math.isnan(left[pair].value)]
     x = np.array([math.log2(sizes[pair].value) for pair in pairs])
     if len(set(x.tolist())) < 3:
-        return Verdict("cannot tell", "fewer than three sizes")
+        return Judgement("cannot tell", "fewer than three sizes")
     fit = stats.linregress(x, np.array([left[pair].value for pair in pairs]))
     bodies = len({pair[:4] for pair in pairs})  # doses of one body are no new bodies
     reach = float(stats.t.ppf(0.975, bodies - 2)) * float(fit.stderr) * math.sqrt(len(pairs) / bodies)
     slope = Interval(float(fit.slope), float(fit.slope) - reach, float(fit.slope) + reach)
-    return Verdict(within(slope, -0.01, 0.01), f"{interval_text(slope, 1, 4, '+')} per doubling")
+    return Judgement(within(slope, -0.01, 0.01), f"{interval_text(slope, 1, 4, '+')} per doubling")
 
 
-def _straighter(rows: Sequence[Row]) -> Verdict:
+def _straighter(rows: Sequence[Row]) -> Judgement:
     """Whether, in each body, the dose pairs with the larger σ bend more."""
     bends, sigmas = values(rows, "margins", "size of bend"), values(rows, "weights", "sigma")
     bodies: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
@@ -62,9 +62,9 @@ def _straighter(rows: Sequence[Row]) -> Verdict:
         if len(points) >= 5
     }
     if not found:
-        return Verdict("cannot tell", "fewer than five dose pairs of any body")
+        return Judgement("cannot tell", "fewer than five dose pairs of any body")
     said = ", ".join(f"w{width} d{depth} s{seed} {rho:+.2f}" for (width, depth, seed), rho in found.items())
-    return Verdict("holds" if min(found.values()) >= 0.5 else "does not hold", said)
+    return Judgement("holds" if min(found.values()) >= 0.5 else "does not hold", said)
 
 
 def _figure(rows: Sequence[Row]) -> Any:

@@ -21,11 +21,11 @@ from interpole.lab.recipe import ARCHITECTURES, Body
 from interpole.lab.studies import drawing
 from interpole.lab.studies.bench import RESAMPLES, Bench
 from interpole.lab.studies.families import DEPTH, WIDTH
-from interpole.lab.studies.study import Case, Hypothesis, Judge, Row, Study, Verdict, between
+from interpole.lab.studies.study import Case, Hypothesis, Judge, Judgement, Row, Study, between
 from interpole.merging.simplex import grid, weights_name
 from interpole.report.ternary import Spot, panel
 from interpole.runs.samples import read
-from interpole.search.predict import Asked, prompts_of
+from interpole.search.predict import ForwardPasses, prompts_of
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
 from interpole.sweep.run import run
@@ -63,7 +63,7 @@ def _measure(bench: Bench, case: Case) -> list[Row]:
     for name, config in _configs(bench, case).items():
         planned, pool = Plan(config), bench.pool_of(config, case.body)
         prompts = prompts_of(planned, bench.size.num_problems)
-        asked = Asked(planned, pool, prompts, planned.form.markers.open)
+        asked = ForwardPasses(planned, pool, prompts, planned.form.markers.open)
         bench.tell(f"forward passes {name}, {case.name}")
         chances = {point.name: asked.weigh(point) for point in planned.points}
         margins = {point: np.array([one.margin for one in mine]) for point, mine in chances.items()}
@@ -212,7 +212,7 @@ def _both(statistic: str, high: float) -> Judge:
 def _each(of: Sequence[tuple[str, str]], low: float = -np.inf, high: float = np.inf) -> Judge:
     """Several numbers are all to lie from `low` to `high`, each as the mean over an architecture's seeds."""
 
-    def judge(rows: Sequence[Row]) -> Verdict:
+    def judge(rows: Sequence[Row]) -> Judgement:
         renamed = [
             row._replace(arch=f"{row.arch} {row.point}, {row.statistic}:", point="one", statistic="number")
             for row in rows

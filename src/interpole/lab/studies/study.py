@@ -26,10 +26,10 @@ __all__ = [
     "Case",
     "Hypothesis",
     "Judge",
+    "Judgement",
     "Row",
     "Size",
     "Study",
-    "Verdict",
     "Word",
     "between",
     "both",
@@ -193,14 +193,14 @@ class Row(NamedTuple):
         return (*self[:6], None if math.isnan(self.common) else self.common)
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """What came of a hypothesis."""
 
     word: Word
     numbers: str
 
 
-Judge = Callable[[Sequence[Row]], Verdict]
+Judge = Callable[[Sequence[Row]], Judgement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,13 +303,13 @@ def between(
         unit: shown after them.
     """
 
-    def judge(rows: Sequence[Row]) -> Verdict:
+    def judge(rows: Sequence[Row]) -> Judgement:
         groups: dict[Any, list[Interval]] = {}
         for row in rows:
             if (row.point, row.statistic) == (point, statistic):
                 groups.setdefault(getattr(row, by), []).append(row.interval)
         if not groups:
-            return Verdict("cannot tell", "not measured")
+            return Judgement("cannot tell", "not measured")
         digits = 0 if scale == 100 else 3
         found = {name: random_effects(mine) for name, mine in groups.items()}
         words = {name: within(interval, low, high) for name, interval in found.items()}
@@ -317,7 +317,7 @@ def between(
             f"{_named(by, name)} {interval_text(interval, scale, digits, unit=unit)}{_said(words[name], interval)}"
             for name, interval in found.items()
         )
-        return Verdict(_together(words.values()), numbers)
+        return Judgement(_together(words.values()), numbers)
 
     return judge
 
@@ -325,9 +325,9 @@ def between(
 def both(first: Judge, second: Judge) -> Judge:
     """A judge: two things are to hold."""
 
-    def judge(rows: Sequence[Row]) -> Verdict:
+    def judge(rows: Sequence[Row]) -> Judgement:
         a, b = first(rows), second(rows)
-        return Verdict(_together((a.word, b.word)), f"{a.numbers}; and {b.numbers}")
+        return Judgement(_together((a.word, b.word)), f"{a.numbers}; and {b.numbers}")
 
     return judge
 
@@ -361,7 +361,7 @@ def contrast(
     """
     compared = between(point, statistic, low, high, by=by, scale=scale, unit=unit)
 
-    def judge(rows: Sequence[Row]) -> Verdict:
+    def judge(rows: Sequence[Row]) -> Judgement:
         mine = [row for row in rows if (row.point, row.statistic) == (point, statistic)]
         before = {_but(row, column): row for row in mine if getattr(row, column) == a}
         both = [
@@ -416,6 +416,6 @@ def _together(words: Iterable[Word]) -> Word:
     return "does not hold" if "does not hold" in found else "cannot tell" if "cannot tell" in found else "holds"
 
 
-def judged(study: Study, rows: Sequence[Row]) -> dict[str, Verdict]:
+def judged(study: Study, rows: Sequence[Row]) -> dict[str, Judgement]:
     """Every hypothesis of a study, by name."""
     return {one.name: one.judge(rows) for one in study.hypotheses}
