@@ -14,13 +14,14 @@ from interpole.analysis.metrics import measure
 from interpole.cli import app
 from interpole.errors import AnalysisError, RecipeError, RunError
 from interpole.formats import parse_yaml
-from interpole.paper.experiments import EXPERIMENTS, design, experiment, family_of, mean_tokens
+from interpole.paper.experiments import EXPERIMENTS, Family, asked_as, design, experiment, family_of, mean_tokens
 from interpole.paper.printed import printed, sigmas
-from interpole.paper.same import others
+from interpole.paper.same import matched
 from interpole.paper.verdicts import compare, compare_sigmas
 from interpole.records import Outcome, Sample
 from interpole.runs.runfile import RunFile
 from interpole.sweep.config import SweepConfig
+from interpole.tasks import profile
 
 RUN = [name for name, one in EXPERIMENTS.items() if not one.weights_only]
 
@@ -168,6 +169,98 @@ def test_a_point_that_is_another_than_the_printed_one_is_compared_with_nothing_w
     assert {rows[name]["verdict"] for name in ("λ=0.6", "λ=0.8", "ta")} == {"not compared"}
 
 
+def entries_of(tmp_path, experiment_name, recipes, *, lams=None, asked="aime25", change=None):
+    """What `matched` finds in a run whose points have these recipes; `change` is made to its entries."""
+    made = [s for name in recipes for s in at(name, 0.5, k=1, task=asked, lam=(lams or {}).get(name))]
+    run = RunFile.load(synthetic.write_run(tmp_path / experiment_name, made, recipes=recipes))
+    entries = [entry.model_copy(update=(change or {}).get(entry.point, {})) for entry in run.entries]
+    return matched(EXPERIMENTS[experiment_name], run.model_copy(update={"entries": tuple(entries)})), made
+
+
+def linear(lam, instruct="i", thinking="t", **more):
+    return {
+        "method": "linear",
+        "lambda": lam,
+        "sources": {"instruct": {"model": instruct}, "thinking": {"model": thinking}},
+    } | more
+
+
+def test_a_printed_point_is_found_by_what_it_is_whatever_the_run_calls_it(tmp_path):
+    no_ffn = [{"sublayers": "ffn", "lambda": 0.0}]
+    made = asked_as("skip-ffn-0.8", Family("i", "t"), 36, profile("paper-4b"))["recipe"]["rules"]
+    recipes = {
+        "λ=1": linear(1.0),
+        "mine": linear(0.8),
+        "half of the vectors": linear(None) | {"weights": {"instruct": 0.2, "thinking": 0.8}, "rules": made},
+        "of other models": linear(0.8, instruct="x", rules=made),
+        "another part": linear(0.8, rules=no_ffn),
+    }
+    found, samples = entries_of(tmp_path, "figure5", recipes)
+    assert {own: name for (_, own), name in found.names.items()} == {
+        "λ=1": "λ=1", "mine": "λ=0.8", "half of the vectors": "skip-ffn-0.8",
+    }  # fmt: skip
+    rows = {(r.point, r.statistic): r for r in compare(EXPERIMENTS["figure5"], samples, matched=found).rows}
+    ratio = rows["λ=0.8", "length, of Thinking's"]
+    assert (ratio.called, ratio.measured.value) == ("mine", 1.0)
+    assert rows["skip-attention-0.8", "length, of Thinking's"].verdict == "not measured"
+    run = synthetic.write_run(tmp_path / "shown", samples, recipes=recipes)
+    assert "λ=0.8 (here “mine”)" in invoke("figure5", "--from", run).stdout
+
+
+def test_a_printed_name_on_another_merge_gives_way_to_the_one_that_it_belongs_to(tmp_path):
+    recipes = {
+        "λ=0.6": linear(0.6),
+        "λ=0.8": linear(0.6, rules=[{"layers": "0-2", "lambda": 0.0}]),
+        "mine": linear(0.8),
+    }
+    found, samples = entries_of(tmp_path, "figure3", recipes)
+    assert found.names == {("aime25", "λ=0.6"): "λ=0.6", ("aime25", "mine"): "λ=0.8"}
+    assert found.others == {}
+    renamed = found.renamed(samples)
+    assert {(s.point, s.lam) for s in renamed} == {("λ=0.6", 0.6), ("λ=0.8", 0.8)}
+    assert len(renamed) == 60  # what only bears the name is left out
+
+
+def test_what_is_asked_otherwise_or_made_of_other_models_is_not_the_printed_point(tmp_path):
+    base = {"model": "Qwen/Qwen3-4B-Base"}
+    vectors = {"method": "task_arithmetic", "weights": {"instruct": 0.7, "thinking": 0.7}}
+    recipes = {
+        "λ=0.8": linear(0.8),
+        "λ=0.6": linear(0.6),
+        "ta": linear(None) | vectors | {"sources": linear(0)["sources"] | {"base": base}},
+    }
+    found, _ = entries_of(tmp_path, "table2", recipes, change={"λ=0.6": {"asking": {"budget_tokens": 512}}})
+    assert found.names == {
+        ("aime25", "λ=0.8"): "λ=0.8",
+        ("aime25", "ta"): "ta-base",
+    }  # the base is the pretrained model
+    assert found.others == {
+        ("aime25", "λ=0.6"): "asked otherwise than the printed one: budget_tokens",
+        ("aime25", "ta"): "another merge than the printed one: base is Qwen/Qwen3-4B-Base",
+    }
+
+
+def test_a_served_model_is_the_printed_point_where_the_run_knows_its_lambda_and_else_refused(tmp_path):
+    served = {f"tiny@{lam}": {"base_url": "http://s/v1", "model": f"tiny@{lam}"} for lam in ("0", "0.8")}
+    recipes = {
+        "λ=0": served["tiny@0"],
+        "λ=0.8": served["tiny@0.8"],
+        "the same": served["tiny@0.8"],
+        "skip-ffn-0.8": {"base_url": "http://s/v1", "model": "no-ffn"},
+    }
+    found, _ = entries_of(tmp_path, "figure5", recipes)
+    assert found.names == {("aime25", "λ=0.8"): "λ=0.8"}
+    assert found.others == {("aime25", "skip-ffn-0.8"): "the run says its name and not what was merged"}
+    own = {"sampler": {"temperature": 0.7, "top_p": 0.8}}
+    found, _ = entries_of(
+        tmp_path / "own",
+        "table3",
+        {"λ=0": served["tiny@0"], "as published": served["tiny@0"]},
+        change={"as published": own},
+    )
+    assert found.names == {("aime25", "as published"): "Instruct, its own sampler"}
+
+
 def test_the_interval_of_a_difference_is_made_of_both():
     made = [s for point in ("λ=0.4", "λ=0.6") for s in at(point, 0.5625)]
     row = next(row for row in compare(EXPERIMENTS["figure3"], made).rows if row.statistic == "Mean@64" and row.measured)
@@ -270,7 +363,7 @@ def test_every_experiment_runs_on_the_tiny_pair(tmp_path, name):
     assert len(config.point_names) == len({m["point"] for m in curves["points"]})
     assert found["rows"] == []
     assert found["claims"]
-    assert others(experiment(name), RunFile.load(out / "run")) == {}
+    assert matched(experiment(name), RunFile.load(out / "run")).others == {}
     again = invoke(name, "--from", out / "run")
     assert again.exit_code == 0, again.exception
     assert f"arithmetic: {found['claims'][0]['claim']}: {found['claims'][0]['verdict']}" in again.stdout

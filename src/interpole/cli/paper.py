@@ -177,7 +177,7 @@ def _score(run: Path, *, show: bool) -> None:
 
 def _held(one: Experiment, run: Path, margin: float) -> Replication:
     """A run held against an experiment."""
-    from interpole.paper.same import others
+    from interpole.paper.same import matched
     from interpole.paper.verdicts import compare
     from interpole.runs.runfile import RunFile
     from interpole.runs.samples import read
@@ -185,7 +185,7 @@ def _held(one: Experiment, run: Path, margin: float) -> Replication:
     found = read(run, texts=False)
     if not found:
         raise RunError("the run has no finished samples yet", run, "run the sweep again; it goes on where it stopped")
-    return compare(one, found, margin=margin, others=others(one, RunFile.load(run)))
+    return compare(one, found, margin=margin, matched=matched(one, RunFile.load(run)))
 
 
 def _weigh(one: Experiment, family: Family, *, tiny: bool, dry_run: bool, as_json: bool) -> None:
@@ -259,10 +259,11 @@ def _cells(row: ComparedRow) -> list[str | Text]:
         return f"{scale * value:{sign},.{digits}f}"
 
     verdict = f"{row.verdict}: {row.reason}" if row.reason else row.verdict
+    point = f"{row.point} (here “{row.called}”)" if row.called else row.point
     if row.measured is None or row.difference is None:
-        return [row.point, row.statistic, number(row.printed), "–", "–", Text(verdict, "dim")]
+        return [point, row.statistic, number(row.printed), "–", "–", Text(verdict, "dim")]
     change = Text.assemble(
         f"{number(row.difference.value, '+')} ", (ends_text(row.difference, scale, digits, "+"), "dim")
     )
     style = {"agrees": "green", "differs": "red"}.get(row.verdict, "dim")
-    return [row.point, row.statistic, number(row.printed), number(row.measured.value), change, Text(verdict, style)]
+    return [point, row.statistic, number(row.printed), number(row.measured.value), change, Text(verdict, style)]

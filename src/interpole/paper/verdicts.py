@@ -16,7 +16,6 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from interpole.analysis.tables import PointMetrics
 from interpole.formats import plain
 from interpole.paper.experiments import Claim, Experiment
 from interpole.paper.printed import QUESTIONS, SAMPLES, Printed, sigmas
+from interpole.paper.same import Matched
 from interpole.records import Outcome, Sample
 
 __all__ = ["ComparedRow", "Heard", "Replication", "compare", "compare_sigmas", "to_json"]
@@ -53,6 +53,7 @@ class ComparedRow:
     difference: Interval | None  # measured − printed
     verdict: Verdict
     reason: str = ""  # why it cannot be told, or was not measured
+    called: str = ""  # what the run calls the point, where that is another name
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def compare(
     samples: Sequence[Sample],
     *,
     margin: float = 0.1,
-    others: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    matched: Matched | None = None,
 ) -> Replication:
     """Hold a run against an experiment: against its numbers where it has the paper's tasks, and always against its claims.
 
@@ -95,22 +96,18 @@ def compare(
         samples: of the run. Where a task has the grading `paper`, it is scored by that.
         margin: a difference that includes 0 is told only by an interval that is no wider: a share, or a part of the printed
             length. A claim that two points are alike holds where the interval lies within ± half of it.
-        others: (task, point) → why it is not the printed one, for all its name (`same.others`); it is compared with nothing.
+        matched: which points of the run are the printed ones (`same.matched`); None: those of their names.
 
     Raises:
         AnalysisError: samples of one point do not belong together.
     """
     asked = {sample.task for sample in samples}
-    own = [sample for sample in samples if (sample.task, sample.point) not in others]
+    own = samples if matched is None else matched.renamed(samples)
     tasks = {task: _measure(task, found) for task, found in _by(own, "task").items()}
     empty = _Measured({}, {}, "like-these")
     rows = [_row(row, tasks.get(row.task, empty), margin) for row in one.rows if row.task in asked]
-    rows = [
-        replace(row, verdict="not compared", reason=others[row.task, row.point])
-        if (row.task, row.point) in others
-        else row
-        for row in rows
-    ]
+    if matched is not None:
+        rows = [_as_matched(row, matched) for row in rows]
     claims = [_ask(claim, task, found, margin) for task, found in tasks.items() for claim in one.claims]
     return Replication(tuple(rows), tuple(heard for heard in claims if heard))
 
@@ -188,6 +185,13 @@ def _row(row: Printed, found: _Measured, margin: float) -> ComparedRow:
     wide = (change.high - change.low) / scale > margin
     reason = f"the interval is wider than {100 * margin:g} {'%' if row.statistic == 'tokens' else 'points'}"
     return ComparedRow(*head, value, change, "cannot tell" if wide else "agrees", reason if wide else "")
+
+
+def _as_matched(row: ComparedRow, matched: Matched) -> ComparedRow:
+    """With what the run calls the point, or why that of its name is another."""
+    if what := matched.others.get((row.task, row.point)):
+        return replace(row, verdict="not compared", reason=what)
+    return replace(row, called=matched.called(row.task, row.point))
 
 
 def _value(row: Printed, point: PointMetrics, found: _Measured) -> Interval | str:
