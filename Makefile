@@ -11,7 +11,7 @@ IFEVAL := $(PIP) --no-deps lm_eval && (test -d .venv/nltk_data || ( \
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE # where it is set, every process that the tests start compiles the sources again
 
-.PHONY: demo test fuzz test-ray test-package test-vllm gpu-smoke lint check docs site bench-merge constraints constraints-vllm clean
+.PHONY: demo test fuzz test-ray test-package test-vllm gpu-smoke lint check docs site notebook picture bench-merge constraints constraints-vllm clean
 
 demo: $(STAMP)
 	.venv/bin/interpole demo
@@ -45,9 +45,19 @@ check: lint test
 docs: $(STAMP)
 	$(PY) -m interpole.cli.reference > docs/cli.md
 
-site: $(STAMP) # these pages as a site in build/site; a link that leads nowhere fails it
+site: demo/run/report.html # these pages as a site in build/site, with the demo's; a link that leads nowhere fails it
 	$(PIP) -e '.[docs]'
 	$(PY) -m sphinx -E -W --keep-going -n -q -d build/doctrees docs build/site
+
+notebook: $(STAMP) # run docs/notebooks as they stand; NB=--overwrite stores what they print
+	$(PIP) -e '.[docs]'
+	$(PY) -m pytest --nbmake $(NB) docs/notebooks
+
+picture: demo/run/report.html # the README's
+	$(PY) benchmarks/picture.py demo/run docs/images/dial.svg
+
+demo/run/report.html: | $(STAMP)
+	.venv/bin/interpole demo
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv: torch, transformers and the rest, about two minutes and 2 GB; once"

@@ -4,6 +4,7 @@ import re
 import tomllib
 from os.path import normpath, relpath
 from pathlib import Path, PurePosixPath
+from shutil import copyfile
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,7 +16,8 @@ author = PROJECT["authors"][0]["name"]
 copyright = author
 release = version = PROJECT["version"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # notebooks are shown with the outputs they have; `make notebook` runs them
 myst_heading_anchors = 3  # links to headings are those of GitHub
 default_role = "code"  # a word between single backticks in a docstring
 autodoc_preserve_defaults = True
@@ -52,7 +54,7 @@ def rewritten(text: str, folder: str, page_folder: str) -> str:
 
 
 def setup(app: Any) -> None:
-    """Have links rewritten as pages are read."""
+    """Have links rewritten as pages are read, and the demo's report put beside the page that shows it."""
 
     def page(_: Any, name: str, source: list[str]) -> None:
         folder = str(PurePosixPath("docs", name).parent)
@@ -61,5 +63,10 @@ def setup(app: Any) -> None:
     def included(_: Any, path: Path, __: str, source: list[str]) -> None:
         source[0] = rewritten(source[0], normpath(PurePosixPath("docs", path).parent), "docs")
 
+    def with_report(_: Any, failed: Exception | None) -> None:
+        if failed is None:
+            copyfile(ROOT / "demo/run/report.html", Path(app.outdir, "demo-report.html"))
+
+    app.connect("build-finished", with_report)
     app.connect("source-read", page)
     app.connect("include-read", included)

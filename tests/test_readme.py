@@ -52,7 +52,9 @@ def test_every_command_and_option_that_a_page_names_exists():
         for name, command in commands(get_command(app), "interpole")
     }
     groups = {name[:2] for name in options if len(name) == 3}
-    options |= {name: {"--help"} for name in [*groups, ("interpole", "--help")]}
+    options |= {name: {"--help"} for name in groups}
+    options |= {("interpole", one): {one} for parameter in get_command(app).params for one in parameter.opts}
+    options[("interpole", "--help")] = {"--help"}
     wrong, found = [], 0
     for page in PAGES:
         for words in commands_in(page.read_text()):
@@ -71,18 +73,11 @@ def test_every_target_it_names_is_in_the_makefile():
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-def test_every_file_in_its_tree_is_there():
-    tree = re.search(r"```\n(src/interpole/.*?)```", README, re.S)[1]
-    for line in tree.splitlines()[1:]:
-        parent = ROOT if not line.startswith(("├", "└")) else ROOT / "src/interpole"
-        for name in re.findall(r"([a-z0-9_]+(?:\.py|/))(?=[, ])", line):
-            assert (parent / name).exists(), name
-
-
 def test_every_page_of_the_site_is_in_its_contents():
     trees = re.findall(r"^```\{toctree\}\n(.*?)^```", (ROOT / "docs/index.md").read_text(), re.S | re.M)
     listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
-    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in PAGES[1:]}
+    sources = [*PAGES[1:], *(ROOT / "docs").rglob("*.ipynb")]
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in sources}
     assert sorted(listed) == sorted(pages - {"index"})
     assert not pages & {"search", "genindex"}, "Sphinx writes pages of these names"
 
