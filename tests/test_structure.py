@@ -239,6 +239,16 @@ def test_functions_fit_a_screen():
     assert [(inside(path), one.name) for path, one in functions if one.end_lineno - one.lineno > 80] == []
 
 
+def test_more_than_six_values_are_not_handed_over_by_position():
+    calls = [(path, node) for path in MODULES for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    values = {  # words that are said one after another, as of a command line, are no such values
+        f"{inside(path)}:{call.lineno}": sum(not isinstance(a, ast.Constant | ast.Starred) for a in call.args)
+        for path, call in calls
+        if path.name != "kernels.py"  # a function in C knows no names
+    }
+    assert [where for where, num in values.items() if num > 6] == []
+
+
 def test_every_command_is_explained_and_the_reference_is_up_to_date():
     from typer.main import get_command
 

@@ -79,10 +79,10 @@ def test_a_contrast_pairs_what_differs_in_one_column_alone():
     rows = [row("qwen3", seed, 0.4 + 0.1 * seed, 0.01, common=0.0) for seed in range(3)]
     rows += [row("qwen3", seed, 0.6 + 0.1 * seed, 0.01, common=1.0) for seed in range(3)]
     rows += [row("qwen3", 3, 0.0, 0.01, common=0.0), row("qwen3", 0, 9.0, common=1.0, width=32)]  # without a partner
-    word, numbers = contrast("λ=0.8", "think", "common", 0.0, 1.0, low=0.1)(rows)
+    word, numbers = contrast("common", 0.0, 1.0, between("λ=0.8", "think", low=0.1))(rows)
     assert word == "holds"
     assert numbers.startswith("qwen3 0.200 [")
-    assert contrast("λ=0.8", "think", "common", 0.0, 1.0, high=0.1)(rows).word == "does not hold"
+    assert contrast("common", 0.0, 1.0, between("λ=0.8", "think", high=0.1))(rows).word == "does not hold"
 
 
 def test_the_parabola_through_three_margins_crosses_zero_where_numpy_says():

@@ -285,15 +285,14 @@ def test_fewer_questions_than_the_papers_are_a_sample_of_such_questions():
 
 def test_two_runs_of_one_model_agree_as_often_as_an_interval_says():
     """The printed value is drawn as the paper's was, the run like it; the difference is 0, and 95 % of intervals hold it."""
-    from interpole.analysis.intervals import proportion, share_interval
-    from interpole.paper.verdicts import _minus
+    from interpole.analysis.intervals import minus, proportion, share_interval
 
     rng, held, rounds = np.random.default_rng(1), 0, 400
     for _ in range(rounds):
         chances = rng.beta(0.8, 0.5, 30)
         old, new = (rng.binomial(k, chances) / k for k in (64, 16))
         within = new * (1 - new) / 15
-        held += _minus(share_interval(new, 16, within), proportion(round(old.mean(), 3), 30 * 64)).includes(0)
+        held += minus(share_interval(new, 16, within), proportion(round(old.mean(), 3), 30 * 64)).includes(0)
     assert held / rounds >= 0.95
 
 

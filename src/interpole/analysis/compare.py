@@ -78,7 +78,20 @@ def compare(
                     for metric in ("mean", "tokens", "think")
                 )
                 forced = "".join(map(_forced, sides))
-                found.append(Comparison(task, names[0], name, accuracy, tokens, think, math.nan, math.nan, forced, ""))
+                found.append(
+                    Comparison(
+                        task=task,
+                        a=names[0],
+                        b=name,
+                        accuracy=accuracy,
+                        tokens=tokens,
+                        think=think,
+                        p_adjusted=math.nan,
+                        detectable=math.nan,
+                        verdict=forced,
+                        takes="",
+                    )
+                )
     if not found:
         raise AnalysisError(f"no task has {names[0]!r} and another of the points", remedy="sweep them on one task")
     return [

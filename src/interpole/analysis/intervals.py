@@ -26,6 +26,7 @@ __all__ = [
     "ends_text",
     "expanded_level",
     "interval_text",
+    "minus",
     "percentiles",
     "proportion",
     "random_effects",
@@ -73,6 +74,16 @@ def interval_text(interval: Interval, scale: float = 1.0, digits: int = 1, sign:
     """A value with its ends as text, `61.3 % [58.0, 64.4]`; `unit` follows the value, the rest is as of `ends_text`."""
     value = f"{round(scale * interval.value, digits) + 0.0:{sign},.{digits}f}{unit}"
     return f"{value} {ends_text(interval, scale, digits, sign)}".rstrip()
+
+
+def minus(a: Interval, b: Interval) -> Interval:
+    """The difference of two independent estimates (MOVER: Newcombe, Statistics in Medicine 1998; Zou & Donner, ibid. 2008).
+
+    d = a − b,   d − √((a − a_low)² + (b_high − b)²)  to  d + √((a_high − a)² + (b − b_low)²)
+    """
+    value = a.value - b.value
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    return Interval(value, low, value + math.hypot(a.high - a.value, b.value - b.low))
 
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)

@@ -87,7 +87,9 @@ def live_points(
         if len(rows) >= FEWEST_QUESTIONS:
             here, part = cells.take(rows), weights[rows] / weights[rows].sum()
             answered = [of_point[name][key] for key in here.keys]
-            found.append(_live(name, policy, answered, here, part, grading, seed))
+            found.append(
+                _live(name=name, policy=policy, answered=answered, cells=here, weights=part, grading=grading, seed=seed)
+            )
     return tuple(found)
 
 

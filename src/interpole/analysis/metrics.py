@@ -153,7 +153,16 @@ def measure(
         tables = [_table(group, grading) for group in ordered]
         chances = _membership(tables, resamples, seed)
         for group, table, chance in zip(ordered, tables, chances, strict=True):
-            found = _point_metrics(group, table, num_asked, votes, grading, estimand, resamples, seed)
+            found = _point_metrics(
+                group=group,
+                table=table,
+                num_asked=num_asked,
+                votes=votes,
+                grading=grading,
+                estimand=estimand,
+                resamples=resamples,
+                seed=seed,
+            )
             measured.append(replace(found, on_front=chance))
     return measured
 
@@ -227,9 +236,17 @@ def difference(
         _lengths(change, within, resamples, seed) if metric == "tokens" else change_interval(change, samples, within)
     )
     return Difference(
-        tables[0].point, tables[1].point, metric, found.interval, len(change), len(either) - len(change), found.error,
-        power_reach(found.freedom) * found.error, found.freedom, float(np.sum(noise)) / len(change) ** 2,
-    )  # fmt: skip
+        a=tables[0].point,
+        b=tables[1].point,
+        metric=metric,
+        value=found.interval,
+        num_questions=len(change),
+        num_unpaired=len(either) - len(change),
+        standard_error=found.error,
+        detectable=power_reach(found.freedom) * found.error,
+        freedom=found.freedom,
+        sampling_variance=float(np.sum(noise)) / len(change) ** 2,
+    )
 
 
 def pass_at(num_samples: Array, num_correct: Array, k: int) -> Array:
@@ -307,14 +324,14 @@ def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
     questions: dict[tuple[str, str], int] = {}
     row = np.array([questions.setdefault((s.task, s.problem_id), len(questions)) for s in usable], dtype=np.int64)
     return _Table(
-        samples[0].point if samples else "",
-        questions,
-        row,
-        np.array([score_of(s, grading) for s in usable], dtype=np.float64),
-        np.array([s.num_tokens for s in usable], dtype=np.float64),
-        np.array([s.closed for s in usable], dtype=np.float64),
-        np.array([s.outcome in FORMAT_FAILURES for s in usable], dtype=np.float64),
-        [answer_of(s, grading) for s in usable],
+        point=samples[0].point if samples else "",
+        questions=questions,
+        row=row,
+        score=np.array([score_of(s, grading) for s in usable], dtype=np.float64),
+        tokens=np.array([s.num_tokens for s in usable], dtype=np.float64),
+        closed=np.array([s.closed for s in usable], dtype=np.float64),
+        malformed=np.array([s.outcome in FORMAT_FAILURES for s in usable], dtype=np.float64),
+        answers=[answer_of(s, grading) for s in usable],
     )
 
 

@@ -70,7 +70,16 @@ def predict(lams: Array, probabilities: Array, margins: Array, *, resamples: int
     if (drop := float(np.max(np.maximum.accumulate(shares) - shares))) > NOTED_FALL:
         notes.append(f"P falls by {100 * drop:.1f} points somewhere: the curve goes on level there")
     on, mid, off = found
-    return Curve(lams, shares, margins.mean(axis=0), on, mid, off, num, tuple(notes))
+    return Curve(
+        lams=lams,
+        shares=shares,
+        margins=margins.mean(axis=0),
+        on=on,
+        mid=mid,
+        off=off,
+        num_questions=num,
+        notes=tuple(notes),
+    )
 
 
 def next_lam(

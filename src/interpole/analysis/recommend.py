@@ -32,7 +32,7 @@ from interpole.analysis.choices import (
     reason,
     warnings,
 )
-from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, proportion
+from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, minus, proportion
 from interpole.analysis.metrics import POWER, difference, measure, rows_and_samples
 from interpole.analysis.selection import chosen, critical, noise, optimism
 from interpole.analysis.tables import CurveRow
@@ -180,7 +180,16 @@ def _measured(
     for m in measure(samples, resamples=resamples, seed=seed):
         if m.num_questions:
             capped, name = m.outcomes[Outcome.TRUNCATED] / m.num_samples, m.point if m.lam is None else ""
-            found = Choice(m.lam, m.mean, m.tokens, "measured", m.think.value, m.tokens_p95, capped, name)
+            found = Choice(
+                lam=m.lam,
+                accuracy=m.mean,
+                tokens=m.tokens,
+                source="measured",
+                think=m.think.value,
+                tokens_p95=m.tokens_p95,
+                capped=capped,
+                point=name,
+            )
             at.setdefault((m.lam or 0.0, name), []).append(found)
     for row in rows if not samples else ():
         if row.mean is not None and row.tokens is not None:
@@ -188,14 +197,14 @@ def _measured(
             at.setdefault((row.lam, ""), []).append(Choice(row.lam, _row_accuracy(row), tokens, "measured", row.think))
     choices = [
         Choice(
-            values[0].lam,
-            average([one.accuracy for one in values]),
-            average([one.tokens for one in values]),
-            "measured",
-            float(np.mean([one.think for one in values])),
-            max(one.tokens_p95 for one in values),
-            max(one.capped for one in values),
-            name,
+            lam=values[0].lam,
+            accuracy=average([one.accuracy for one in values]),
+            tokens=average([one.tokens for one in values]),
+            source="measured",
+            think=float(np.mean([one.think for one in values])),
+            tokens_p95=max(one.tokens_p95 for one in values),
+            capped=max(one.capped for one in values),
+            point=name,
         )
         for (_, name), values in sorted(at.items())
         if len(values) == len(tasks)
@@ -387,4 +396,4 @@ def _key(sample: Sample) -> Key:
 def _overlap(a: Interval, b: Interval) -> bool:
     """Whether two independent estimates differ by no more than their facing half-widths in quadrature."""
     lower, upper = sorted((a, b))
-    return upper.value - lower.value <= math.hypot(upper.value - upper.low, lower.high - lower.value)
+    return minus(upper, lower).low <= 0

@@ -124,15 +124,18 @@ def route(
     rivals = [(change, policy) for (_, change), policy in zip(found, chosen, strict=True) if not policy.is_bound]
     adjusted = dict(zip((p.name for _, p in rivals), holm([_p_value(change) for change, _ in rivals]), strict=True))
     return Routes(
-        "+".join(tasks), len(cells), cells.num_left_out, cells.scores.shape[2],
-        tuple(zip(cells.lams.tolist(), means.tokens.tolist(), means.accuracy.tolist(), strict=True)),
-        tuple(cells.lams[vertices].tolist()),
-        tuple(
+        task="+".join(tasks),
+        num_questions=len(cells),
+        num_left_out=cells.num_left_out,
+        num_samples=cells.scores.shape[2],
+        static=tuple(zip(cells.lams.tolist(), means.tokens.tolist(), means.accuracy.tolist(), strict=True)),
+        on_hull=tuple(cells.lams[vertices].tolist()),
+        policies=tuple(
             _judged(policy, points, change, adjusted.get(policy.name, math.nan))
             for policy, (points, change) in zip(chosen, found, strict=True)
         ),
-        live_points(samples, policies, cells, weights, grading=grading, seed=seed),
-    )  # fmt: skip
+        live=live_points(samples, policies, cells, weights, grading=grading, seed=seed),
+    )
 
 
 def to_json(routes: Routes) -> dict[str, Any]:
@@ -222,4 +225,12 @@ def _judged(policy: Policy, points: tuple[PricePoint, ...], change: Change, p_ad
         verdict = f"beats every static λ and every mix of two at equal tokens: {text}"
     else:
         verdict = f"worse than static λ at equal tokens: {text}"
-    return Scored(policy.name, policy.what, policy.is_bound, points, gain, p_adjusted, verdict)
+    return Scored(
+        name=policy.name,
+        what=policy.what,
+        is_bound=policy.is_bound,
+        points=points,
+        gain=gain,
+        p_adjusted=p_adjusted,
+        verdict=verdict,
+    )

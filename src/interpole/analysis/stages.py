@@ -131,7 +131,18 @@ def find_stages(
         evidence = seen(resamples=resamples, seed=seed + index)
         transitions[task] = find_transition(evidence)
         by_lam = {row.lam: [s for s in own if s.lam == row.lam] for row in mine} if own else {}
-        found.append(_task_stages(mine, by_lam, evidence, transitions[task], sigma, margin, resamples, seed))
+        found.append(
+            _task_stages(
+                rows=mine,
+                samples=by_lam,
+                evidence=evidence,
+                found=transitions[task],
+                sigma=sigma,
+                margin=margin,
+                resamples=resamples,
+                seed=seed,
+            )
+        )
     return [*found, _pooled(found, transitions)]
 
 
@@ -198,9 +209,19 @@ def _from_transition(
 ) -> Stages:
     """The record, before the tests of stage 3 and of failures."""
     return Stages(
-        task, found.on, found.mid, found.off, stage2, found.method, found.links, found.fits, found.misfit, found.refusal,
-        found.notes, needs,
-    )  # fmt: skip
+        task=task,
+        lambda_on=found.on,
+        lambda_mid=found.mid,
+        lambda_off=found.off,
+        stage2=stage2,
+        method=found.method,
+        links=found.links,
+        fits=found.fits,
+        misfit=found.misfit,
+        refusal=found.refusal,
+        notes=found.notes,
+        needs=needs,
+    )
 
 
 def _needs(rows: Sequence[CurveRow], samples: ByLam, evidence: Evidence) -> tuple[str, ...]:
@@ -244,7 +265,17 @@ def step(
         verdict = "over-thinking"
     elif accuracy.chance() > 1 - ALPHA:
         verdict = "worth it"
-    return Step(lam, to, tokens.value, accuracy.value, accuracy.detectable, margin, p_longer, p_gain, verdict)
+    return Step(
+        lam=lam,
+        to=to,
+        tokens=tokens.value,
+        accuracy=accuracy.value,
+        detectable=accuracy.detectable,
+        margin=margin,
+        p_longer=p_longer,
+        p_gain=p_gain,
+        verdict=verdict,
+    )
 
 
 def _verbose(rows: Sequence[CurveRow]) -> Iterator[Signature]:

@@ -118,7 +118,17 @@ def curve(metrics: Iterable[PointMetrics]) -> list[CurveRow]:
             )
         vote = None if m.vote is None else m.vote.value
         rows[m.task, m.lam] = CurveRow(
-            m.task, m.lam, m.think.value, m.num_questions, m.k, *m.mean, m.pass_at[-1].value, vote, m.tokens.value
+            task=m.task,
+            lam=m.lam,
+            think=m.think.value,
+            questions=m.num_questions,
+            samples=m.k,
+            mean=m.mean.value,
+            mean_low=m.mean.low,
+            mean_high=m.mean.high,
+            pass_=m.pass_at[-1].value,
+            vote=vote,
+            tokens=m.tokens.value,
         )
     place = {task: number for number, task in enumerate(dict.fromkeys(task for task, _ in rows))}
     return sorted(rows.values(), key=lambda row: (place[row.task], row.lam))

@@ -52,20 +52,18 @@ class Evidence:
     tested: Array | None = None  # (L,) trials that the tests of a bracket count; None: `trials`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
     """λ at which Think #R is 5 %, 50 % and 95 %; `None` where that cannot be said, with the reason in `notes`."""
 
-    on: Interval | None
-    mid: Interval | None
-    off: Interval | None
-    method: Literal[
-        "curve", "bracket", "random effects", "none"
-    ]  # ends are 95 % intervals but for a bracket's, which are bounds
-    misfit: float  # largest distance between an observed share and the best curve; NaN where none was fitted
-    fits: bool  # whether a curve is good enough
-    refusal: str  # why there is no answer at all; "" where there is one
-    notes: tuple[str, ...]
+    on: Interval | None = None
+    mid: Interval | None = None
+    off: Interval | None = None
+    method: Literal["curve", "bracket", "random effects", "none"]  # a bracket's ends are bounds, others' 95 % intervals
+    misfit: float = math.nan  # largest distance between an observed share and the best curve; NaN where none was fitted
+    fits: bool = False  # whether a curve is good enough
+    refusal: str = ""  # why there is no answer at all; "" where there is one
+    notes: tuple[str, ...] = ()
     links: Mapping[str, float] = field(default_factory=dict)  # link → its weight in the average
 
 
@@ -121,7 +119,13 @@ def from_rows(rows: Sequence[CurveRow], *, resamples: int = 2000, seed: int = 0)
         lams, shares, _ = _binned(lams, shares, np.full(len(rows), float(PRINTED_TRIALS)))
         trials = np.full(len(lams), float(PRINTED_TRIALS))
         return Evidence(
-            lams, shares, trials, None, PRINTED_TRIALS, seed, "no intervals: questions or samples not given"
+            lams=lams,
+            shares=shares,
+            trials=trials,
+            draws=None,
+            num_questions=PRINTED_TRIALS,
+            seed=seed,
+            caveat="no intervals: questions or samples not given",
         )
     units = np.array([questions * k / (1 + (k - 1) * TABLE_ALIKE) for questions, k in counts])
     each = np.array([questions * k for questions, k in counts], dtype=np.float64)
@@ -134,7 +138,16 @@ def from_rows(rows: Sequence[CurveRow], *, resamples: int = 2000, seed: int = 0)
         "intervals take the responses of one question, which a table does not tell apart, as alike by "
         f"{TABLE_ALIKE:g}: those of the run's samples are mostly shorter"
     )
-    return Evidence(lams, shares, trials, draws, min(questions for questions, _ in counts), seed, caveat, tested)
+    return Evidence(
+        lams=lams,
+        shares=shares,
+        trials=trials,
+        draws=draws,
+        num_questions=min(questions for questions, _ in counts),
+        seed=seed,
+        caveat=caveat,
+        tested=tested,
+    )
 
 
 def _binned(lams: Array, shares: Array, counts: Array) -> tuple[Array, Array, Array]:
@@ -153,7 +166,7 @@ def pool(found: Sequence[Transition]) -> Transition:
     """
     shown = [one for one in found if not one.refusal]
     if not shown:
-        return Transition(None, None, None, "none", math.nan, False, "no task shows a transition", ())
+        return Transition(method="none", refusal="no task shows a transition")
     if len(shown) == 1:
         return shown[0]
     boundaries, notes = list[Interval | None](), list[str]()
@@ -170,7 +183,8 @@ def pool(found: Sequence[Transition]) -> Transition:
         note for one in shown for note in one.notes if note.startswith(("intervals", "no intervals"))
     )
     on, mid, off = boundaries
-    return Transition(on, mid, off, "random effects", misfit, all(one.fits for one in shown), "", tuple(notes))
+    fits = all(one.fits for one in shown)
+    return Transition(on=on, mid=mid, off=off, method="random effects", misfit=misfit, fits=fits, notes=tuple(notes))
 
 
 def find_transition(evidence: Evidence) -> Transition:
@@ -190,7 +204,7 @@ def find_transition(evidence: Evidence) -> Transition:
     lams, shares = evidence.lams, evidence.shares
     reasons = [_unreached(lams, shares, level) for level in LEVELS]
     if len(lams) < 2 or all(reasons) or _slope(lams, shares) <= 0:
-        return Transition(None, None, None, "none", math.nan, False, _refusal(lams, shares), ())
+        return Transition(method="none", refusal=_refusal(lams, shares))
     notes = [evidence.caveat] if evidence.caveat else []
     inside = (shares > LEVELS[0]) & (shares < LEVELS[2])
     if inside.sum() < 2:
@@ -203,7 +217,8 @@ def find_transition(evidence: Evidence) -> Transition:
         return _bracketed(evidence, reasons, misfit, [_misfit_note(shares, misfit), *notes])
     on, mid, off = (None if r else x for r, x in zip(reasons, _averaged(evidence, fitted, weight), strict=True))
     links = {link: round(w, 3) for link, w in sorted(weight.items(), key=lambda one: -one[1]) if w >= LIGHT}
-    return Transition(on, mid, off, "curve", misfit, True, "", (*filter(None, reasons), *notes), links)
+    said = (*filter(None, reasons), *notes)
+    return Transition(on=on, mid=mid, off=off, method="curve", misfit=misfit, fits=True, notes=said, links=links)
 
 
 def _design_effect(each: Array, present: Array, shares: Array, total: Array) -> float:
@@ -292,8 +307,8 @@ def _bracketed(evidence: Evidence, reasons: Sequence[str], misfit: float, notes:
             else (float(min(low, high, value)), float(max(low, high, value)))
         )
         found.append(Interval(value, *ends))
-    on, mid, off = found
-    return Transition(on, mid, off, "bracket", misfit, False, "", (*filter(None, reasons), *extra, *notes))
+    said = (*filter(None, reasons), *extra, *notes)
+    return Transition(on=found[0], mid=found[1], off=found[2], method="bracket", misfit=misfit, notes=said)
 
 
 def _read_off(lams: Array, rising: Array, level: float) -> float:

@@ -123,7 +123,17 @@ def parse_response(
     )
     spans = _spans(response, text, marks, last, prompt_opens_thinking) if thought else _whole(response, text)
     after = text.rpartition(markers.close)[2].strip() if markers.close in text else text
-    return ParsedResponse(text, thinking, answer, outcome, closed, pseudo_close, near, after, spans)
+    return ParsedResponse(
+        response=text,
+        thinking=thinking,
+        answer=answer,
+        outcome=outcome,
+        closed=closed,
+        pseudo_close=pseudo_close,
+        near_close=near,
+        after_last_marker=after,
+        spans=spans,
+    )
 
 
 def _outcome(

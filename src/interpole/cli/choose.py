@@ -305,6 +305,7 @@ def _show_confirmed(found: Confirmation | None, num_questions: int) -> None:
     """The winner's own numbers, and how it differs from the dial; or that there are none."""
     from interpole.analysis.intervals import interval_text
     from interpole.cli.show import console
+    from interpole.sweep.config import dial_lam
 
     if found is None:
         console.print(
@@ -323,7 +324,7 @@ def _show_confirmed(found: Confirmation | None, num_questions: int) -> None:
             "looked at, the less an interval holds."
         )
     for one in found.changes:
-        rival = "the dial's point" if one.a.startswith("λ=") else f"{one.a}, what was measured beside"
+        rival = "the dial's point" if dial_lam(one.a) is not None else f"{one.a}, what was measured beside"
         console.print(f"  {one.task}, against {rival} for the same goal: {one.verdict}.")
         console.print(f"  {one.takes}.", style="dim")
     console.print()

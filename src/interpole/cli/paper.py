@@ -106,11 +106,11 @@ def paper(
     config = _written(one, made, folder)
     if not no_doctor:
         examine(config)
-    guess = guess_tokens or mean_tokens(one, config)
+    guess, rate = guess_tokens or mean_tokens(one, config), tokens_per_second
     if dry_run:
-        say_costs(config, folder / "run", guess, tokens_per_second, as_json=as_json)
+        say_costs(config, folder / "run", guess, rate, as_json=as_json)
         return
-    _say_cost_briefly(config, folder / "run", guess, tokens_per_second)
+    _say_cost_briefly(config, folder / "run", guess_tokens=guess, tokens_per_second=rate)
     summary = ran(config, folder / "run", doctor=False)
     _score(folder / "run", show=not as_json)
     _show(one, _held(one, folder / "run", margin), made.left_out, as_json=as_json, run=str(folder / "run"))
@@ -153,13 +153,13 @@ def _written(one: Experiment, made: Design, folder: Path) -> SweepConfig:
     return SweepConfig.load(path, trust=True)
 
 
-def _say_cost_briefly(config: SweepConfig, run: Path, guess: float | None, tokens_per_second: float | None) -> None:
+def _say_cost_briefly(config: SweepConfig, run: Path, **known: float | None) -> None:
     """What is left to generate, on stderr."""
     from interpole.sweep.estimate import estimate
     from interpole.sweep.run import plan
 
     planned = plan(config, run)
-    cost = estimate(config, run, planned, guess_tokens=guess, tokens_per_second=tokens_per_second)
+    cost = estimate(config, run, planned, **known)
     typer.echo(f"{cost.num_samples:,} responses to generate", err=True)
     for line in cost_sentences(cost):
         typer.echo(line, err=True)

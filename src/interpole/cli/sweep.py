@@ -112,12 +112,12 @@ def sweep(
     changed, share = _changed(also=also, fresh=fresh, adaptive=adaptive), _share(shard, ray, adaptive=adaptive)
     if show_prompt:
         return _show_prompt(config)
+    common = {"doctor": not no_doctor, "as_json": as_json}
     if dry_run:
-        return say_costs(config, out, guess_tokens, tokens_per_second, as_json, changed, share, doctor=not no_doctor)
+        return say_costs(config, out, guess_tokens, tokens_per_second, changed=changed, shard=share, **common)
     if adaptive:
-        spending = (goal, rounds, budget_tokens, budget_samples)
-        return _start_adaptive(config, out, *spending, doctor=not no_doctor, as_json=as_json)
-    return start(config, out, doctor=not no_doctor, as_json=as_json, changed=changed, shard=share, ray=ray)
+        return _start_adaptive(config, out, goal, rounds, (budget_tokens, budget_samples), **common)
+    return start(config, out, changed=changed, shard=share, ray=ray, **common)
 
 
 def _triangle(
@@ -321,11 +321,10 @@ def _start_adaptive(
     out: Path,
     goal: str,
     rounds: int,
-    budget_tokens: float | None,
-    budget_samples: int | None,
+    budget: tuple[float | None, int | None],
     *,
-    doctor: bool = True,
-    as_json: bool = False,
+    doctor: bool,
+    as_json: bool,
 ) -> None:
     """Run an adaptive sweep, and say what it recommends, what it spent and what it saved."""
     from interpole.analysis.recommend import recommend
@@ -344,8 +343,9 @@ def _start_adaptive(
     if doctor:
         examine(config)
     _say_where_the_key_goes(config)
-    spending = Spending(budget_tokens, budget_samples)
-    found = run(config, out, wanted, rounds=rounds, spending=spending, tell=lambda text: typer.echo(text, err=True))
+    found = run(
+        config, out, wanted, rounds=rounds, spending=Spending(*budget), tell=lambda text: typer.echo(text, err=True)
+    )
     metrics = score(out)
     chosen = recommend(found.samples, sources=ends(RunFile.load(out)), **wanted.options)
     if as_json:
@@ -377,13 +377,13 @@ def examine(config: SweepConfig) -> None:
 def say_costs(
     config: SweepConfig,
     out: Path,
-    guess_tokens: float | None = None,
-    tokens_per_second: float | None = None,
-    as_json: bool = False,
+    guess_tokens: float | None,
+    tokens_per_second: float | None,
+    *,
     changed: Changed = "refuse",
     shard: Shard | None = None,
-    *,
     doctor: bool = False,
+    as_json: bool,
 ) -> None:
     """Say what a sweep would do, what is there already and what the rest costs; first what the doctor says, if asked."""
     from dataclasses import asdict

@@ -106,7 +106,7 @@ def merge(
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
     share = None if shard is None else _parse_share(shard, ray)
     insisted = allow_non_finite or no_doctor
-    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream, card_from)
+    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream=stream, card_from=card_from)
     if dry_run:
         _say_what_it_takes(job, as_json=as_json)
         return

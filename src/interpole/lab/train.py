@@ -334,7 +334,19 @@ def train(
         MismatchError: it is of another architecture.
     """
     base_from = None if base is None else Path(base)
-    _whole(out, lambda folder: _train_into(folder, body, seed, schedule, progress, base_from, opens_thinking, terse))
+    _whole(
+        out,
+        lambda folder: _train_into(
+            folder=folder,
+            body=body,
+            seed=seed,
+            schedule=schedule,
+            progress=progress,
+            base_from=base_from,
+            opens=opens_thinking,
+            terse=terse,
+        ),
+    )
 
 
 def train_model(recipe: Model, out: StrPath, base: StrPath | None = None, progress: OnStep = lambda *_: None) -> None:

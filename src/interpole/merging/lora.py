@@ -183,7 +183,15 @@ def extract(
             partial = _hidden(Path(out), stack)
         try:
             partial.mkdir()
-            _write_weights(partial / WEIGHTS, near, far, plan, rank, DTYPE_NAMES[dtype], progress)
+            _write_weights(
+                path=partial / WEIGHTS,
+                near=near,
+                far=far,
+                plan=plan,
+                rank=rank,
+                dtype=DTYPE_NAMES[dtype],
+                progress=progress,
+            )
             _write_config(partial, base, near, plan, rank)
             _copy_assets(partial, base, merged)
             losses = _measure(near, far, Adapted(base, partial), plan, rank, progress)

@@ -20,7 +20,7 @@ from interpole.lab import shipped
 from interpole.merging.presets import preset
 from interpole.merging.rules import ablation
 from interpole.paper.printed import INSTRUCT, QUESTIONS, THIRDS, Printed, Statistic, printed
-from interpole.sweep.config import NOTHING, SweepConfig, dial_name
+from interpole.sweep.config import NOTHING, SweepConfig, dial_lam, dial_name
 from interpole.tasks import Profile, profile
 
 __all__ = [
@@ -111,7 +111,7 @@ class Experiment:
             row
             for row in printed(self.table)
             if (not self.only or row.statistic in self.only)
-            and (not self.dial or row.point == INSTRUCT or row.point.startswith("λ="))
+            and (not self.dial or row.point == INSTRUCT or dial_lam(row.point) is not None)
         ]
 
 
@@ -242,12 +242,12 @@ def design(
         InterpoleError: the layers of the models cannot be counted, or data are for a task that is not asked.
     """
     names = list(dict.fromkeys([*one.also, *(row.point for row in one.rows)]))
-    lambdas = sorted(float(name.removeprefix("λ=")) for name in names if name.startswith("λ="))
+    lambdas = sorted(lam for lam in map(dial_lam, names) if lam is not None)
     given = {key: value for key, value in settings.items() if value not in (None, {}, [])}
     points, left_out = [], {}
     depth = _depth(family) if any(name in THIRDS.values() for name in names) else DEPTH
     for name in names:
-        if name.startswith("λ="):
+        if dial_lam(name) is not None:
             continue
         if missing := _missing(name, family):
             left_out[name] = missing
@@ -314,8 +314,8 @@ def asked_as(name: str, family: Family, depth: int, paper: Profile) -> dict[str,
         depth: their number of layers.
         paper: whose sampler Instruct has when it is alone.
     """
-    if name.startswith("λ="):
-        return {"name": name, "recipe": {"lambda": float(name.removeprefix("λ="))}}
+    if (lam := dial_lam(name)) is not None:
+        return {"name": name, "recipe": {"lambda": lam}}
     point = _point(name, family, depth, paper)
     if "preset" not in point:
         return point

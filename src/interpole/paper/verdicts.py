@@ -1,9 +1,7 @@
 """Measured beside printed: the difference of each number with its interval and a verdict, and what the paper claims.
 
 A printed number is a sample too. Its own interval is that of a share in so many questions × samples, and the interval of the
-difference is made of both (MOVER: Newcombe, Statistics in Medicine 1998; Zou & Donner, ibid. 2008):
-
-    d = m − p,   d − √((m − m_low)² + (p_high − p)²)  to  d + √((m_high − m)² + (p − p_low)²)
+difference is made of both (`intervals.minus`).
 
 Where all of the paper's questions were asked at every point, both are about these questions, whose samples are independent.
 Where fewer were, both are about questions like these, whose samples resemble each other. docs/paper.md says what this takes
@@ -16,11 +14,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from interpole.analysis.intervals import ALIKE, UNKNOWN, Interval, interval_text, proportion, ratio_intervals
+from interpole.analysis.intervals import ALIKE, UNKNOWN, Interval, interval_text, minus, proportion, ratio_intervals
 from interpole.analysis.metrics import Difference, Estimand, difference
 from interpole.analysis.scoring import measured
 from interpole.analysis.stages import find_stages
@@ -30,6 +29,7 @@ from interpole.paper.experiments import Claim, Experiment
 from interpole.paper.printed import QUESTIONS, SAMPLES, Printed, sigmas
 from interpole.paper.same import Matched
 from interpole.records import Outcome, Sample
+from interpole.sweep.config import dial_name
 
 __all__ = ["ComparedRow", "Heard", "Replication", "compare", "compare_sigmas", "to_json"]
 
@@ -41,7 +41,7 @@ Verdict = Literal["agrees", "differs", "cannot tell", "not measured", "not compa
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRow:
     """One printed number with what was measured; lengths in tokens, all else as shares (σ as itself)."""
 
@@ -49,8 +49,8 @@ class ComparedRow:
     point: str
     statistic: str  # as the paper heads it
     printed: float
-    measured: Interval | None
-    difference: Interval | None  # measured − printed
+    measured: Interval | None = None
+    difference: Interval | None = None  # measured − printed
     verdict: Verdict
     reason: str = ""  # why it cannot be told, or was not measured
     called: str = ""  # what the run calls the point, where that is another name
@@ -121,17 +121,15 @@ def compare_sigmas(measured: Mapping[tuple[str, str], float], *, others: bool = 
     """
     rows, closest = [], ("Qwen3-4B-Instruct-2507", "Qwen3-4B-Thinking-2507")
     for a, b, sigma in sigmas():
+        row = partial(ComparedRow, task="weights", point=f"{a}, {b}", statistic="σ", printed=sigma)
         if (found := measured.get((a, b))) is None:
-            rows.append(
-                ComparedRow("weights", f"{a}, {b}", "σ", sigma, None, None, "not measured", "no such model was named")
-            )
+            rows.append(row(verdict="not measured", reason="no such model was named"))
             continue
         change = Interval(found - sigma, found - sigma - ROUNDED, found - sigma + ROUNDED)
         verdict: Verdict = "not compared" if others else "agrees" if change.includes(0) else "differs"
         reason = "the printed σ is of other models" if others else ""
-        rows.append(
-            ComparedRow("weights", f"{a}, {b}", "σ", sigma, Interval(found, found, found), change, verdict, reason)
-        )
+        exact = Interval(found, found, found)
+        rows.append(row(measured=exact, difference=change, verdict=verdict, reason=reason))
     apart = [sigma for names, sigma in measured.items() if len({*names} & {*closest}) == 1]
     if closest not in measured or not apart:
         return Replication(tuple(rows))
@@ -168,23 +166,25 @@ def _measure(task: str, samples: Sequence[Sample]) -> _Measured:
 
 def _row(row: Printed, found: _Measured, margin: float) -> ComparedRow:
     """One printed number beside the measured one."""
-    head = (row.task, row.point, row.name, row.value)
+    given = partial(ComparedRow, task=row.task, point=row.point, statistic=row.name, printed=row.value)
     point = found.points.get(row.point)
     if point is None or point.num_questions == 0:
-        return ComparedRow(*head, None, None, "not measured", "the run has no such point")
+        return given(verdict="not measured", reason="the run has no such point")
     value = _value(row, point, found)
     if isinstance(value, str):
-        return ComparedRow(*head, None, None, "not measured", value)
+        return given(verdict="not measured", reason=value)
     own = _printed_interval(row, value, point, found.estimand)
-    change = _minus(value, own)
+    change = minus(value, own)
+    both = partial(given, measured=value, difference=change)
     scale = row.value if row.statistic == "tokens" else 1.0
     if math.isnan(change.low):
-        return ComparedRow(*head, value, change, "cannot tell", "one question has no interval")
+        return both(verdict="cannot tell", reason="one question has no interval")
     if not change.includes(0):
-        return ComparedRow(*head, value, change, "differs")
-    wide = (change.high - change.low) / scale > margin
-    reason = f"the interval is wider than {100 * margin:g} {'%' if row.statistic == 'tokens' else 'points'}"
-    return ComparedRow(*head, value, change, "cannot tell" if wide else "agrees", reason if wide else "")
+        return both(verdict="differs")
+    if (change.high - change.low) / scale <= margin:
+        return both(verdict="agrees")
+    unit = "%" if row.statistic == "tokens" else "points"
+    return both(verdict="cannot tell", reason=f"the interval is wider than {100 * margin:g} {unit}")
 
 
 def _as_matched(row: ComparedRow, matched: Matched) -> ComparedRow:
@@ -211,9 +211,9 @@ def _value(row: Printed, point: PointMetrics, found: _Measured) -> Interval | st
 
 def _length(found: _Measured, point: str) -> Interval | str:
     """Tokens of a point as a share of Thinking's, on the questions that both answered."""
-    thinking = found.samples.get("λ=1")
+    thinking = found.samples.get(dial_name(1))
     if thinking is None:
-        return "the run has no point λ=1 to take the ratio to"
+        return f"the run has no point {dial_name(1)} to take the ratio to"
     sides = [_lengths(found.samples[point]), _lengths(thinking)]
     shared = [problem for problem in sides[0] if problem in sides[1]]
     top, bottom = (np.array([[side[problem]] for problem in shared]) for side in sides)
@@ -243,13 +243,6 @@ def _printed_interval(row: Printed, value: Interval, point: PointMetrics, estima
 def _trials(questions: int, samples: float, estimand: Estimand) -> float:
     """Independent trials that questions × samples are worth."""
     return questions * samples / (1.0 if estimand == "these" else 1 + (samples - 1) * ALIKE)
-
-
-def _minus(a: Interval, b: Interval) -> Interval:
-    """The difference of two independent estimates, from the intervals of both."""
-    value = a.value - b.value
-    low = math.hypot(a.value - a.low, b.high - b.value)
-    return Interval(value, value - low, value + math.hypot(a.high - a.value, b.value - b.low))
 
 
 # ── claims ──

@@ -102,4 +102,14 @@ def _of(one: PointMetrics) -> Iterator[Result]:
         if math.isfinite(number.value):
             value, low, high = (scale * part for part in (number.value, number.low, number.high))
             dataset = DATASETS.get(one.task, one.task)
-            yield Result(one.task, dataset, metric, name, value, low, high, one.num_questions, one.k)
+            yield Result(
+                task=one.task,
+                dataset=dataset,
+                metric=metric,
+                name=name,
+                value=value,
+                low=low,
+                high=high,
+                num_questions=one.num_questions,
+                num_samples=one.k,
+            )

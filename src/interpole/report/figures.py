@@ -58,8 +58,9 @@ def overview(
     names, series = tasks(points), ("mean", "pass", "think")
     title = "Accuracy and share of responses that think (%)"
     titles = {task: f"{task}: {title[0].lower()}{title[1:]}" if len(names) > 1 else title for task in names}
-    panels = [_panel(points, task, titles[task], series, bands, width, height) for task in names]
-    return alt.vconcat(*[p for p in panels if p is not None], spacing=28)
+    panels = [(task, _panel(points, task, series, bands)) for task in names]
+    sized = [p.properties(title=titles[task], width=width, height=height) for task, p in panels if p is not None]
+    return alt.vconcat(*sized, spacing=28)
 
 
 def panel(
@@ -67,13 +68,14 @@ def panel(
 ) -> alt.LayerChart | None:
     """One quantity of one task against λ; None where nothing of it is known."""
     title, series = QUANTITIES[quantity]
-    return _panel(points, task, title, series, bands, width, height)
+    chart = _panel(points, task, series, bands)
+    return chart and chart.properties(title=title, width=width, height=height)
 
 
 def small(points: Sequence[Mark], task: str, title: str, width: int = 150, height: int = 84) -> alt.LayerChart | None:
     """A small multiple: Mean@k and Think #R of one task, or one part of it, against λ."""
-    chart = _panel(points, task, title, ("mean", "think"), (), width, height, small=True)
-    return chart and chart.properties(title=alt.Title(title, fontSize=11, offset=8))
+    chart = _panel(points, task, ("mean", "think"), small=True)
+    return chart and chart.properties(title=alt.Title(title, fontSize=11, offset=8), width=width, height=height)
 
 
 def prediction(
@@ -122,14 +124,7 @@ def prediction(
 
 
 def _panel(
-    points: Sequence[Mark],
-    task: str,
-    title: str,
-    series: Sequence[str],
-    bands: Sequence[Band],
-    width: int,
-    height: int,
-    small: bool = False,
+    points: Sequence[Mark], task: str, series: Sequence[str], bands: Sequence[Band] = (), *, small: bool = False
 ) -> alt.LayerChart | None:
     """Curves of some series, with their intervals, the stages and the names of the curves."""
     mine = sorted((p for p in points if p.task == task and p.lam is not None), key=lambda p: p.lam or 0.0)
@@ -150,7 +145,7 @@ def _panel(
     ]
     if len(series) > 1 and not small:
         layers.append(_end_labels(values, mine[-1], top).encode(y=y))
-    return alt.layer(*layers).properties(width=width, height=height, title=title)
+    return alt.layer(*layers)
 
 
 def _value(mark: Mark, name: str) -> dict[str, Any]:

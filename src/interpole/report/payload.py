@@ -23,6 +23,7 @@ from interpole.formats import plain
 from interpole.records import Sample
 from interpole.report.responses import MAX_CHARS, Responses, as_it_stands
 from interpole.report.style import OUTCOMES, UNFINISHED
+from interpole.sweep.config import dial_name
 
 __all__ = [
     "BUDGET_BYTES",
@@ -76,7 +77,9 @@ def payload(
         keep = int(keep * 0.9 * BUDGET_BYTES / num_bytes)
         questions, chunks = packing.pack(keep)
     index = {
-        "points": [{"name": name, "lam": lam, "label": name if lam is None else f"λ={lam:g}"} for name, lam in points],
+        "points": [
+            {"name": name, "lam": lam, "label": name if lam is None else dial_name(lam)} for name, lam in points
+        ],
         "outcomes": [
             {"label": label, "colour": colour, "unfinished": outcome in UNFINISHED}
             for outcome, (label, colour) in OUTCOMES.items()

@@ -143,7 +143,15 @@ def explore(
     """
     probes, bracket, predicted = _begin(oracle, predicted, (min(lams), max(lams)), tell)
     tell(f"thinking sets in between λ={bracket[0]:.3f} and λ={bracket[1]:.3f} ({len(probes)} responses)")
-    search = _Search(np.array(sorted(lams)), num_samples, goal, oracle.num_questions, probes, seed, predicted)
+    search = _Search(
+        lams=np.array(sorted(lams)),
+        num_samples=num_samples,
+        goal=goal,
+        num_questions=oracle.num_questions,
+        probes=probes,
+        seed=seed,
+        predicted=predicted,
+    )
     done: list[Round] = []
     stopped = f"{rounds} rounds are over"
     for number in range(rounds):

@@ -88,19 +88,7 @@ def run(
         point = f"trial {num_tried}" if num_tried else ""
         on_progress(SweepProgress("search", point, done=num_tried, total=file.trials, message=text))
 
-    if foreign := next((name for name, bench in planned.benchmarks.items() if bench.foreign), None):
-        raise RunError(f"task {foreign} is asked and graded in its own way", remedy="search on another task")
-    split(
-        planned.benchmarks.values(), file.held_out, file.confirm, file.sweep.seed
-    )  # too few is said before the first trial
-    parts = file.space.rules(num_layers(planned.points[0].weights.specs))  # type: ignore[union-attr]
-    for method in file.space.methods:  # what does not fit is said before the first trial
-        space = file.space.model_copy(update={"methods": {method: file.space.methods[method]}})
-        first = point_of("first", space, parts, lambda _, vary: _first(vary))
-        planned.point(first.model_copy(update={"weights": centre(space.simplex)}) if space.simplex else first)
-    for name in ("answers", "recipes", HELD_OUT, CONFIRMED):
-        if (out / name).is_symlink():
-            raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
+    parts = _checked(file, planned, out)
     about = _about(file, planned)
     at_once = actors is not None
     with (
@@ -109,7 +97,12 @@ def run(
     ):
         share = confirm_share(study, out, file.confirm)
         questions = split(planned.benchmarks.values(), file.held_out, share, file.sweep.seed)
-        ranked = [] if file.prune is None else _ranked(file, planned, engines, questions.seen, parts, study, tell)
+        ranked = list[str](study.user_attrs.get("ranked", ()))
+        if file.prune is not None and "ranked" not in study.user_attrs:
+            ranked = _ranked(file.prune, planned, engines, questions.seen, parts)
+            study.set_user_attr("ranked", ranked)
+            names = ", ".join(ranked)
+            tell(f"{len(ranked)} of {len(parts)} parts are varied, by what they do to thinking: {names}")
         parts = parts if file.prune is None else {name: rule for name, rule in parts.items() if name in ranked}
         trials = _Trials(file, out, planned, questions.seen, parts)
         for values in (*begin_with(file.space, list(parts)), *leading(file.space, ranked)):
@@ -170,23 +163,39 @@ def _about(file: SpaceFile, planned: Plan) -> str:
     return content_hash([file.model_dump(mode="json", exclude=other), sources])
 
 
+def _checked(file: SpaceFile, planned: Plan, out: Path) -> dict[str, dict[str, Any]]:
+    """What varies, each part with its rule, where everything fits; what does not is said before the first trial.
+
+    Raises:
+        InterpoleError: it does not.
+    """
+    if foreign := next((name for name, bench in planned.benchmarks.items() if bench.foreign), None):
+        raise RunError(f"task {foreign} is asked and graded in its own way", remedy="search on another task")
+    split(planned.benchmarks.values(), file.held_out, file.confirm, file.sweep.seed)  # refuses too few
+    parts = file.space.rules(num_layers(planned.points[0].specs))
+    for method in file.space.methods:
+        space = file.space.model_copy(update={"methods": {method: file.space.methods[method]}})
+        first = point_of("first", space, parts, lambda _, vary: _first(vary))
+        planned.point(first.model_copy(update={"weights": centre(space.simplex)}) if space.simplex else first)
+    for name in ("answers", "recipes", HELD_OUT, CONFIRMED):
+        if (out / name).is_symlink():
+            raise RunError("a link in the folder of a search", out / name, "remove it, or choose another --out")
+    return parts
+
+
 def _ranked(
-    file: SpaceFile,
+    least: float,
     planned: Plan,
     engines: Pool | Actors,
     benchmarks: Sequence[Benchmark],
     parts: Mapping[str, Mapping[str, Any]],
-    study: Study,
-    tell: Callable[[str], None],
 ) -> list[str]:
-    """The parts that bring enough of the log odds of thinking, the largest first; the study remembers them.
+    """The parts that bring at least such a share of the log odds of thinking, the largest first.
 
     Raises:
         RunError: the engine cannot say, it is on a cluster, or the prompts open the thinking themselves.
     """
-    if (known := study.user_attrs.get("ranked")) is not None:
-        return list(known)
-    if not file.sweep.kind.chances or planned.form.prompt_opens_thinking:
+    if not planned.config.kind.chances or planned.form.prompt_opens_thinking:
         raise RunError(
             "`prune` needs an engine that says how likely thinking is, and prompts that do not open it",
             remedy="leave it out",
@@ -195,10 +204,7 @@ def _ranked(
         raise RunError("`prune` asks an engine here before the first trial", remedy="begin the search without --ray")
     prompts = [prompt._replace(task="") for prompt in prompts_of(planned, NUM_PROMPTS, benchmarks)]
     found = ask_parts(ForwardPasses(planned, engines, prompts, planned.form.markers.open), parts)[""]
-    ranked = [part.name for part in found.parts if abs(part.share[0] or 0.0) >= (file.prune or 0.0)]
-    study.set_user_attr("ranked", ranked)
-    tell(f"{len(ranked)} of {len(parts)} parts are varied, by what they do to thinking: {', '.join(ranked)}")
-    return ranked
+    return [part.name for part in found.parts if abs(part.share[0] or 0.0) >= least]
 
 
 def _num_tried(study: Study) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from interpole import __version__
 from interpole.analysis.intervals import Array, Interval
 from interpole.analysis.metrics import measure
 from interpole.analysis.prediction import Attribution, Curve, attribute, next_lam, predict
-from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.names import KINDS, num_layers, role_of
 from interpole.engines.pool import Pool, Visit
 from interpole.errors import AnalysisError, EngineError, RunError, TaskError
@@ -30,8 +29,8 @@ from interpole.runs.prediction import PartFound, PartsFound, PredictionFile, Tas
 from interpole.runs.runfile import RunFile
 from interpole.runs.samples import read
 from interpole.search.space import layer_groups
-from interpole.sweep.config import PointConfig, SweepConfig
-from interpole.sweep.plan import Plan, Point
+from interpole.sweep.config import PointConfig, SweepConfig, dial_name
+from interpole.sweep.plan import Plan, Point, adjusted
 from interpole.sweep.run import pool_of
 from interpole.tasks import Benchmark
 from interpole.tasks.data import read_jsonl
@@ -138,7 +137,7 @@ def opened(
     if prompts is None:
         asked = prompts_of(planned, limit)
     else:
-        asked = prompts_in(planned, prompts, replace(Sampler(), **config.sampler), limit)  # type: ignore[arg-type]
+        asked = prompts_in(planned, prompts, adjusted(Sampler(), config.sampler), limit)
     with pool_of(planned, tell) as pool:
         if not planned.form.prompt_opens_thinking:
             yield ForwardPasses(planned, pool, asked, planned.form.markers.open), pool.versions()
@@ -337,14 +336,12 @@ def ask_parts(
     planned = asked.planned
     if planned.config.recipe.get("rules"):
         raise RunError("parts of a recipe that has rules", remedy="leave --layers, --skip and `rules` out")
-    weights = planned.dial_point(lam).weights
-    assert isinstance(weights, Checkpoint)
-    rules = _parts(by, weights.specs, num_groups) if isinstance(by, str) else by
+    rules = _parts(by, planned.dial_point(lam).specs, num_groups) if isinstance(by, str) else by
     start, whole = asked.at(0.0), asked.at(lam)
     moved = {}
     for name, rule in rules.items():
         recipe = {"lambda": 0.0, "rules": [{**rule, "lambda": lam}]}
-        moved[name] = asked.weigh(planned.point(PointConfig(name=f"{name} at λ={lam:g}", recipe=recipe)))
+        moved[name] = asked.weigh(planned.point(PointConfig(name=f"{name} at {dial_name(lam)}", recipe=recipe)))
         change = np.mean([after.margin - before.margin for after, before in zip(moved[name], start, strict=True)])
         tell(f"{name}: {change:+.2f}")
     found = {}

@@ -168,7 +168,15 @@ class _Run:
         written = prompt[len(self._call.prompt) :]
         if written != self._stream.text:
             await self._put(self._pieces(self._stream.go_on_from(written)))
-        request = Request(0, prompt, sampler, seed, self._call.chosen.lam, settings.top_logprobs, settings.min_p)
+        request = Request(
+            key=0,
+            prompt=prompt,
+            sampler=sampler,
+            seed=seed,
+            lam=self._call.chosen.lam,
+            top_logprobs=settings.top_logprobs,
+            min_p=settings.min_p,
+        )
         decoder = Detokenizer(self._served.tokenizer)
         ticket = self._driver.submit(request)
         try:

@@ -104,7 +104,15 @@ class Draft:
             what = f"a budget of {self.budget_tokens} tokens leaves no room for an answer in a response of {limit}"
             raise RequestError(what, param=self.budget_param, code="invalid_value")
         sampler = replace(self.sampler, max_tokens=limit)
-        return Call(self.chosen, prompt, form, self.prompt is not None, num_prompt, sampler, self)
+        return Call(
+            chosen=self.chosen,
+            prompt=prompt,
+            form=form,
+            raw=self.prompt is not None,
+            num_prompt_tokens=num_prompt,
+            sampler=sampler,
+            settings=self,
+        )
 
 
 def read(fields: Fields, body: Mapping[str, Any], served: Served, *, max_tokens: Sequence[str]) -> Draft:

@@ -104,7 +104,15 @@ def serve_pair(
     near = ThinkFormat.of(instruct.assets, instruct.chat_template or "", markers=markers)
     own = copy.deepcopy(tokenizer)
     samplers = (_sampler(instruct), _sampler(thinking))
-    return Served(levels, (near, far), samplers, own, context_tokens, fingerprint, max_tokens)
+    return Served(
+        levels=levels,
+        forms=(near, far),
+        samplers=samplers,
+        tokenizer=own,
+        context_tokens=context_tokens,
+        fingerprint=fingerprint,
+        max_tokens=max_tokens,
+    )
 
 
 def _sampler(end: Checkpoint) -> Sampler:

@@ -24,7 +24,7 @@ from interpole.schema import Strict, validated
 from interpole.tasks import code_of
 from interpole.tasks.profiles import profile
 
-__all__ = ["KEY", "NOTHING", "PointConfig", "SweepConfig", "TaskConfig", "dial_name"]
+__all__ = ["KEY", "NOTHING", "PointConfig", "SweepConfig", "TaskConfig", "dial_lam", "dial_name"]
 
 KEY = "OPENAI_API_KEY"
 """The environment variable whose key an endpoint gets, unless the user says another."""
@@ -37,6 +37,15 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 def dial_name(lam: float) -> str:
     """What the point at λ on the dial is called."""
     return f"λ={lam:g}"
+
+
+def dial_lam(name: str) -> float | None:
+    """The λ of a point called so; None: the name is not that of a point on the dial."""
+    head, _, number = name.partition("=")
+    try:
+        return float(number) if head == "λ" else None
+    except ValueError:
+        return None
 
 
 def _known(settings: dict[str, float]) -> dict[str, float]:

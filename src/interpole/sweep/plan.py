@@ -17,6 +17,7 @@ from interpole.analysis.fitting import fit
 from interpole.analysis.policies import MARGIN, FittedPolicy
 from interpole.chat import Markers, ThinkFormat
 from interpole.checkpoints.checkpoint import Checkpoint
+from interpole.checkpoints.safetensors import TensorSpec
 from interpole.engines.base import MESSAGES, Answer, RemoteModel
 from interpole.engines.budget_forcing import Budget, within
 from interpole.engines.open import dial
@@ -35,7 +36,7 @@ from interpole.runs.samples import read
 from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig, dial_name
 from interpole.tasks import Benchmark
 
-__all__ = ["Plan", "Point"]
+__all__ = ["Plan", "Point", "adjusted"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Point:
         if self.policy is not None:
             return content_hash([stop.fingerprint for stop in self.stops.values()])
         return self.weights.fingerprint()
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Of its tensors; none of a model that somebody else serves."""
+        return {} if isinstance(self.weights, RemoteModel) else self.weights.specs
 
     @property
     def slug(self) -> str:
@@ -241,7 +247,7 @@ class Plan:
 
     def sampler(self, benchmark: Benchmark, point: Point) -> Sampler:
         """The sampler of a task at a point."""
-        return _adjusted(benchmark.sampler, point.sampler)
+        return adjusted(benchmark.sampler, point.sampler)
 
     def expected_tokens(self, benchmark: Benchmark, point: Point) -> float:
         """Tokens of a response before anything is known, to deal out work by; only ratios mean something.
@@ -278,7 +284,7 @@ class Plan:
         )
         if task.only:
             loaded = _among(loaded, task.only)
-        sampler = _adjusted(loaded.sampler, {**self.config.sampler, **task.sampler}, seed=self.config.seed)
+        sampler = adjusted(loaded.sampler, {**self.config.sampler, **task.sampler}, seed=self.config.seed)
         return replace(loaded, k=task.samples or self.config.samples or loaded.k, sampler=sampler)
 
     def dial_point(self, lam: float) -> Point:
@@ -297,7 +303,17 @@ class Plan:
         own, form = point.template_variables, None
         if own and self._template_source is not None:
             form = self._source_format(self._template_source, {**self.config.template_variables, **own})
-        return Point(point.name, lam, where, weights, point.sampler, point.instruction, budget, own, form)
+        return Point(
+            name=point.name,
+            lam=lam,
+            where=where,
+            weights=weights,
+            sampler=point.sampler,
+            instruction=point.instruction,
+            budget=budget,
+            template_variables=own,
+            form=form,
+        )
 
     def _weights(self, point: PointConfig, lam: float | None) -> tuple[dict[str, Any], Checkpoint | RemoteModel]:
         """What an engine's `load` takes for a point, and what is there."""
@@ -402,7 +418,8 @@ def _problems_hash(benchmark: Benchmark) -> str:
     return content_hash([[problem.id, benchmark.prompt(problem), problem.answer] for problem in benchmark.problems])
 
 
-def _adjusted(sampler: Sampler, settings: Mapping[str, float], **more: int) -> Sampler:
+def adjusted(sampler: Sampler, settings: Mapping[str, float], **more: int) -> Sampler:
+    """A sampler with settings as users write them, where whole numbers may be floats."""
     whole: dict[str, Any] = {
         name: int(value) if name in ("top_k", "max_tokens") else value for name, value in settings.items()
     }

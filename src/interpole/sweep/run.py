@@ -16,7 +16,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from interpole.engines.base import RemoteModel
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.engines.registry import require
@@ -110,14 +109,14 @@ def plan(
     work = _work(planned, out, existing, assumed_engine(config, existing).versions, shard, changed)
     return [
         Planned(
-            job.benchmark.name,
-            job.point.name,
-            job.point.lam,
-            job.num_samples,
-            job.num_present(out),
-            planned.sampler(job.benchmark, job.point).max_tokens,
-            tuple(job.benchmark.gradings),
-            job.point.policy.tokens if job.point.policy else None,
+            task=job.benchmark.name,
+            point=job.point.name,
+            lam=job.point.lam,
+            num_samples=job.num_samples,
+            num_present=job.num_present(out),
+            max_tokens=planned.sampler(job.benchmark, job.point).max_tokens,
+            graders=tuple(job.benchmark.gradings),
+            expected_tokens=job.point.policy.tokens if job.point.policy else None,
         )
         for job in work.jobs
     ]
@@ -130,7 +129,11 @@ def pool_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> Po
         EngineError: they do not fit the devices.
     """
     config = planned.config
-    where = devices(config.engines, config.kind, config.engine_options, lambda: _num_parameters(planned))
+
+    def num_parameters() -> int:
+        return sum(spec.num_elements for spec in planned.points[0].specs.values())
+
+    where = devices(config.engines, config.kind, config.engine_options, num_parameters)
     return Pool(
         planned.engine_spec,
         where,
@@ -140,11 +143,6 @@ def pool_of(planned: Plan, report: Callable[[str], None] = lambda _: None) -> Po
         hang_seconds=config.hang_seconds,
         report=report,
     )
-
-
-def _num_parameters(planned: Plan) -> int:
-    weights = planned.points[0].weights
-    return 0 if isinstance(weights, RemoteModel) else sum(spec.num_elements for spec in weights.specs.values())
 
 
 def run(
@@ -364,13 +362,13 @@ class _Sweep:
         """Have a policy's questions answered."""
         self._tell.go_to(job)
         return follow(
-            self._plan,
-            pool,
-            job.point,
-            job.benchmark,
-            part,
-            journal_path(job.entry.within(self._out), part),
-            partial(self._tell.answer, job),
+            planned=self._plan,
+            pool=pool,
+            point=job.point,
+            benchmark=job.benchmark,
+            part=part,
+            path=journal_path(job.entry.within(self._out), part),
+            on_answer=partial(self._tell.answer, job),
         )
 
     def _num_open(self, pool: Pool, parts: Sequence[Part]) -> int:

@@ -85,7 +85,15 @@ def load(
         TaskError: unknown name, unusable data, or an option the task has no use for.
     """
     known = None if problems is None else tuple(problems)
-    request = TaskRequest(None if data is None else Path(data), limit, seed, split, known, grader, prompt)
+    request = TaskRequest(
+        data=None if data is None else Path(data),
+        limit=limit,
+        seed=seed,
+        split=split,
+        problems=known,
+        grader=grader,
+        prompt=prompt,
+    )
     if spec in BENCHMARKS:
         return BENCHMARKS[spec](request)
     if spec.endswith(".jsonl"):

@@ -84,7 +84,15 @@ def audit(
     else:
         recipes = propose(verdict, tensors, lambda_map, sides, template_source(assets))
         recipe, tensors = reproduce(recipes, tensors, sides, threads)
-    return Audit(merged.label, verdict, tuple(tensors), lambda_map, recipe, assets, stated)
+    return Audit(
+        merged=merged.label,
+        verdict=verdict,
+        tensors=tuple(tensors),
+        lambda_map=lambda_map,
+        recipe=recipe,
+        assets=assets,
+        stated=stated,
+    )
 
 
 def _in_pieces(again: Checkpoint, sides: Sides, names: list[str]) -> bool:
@@ -160,15 +168,15 @@ def _tensor(
     arithmetic, exact = ("", 0.0) if lam is None else _most(exact_shares(name, sides, lam))
     state = _state(e, exact, size)
     return TensorAudit(
-        name,
-        layer,
-        kind,
-        size,
-        state,
-        lam if state in ("linear", "instruct", "thinking") else None,
-        e,
-        arithmetic if exact >= EXACT else "",
-        exact,
+        name=name,
+        layer=layer,
+        kind=kind,
+        num_elements=size,
+        state=state,
+        lam=lam if state in ("linear", "instruct", "thinking") else None,
+        estimate=e,
+        arithmetic=arithmetic if exact >= EXACT else "",
+        exact=exact,
     )
 
 

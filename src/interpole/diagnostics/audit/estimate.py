@@ -168,7 +168,17 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
     differing = tuple(int(number) for number in sums[len(pairs) :])
     weights = (1 - slope + kappa, slope)
-    return LambdaEstimate(differing, lam, low, high, spread, residual, weights, of_base, residual_two)
+    return LambdaEstimate(
+        differing=differing,
+        lam=lam,
+        low=low,
+        high=high,
+        spread=spread,
+        residual=residual,
+        weights=weights,
+        of_base=of_base,
+        residual_two=residual_two,
+    )
 
 
 def _least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]) -> tuple[list[float], float]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interpole.analysis.intervals import Array, Interval, percentiles, weights
+from interpole.analysis.intervals import Array, Interval, minus, percentiles, weights
 from interpole.analysis.metrics import Metric, difference, measure
 from interpole.analysis.transition import find_transition, from_samples
 from interpole.checkpoints.open import open_source
@@ -23,7 +23,7 @@ from interpole.engines.pool import Pool
 from interpole.errors import AnalysisError
 from interpole.files import make_folder, write_atomic
 from interpole.lab.recipe import Body, Model
-from interpole.lab.studies.study import Case, Row, Size, less
+from interpole.lab.studies.study import Case, Row, Size
 from interpole.records import Sample
 from interpole.runs.samples import read
 from interpole.search.predict import ForwardPasses, prompts_of
@@ -150,7 +150,7 @@ def swept_rows(case: Case, samples: Sequence[Sample]) -> list[Row]:
         if value is not None:
             found.append(Row.of(case, "sweep", name, value))
     if transition.on is not None and transition.off is not None:
-        found.append(Row.of(case, "sweep", "width", less(transition.off, transition.on)))
+        found.append(Row.of(case, "sweep", "width", minus(transition.off, transition.on)))
     return found
 
 

@@ -10,6 +10,7 @@ import altair as alt
 
 from interpole.lab.studies.study import Row, values
 from interpole.report.style import COLOURS
+from interpole.sweep.config import dial_lam
 
 __all__ = ["bars", "beside", "dial", "scatter", "stacked", "strips"]
 
@@ -30,9 +31,9 @@ def beside(*charts: Any) -> Any:
 def dial(rows: Sequence[Row], statistic: str, title: str, *, by: str = "arch") -> Any:
     """A share over λ: a panel for each kind of pair, a line for each pair."""
     data = [
-        {"lam": float(row.point.removeprefix("λ=")), "value": row.value, "kind": _kind(row, by), "pair": str(row.pair)}
+        {"lam": lam, "value": row.value, "kind": _kind(row, by), "pair": str(row.pair)}
         for row in rows
-        if row.statistic == statistic and row.point.startswith("λ=") and "→" not in row.point
+        if row.statistic == statistic and (lam := dial_lam(row.point)) is not None
     ]
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("lam:Q", title="λ", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=[0, 0.5, 1], grid=False)),

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from interpole.analysis.intervals import minus
 from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import route
 from interpole.lab.studies import drawing, families, overlap
 from interpole.lab.studies.bench import Bench
-from interpole.lab.studies.study import Case, Hypothesis, Judge, Judgement, Row, Study, Word, between, less
+from interpole.lab.studies.study import Case, Hypothesis, Judge, Judgement, Row, Study, Word, between
 
 __all__ = ["STUDY"]
 
@@ -42,7 +43,7 @@ def _measure(bench: Bench, case: Case) -> list[Row]:
         found.append(Row.of(case, one.name, "beats static λ", float(told and one.gain.value > 0)))
     gains = {row.point: row.interval for row in found if row.statistic == "gain"}
     if {"logistic", "two modes"} <= gains.keys():
-        found.append(Row.of(case, "logistic − two modes", "gain", less(gains["logistic"], gains["two modes"])))
+        found.append(Row.of(case, "logistic − two modes", "gain", minus(gains["logistic"], gains["two modes"])))
     return found
 
 
@@ -69,9 +70,9 @@ def _figure(rows: Sequence[Row]) -> Any:
 
 
 STUDY = Study(
-    "dynamic",
-    "Does choosing λ by the question pay?",
-    (
+    name="dynamic",
+    title="Does choosing λ by the question pay?",
+    hypotheses=(
         Hypothesis(
             "difficulty",
             "a λ for each difficulty beats every static λ and every mix of two in at least three quarters of the pairs",
@@ -88,7 +89,7 @@ STUDY = Study(
         Hypothesis("disagreement", "asking both ends first costs at least 10 points", _gain("ends disagree", high=-0.1)),
         Hypothesis("oracle", "each question's own best λ, seen in half of its samples, gains", _gain("oracle", low=0.0)),
     ),
-    _cases, _measure, _figure,
-    {(name, "gain"): name for name in POLICIES},
-    ("arch", "common"),
+    cases=_cases, measure=_measure, figure=_figure,
+    shown={(name, "gain"): name for name in POLICIES},
+    by=("arch", "common"),
 )  # fmt: skip

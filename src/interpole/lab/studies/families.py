@@ -79,9 +79,9 @@ def _figure(rows: Sequence[Row]) -> Any:
 
 
 STUDY = Study(
-    "families",
-    "The three stages, thirds and modules in five architectures",
-    (
+    name="families",
+    title="The three stages, thirds and modules in five architectures",
+    hypotheses=(
         Hypothesis("ends", "Think #R is at most 5 % at λ = 0.2", between("λ=0.2", "think", high=0.05, scale=100, unit=" %")),
         Hypothesis(
             "saturation", "Think #R is at least 95 % at λ = 0.8",
@@ -130,8 +130,8 @@ STUDY = Study(
             between("predict", "error of λ50", -0.03, 0.03),
         ),
     ),
-    _cases, _measure, _figure,
-    {
+    cases=_cases, measure=_measure, figure=_figure,
+    shown={
         ("weights", "sigma"): "σ", ("sweep", "mid"): "λ50", ("margins", "mid"): "λ50, predicted", ("λ=0", "mean"): "Mean@k, λ=0",
         ("λ=0.2", "mean"): "λ=0.2", ("λ=0.8", "mean"): "λ=0.8", ("λ=1", "mean"): "λ=1", ("λ=0.8", "tokens"): "tokens, λ=0.8",
         ("λ=1", "tokens"): "λ=1", ("first third", "think"): "Think #R, first third", ("second third", "think"): "second",

@@ -53,27 +53,27 @@ def _figure(rows: Sequence[Row]) -> Any:
 
 def _apart(point: str, statistic: str, low: float, high: float) -> Any:
     """All questions in common against none."""
-    return contrast(point, statistic, "common", 0.0, 1.0, low, high, scale=100, unit=" points")
+    return contrast("common", 0.0, 1.0, between(point, statistic, low, high, scale=100, unit=" points"))
 
 
 STUDY = Study(
-    "overlap",
-    "Instruct and Thinking fine-tuned on the same questions, on half of them, or on others",
-    (
+    name="overlap",
+    title="Instruct and Thinking fine-tuned on the same questions, on half of them, or on others",
+    hypotheses=(
         Hypothesis(
             "equal σ", "at equal steps σ differs by at most 0.005 between all and none in common",
-            contrast("weights", "sigma", "common", 0.0, 1.0, -0.005, 0.005),
+            contrast("common", 0.0, 1.0, between("weights", "sigma", -0.005, 0.005)),
         ),
         Hypothesis(
             "stages", "λ50 by forward passes differs by at most 0.05",
-            contrast("margins", "mid", "common", 0.0, 1.0, -0.05, 0.05),
+            contrast("common", 0.0, 1.0, between("margins", "mid", -0.05, 0.05)),
         ),
         Hypothesis(
             "accuracy on the dial", "accuracy at λ = 0.8 differs by at most 10 points", _apart("λ=0.8", "mean", -0.1, 0.1),
         ),
         Hypothesis(
             "shared directions", "the cosine of the two task vectors is larger by at least 0.05 with all in common",
-            contrast("weights", "cosine", "common", 0.0, 1.0, low=0.05),
+            contrast("common", 0.0, 1.0, between("weights", "cosine", low=0.05)),
         ),
         Hypothesis(
             "sums, accuracy", "the sum of both whole task vectors is at least 10 points less accurate with all in common",
@@ -87,12 +87,12 @@ STUDY = Study(
             between("λ=0.5 → sum 1", "mean", low=0.0, by="common", scale=100, unit=" points"),
         ),
     ),
-    _cases, _measure, _figure,
-    {
+    cases=_cases, measure=_measure, figure=_figure,
+    shown={
         ("weights", "sigma"): "σ", ("weights", "cosine"): "cosine", ("margins", "mid"): "λ50",
         ("λ=0.5", "think"): "Think #R, λ=0.5",
         ("λ=0.5", "mean"): "Mean@k, λ=0.5", ("λ=0.8", "mean"): "λ=0.8", ("λ=1", "mean"): "λ=1", ("sum 0.7", "mean"): "sum 0.7",
         ("sum 1", "mean"): "sum 1", ("sum 0.7", "think"): "Think #R, sum 0.7", ("sum 1", "think"): "sum 1",
     },
-    ("common",),
+    by=("common",),
 )  # fmt: skip

@@ -81,9 +81,9 @@ def _figure(rows: Sequence[Row]) -> Any:
 
 
 STUDY = Study(
-    "scale",
-    "Why λ50 shifts: width, depth, and the doses of both fine-tunes",
-    (
+    name="scale",
+    title="Why λ50 shifts: width, depth, and the doses of both fine-tunes",
+    hypotheses=(
         Hypothesis(
             "ends", "λ50 lies within 0.05 of |m₀| / (|m₀| + |m₁|), in every body on average over doses",
             between("margins", "mid − chord", -0.05, 0.05, by="body"),
@@ -97,25 +97,25 @@ STUDY = Study(
         ),
         Hypothesis(
             "depth bends", "at equal width and doses, six layers bend the margin more than three do, by at least 0.01",
-            contrast("margins", "size of bend", "depth", 3, 6, low=0.01, by="width"),
+            contrast("depth", 3, 6, between("margins", "size of bend", low=0.01, by="width")),
         ),
         Hypothesis(
             "small σ is straight", "in every body, σ and the size of the bend go together over doses (ρ ≥ 0.5)", _straighter,
         ),
         Hypothesis(
             "dose of Thinking", "twice the dose instead of half lowers λ50 by at least 0.05",
-            contrast("margins", "mid", "thinking", 0.5, 2.0, high=-0.05, by="body"),
+            contrast("thinking", 0.5, 2.0, between("margins", "mid", high=-0.05, by="body")),
         ),
         Hypothesis(
             "dose of Instruct", "twice the dose instead of half raises λ50 by at least 0.05",
-            contrast("margins", "mid", "instruct", 0.5, 2.0, low=0.05, by="body"),
+            contrast("instruct", 0.5, 2.0, between("margins", "mid", low=0.05, by="body")),
         ),
     ),
-    _cases, _measure, _figure,
-    {
+    cases=_cases, measure=_measure, figure=_figure,
+    shown={
         ("weights", "parameters"): "parameters", ("weights", "sigma"): "σ", ("margins", "m0"): "m₀", ("margins", "m1"): "m₁",
         ("margins", "bend"): "bend", ("margins", "mid"): "λ50", ("margins", "mid − chord"): "− chord",
         ("margins", "mid − curved"): "− parabola",
     },
-    ("width", "depth", "instruct", "thinking"),
+    by=("width", "depth", "instruct", "thinking"),
 )  # fmt: skip

@@ -224,9 +224,9 @@ def _each(of: Sequence[tuple[str, str]], low: float = -np.inf, high: float = np.
 
 
 STUDY = Study(
-    "simplex",
-    "Is the margin of thinking linear over a triangle of models?",
-    (
+    name="simplex",
+    title="Is the margin of thinking linear over a triangle of models?",
+    hypotheses=(
         Hypothesis(
             "plane", "the plane through the corners misses the margin by at most 10 % of the corners' range anywhere, on both "
             "triangles", _both("plane", 0.1),
@@ -262,8 +262,8 @@ STUDY = Study(
             between("with terse", "lowest below the plane", high=-0.1, scale=100, unit=" points"),
         ),
     ),
-    _cases, _measure, _figure,
-    {
+    cases=_cases, measure=_measure, figure=_figure,
+    shown={
         ("with base", "plane"): "plane, with base", ("with base", "quadratic"): "quadratic", ("with base", "inside"): "inside",
         ("with terse", "plane"): "plane, with terse", ("with terse", "quadratic"): "quadratic",
         ("with terse", "inside"): "inside",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interpole.analysis.intervals import Interval, interval_text, random_effects
+from interpole.analysis.intervals import Interval, interval_text, minus, random_effects
 from interpole.errors import AnalysisError
 from interpole.files import open_regular
 from interpole.formats import content_hash
@@ -35,7 +35,6 @@ __all__ = [
     "both",
     "contrast",
     "judged",
-    "less",
     "read_rows",
     "rows_text",
     "values",
@@ -173,9 +172,8 @@ class Row(NamedTuple):
         """A number about a pair."""
         body, common = case.body, math.nan if case.common is None else case.common
         ends = value if isinstance(value, Interval) else Interval(value, math.nan, math.nan)
-        return cls(
-            body.arch, body.width, body.depth, case.seed, case.instruct, case.thinking, common, point, statistic, *ends
-        )  # fmt: skip
+        pair = (body.arch, body.width, body.depth, case.seed, case.instruct, case.thinking, common)
+        return cls(*pair, point, statistic, *ends)
 
     @property
     def interval(self) -> Interval:
@@ -332,63 +330,29 @@ def both(first: Judge, second: Judge) -> Judge:
     return judge
 
 
-def contrast(
-    point: str,
-    statistic: str,
-    column: str,
-    a: float,
-    b: float,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    by: str = "arch",
-    scale: float = 1.0,
-    unit: str = "",
-) -> Judge:
-    """A judge: how a number differs between pairs that differ in one thing alone, b − a, is to lie from `low` to `high`.
+def contrast(column: str, a: float, b: float, judge: Judge) -> Judge:
+    """A judge: what another says of how numbers differ, b − a, between pairs that differ in one thing alone.
 
     Args:
-        point: whose number.
-        statistic: which number.
         column: of `Row`, in which the pairs differ.
         a: its value in one of them.
         b: its value in the other.
-        low: where the mean difference is to lie.
-        high: where it is to lie.
-        by: as in `between`; also `scale` and `unit`.
-        scale: see there.
-        unit: see there.
+        judge: of the differences, as rows.
     """
-    compared = between(point, statistic, low, high, by=by, scale=scale, unit=unit)
 
-    def judge(rows: Sequence[Row]) -> Judgement:
-        mine = [row for row in rows if (row.point, row.statistic) == (point, statistic)]
-        before = {_but(row, column): row for row in mine if getattr(row, column) == a}
-        both = [
-            (before[_but(row, column)], row)
-            for row in mine
-            if getattr(row, column) == b and _but(row, column) in before
-        ]
-        return compared([_changed(row, less(row.interval, first.interval)) for first, row in both])
+    def of_differences(rows: Sequence[Row]) -> Judgement:
+        before = {_but(row, column): row.interval for row in rows if getattr(row, column) == a}
+        after = [row for row in rows if getattr(row, column) == b and _but(row, column) in before]
+        changes = [minus(row.interval, before[_but(row, column)]) for row in after]
+        return judge([row._replace(**change._asdict()) for row, change in zip(after, changes, strict=True)])
 
-    return judge
+    return of_differences
 
 
 def _but(row: Row, column: str) -> tuple[Any, ...]:
-    """A pair without one of its columns."""
+    """Whose number it is, and which, without one column of the pair."""
     place = Row._fields.index(column)
-    return (*row.pair[:place], *row.pair[place + 1 :])
-
-
-def _changed(row: Row, to: Interval) -> Row:
-    return row._replace(value=to.value, low=to.low, high=to.high)
-
-
-def less(b: Interval, a: Interval) -> Interval:
-    """One number less another, as if they were independent (MOVER); wider than need be where the same questions are in both."""
-    value = b.value - a.value
-    low = value - math.hypot(b.value - b.low, a.high - a.value)
-    return Interval(value, low, value + math.hypot(b.high - b.value, a.value - a.low))
+    return (*row.pair[:place], *row.pair[place + 1 :], row.point, row.statistic)
 
 
 def _named(by: str, name: Any) -> str:
