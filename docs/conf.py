@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
 suppress_warnings = ["misc.highlighting_failure"]  # blocks that show output beside a command are shown as they are
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"Interpole {release}"
 html_theme_options = {
     "source_repository": PROJECT["urls"]["Homepage"],

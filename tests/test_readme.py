@@ -89,6 +89,23 @@ def test_every_file_that_a_page_links_to_is_there(page):
         assert (page.parent / target).exists(), target
 
 
+def anchors_of(page):
+    """What GitHub calls the headings of a page, the first of each name."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M), re.M)
+    bare = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in bare}
+
+
+def test_every_heading_that_a_page_links_to_is_there():
+    found = []
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.S | re.M)
+        for target, anchor in re.findall(r"\]\((?![a-z]+:)([^)#\s]*)#([^)\s]+)", prose):
+            assert anchor in anchors_of(page.parent / target if target else page), (page.name, target, anchor)
+            found.append(anchor)
+    assert len(found) > 40
+
+
 def test_the_site_has_all_public_names():
     import interpole
 
