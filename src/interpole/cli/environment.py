@@ -26,38 +26,13 @@ def env(as_json: Json = False) -> None:
 
     from interpole.cli.show import list_of, show_json
     from interpole.diagnostics.environment import environment
+    from interpole.engines.registry import installed
 
-    found, engines = environment(), _engines()
+    found, engines = environment(), installed()
     if as_json:
         show_json(asdict(found) | {"engines": engines})
     else:
         list_of([*_rows(found, engines)])
-
-
-def _engines() -> dict[str, Any]:
-    """Engine → versions of what it imports, and what to install where one of them is not there."""
-    from interpole.diagnostics.environment import versions
-    from interpole.engines.registry import BUILT_IN, engine_kind, engine_kinds
-    from interpole.errors import EngineError
-
-    try:
-        names = [*engine_kinds()]
-        problem = None
-    except EngineError as error:  # of a package that brings one
-        names, problem = [*BUILT_IN], str(error)
-    found: dict[str, Any] = {}
-    for name in names:
-        kind = engine_kind(name) if problem is None else None
-        packages = versions(kind.packages if kind else ())
-        missing = None in packages.values()
-        found[name] = {
-            "packages": packages,
-            "found": not missing,
-            "remedy": f"pip install 'interpole[{kind.extra}]'" if kind and kind.extra and missing else "",
-        }
-    if problem is not None:
-        found["of other packages"] = {"packages": {}, "found": False, "remedy": problem}
-    return found
 
 
 def _rows(found: Environment, engines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

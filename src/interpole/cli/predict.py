@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -189,21 +190,22 @@ def _show_parts(title: str, found: PartsFound) -> None:
     """What each part adds, the largest first, and whether parts add up."""
     from interpole.cli.show import console, table
 
-    rows = [[part.name, _ends(part.change, "+.2f"), _ends(part.share, ".0%")] for part in found.parts]
+    rows = [[part.name, _ends(part.change, 1, 2, "+"), _ends(part.share, 100, 0, unit=" %")] for part in found.parts]
     table(
         f"{title}: what a part that moves alone to λ={found.at:g} adds to the log odds of thinking",
         ["part", "log odds", "of the whole's"],
         rows,
     )
     console.print(
-        f"Everything together: {found.start:+.2f} at λ=0, and {_ends(found.whole, '+.2f')} more. The parts add up to "
-        f"{_ends(found.together, '.0%')} of that."
+        f"Everything together: {found.start:+.2f} at λ=0, and {_ends(found.whole, 1, 2, '+')} more. The parts add up to "
+        f"{_ends(found.together, 100, 0, unit=' %')} of that."
     )
 
 
-def _ends(ends: Ends, form: str) -> str:
-    """A value with the ends of its interval, where they are known."""
-    value, low, high = ends
-    if value is None:
+def _ends(ends: Ends, scale: float, digits: int, sign: str = "", unit: str = "") -> str:
+    """A value of a prediction file with the ends of its interval, where they are known."""
+    from interpole.analysis.intervals import Interval, interval_text
+
+    if ends[0] is None:
         return "–"
-    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    return interval_text(Interval(*(math.nan if end is None else end for end in ends)), scale, digits, sign, unit)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interpole.cli.options import Base, Instruct, Json, Thinking
-from interpole.errors import InterpoleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from interpole.checkpoints.checkpoint import Checkpoint
-    from interpole.diagnostics.doctor import Diagnosis, Finding
+    from interpole.diagnostics.doctor import Diagnosis
     from interpole.merging.recipe import Part
 
 __all__ = ["audit", "doctor", "examine_first", "open_examined", "register", "similarity"]
@@ -58,53 +57,15 @@ def doctor(
     with bytes_bar("reading", total) if weights else nullcontext() as advance:
         diagnosis = examine(*sources, weights=weights, progress=advance)
     if engine is not None and diagnosis.exit_code == 0:
-        diagnosis = replace(
-            diagnosis, findings=(*diagnosis.findings, _where_thinking_sets_in(instruct, thinking, engine, task))
-        )
+        from interpole.search.predict import where_thinking_sets_in
+
+        found = where_thinking_sets_in(instruct, thinking, engine, task)
+        diagnosis = replace(diagnosis, findings=(*diagnosis.findings, found))
     if as_json:
         show_json(diagnosis.to_json())
     else:
         show_diagnosis(diagnosis)
     raise typer.Exit(diagnosis.exit_code)
-
-
-def _where_thinking_sets_in(instruct: str, thinking: str, engine: str, task: str) -> Finding:
-    """λ50 by forward passes over a few prompts, as a finding."""
-    from interpole.analysis.intervals import interval_text
-    from interpole.diagnostics.doctor import Finding
-    from interpole.search.predict import opened
-    from interpole.sweep.config import SweepConfig
-
-    content = {
-        "sources": {"instruct": instruct, "thinking": thinking},
-        "tasks": [task],
-        "lambdas": [0, 1],
-        "engine": engine,
-    }
-    why = "around it a merge turns from answering at once to thinking first"
-    try:
-        with opened(SweepConfig.of(content)) as (asked, _):
-            asked.bisect()
-            curve = asked.curve(next(iter(asked.tasks)))
-    except InterpoleError as error:
-        return Finding(
-            "lambda50",
-            "warn",
-            f"where thinking sets in could not be said: {error.what}",
-            why,
-            error.remedy or "nothing",
-        )
-    if curve.mid is None:
-        return Finding("lambda50", "note", f"thinking does not set in: {'; '.join(curve.notes)}", why, "nothing")
-    what = f"half of the responses are likely to think from λ = {interval_text(curve.mid, digits=2)} on"
-    asked_of = f"by forward passes over {curve.num_questions} questions of {task}"
-    return Finding(
-        "lambda50",
-        "note",
-        f"{what}, {asked_of}",
-        why,
-        f"`interpole predict` says more; sweep λ around {curve.mid.value:.1f}",
-    )
 
 
 def similarity(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +56,7 @@ def samples(
     from interpole.merging.recipe import parse_lambdas
     from interpole.records import Outcome
     from interpole.runs.runfile import RunFile
+    from interpole.runs.samples import read_some
 
     lams = None if lam is None else parse_lambdas(lam)
 
@@ -66,7 +66,7 @@ def samples(
         )
 
     file = RunFile.load(run)
-    found = list(islice((one for one in _read(run, file, task, point, lams) if wanted(one)), num))
+    found = list(islice((one for one in read_some(run, task=task, point=point, lams=lams) if wanted(one)), num))
     if not found:
         points = ", ".join(dict.fromkeys(entry.point for entry in file.current))
         raise AnalysisError("no response is like that", run, f"tasks: {', '.join(file.tasks)}; points: {points}")
@@ -77,20 +77,6 @@ def samples(
         return
     for one in found:
         _show(one, file, full)
-
-
-def _read(
-    run: Path, file: RunFile, task: str | None, point: str | None, lams: Sequence[float] | None
-) -> Iterator[Sample]:
-    """Samples of the entries asked for, log by log as they are consumed."""
-    from interpole.runs.samples import read_log
-
-    for entry in file.current:
-        on_dial = lams is None or (entry.lam is not None and any(abs(entry.lam - lam) < 1e-9 for lam in lams))
-        if task in (None, entry.task) and point in (None, entry.point) and on_dial:
-            for part in entry.parts:
-                if part.log is not None:
-                    yield from read_log(entry.within(run, part.log), entry, part)
 
 
 def _show(one: Sample, file: RunFile, full: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from interpole.errors import EngineError, InterpoleError
 
-__all__ = ["BUILT_IN", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "require"]
+__all__ = ["BUILT_IN", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "installed", "require"]
 
 GROUP = "interpole.engines"
 
@@ -138,6 +138,23 @@ def engine_kind(name: str) -> EngineKind:
     if name not in kinds:
         raise EngineError(f"no engine {name!r}", remedy=f"there are {', '.join(kinds)}")
     return kinds[name]
+
+
+def installed() -> dict[str, dict[str, Any]]:
+    """Engine → versions of what it imports, and what to install where one of them is not there."""
+    from interpole.diagnostics.environment import versions  # late, as above
+
+    kinds, found = {kind.name: kind for kind in _BUILT_IN}, dict[str, dict[str, Any]]()
+    try:
+        kinds = engine_kinds()
+    except EngineError as error:
+        found["of other packages"] = {"packages": {}, "found": False, "remedy": str(error)}
+    for name, kind in kinds.items():
+        packages = versions(kind.packages)
+        missing = None in packages.values()
+        remedy = f"pip install 'interpole[{kind.extra}]'" if kind.extra and missing else ""
+        found[name] = {"packages": packages, "found": not missing, "remedy": remedy}
+    return found
 
 
 def require(module: str, extra: str, error: type[InterpoleError] = EngineError) -> None:

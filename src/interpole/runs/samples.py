@@ -7,7 +7,7 @@ a log and stand in for its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,17 @@ from interpole.runs.archive import Archive
 from interpole.runs.runfile import Count, Entry, Part, RunFile
 from interpole.schema import Foreign, validated, validated_json
 
-__all__ = ["Logged", "ScoreMetadata", "logged", "read", "read_log", "regraded", "regraded_path", "response_of"]
+__all__ = [
+    "Logged",
+    "ScoreMetadata",
+    "logged",
+    "read",
+    "read_log",
+    "read_some",
+    "regraded",
+    "regraded_path",
+    "response_of",
+]
 
 SCORE = "grade"
 """The score in Inspect's logs that `tasks.inspect` keeps."""
@@ -150,6 +160,23 @@ def read(run: StrPath, *, texts: bool = True, take: Take | None = None) -> list[
         for problem, number in sorted(own, key=lambda key: (order.get(key[0], len(order)), key)):
             found[entry.task, entry.point, problem, number] = own[problem, number]
     return list(found.values())
+
+
+def read_some(
+    run: StrPath, *, task: str | None = None, point: str | None = None, lams: Sequence[float] | None = None
+) -> Iterator[Sample]:
+    """Samples of a task, a point or some λ, log by log as they are consumed; None: of all.
+
+    Raises:
+        RunError: as `read`.
+    """
+    run = Path(run)
+    for entry in RunFile.load(run).current:
+        there = lams is None or (entry.lam is not None and any(abs(entry.lam - lam) < 1e-9 for lam in lams))
+        if task in (None, entry.task) and point in (None, entry.point) and there:
+            for part in entry.parts:
+                if part.log is not None:
+                    yield from read_log(entry.within(run, part.log), entry, part)
 
 
 def _asked(opened: Archive, log: Path) -> list[str]:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interpole import __version__
-from interpole.analysis.intervals import Array, Interval
+from interpole.analysis.intervals import Array, Interval, interval_text
 from interpole.analysis.metrics import measure
 from interpole.analysis.prediction import Attribution, Curve, attribute, next_lam, predict
 from interpole.checkpoints.names import KINDS, num_layers, role_of
+from interpole.diagnostics.doctor import Finding
 from interpole.engines.pool import Pool, Visit
-from interpole.errors import AnalysisError, EngineError, RunError, TaskError
+from interpole.errors import AnalysisError, EngineError, InterpoleError, RunError, TaskError
 from interpole.files import read_text
 from interpole.formats import plain
 from interpole.records import Chance, Generation, Sampler
@@ -48,6 +50,7 @@ __all__ = [
     "prompts_in",
     "prompts_of",
     "to_file",
+    "where_thinking_sets_in",
 ]  # fmt: skip
 
 BY = ("kinds", "layers", "groups", "cells")
@@ -406,3 +409,27 @@ def to_file(
         )
     sources = {name: source.fingerprint for name, source in asked.planned.sources.items()}
     return PredictionFile(interpole=__version__, marker=asked.begins, sources=sources, engine=dict(engine), tasks=tasks)
+
+
+def where_thinking_sets_in(instruct: str, thinking: str, engine: str, task: str) -> Finding:
+    """λ50 of a pair by forward passes over a few prompts, as the doctor says it; a failure is said, too."""
+    finding = partial(Finding, "lambda50", why="around it a merge turns from answering at once to thinking first")
+    content = {
+        "sources": {"instruct": instruct, "thinking": thinking},
+        "tasks": [task],
+        "lambdas": ENDS,
+        "engine": engine,
+    }
+    try:
+        with opened(SweepConfig.of(content)) as (asked, _):
+            asked.bisect()
+            curve = asked.curve(next(iter(asked.tasks)))
+    except InterpoleError as error:
+        what = f"where thinking sets in could not be said: {error.what}"
+        return finding("warn", what, remedy=error.remedy or "nothing")
+    if curve.mid is None:
+        return finding("note", f"thinking does not set in: {'; '.join(curve.notes)}", remedy="nothing")
+    what = f"half of the responses are likely to think from λ = {interval_text(curve.mid, digits=2)} on"
+    asked_of = f"by forward passes over {curve.num_questions} questions of {task}"
+    remedy = f"`interpole predict` says more; sweep λ around {curve.mid.value:.1f}"
+    return finding("note", f"{what}, {asked_of}", remedy=remedy)
