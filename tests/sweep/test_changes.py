@@ -1,7 +1,9 @@
 """Other settings than a run's: named, counted and refused before anything is done, unless the user says what to do."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -145,3 +147,13 @@ def test_what_is_not_installed_is_said_before_anything_is_done(made, monkeypatch
     with pytest.raises(EngineError, match="torch, which is not installed") as error:
         sweep.plan(made.config(engine="transformers", engine_options={}), made.out)
     assert error.value.remedy == "pip install 'interpole[transformers]'"
+
+
+def test_a_notebook_without_widgets_is_said_before_anything_is_done(made, monkeypatch):
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("interpole.engines.registry.find_spec", lambda name: None if name == "ipywidgets" else object())
+    with pytest.raises(RunError, match="ipywidgets, which is not installed"):
+        sweep.run(made.config(lambdas="0.5"), made.out)
+    shell.config = {"TerminalIPythonApp": {}}
+    assert sweep.plan(made.config(), made.out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -219,6 +220,14 @@ def _require(config: SweepConfig) -> None:
     require("inspect_ai", "eval", RunError)
     for package in config.kind.packages:
         require(package, config.kind.extra)
+    if _in_notebook():
+        require("ipywidgets", "", RunError)  # Inspect asks for it there, at every point
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, by the sign that Inspect goes by."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _work(
