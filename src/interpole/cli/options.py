@@ -53,6 +53,7 @@ __all__ = [
     "Policies",
     "Prefix",
     "Preset",
+    "PricePerMillion",
     "ProfileName",
     "Prompt",
     "PushToHub",
@@ -74,8 +75,10 @@ __all__ = [
     "Temperature",
     "TemplateFrom",
     "TemplateVariables",
+    "Tensors",
     "Thinking",
     "ThinkingGiven",
+    "ThinkingOfSweep",
     "TokensPerSecond",
     "TopK",
     "TopP",
@@ -83,10 +86,12 @@ __all__ = [
     "Vocabulary",
     "file_not_model",
     "say_what_is_run",
+    "share_of",
 ]
 
 LAMBDAS = "0:1:0.1"
 """The points of a sweep that names none."""
+MOST_SHARES = 100_000
 
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]
@@ -104,6 +109,8 @@ EstimandOption = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Run code that the file names: python: graders, tasks in files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Tensors = Annotated[bool, typer.Option("--tensors", help="Also one row per tensor.")]
+PricePerMillion = Annotated[float | None, typer.Option(help="US dollars for a million generated tokens.")]
 Layers = Annotated[
     str | None,
     typer.Option(
@@ -467,6 +474,7 @@ BudgetTokens = Annotated[
 BudgetSamples = Annotated[
     int | None, typer.Option(help="With --adaptive: responses to spend.", rich_help_panel="Fewer tokens (--adaptive)")
 ]
+ThinkingOfSweep = Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")]
 RunOut = Annotated[
     Path, typer.Option("--out", "-o", help="Run folder: made, continued or extended.", rich_help_panel="The run")
 ]
@@ -506,3 +514,11 @@ def say_what_is_run(code: Iterable[str]) -> None:
     """Name, on stderr, the code of others that is about to be run."""
     for one in code:
         typer.echo(printable(f"runs {one}"), err=True)
+
+
+def share_of(text: str) -> tuple[int, int]:
+    """I and N of `--shard I/N`."""
+    number, _, total = text.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total) <= MOST_SHARES):
+        raise typer.BadParameter(f"--shard {text}: write I/N, from 1/N to N/N, e.g. 2/8")
+    return int(number), int(total)

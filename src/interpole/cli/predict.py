@@ -30,7 +30,7 @@ def predict(
     instruct: Annotated[
         str, typer.Argument(metavar="INSTRUCT|SWEEP.yml", help="Instruct checkpoint, or a sweep as YAML.")
     ],
-    thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")] = None,
+    thinking: options.ThinkingOfSweep = None,
     *,
     task: options.Tasks = None,
     data: options.Data = None,

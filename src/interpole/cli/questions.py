@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpole.cli.options import Base, Instruct, Json, Thinking
+from interpole.cli.options import Base, Instruct, Json, Tensors, Thinking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +107,7 @@ def audit(
     instruct: Instruct,
     thinking: Thinking,
     base: Base = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="Also one row per tensor.")] = False,
+    tensors: Tensors = False,
     as_json: Json = False,
 ) -> None:
     """Recover how a merge was made: λ of every tensor, by which map, in which rounding, whose files, and the recipe."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpole.cli.options import EstimandOption, Grading, Json, Run, RunOrCurves
+from interpole.cli.options import EstimandOption, Grading, Json, PricePerMillion, Run, RunOrCurves
 from interpole.cli.sweep import sweep
 from interpole.errors import AnalysisError
 
@@ -97,7 +97,7 @@ def recommend(
     max_cost: Annotated[
         float | None, typer.Option(help="US dollars a response may cost; with --price-per-million.")
     ] = None,
-    price_per_million: Annotated[float | None, typer.Option(help="US dollars for a million generated tokens.")] = None,
+    price_per_million: PricePerMillion = None,
     balanced: Annotated[
         bool, typer.Option("--balanced", help="95 % of the best accuracy at the fewest tokens.")
     ] = False,
@@ -216,7 +216,7 @@ def plot(
 
 def watch(
     run: Run,
-    price_per_million: Annotated[float | None, typer.Option(help="US dollars for a million generated tokens.")] = None,
+    price_per_million: PricePerMillion = None,
     as_json: Json = False,
 ) -> None:
     """Watch a running or finished sweep: points, curves as sparklines, time and cost left. It only reads."""

@@ -11,7 +11,7 @@ import typer
 
 from interpole.cli import options
 from interpole.cli.cluster import actors_of
-from interpole.cli.options import file_not_model, say_what_is_run
+from interpole.cli.options import file_not_model, say_what_is_run, share_of
 from interpole.engines.registry import default_engine
 from interpole.errors import RunError, printable
 from interpole.files import size_text
@@ -41,7 +41,7 @@ def sweep(
     instruct: Annotated[
         str | None, typer.Argument(metavar="[INSTRUCT|SWEEP.yml]", help="Instruct checkpoint, or a sweep as YAML.")
     ] = None,
-    thinking: Annotated[str | None, typer.Argument(metavar="[THINKING]", help="Thinking checkpoint.")] = None,
+    thinking: options.ThinkingOfSweep = None,
     *,
     out: options.RunOut,
     task: options.Tasks = None,
@@ -235,17 +235,12 @@ def _share(shard: str | None, ray: str | None, *, adaptive: bool) -> Shard | Non
         raise typer.BadParameter("--ray does whole sweeps: it goes neither with --shard nor with --adaptive")
     if shard is None:
         return None
-    from pydantic import ValidationError
-
-    from interpole.runs.runfile import Shard
-
     if adaptive:
         raise typer.BadParameter("--adaptive goes by what it has seen so far, so it has no shards")
-    number, _, total = shard.partition("/")
-    try:
-        return Shard.model_validate({"number": number, "total": total})
-    except ValidationError:
-        raise typer.BadParameter(f"--shard {shard}: write I/N, from 1/N to N/N, e.g. 2/8") from None
+    from interpole.runs.runfile import Shard
+
+    number, total = share_of(shard)
+    return Shard(number=number, total=total)
 
 
 def start(

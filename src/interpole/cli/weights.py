@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interpole.cli import options
-from interpole.cli.options import file_not_model
+from interpole.cli.options import file_not_model, share_of
+from interpole.cli.sweep import said
 
 if TYPE_CHECKING:
     from interpole.checkpoints.checkpoint import Checkpoint
@@ -18,16 +19,9 @@ if TYPE_CHECKING:
     from interpole.checkpoints.save import Saved
     from interpole.checkpoints.shards import Share
     from interpole.merging.recipe import Recipe
+    from interpole.merging.writing import MergeJob
 
 __all__ = ["convert", "extract_lora", "merge", "presets", "register"]
-
-
-MOST_SHARES = 100_000
-MOST_ORDERS = 64
-"""Shares into which a merge is cut for a cluster: each opens the sources anew."""
-MOST_FAILURES = 3
-STREAM_THREADS = 8
-"""With `--stream`: they wait for the network, not for a core."""
 
 recipes_app = typer.Typer(help="Recipes: merges as data.", no_args_is_help=True)
 
@@ -74,14 +68,11 @@ def merge(
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
     from interpole.checkpoints.hub import check_login, push
+    from interpole.checkpoints.shards import Share
+    from interpole.errors import printable
+    from interpole.merging.writing import MergeJob, write_on_cluster
 
-    wanted = {
-        "template_from": template_from,
-        "dtype": dtype,
-        "vocabulary": vocabulary,
-        "extrapolate": extrapolate or None,
-    }
-    settings = {key: value for key, value in wanted.items() if value is not None}
+    settings = said(template_from=template_from, dtype=dtype, vocabulary=vocabulary, extrapolate=extrapolate or None)
     ablations = {"layers": layers, "skip": skip or (), "embeddings": embeddings}
     if source and thinking is not None:
         raise typer.BadParameter("--source goes with a recipe, not with INSTRUCT THINKING")
@@ -104,13 +95,18 @@ def merge(
     if push_to_hub and not dry_run:
         check_login(push_to_hub)
     shard_bytes = None if shard_size is None else _parse_size(shard_size)
-    share = None if shard is None else _parse_share(shard, ray)
-    insisted = allow_non_finite or no_doctor
-    job = _Job(recipes, shard_bytes, share, not no_doctor, insisted, stream=stream, card_from=card_from)
+    if shard is not None and ray is not None:
+        raise typer.BadParameter("--ray writes all shares: it does not go with --shard")
+    share = None if shard is None else Share(*share_of(shard))
+    card = None if card_from is None else _card(card_from)
+    job = MergeJob(recipes, shard_bytes, share, allow_non_finite or no_doctor, stream, card)
+    seen = {} if no_doctor else _examined(job)
     if dry_run:
-        _say_what_it_takes(job, as_json=as_json)
+        _say_what_it_takes(job, seen, as_json=as_json)
         return
-    written = _write(job if ray is None else _made_there(job, ray), as_json=as_json)
+    if ray is not None:
+        job = write_on_cluster(job, seen, ray, lambda text: typer.echo(printable(text), err=True))
+    written = _write(job, seen, as_json=as_json)
     for folder in recipes if push_to_hub and written else ():
         typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
 
@@ -177,7 +173,7 @@ def extract_lora(
         ),
     ] = False,
     dtype: Annotated[str, typer.Option(help="Of the adapter: float32, bfloat16 or float16.")] = "float32",
-    tensors: Annotated[bool, typer.Option("--tensors", help="Also one row per tensor.")] = False,
+    tensors: options.Tensors = False,
     as_json: options.Json = False,
 ) -> None:
     """Write the LoRA adapter that leads from a base to a merge, as peft reads it, and say what it loses.
@@ -235,45 +231,31 @@ def presets(*, as_json: options.Json = False) -> None:
         typer.echo(f"{name:18} {meaning}")
 
 
-class _Job(NamedTuple):
-    """What is asked of a merge: recipes by folder, with the same sources; size of files, share, checks, reading, card."""
+def _card(run: Path) -> Callable[[Checkpoint], str]:
+    """Model cards with what a run measured of the merge."""
+    from interpole.report.card import card_from  # and with it what draws and fits: three times what a merge imports
 
-    recipes: dict[Path, Recipe]
-    shard_bytes: int | None
-    share: Share | None
-    doctor: bool
-    allow_non_finite: bool
-    stream: bool
-    card_from: Path | None
+    return partial(card_from, run)
 
 
-def _open(job: _Job, *, weights: bool) -> dict[str, Checkpoint]:
-    """The sources, once the doctor has seen them; `weights` says whether they are read, and so must be here."""
-    from interpole.checkpoints.hub import is_hub_id
+def _examined(job: MergeJob) -> dict[str, Checkpoint]:
+    """The sources as the doctor sees them, before weights are downloaded."""
     from interpole.cli.questions import open_examined
-    from interpole.merging.merged import open_part
-    from interpole.merging.recipe import Recipe
 
     first = next(iter(job.recipes.values()))
-    sources: dict[str, Checkpoint] = {}
-    if job.doctor:  # before weights are downloaded
-        sources = open_examined(first.sources, first.template_source, first.vocabulary)
-    for name, source in first.sources.items():
-        partly = isinstance(source, Recipe) or is_hub_id(source.model)  # there may be headers alone
-        if name not in sources or (partly and weights):
-            sources[name] = open_part(source, weights=weights, stream=job.stream and weights)
-    return sources
+    return open_examined(first.sources, first.template_source, first.vocabulary)
 
 
-def _say_what_it_takes(job: _Job, *, as_json: bool) -> None:
+def _say_what_it_takes(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> None:
     """Plan the merge and print what it takes."""
     from interpole.checkpoints.estimate import estimate
     from interpole.checkpoints.save import Target
     from interpole.cli.show import show_json
-    from interpole.merging.merged import merge_all
+    from interpole.merging.writing import merges
 
-    merged = merge_all(list(job.recipes.values()), _open(job, weights=job.stream), weights=job.stream)
-    targets = [Target(checkpoint, out) for out, checkpoint in zip(job.recipes, merged, strict=True)]
+    merged = merges(job, seen, weights=job.stream)
+    targets = [Target(checkpoint, out) for out, checkpoint in merged.items()]
+    notes = targets[0].checkpoint.notes
     found = estimate(
         targets,
         shard_bytes=job.shard_bytes,
@@ -287,11 +269,11 @@ def _say_what_it_takes(job: _Job, *, as_json: bool) -> None:
             "seconds": found.seconds and round(found.seconds, 1),
             "fits": found.fits,
         }
-        show_json({"folders": [str(out) for out in job.recipes]} | said | {"notes": list(merged[0].notes)})
+        show_json({"folders": [str(out) for out in job.recipes]} | said | {"notes": list(notes)})
         return
     for line in _estimate_lines(found, [*job.recipes], job.share):
         typer.echo(line)
-    for note in merged[0].notes:
+    for note in notes:
         typer.echo(f"  {note}")
 
 
@@ -323,7 +305,7 @@ def _time_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _write(job: _Job, *, as_json: bool) -> bool:
+def _write(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> bool:
     """Merge and save with a progress bar, then say what was made.
 
     Returns:
@@ -334,17 +316,16 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     from interpole.checkpoints.shards import shards_of
     from interpole.cli.progress import bytes_bar
     from interpole.files import size_text
-    from interpole.merging.merged import merge_all
+    from interpole.merging.writing import merges, save_merges
 
-    recipes, _, share, *_ = job
-    merged = dict(zip(recipes, merge_all(list(recipes.values()), _open(job, weights=True)), strict=True))
+    recipes, share, merged = job.recipes, job.share, merges(job, seen)
     names = [
         name for names in shards_of(next(iter(merged.values())), job.shard_bytes, share).values() for name in names
     ]
     num_bytes = sum(checkpoint.specs[name].num_bytes for checkpoint in merged.values() for name in names)
     start = perf_counter()
     with bytes_bar("merging", num_bytes) as advance:
-        saved = _save(job, merged, advance)
+        saved = save_merges(job, merged, advance)
     seconds = perf_counter() - start
     if as_json:
         from interpole.cli.show import show_json
@@ -366,91 +347,6 @@ def _write(job: _Job, *, as_json: bool) -> bool:
     return saved.is_whole
 
 
-def _save(job: _Job, merged: Mapping[Path, Checkpoint], progress: Callable[[int], None] | None = None) -> Saved:
-    from interpole.checkpoints.save import Target, save_all
-
-    return save_all(
-        [Target(checkpoint, out, _card(job, checkpoint)) for out, checkpoint in merged.items()],
-        shard_bytes=job.shard_bytes,
-        progress=progress,
-        allow_non_finite=job.allow_non_finite,
-        share=job.share,
-        threads=STREAM_THREADS if job.stream else None,
-    )
-
-
-def _card(job: _Job, merged: Checkpoint) -> dict[str, str]:
-    """The model card with what a run measured of the merge, where that is asked for."""
-    if job.card_from is None:
-        return {}
-    from interpole.report.card import card_from  # and with it what draws and fits: three times what a merge imports
-
-    return {"README.md": card_from(job.card_from, merged)}
-
-
-class _Merger:
-    """What a worker on a cluster has: this program."""
-
-    def versions(self) -> dict[str, str]:
-        """Its version."""
-        from interpole import __version__
-
-        return {"interpole": __version__}
-
-
-def _save_share(_: object, job: _Job) -> None:
-    """Write a share: what a worker on a cluster is ordered to do."""
-    from interpole.merging.merged import merge_all
-
-    recipes = list(job.recipes.values())
-    _save(job, dict(zip(job.recipes, merge_all(recipes, _open(job, weights=True)), strict=True)))
-
-
-def _made_there(job: _Job, address: str) -> _Job:
-    """Have the folders written by the workers of a cluster.
-
-    Returns:
-        The job of one share, which finds that all are there.
-
-    Raises:
-        InterpoleError: a share failed several times.
-    """
-    from interpole.actors import Actors, Order
-    from interpole.checkpoints.shards import Share, shards_of
-    from interpole.errors import OutputError, printable
-    from interpole.files import make_folder
-    from interpole.merging.merged import merge_all
-
-    recipes = {out.absolute(): recipe for out, recipe in job.recipes.items()}
-    first, *_ = merge_all(list(recipes.values()), _open(job, weights=job.stream), weights=job.stream)
-    of = min(len(shards_of(first, job.shard_bytes)), MOST_ORDERS)
-    todo = job._replace(recipes=recipes, doctor=False)  # it has been asked
-    left, failures = [Share(number, of) for number in range(1, of + 1)], Counter[Share]()
-    folder = next(iter(recipes)).parent
-    make_folder(folder)
-
-    def give(_: int) -> Order | None:
-        return Order(_save_share, (todo._replace(share=left.pop(0)),)) if left else None
-
-    def tell(text: str) -> None:
-        typer.echo(printable(text), err=True)
-
-    with Actors(_Merger, (), folder, address, what="worker", report=tell) as actors:
-        for done in actors.work(give, lambda: len(left)):
-            share = None if done is None else done.order.args[0].share
-            if done is None or share is None:
-                continue
-            if not done.error:
-                tell(f"share {share.number} of {of}: written on {done.node}")
-                continue
-            failures[share] += 1
-            tell(f"share {share.number} of {of}: {done.error}")
-            if failures[share] >= MOST_FAILURES:
-                raise OutputError(done.error, f"share {share.number} of {of}", "then run the same command again")
-            left.append(share)
-    return todo._replace(share=Share(1, of))
-
-
 def _how_far(saved: Saved, share: Share) -> str:
     """What a share says at its end."""
     there = f"share {share.number} of {share.of}: {saved.num_there} of {saved.num_shards} files are there"
@@ -459,18 +355,6 @@ def _how_far(saved: Saved, share: Share) -> str:
     if saved.num_there == saved.num_shards:
         return f"{there}; another process is finishing the folder"
     return f"{there}; the share that writes the last one finishes the folder"
-
-
-def _parse_share(text: str, ray: str | None) -> Share:
-    """Part and number of parts of `"3/8"`."""
-    from interpole.checkpoints.shards import Share
-
-    if ray is not None:
-        raise typer.BadParameter("--ray writes all shares: it does not go with --shard")
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARES):
-        raise typer.BadParameter(f"--shard {text}: write I/N, as 1/8 … 8/8")
-    return Share(int(number), int(of))
 
 
 def _parse_size(text: str) -> int:
