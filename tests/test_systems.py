@@ -4,9 +4,12 @@ import ctypes
 import errno
 import fcntl
 import os
+import pkgutil
+import re
 import struct
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,8 @@ import numpy as np
 import pytest
 
 import interpole
+import interpole.chat
+import interpole.tasks
 from interpole.checkpoints.save import Target, save_all
 from interpole.checkpoints.shards import Share
 from interpole.errors import InterpoleWarning, OutputError, RunError
@@ -186,3 +191,17 @@ def test_a_worker_without_limits_of_memory_answers(tmp_path):
         assert guarded.ask(of=21) == {"is": 42}
     finally:
         guarded.close()
+
+
+def test_no_reader_repeats_possessively_which_pythons_before_3_11_5_misread():
+    """There `(?:ab?c)++` takes all of "aca": a repeat that fails keeps what it had taken."""
+    packages = (interpole.chat, interpole.tasks)
+    names = [
+        module.name for package in packages for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    patterns = [
+        value for name in names for value in vars(import_module(name)).values() if isinstance(value, re.Pattern)
+    ]
+    assert len(patterns) > 50
+    forms = {pattern.pattern: str(re._parser.parse(pattern.pattern, pattern.flags)) for pattern in patterns}
+    assert [text for text, form in forms.items() if "POSSESSIVE" in form or "ATOMIC" in form] == []

@@ -58,7 +58,7 @@ _SMALL_WORDS = "or|de|la|le|el|es|en|da|du|di|pi|ln|it|is|so|we|be|to|of|in|at|a
 _LETTERS = rf"(?<![A-Za-z])(?!(?i:{_SMALL_WORDS})(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
 PLAIN_MATH = re.compile(
     r"(?:\\[A-Za-z]{1,20}|\\[{},;:! %$]|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln|exp|or|and)(?![A-Za-z])"
-    rf"|{_LETTERS}|[\d\s.,+\-*/^_=(){{}}\[\]|!%°√π∞·×÷²³$]){{1,400}}+"
+    rf"|{_LETTERS}|[\d\s.,+\-*/^_=(){{}}\[\]|!%°√π∞·×÷²³$]){{1,400}}"
 )
 _MORE_NUMBERS = re.compile(
     r"\s{0,2}(?:,\s{0,2}(?:or|and)|,|or|and|或|和|и|или|oder|und|ou|et|o|y|maybe)\s{1,2}(?:maybe\s|perhaps\s)?(?=[-+$\\]{0,3}[\d(])",
