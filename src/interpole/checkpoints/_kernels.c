@@ -25,9 +25,6 @@
 #define LANES 16
 #define MOST_INPUTS 16
 #define VOTE_BLOCK 256 /* a vote holds this many floats of every input */
-#define HIGH_BINS (1 << 15)
-#define LOW_BINS (1 << 16)
-#define TABLES 4 /* counts side by side: neighbours that are equal need not wait for each other */
 
 static inline float widen(uint16_t code) {
     uint32_t bits = (uint32_t)code << 16;
@@ -204,49 +201,40 @@ FOR_EACH_CPU static void elect_task_vectors(const Source *sources, int count, co
     }
 }
 
-FOR_EACH_CPU static void count_high(const uint16_t *x, const uint16_t *base, Py_ssize_t size, uint32_t *counts) {
-    uint16_t high[BLOCK];
+/* The bits of |x - base| strictly between `low` and `high`, in order, to `inside`; into `counts` how many lie above `high`, at
+   it, between, and at `low`. */
+FOR_EACH_CPU static void find_band(const uint16_t *x, const uint16_t *base, Py_ssize_t size, int32_t low, int32_t high,
+                                   int32_t *inside, Py_ssize_t *counts) {
+    int32_t bits[BLOCK];
+    uint8_t hits[BLOCK];
+    Py_ssize_t found = 0;
     for (Py_ssize_t start = 0; start < size; start += BLOCK) {
         Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK, i = 0;
-        for (Py_ssize_t j = 0; j < length; j++) high[j] = magnitude(widen(x[start + j]) - widen(base[start + j])) >> 16;
-        for (; i + TABLES <= length; i += TABLES)
-            for (int table = 0; table < TABLES; table++) counts[table * HIGH_BINS + high[i + table]]++;
-        for (; i < length; i++) counts[high[i]]++;
+        int32_t above = 0, at_high = 0, at_low = 0;
+        for (Py_ssize_t j = 0; j < length; j++) {
+            int32_t found_bits = magnitude(widen(x[start + j]) - widen(base[start + j]));
+            bits[j] = found_bits;
+            above += found_bits > high;
+            at_high += found_bits == high;
+            at_low += found_bits == low;
+            hits[j] = (found_bits > low) & (found_bits < high);
+        }
+        counts[0] += above;
+        counts[1] += at_high;
+        counts[3] += at_low;
+        for (; i + 8 <= length; i += 8) {
+            uint64_t any;
+            memcpy(&any, hits + i, 8);
+            if (any)
+                for (int lane = 0; lane < 8; lane++) {
+                    inside[found] = bits[i + lane]; /* written over where it is no hit */
+                    found += hits[i + lane];
+                }
+        }
+        for (; i < length; i++)
+            if (hits[i]) inside[found++] = bits[i];
     }
-    for (int table = 1; table < TABLES; table++)
-        for (int bin = 0; bin < HIGH_BINS; bin++) counts[bin] += counts[table * HIGH_BINS + bin];
-}
-
-FOR_EACH_CPU static void count_low(const uint16_t *x, const uint16_t *base, Py_ssize_t size, int32_t high,
-                                   uint32_t *counts) {
-    int32_t bits[BLOCK];
-    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
-        Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK;
-        for (Py_ssize_t i = 0; i < length; i++) bits[i] = magnitude(widen(x[start + i]) - widen(base[start + i]));
-        for (Py_ssize_t i = 0; i < length; i++)
-            if (bits[i] >> 16 == high) counts[bits[i] & 0xFFFF]++;
-    }
-}
-
-/* Position of the `rank`-th element (from 1) whose magnitude has these bits. */
-FOR_EACH_CPU static Py_ssize_t find_equal(const uint16_t *x, const uint16_t *base, Py_ssize_t size, int32_t bits,
-                                          Py_ssize_t rank) {
-    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
-        Py_ssize_t length = size - start < BLOCK ? size - start : BLOCK;
-        int32_t found = 0;
-        for (Py_ssize_t i = 0; i < length; i++) found += magnitude(widen(x[start + i]) - widen(base[start + i])) == bits;
-        if (found >= rank)
-            for (Py_ssize_t i = start; i < start + length; i++)
-                if (magnitude(widen(x[i]) - widen(base[i])) == bits && !--rank) return i;
-        rank -= found;
-    }
-    return -1;
-}
-
-/* The highest bin from which on up at least `rank` are counted; `rank` becomes how many of that bin are among them. */
-static int32_t bin_of(const uint32_t *counts, int bins, Py_ssize_t *rank) {
-    while (--bins > 0 && (Py_ssize_t)counts[bins] < *rank) *rank -= counts[bins];
-    return bins;
+    counts[2] += found;
 }
 
 /* NH of blocks of 32-bit words with fixed keys: Σ (word + key) times (word + key) half a block further, as fingerprint.py says. */
@@ -352,31 +340,26 @@ static PyObject *task_vector_sum(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *magnitude_cut(PyObject *module, PyObject *args) {
+static PyObject *magnitude_band(PyObject *module, PyObject *args) {
     PyObject *objects[2];
-    Py_buffer views[2];
-    Py_ssize_t rank, last = -1;
-    if (!PyArg_ParseTuple(args, "OOn", &objects[0], &objects[1], &rank)) return NULL;
+    Py_buffer views[2], inside;
+    int low, high;
+    Py_ssize_t counts[4] = {0};
+    if (!PyArg_ParseTuple(args, "OOiiw*", &objects[0], &objects[1], &low, &high, &inside)) return NULL;
     Py_ssize_t size = open_buffers(objects, 2, 0, views);
-    if (size < 0) return NULL;
-    int32_t threshold = rank <= 0 ? INT32_MAX : -1;
-    uint32_t *counts = rank > 0 && rank < size ? calloc(TABLES * HIGH_BINS + LOW_BINS, sizeof(uint32_t)) : NULL;
-    int failed = rank > 0 && rank < size && !counts;
-    if (counts) {
-        const uint16_t *x = views[0].buf, *base = views[1].buf;
+    int fits = size < 0 || inside.len >= 4 * size;
+    if (size >= 0 && fits) {
         Py_BEGIN_ALLOW_THREADS
-        count_high(x, base, size, counts);
-        int32_t high = bin_of(counts, HIGH_BINS, &rank);
-        uint32_t *low = counts + TABLES * HIGH_BINS;
-        count_low(x, base, size, high, low);
-        threshold = high << 16 | bin_of(low, LOW_BINS, &rank);
-        last = find_equal(x, base, size, threshold, rank);
+        find_band(views[0].buf, views[1].buf, size, low, high, inside.buf, counts);
         Py_END_ALLOW_THREADS
     }
-    free(counts);
-    PyBuffer_Release(&views[0]);
-    PyBuffer_Release(&views[1]);
-    return failed ? PyErr_NoMemory() : Py_BuildValue("(in)", threshold, last);
+    if (!fits) PyErr_SetString(PyExc_ValueError, "32 bits of room for each element are needed");
+    PyBuffer_Release(&inside);
+    if (size >= 0) {
+        PyBuffer_Release(&views[0]);
+        PyBuffer_Release(&views[1]);
+    }
+    return size < 0 || !fits ? NULL : Py_BuildValue("(nnnn)", counts[0], counts[1], counts[2], counts[3]);
 }
 
 static PyObject *absolute_sums(PyObject *module, PyObject *args) {
@@ -429,7 +412,8 @@ static PyMethodDef methods[] = {
     {"weighted_sum", weighted_sum, METH_VARARGS, "(inputs, weights, out): write the rounded sum of weight times input."},
     {"task_vector_sum", task_vector_sum, METH_VARARGS,
      "(inputs, weights, cuts, normalize, scale, base, out): write base + scale * sum of weight * (input - base), rounded."},
-    {"magnitude_cut", magnitude_cut, METH_VARARGS, "(x, base, count): threshold and last position of the largest |x - base|."},
+    {"magnitude_band", magnitude_band, METH_VARARGS,
+     "(x, base, low, high, inside): how many |x - base| lie above, at high, inside, at low; the bits inside are written."},
     {"absolute_sums", absolute_sums, METH_VARARGS, "(a, b): the sums of |a - b|, |a| and |b|."},
     {"line_products", line_products, METH_VARARGS, "(m, a, b): products of m - a, b - a and a; how many m differ from a, b."},
     {"block_sums", block_sums, METH_VARARGS, "(data, keys, out): write the NH sum of every block of the keys' length."},

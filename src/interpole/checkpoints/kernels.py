@@ -25,16 +25,15 @@ __all__ = [
     "absolute_sums",
     "are_built",
     "block_sums",
+    "fit",
     "keep_freed_memory",
     "line_products",
-    "magnitude_cut",
+    "magnitude_band",
     "task_vector_sum",
     "weighted_sum",
 ]
 
 MOST_INPUTS = 16
-MOST_COUNTED = 1 << 32
-"""Numbers that are counted in 32 bits."""
 
 Array = NDArray[Any]
 
@@ -47,7 +46,7 @@ def weighted_sum(inputs: Sequence[Array], weights: Sequence[float], out: Array |
         weights: one number per input.
         out: where to write the sum, 16 bits a number; default a new array.
     """
-    if not _fit(inputs):
+    if not fit(inputs):
         return None
     out = np.empty(inputs[0].shape, np.uint16) if out is None else out.view(np.uint16)
     _kernels.weighted_sum(tuple(array.view(np.uint16) for array in inputs), tuple(map(float, weights)), out)
@@ -69,13 +68,14 @@ def task_vector_sum(
         inputs: flat arrays of one length.
         base: a flat array of that length.
         weights: one number per input.
-        cuts: for each input what is kept of xᵢ − base, as `magnitude_cut` gives it; of this the elements count that have the sign
-            of the weighted sum (TIES). Without cuts all is kept, and there is no vote.
+        cuts: for each input what is kept of xᵢ − base, a threshold of bits and the last position of an element at it, as
+            `_sparsify.Cut` has them; of this the elements count that have the sign of the weighted sum (TIES). Without cuts all
+            is kept, and there is no vote.
         normalize: divide by the sum of the weights, after a vote by that of those that agree; sums of 0 count as 1.
         scale: factor on the sum.
     """
     loop = getattr(_kernels, "task_vector_sum", None)
-    if loop is None or not _fit(inputs) or not _fit((base,)):
+    if loop is None or not fit(inputs) or not fit((base,)):
         return None
     out = np.empty(base.shape, np.uint16)
     codes = tuple(array.view(np.uint16) for array in inputs)
@@ -83,22 +83,23 @@ def task_vector_sum(
     return out.view(DTYPES["BF16"])
 
 
-def magnitude_cut(x: Array, base: Array, count: int) -> tuple[int, int] | None:
-    """What is kept of x − base where the `count` largest magnitudes are, of equal ones the first; None unless both are bfloat16.
+def magnitude_band(x: Array, base: Array, low: int, high: int) -> tuple[int, int, Array, int] | None:
+    """The magnitudes of x − base beside a band, by their bits as float32, which order as they do; None unless both are bfloat16.
 
     Returns:
-        The threshold, as bits of a float32, and the position of the last element at it that is kept, as `_sparsify` has them.
+        How many lie above `high` and at it, the bits of those strictly between, in order, and how many lie at `low`.
     """
-    loop = getattr(_kernels, "magnitude_cut", None)
-    if loop is None or not _fit((x, base)) or x.size >= MOST_COUNTED:
+    loop = getattr(_kernels, "magnitude_band", None)
+    if loop is None or not fit((x, base)):
         return None
-    found: tuple[int, int] = loop(x.view(np.uint16), base.view(np.uint16), count)
-    return found
+    inside = np.empty(x.size, np.int32)
+    above, at_high, num_inside, at_low = loop(x.view(np.uint16), base.view(np.uint16), low, high, inside)
+    return above, at_high, inside[:num_inside].copy(), at_low
 
 
 def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
     """Σ|a − b|, Σ|a| and Σ|b| in rows of 1,024 in float32, then float64; None unless both are bfloat16."""
-    return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if _fit((a, b)) else None
+    return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if fit((a, b)) else None
 
 
 def line_products(merged: Array, a: Array, b: Array) -> list[float] | None:
@@ -107,7 +108,7 @@ def line_products(merged: Array, a: Array, b: Array) -> list[float] | None:
     Rows of 1,024 in float32, then float64; None unless all are bfloat16, and where the loop was not built.
     """
     loop = getattr(_kernels, "line_products", None)
-    if loop is None or not _fit((merged, a, b)):
+    if loop is None or not fit((merged, a, b)):
         return None
     found: list[float] = loop(merged.view(np.uint16), a.view(np.uint16), b.view(np.uint16))
     return found
@@ -137,7 +138,8 @@ def keep_freed_memory() -> None:
         mallopt(-3, 16 << 20)  # M_MMAP_THRESHOLD
 
 
-def _fit(arrays: Sequence[Array]) -> bool:
+def fit(arrays: Sequence[Array]) -> bool:
+    """Whether the loops take these arrays."""
     return (
         _kernels is not None
         and len(arrays) <= MOST_INPUTS

@@ -34,6 +34,7 @@ __all__ = [
     "not_finite",
     "num_not_finite",
     "sum_tensors",
+    "to_float32",
     "total",
 ]
 
@@ -92,6 +93,13 @@ def float32_parts(*arrays: Array) -> Iterator[tuple[NDArray[np.float32], ...]]:
         yield tuple((word << np.uint32(16)).view(np.float32) for word in words)
     else:
         yield tuple(array.astype(np.float32) for array in arrays)
+
+
+def to_float32(array: Array) -> NDArray[np.float32]:
+    """The array in float32; exact for bfloat16, float16 and float8."""
+    if array.dtype == DTYPES["BF16"]:
+        return np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+    return array.astype(np.float32)
 
 
 def total(x: NDArray[np.float32]) -> float:

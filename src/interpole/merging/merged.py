@@ -20,13 +20,14 @@ from interpole.chat import find_markers
 from interpole.checkpoints.checkpoint import Checkpoint, Origin
 from interpole.checkpoints.compat import clashes
 from interpole.checkpoints.open import fit, open_source
+from interpole.checkpoints.reduce import to_float32
 from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.checkpoints.views.fp8 import KEY, Dequantised, Quantised
 from interpole.checkpoints.views.stacking import stacked
 from interpole.checkpoints.views.vocabulary import vocabulary
 from interpole.errors import MismatchError, RecipeError
 from interpole.merging.card import texts
-from interpole.merging.methods import Stream, get_method
+from interpole.merging.methods import ReadPair, Stream, get_method
 from interpole.merging.recipe import DTYPE_NAMES, Part, Recipe
 from interpole.merging.rules import Coefficients, list_layers
 
@@ -39,6 +40,8 @@ Span = tuple[int, int]
 KEPT_PIECES = 8
 KEPT_BYTES = 4 << 20
 """Pieces of sources that are kept, per thread, where several merges are written together."""
+WHOLE_ELEMENTS = 1 << 22
+"""Tensors up to this size are taken whole by methods that need to know something of the whole."""
 Read = Callable[[Checkpoint, str, int, int], NDArray[Any]]
 """A source, the name of a tensor and a span of it → its elements."""
 
@@ -54,6 +57,14 @@ class _Last(threading.local):
     def __init__(self) -> None:
         self.key: tuple[str, Span, Coefficients] | None = None
         self.whole: NDArray[Any] = np.empty(0)
+
+
+class _Cut:
+    """What a method has to know of a source's whole tensor, once some thread has found it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.found: Any = None
 
 
 @final
@@ -104,6 +115,7 @@ class Merged(Checkpoint):
         self._inputs = [sources[name] for name in recipe.merged_names]
         self._plan = recipe.coefficients(first.specs)
         self._last = _Last()
+        self._cuts: dict[tuple[str, Span, Coefficients], list[_Cut]] = {}
         self._rows = {name: rows for name in self._plan if (rows := self._row_plan(name))}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -148,8 +160,9 @@ class Merged(Checkpoint):
         """How the tensor is best read: None in pieces of any size, or the whole at once."""
         if (source := self.copied_from(name)) is not None:
             return source.chunk_elements(name)
-        if not self._method.elementwise:
-            return self.specs[name].num_elements
+        size = self.specs[name].num_elements
+        if not self._method.elementwise and self._finder(self._plan[name], size) is None:
+            return size
         return max((source.chunk_elements(name) or 0 for source in self.sources.values()), default=0) or None
 
     def fingerprint(self, *, quick: bool = False) -> str:
@@ -179,22 +192,66 @@ class Merged(Checkpoint):
         """Elements of `span` in `dtype`; `whole` is what is merged as one where a method needs it."""
         if (source := self._copied(name, coefficients)) is not None:
             return _cast(self._read_source(source, name, *span), dtype)
-        if self._method.elementwise:
-            return _cast(self._merge(name, coefficients, span, dtype), dtype)
-        if span == whole:
+        if span == whole or self._method.elementwise:
+            return _cast(self._merge(name, coefficients, span, dtype, {}), dtype)
+        if find := self._finder(coefficients, whole[1] - whole[0]):
+            beside = {"cuts": self._cuts_of(find, name, coefficients, whole), "start": span[0] - whole[0]}
+            return _cast(self._merge(name, coefficients, span, dtype, beside), dtype)
             return _cast(self._merge(name, coefficients, whole, dtype), dtype)
         if self._last.key != (name, whole, coefficients):  # a view may read it in many runs of rows
-            self._last.whole = _cast(self._merge(name, coefficients, whole, dtype), dtype)
+            self._last.whole = _cast(self._merge(name, coefficients, whole, dtype, {}), dtype)
             self._last.key = (name, whole, coefficients)
         return self._last.whole[span[0] - whole[0] : span[1] - whole[0]].copy()
 
     def _is_sum(self, coefficients: Coefficients) -> bool:
         return self.recipe.method == "linear" and not dict(coefficients.parameters).get("normalize")
 
-    def _merge(self, name: str, coefficients: Coefficients, span: Span, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The merged elements in float32, or in `dtype` where one loop computes and rounds them."""
+    def _finder(self, coefficients: Coefficients, size: int) -> Callable[..., Any] | None:
+        """The method's `cut`, where with it a tensor, or row, of this size is merged piece by piece."""
+        if size <= WHOLE_ELEMENTS or dict(coefficients.parameters).get(self._method.whole_with):
+            return None
+        return self._method.cut
+
+    def _cuts_of(self, find: Callable[..., Any], name: str, coefficients: Coefficients, whole: Span) -> list[Any]:
+        """What the method has to know of every source's whole tensor; of several threads each finds that of another source."""
+        cuts = self._cuts.setdefault((name, whole, coefficients), [_Cut() for _ in self._inputs])
+        parameters = dict(coefficients.parameters)
+        for waits in (False, True):
+            for source, (cut, checkpoint) in enumerate(zip(cuts, self._inputs, strict=True)):
+                if cut.found is not None or not cut.lock.acquire(blocking=waits):
+                    continue
+                try:
+                    if cut.found is None:
+                        cut.found = find(
+                            self._pairs(checkpoint, name, whole[0]), whole[1] - whole[0], source, **parameters
+                        )
+                finally:
+                    cut.lock.release()
+        return [cut.found for cut in cuts]
+
+    def _pairs(self, source: Checkpoint, name: str, first: int) -> ReadPair:
+        """Reads a source's tensor and that of the base side by side, from element `first` on."""
+
+        def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
+            span = first + start, first + stop
+            return self._read_source(source, name, *span), self._read_source(self.sources["base"], name, *span)
+
+        return read
+
+    def _merge(
+        self, name: str, coefficients: Coefficients, span: Span, dtype: np.dtype[Any], beside: Mapping[str, Any]
+    ) -> NDArray[Any]:
+        """The merged elements in float32, or in `dtype` where one loop computes and rounds them.
+
+        Args:
+            name: the tensor.
+            coefficients: what it is merged with.
+            span: its elements.
+            dtype: of the result.
+            beside: further arguments of the method.
+        """
         pieces = [self._read_source(source, name, *span) for source in self._inputs]
-        arguments = dict(coefficients.parameters)
+        arguments = {**dict(coefficients.parameters), **beside}
         takes_base = self._method.base != "no" and "base" in self.sources
         if takes_base:
             arguments["base"] = self._read_source(self.sources["base"], name, *span)
@@ -205,9 +262,9 @@ class Merged(Checkpoint):
         shape = self.specs[name].shape
         if self._method.elementwise or span != (0, self.specs[name].num_elements):
             shape = (span[1] - span[0],)
-        inputs = [_to_float32(piece).reshape(shape) for piece in pieces]
+        inputs = [to_float32(piece).reshape(shape) for piece in pieces]
         if takes_base:
-            arguments["base"] = _to_float32(arguments["base"]).reshape(shape)
+            arguments["base"] = to_float32(arguments["base"]).reshape(shape)
         if self._method.random:
             seed = int(arguments.pop("seed"))
             arguments["streams"] = [Stream(seed, source, name, span[0]) for source in self.recipe.merged_names]
@@ -370,13 +427,6 @@ def merge_in(source: Checkpoint) -> Merged | None:
     """The merge that a source is, before it is written as FP8; None where it is none."""
     plain = source.plain if isinstance(source, Quantised) else source
     return plain if isinstance(plain, Merged) else None
-
-
-def _to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """The array in float32; exact for bfloat16, float16 and float8."""
-    if array.dtype == DTYPES["BF16"]:
-        return np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
-    return array.astype(np.float32)
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

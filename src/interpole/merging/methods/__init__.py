@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import Any
 
 from interpole.errors import RecipeError
-from interpole.merging.methods._sparsify import Stream
+from interpole.merging.methods._sparsify import ReadPair, Stream
 
-__all__ = ["METHODS", "Method", "Parameter", "Stream", "get_method"]
+__all__ = ["METHODS", "Method", "Parameter", "ReadPair", "Stream", "get_method"]
 
 METHODS = {
     "linear": "linear",
@@ -87,6 +87,10 @@ class Method:
         merge: the pure function.
         rounded: the same over flat bfloat16 arrays, rounded once to bfloat16, where a loop in C does both; it gives None where
             it does not fit.
+        cut: of a method on task vectors that needs to know one thing of each whole one and is elementwise then: a function that
+            finds it, `cut(read, size, source, **parameters)`, `read` being a `ReadPair`. `merge` and `rounded` take what it
+            finds as `cuts`, one per source, and with it pieces that begin at `start`.
+        whole_with: a parameter with which it needs the whole tensors all the same.
         parameters: its hyperparameters by name.
         elementwise: each output element depends on the same element of the inputs only, so tensors can be cut anywhere.
         base: whether it takes a base model: `no`, `optional` or `needed`.
@@ -98,6 +102,8 @@ class Method:
 
     merge: Callable[..., Any]
     rounded: Callable[..., Any] | None = None
+    cut: Callable[..., Any] | None = None
+    whole_with: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     elementwise: bool = False
     base: str = "no"

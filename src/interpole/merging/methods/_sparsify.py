@@ -8,18 +8,25 @@ the same on every machine and wherever a tensor is cut.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interpole.checkpoints import kernels
+from interpole.checkpoints.reduce import to_float32
+
 __all__ = [
+    "Cut",
     "Stream",
     "by_chance",
     "by_magnitude",
     "by_rank",
-    "magnitude_cut",
+    "find_cut",
     "restore_l1",
     "smallest",
     "without_outliers",
@@ -27,7 +34,14 @@ __all__ = [
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-PIECE_ELEMENTS = 1 << 15
+Bits = NDArray[np.int32]
+"""Magnitudes by their bits as float32, which order as they do."""
+ReadPair = Callable[[int, int], tuple[NDArray[Any], NDArray[Any]]]
+"""A span of a flattened tensor → its elements and those of the base, of any float dtype."""
+PIECE_ELEMENTS = 1 << 17
+SAMPLE_STEP, SAMPLE_ELEMENTS = 1 << 12, 1 << 5
+"""Of every 4,096 elements 32 are looked at first."""
+MOST_BITS = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,7 @@ def by_magnitude(delta: Array, density: float) -> Array:
     return cut.trim(delta.reshape(-1), 0).reshape(delta.shape)
 
 
-class _Cut(NamedTuple):
+class Cut(NamedTuple):
     """What `by_magnitude` keeps: magnitudes whose bits lie above a threshold, and those at it up to a position.
 
     Attributes:
@@ -95,32 +109,119 @@ class _Cut(NamedTuple):
         return delta * kept
 
 
-def magnitude_cut(tensor: Array, base: Array, density: float) -> _Cut:
-    """What `by_magnitude` keeps of `tensor` − `base`, which is not held whole."""
-    if density >= 1:
-        return _Cut(-1, -1)
-    above, below, bits = tensor.reshape(-1), base.reshape(-1), np.empty(base.size, np.int32)
-    for start in range(0, base.size, PIECE_ELEMENTS):
-        span = slice(start, start + PIECE_ELEMENTS)
-        bits[span] = _bits(above[span] - below[span])
-    return _cut_of(bits, int(density * base.size))
+def find_cut(read: ReadPair, size: int, density: float) -> Cut:
+    """What `by_magnitude` keeps of a task vector that is not held whole.
+
+    A sample says between which magnitudes the threshold should lie; what lies there is taken out and counted in one pass
+    over all of it. Where the sample was wrong, with a wider band again.
+
+    Args:
+        read: the tensor and its base, piece by piece.
+        size: their number of elements.
+        density: as in `by_magnitude`.
+    """
+    count = int(density * size)
+    if not 0 < count < size:
+        return Cut(MOST_BITS, -1) if count <= 0 else Cut(-1, -1)
+    spans = [(start, min(start + PIECE_ELEMENTS, size)) for start in range(0, size, PIECE_ELEMENTS)]
+    step = SAMPLE_STEP if size >= PIECE_ELEMENTS else SAMPLE_ELEMENTS
+    sample = np.sort(np.concatenate([_sampled(*read(*span), step) for span in spans]))
+    margin, found = 3 / math.sqrt(sample.size), None
+    while found is None:  # at a margin of 1 everything is in the band
+        low, high = (_quantile(sample, 1 - count / size + side * margin) for side in (-1, 1))
+        bands = [_Band.of(*read(*span), min(low, high - 1), high) for span in spans]
+        found, margin = _among(bands, count), min(1.0, 16 * margin)
+    threshold, rank, numbers = found
+    piece = next(i for i, number in enumerate(accumulate(numbers)) if number >= rank)
+    rank -= sum(numbers[:piece])
+    at = np.flatnonzero(_bits_between(*read(*spans[piece])) == threshold)[rank - 1]
+    return Cut(threshold, spans[piece][0] + int(at))
 
 
-def _bits(delta: Array) -> NDArray[np.int32]:
+class _Band(NamedTuple):
+    """Magnitudes of a piece beside a band: how many lie above and at its high end, those within, and how many at its low end."""
+
+    low: int
+    high: int
+    num_above: int
+    num_at_high: int
+    inside: Bits
+    num_at_low: int
+
+    @classmethod
+    def of(cls, x: NDArray[Any], base: NDArray[Any], low: int, high: int) -> _Band:
+        if (found := kernels.magnitude_band(x, base, low, high)) is not None:
+            return cls(low, high, *found)
+        bits = _bits_between(x, base)
+        above, at_high, at_low = (int(np.count_nonzero(mask)) for mask in (bits > high, bits == high, bits == low))
+        return cls(low, high, above, at_high, bits[(bits > low) & (bits < high)], at_low)
+
+    def num_at(self, threshold: int) -> int:
+        """How many have these bits, which lie in the band."""
+        ends = {self.high: self.num_at_high, self.low: self.num_at_low}
+        return ends[threshold] if threshold in ends else int(np.count_nonzero(self.inside == threshold))
+
+
+def _among(bands: list[_Band], count: int) -> tuple[int, int, list[int]] | None:
+    """The `count`-th largest magnitude, its rank among those equal to it, and how many of these each piece has.
+
+    None where it lies outside of the band.
+    """
+    low, high = bands[0].low, bands[0].high
+    rank = count - sum(band.num_above for band in bands)
+    inside = np.concatenate([band.inside for band in bands])
+    if rank <= 0:
+        return None
+    threshold = high
+    if rank > (num_at_high := sum(band.num_at_high for band in bands)):
+        rank -= num_at_high
+        threshold = low
+        if rank <= inside.size:
+            inside.partition(inside.size - rank)
+            threshold = int(inside[inside.size - rank])
+            rank -= int(np.count_nonzero(inside[inside.size - rank :] > threshold))
+        else:
+            rank -= inside.size
+    numbers = [band.num_at(threshold) for band in bands]
+    return (threshold, rank, numbers) if rank <= sum(numbers) else None
+
+
+def _sampled(x: NDArray[Any], base: NDArray[Any], step: int) -> Bits:
+    """Magnitudes of the first elements of every `step` of a piece."""
+    if x.size < step:
+        return _bits_between(x[:SAMPLE_ELEMENTS], base[:SAMPLE_ELEMENTS])
+    rows = x.size // step
+    x, base = (part[: rows * step].reshape(rows, step)[:, :SAMPLE_ELEMENTS].reshape(-1) for part in (x, base))
+    return _bits_between(x, base)
+
+
+def _quantile(ordered: Bits, share: float) -> int:
+    """The magnitude below which about this share of a sample lies; beyond all of them for shares outside of [0, 1]."""
+    at = math.floor(share * ordered.size)
+    if at < 0:
+        return -1
+    return int(ordered[at]) if at < ordered.size else MOST_BITS
+
+
+def _bits_between(x: NDArray[Any], base: NDArray[Any]) -> Bits:
+    return _bits(to_float32(x) - to_float32(base))
+
+
+def _bits(delta: Array) -> Bits:
     return np.abs(delta).view(np.int32)
 
 
-def _cut_of(bits: NDArray[np.int32], count: int) -> _Cut:
+def _cut_of(bits: Bits, count: int) -> Cut:
     """The cut that keeps `count` elements; of equal ones the first."""
     if count <= 0:
-        return _Cut(np.iinfo(np.int32).max, -1)
+        return Cut(MOST_BITS, -1)
     if count >= bits.size:
-        return _Cut(-1, -1)
+        return Cut(-1, -1)
     ordered = np.partition(bits, bits.size - count)
     threshold = ordered[bits.size - count]
     num_above = int(np.count_nonzero(ordered[bits.size - count :] > threshold))
     last = np.flatnonzero(bits == threshold)[count - num_above - 1]
-    return _Cut(int(threshold), int(last))
+    return Cut(int(threshold), int(last))
 
 
 def without_outliers(delta: Array, density: float, gamma: float) -> Array:

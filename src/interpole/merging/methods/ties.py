@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints import kernels
 from interpole.merging.methods import Method
-from interpole.merging.methods._sparsify import by_magnitude, magnitude_cut, restore_l1
+from interpole.merging.methods._sparsify import Cut, ReadPair, by_magnitude, find_cut, restore_l1
 from interpole.merging.methods._task_vectors import (
     DENSITY,
     RESCALE,
@@ -40,6 +40,8 @@ def ties(
     normalize: bool = True,
     rescale: bool = False,
     scale: float = 1.0,
+    cuts: Sequence[Cut] | None = None,
+    start: int = 0,
 ) -> Array:
     """Θ_base + scale · Σ wᵢ·δᵢ·mᵢ / Σ wᵢ·mᵢ, where mᵢ = 1 where the trimmed δᵢ has the sign of Σ wⱼ·δⱼ.
 
@@ -51,22 +53,35 @@ def ties(
         normalize: divide by the weights that agree, element by element; otherwise the sum is taken as it is.
         rescale: scale each trimmed task vector to the L1 norm it had.
         scale: factor on the merged task vector.
+        cuts: what is kept of each task vector, where the arrays are pieces of tensors; not with `rescale`.
+        start: where the pieces begin in the flattened tensors.
 
     Returns:
         A new float32 array of that shape.
     """
     if not rescale:  # nothing but the magnitudes is needed of a whole task vector
-        cuts = [magnitude_cut(tensor, base, share) for tensor, share in zip(tensors, density, strict=True)]
+        found = cuts or _cuts_of(tensors, base, density)
         read = differences(tensors, base)
 
         def trimmed_at(span: slice) -> list[Array]:
-            return [cut.trim(delta, span.start) for cut, delta in zip(cuts, read(span), strict=True)]
+            return [cut.trim(delta, start + span.start) for cut, delta in zip(found, read(span), strict=True)]
 
         return combine_pieces(base, trimmed_at, weights, vote=True, normalize=normalize, scale=scale)
     deltas = [tensor - base for tensor in tensors]
     trimmed = [by_magnitude(delta, share) for delta, share in zip(deltas, density, strict=True)]
     trimmed = [restore_l1(kept, delta) for kept, delta in zip(trimmed, deltas, strict=True)]
     return combine(base, trimmed, weights, vote=True, normalize=normalize, scale=scale)
+
+
+def _cut(read: ReadPair, size: int, source: int, *, density: Sequence[float], **_: Any) -> Cut:
+    """What is kept of one source's task vector."""
+    return find_cut(read, size, density[source])
+
+
+def _cuts_of(tensors: Sequence[NDArray[Any]], base: NDArray[Any], density: Sequence[float]) -> list[Cut]:
+    below, above = base.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
+    reads: list[ReadPair] = [lambda start, stop, x=x: (x[start:stop], below[start:stop]) for x in above]  # type: ignore[misc]
+    return [find_cut(read, below.size, share) for read, share in zip(reads, density, strict=True)]
 
 
 def _rounded(
@@ -78,22 +93,22 @@ def _rounded(
     normalize: bool = True,
     rescale: bool = False,
     scale: float = 1.0,
+    cuts: Sequence[Cut] | None = None,
+    start: int = 0,
 ) -> Any:
     """The same from bfloat16 to bfloat16, or None."""
-    if rescale:
+    if rescale or not kernels.fit((*tensors, base)):
         return None
-    cuts = []
-    for tensor, share in zip(tensors, density, strict=True):
-        if (cut := kernels.magnitude_cut(tensor, base, int(share * base.size))) is None:
-            return None
-        cuts.append(cut)
-    return kernels.task_vector_sum(tensors, base, weights, cuts=cuts, normalize=normalize, scale=scale)
+    found = [(threshold, last - start) for threshold, last in cuts or _cuts_of(tensors, base, density)]
+    return kernels.task_vector_sum(tensors, base, weights, cuts=found, normalize=normalize, scale=scale)
 
 
 METHODS = {
     "ties": Method(
         merge=ties,
         rounded=_rounded,
+        cut=_cut,
+        whole_with="rescale",
         parameters={"density": DENSITY, "normalize": normalize_parameter(True), "rescale": RESCALE, "scale": SCALE},
         base="needed",
     )
