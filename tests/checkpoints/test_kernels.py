@@ -16,7 +16,7 @@ import interpole.diagnostics.audit
 import tiny
 from interpole.checkpoints import kernels
 from interpole.checkpoints.reduce import absolute_sums
-from interpole.merging.methods import _sparsify, get_method
+from interpole.merging.methods import get_method
 from interpole.merging.methods.linear import linear
 from interpole.merging.recipe import build
 
@@ -110,19 +110,17 @@ def test_ties_has_numpys_bits_for_every_number_and_for_equal_magnitudes(models, 
 
 
 @needs_c
-@given(st.integers(0, 3000), st.integers(1, 40), st.floats(0, 1))
-def test_the_cut_keeps_the_largest_and_of_equal_ones_the_first(size, distinct, density):
+@given(st.integers(0, 3000), st.integers(1, 40), st.integers(-1, 40), st.integers(0, 40))
+def test_what_lies_in_a_band_of_magnitudes_is_counted_and_kept_in_order(size, distinct, low, width):
     rng = np.random.default_rng(size)
     x, base = (rng.choice(rng.normal(size=distinct), size).astype(ml_dtypes.bfloat16) for _ in range(2))
-    count = int(density * size)
-    magnitudes = np.abs(x.astype(np.float32) - base.astype(np.float32))
-    kept = set(np.argsort(-magnitudes, kind="stable")[:count].tolist())
-    threshold, last = kernels.magnitude_cut(x, base, count)
-    bits = magnitudes.view(np.int32)
-    assert {i for i in range(size) if bits[i] > threshold or (bits[i] == threshold and i <= last)} == kept
-    if size:
-        wide = x.astype(np.float32), base.astype(np.float32)
-        assert (threshold, last) == tuple(_sparsify.magnitude_cut(*wide, density))
+    bits = np.abs(x.astype(np.float32) - base.astype(np.float32)).view(np.int32)
+    places = [-1, *sorted(set(bits.tolist())), 2**31 - 1]
+    first = min(max(0, low), len(places) - 2)
+    low, high = places[first], places[min(first + 1 + width, len(places) - 1)]
+    above, at_high, inside, at_low = kernels.magnitude_band(x, base, low, high)
+    assert (above, at_high, at_low) == (np.sum(bits > high), np.sum(bits == high), np.sum(bits == low))
+    np.testing.assert_array_equal(inside, bits[(bits > low) & (bits < high)])
 
 
 @needs_c
@@ -148,11 +146,12 @@ def test_what_does_not_fit_is_refused_by_the_module_and_left_to_numpy_by_its_wra
     ]:
         with pytest.raises(ValueError, match="needed"):
             kernels._kernels.task_vector_sum(*wrong)
-    with pytest.raises(ValueError, match="needed"):
-        kernels._kernels.magnitude_cut(codes, codes[:4], 2)
+    for wrong in [(codes, codes[:4], 0, 1, np.zeros(8, np.int32)), (codes, codes, 0, 1, np.zeros(7, np.int32))]:
+        with pytest.raises(ValueError, match="needed"):
+            kernels._kernels.magnitude_band(*wrong)
     half, wide = ALL[:8], np.zeros(8, np.float32)
     assert kernels.task_vector_sum([half], wide, [1.0]) is kernels.task_vector_sum([wide], half, [1.0]) is None
-    assert kernels.magnitude_cut(half, wide, 2) is None
+    assert kernels.magnitude_band(half, wide, 1, 2) is None
     assert get_method("ties").rounded([half], (1.0,), base=half, density=(0.5,), rescale=True) is None
     assert kernels.weighted_sum([np.zeros(8, np.float32)], [1.0]) is None
     assert kernels.weighted_sum([SHUFFLED[::2]], [1.0]) is None

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -11,10 +13,12 @@ from hypothesis import strategies as st
 
 import interpole
 import tiny
+from interpole.checkpoints import kernels
 from interpole.checkpoints.open import fit
 from interpole.errors import InterpoleWarning, MismatchError, RecipeError
 from interpole.merging import merged as module
 from interpole.merging.merged import merge, merge_all
+from interpole.merging.methods import _sparsify, get_method, ties
 from interpole.merging.recipe import Recipe, build, parse_lambdas
 from interpole.merging.rules import ablation, parse_layers
 
@@ -54,6 +58,45 @@ def test_where_a_tensor_is_cut_does_not_matter(pair, lam, start, length):
     assert (
         merged.read(name, start, start + length).tobytes() == merged[name].reshape(-1)[start : start + length].tobytes()
     )
+
+
+@pytest.mark.parametrize("loops", ["C", "numpy"])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_ties_of_a_large_tensor_is_computed_in_pieces_and_finds_each_threshold_once(
+    tmp_path, monkeypatch, loops, dtype
+):
+    sides = {name: tiny.write(tmp_path / name, tiny.tensors(seed, dtype=dtype)) for seed, name in enumerate("abc")}
+    content = {"method": "ties", "sources": {"a": str(sides["a"]), "b": str(sides["b"]), "base": str(sides["c"])}}
+    content |= {"weights": {"a": 1, "b": 0.5}, "parameters": {"density": {"a": 0.3, "b": 0.8}}}
+    content["rules"] = [{"layers": "1", "weights": {"a": 0.2, "b": 0.9}}]
+    whole = merge(build(content, "the test"))
+    assert {whole.chunk_elements(name) for name in whole} == {whole.specs[name].num_elements for name in whole}
+    expected = {name: whole[name].tobytes() for name in whole}
+    if loops == "numpy":
+        monkeypatch.setattr(kernels, "_kernels", None)
+    monkeypatch.setattr(module, "WHOLE_ELEMENTS", 23)
+    for name in ("PIECE_ELEMENTS", "SAMPLE_STEP"):
+        monkeypatch.setattr(_sparsify, name, 64)
+    cut, calls = ties._cut, []
+    counted = replace(get_method("ties"), cut=lambda *args, **rest: calls.append(args[2]) or cut(*args, **rest))
+    monkeypatch.setattr(module, "get_method", lambda name: counted)  # noqa: ARG005
+    pieces = merge(build(content, "the test"))
+    large = [name for name in pieces if pieces.specs[name].num_elements > 23]
+    assert {pieces.chunk_elements(name) for name in large} == {None}
+    spans = [
+        (name, at, min(at + 23, pieces.specs[name].num_elements))
+        for name in pieces
+        for at in range(0, pieces.specs[name].num_elements, 23)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda span: pieces.read(*span).tobytes(), spans)]
+    joined = dict.fromkeys(pieces, b"")
+    for (name, *_), data in zip(spans, found, strict=True):
+        joined[name] += data
+    assert joined == expected
+    assert sorted(calls) == sorted([0, 1] * len(large))
+    content["parameters"]["rescale"] = True
+    assert merge(build(content, "the test")).chunk_elements(large[0]) == pieces.specs[large[0]].num_elements
 
 
 def test_a_merge_of_equal_models_is_that_model(pair):

@@ -14,8 +14,8 @@ import interpole
 import reference
 import tiny
 from interpole.errors import RecipeError
-from interpole.merging.methods import METHODS, get_method
-from interpole.merging.methods._sparsify import Stream, by_magnitude, magnitude_cut, smallest
+from interpole.merging.methods import METHODS, _sparsify, get_method
+from interpole.merging.methods._sparsify import Stream, by_magnitude, find_cut, smallest
 from interpole.merging.recipe import Recipe, build
 
 SHAPE = (7, 24)
@@ -143,9 +143,30 @@ def test_what_is_kept_by_magnitude_is_what_a_stable_sort_puts_first_however_it_i
     first = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))[: int(density * len(values))]
     wanted = delta * np.isin(np.arange(len(values)), first)
     assert by_magnitude(delta, density).tobytes() == wanted.tobytes()
-    cut = magnitude_cut(delta + base, base, density)
+    cut = find_cut(lambda start, stop: ((delta + base)[start:stop], base[start:stop]), delta.size, density)
     pieces = [cut.trim(delta[start : start + step], start) for start in range(0, len(values), step)]
     assert np.concatenate(pieces).tobytes() == wanted.tobytes()
+
+
+@settings(max_examples=150)
+@given(st.integers(1, 300), st.integers(1, 60), st.floats(0, 1), st.sampled_from(["mixed", "rising", "last", "zeros"]))
+def test_a_cut_found_by_a_sample_is_that_of_all_elements_however_wrong_the_sample_is(size, distinct, density, order):
+    rng = np.random.default_rng(size * distinct)
+    values = rng.choice(rng.normal(size=distinct).astype(np.float32), size)
+    if order == "rising":
+        values = np.sort(values)
+    elif order == "last":  # nothing in the sample is like what counts
+        values[: size * 3 // 4] *= np.float32(1e-9)
+    elif order == "zeros":
+        values *= rng.random(size) < 0.3
+    base = np.zeros(size, np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in {"PIECE": 16, "SAMPLE": 2, "SEARCH": 5}.items():
+            patch.setattr(_sparsify, f"{name}_ELEMENTS", number)
+        patch.setattr(_sparsify, "SAMPLE_STEP", 8)
+        patch.setattr(_sparsify, "SAMPLE_PIECES", 3)
+        found = find_cut(lambda start, stop: (values[start:stop], base[start:stop]), size, density)
+    assert found == _sparsify._cut_of(np.abs(values).view(np.int32), int(density * size))
 
 
 def test_ties_in_pieces_is_ties_in_one(monkeypatch):
