@@ -69,8 +69,8 @@ def task_vector_sum(
         base: a flat array of that length.
         weights: one number per input.
         cuts: for each input what is kept of xᵢ − base, a threshold of bits and the last position of an element at it, as
-            `_sparsify.Cut` has them; of this the elements count that have the sign of the weighted sum (TIES). Without cuts all
-            is kept, and there is no vote.
+            `_sparsify.MagnitudeCut` has them; of this the elements count that have the sign of the weighted sum (TIES). Without
+            cuts all is kept, and there is no vote.
         normalize: divide by the sum of the weights, after a vote by that of those that agree; sums of 0 count as 1.
         scale: factor on the sum.
     """

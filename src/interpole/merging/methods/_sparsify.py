@@ -21,7 +21,7 @@ from interpole.checkpoints import kernels
 from interpole.checkpoints.reduce import to_float32
 
 __all__ = [
-    "Cut",
+    "MagnitudeCut",
     "Stream",
     "by_chance",
     "by_magnitude",
@@ -88,7 +88,7 @@ def by_magnitude(delta: Array, density: float) -> Array:
     return cut.trim(delta.reshape(-1), 0).reshape(delta.shape)
 
 
-class Cut(NamedTuple):
+class MagnitudeCut(NamedTuple):
     """What `by_magnitude` keeps: magnitudes whose bits lie above a threshold, and those at it up to a position.
 
     Attributes:
@@ -110,7 +110,7 @@ class Cut(NamedTuple):
         return delta * kept
 
 
-def find_cut(read: ReadPair, size: int, density: float) -> Cut:
+def find_cut(read: ReadPair, size: int, density: float) -> MagnitudeCut:
     """What `by_magnitude` keeps of a task vector that is not held whole.
 
     A sample says between which magnitudes the threshold should lie; what lies there is taken out and counted in one pass
@@ -123,7 +123,7 @@ def find_cut(read: ReadPair, size: int, density: float) -> Cut:
     """
     count = int(density * size)
     if not 0 < count < size:
-        return Cut(MOST_BITS, -1) if count <= 0 else Cut(-1, -1)
+        return MagnitudeCut(MOST_BITS, -1) if count <= 0 else MagnitudeCut(-1, -1)
     spans = [(start, min(start + PIECE_ELEMENTS, size)) for start in range(0, size, PIECE_ELEMENTS)]
     step = SAMPLE_STEP if size >= PIECE_ELEMENTS else SAMPLE_ELEMENTS
     sample = np.sort(
@@ -138,7 +138,7 @@ def find_cut(read: ReadPair, size: int, density: float) -> Cut:
     threshold, rank, numbers = found
     piece = next(i for i, number in enumerate(accumulate(numbers)) if number >= rank)
     rank -= sum(numbers[:piece])
-    return Cut(threshold, spans[piece][0] + _position(*read(*spans[piece]), threshold, rank))
+    return MagnitudeCut(threshold, spans[piece][0] + _position(*read(*spans[piece]), threshold, rank))
 
 
 class _Band(NamedTuple):
@@ -226,17 +226,17 @@ def _bits(delta: Array) -> Bits:
     return np.abs(delta).view(np.int32)
 
 
-def _cut_of(bits: Bits, count: int) -> Cut:
+def _cut_of(bits: Bits, count: int) -> MagnitudeCut:
     """The cut that keeps `count` elements; of equal ones the first."""
     if count <= 0:
-        return Cut(MOST_BITS, -1)
+        return MagnitudeCut(MOST_BITS, -1)
     if count >= bits.size:
-        return Cut(-1, -1)
+        return MagnitudeCut(-1, -1)
     ordered = np.partition(bits, bits.size - count)
     threshold = ordered[bits.size - count]
     num_above = int(np.count_nonzero(ordered[bits.size - count :] > threshold))
     last = np.flatnonzero(bits == threshold)[count - num_above - 1]
-    return Cut(int(threshold), int(last))
+    return MagnitudeCut(int(threshold), int(last))
 
 
 def without_outliers(delta: Array, density: float, gamma: float) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints import kernels
 from interpole.merging.methods import Method
-from interpole.merging.methods._sparsify import Cut, ReadPair, by_magnitude, find_cut, restore_l1
+from interpole.merging.methods._sparsify import MagnitudeCut, ReadPair, by_magnitude, find_cut, restore_l1
 from interpole.merging.methods._task_vectors import (
     DENSITY,
     RESCALE,
@@ -40,7 +40,7 @@ def ties(
     normalize: bool = True,
     rescale: bool = False,
     scale: float = 1.0,
-    cuts: Sequence[Cut] | None = None,
+    cuts: Sequence[MagnitudeCut] | None = None,
     start: int = 0,
 ) -> Array:
     """Θ_base + scale · Σ wᵢ·δᵢ·mᵢ / Σ wᵢ·mᵢ, where mᵢ = 1 where the trimmed δᵢ has the sign of Σ wⱼ·δⱼ.
@@ -73,12 +73,12 @@ def ties(
     return combine(base, trimmed, weights, vote=True, normalize=normalize, scale=scale)
 
 
-def _cut(read: ReadPair, size: int, source: int, *, density: Sequence[float], **_: Any) -> Cut:
+def _cut(read: ReadPair, size: int, source: int, *, density: Sequence[float], **_: Any) -> MagnitudeCut:
     """What is kept of one source's task vector."""
     return find_cut(read, size, density[source])
 
 
-def _cuts_of(tensors: Sequence[NDArray[Any]], base: NDArray[Any], density: Sequence[float]) -> list[Cut]:
+def _cuts_of(tensors: Sequence[NDArray[Any]], base: NDArray[Any], density: Sequence[float]) -> list[MagnitudeCut]:
     below, above = base.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
     reads: list[ReadPair] = [lambda start, stop, x=x: (x[start:stop], below[start:stop]) for x in above]  # type: ignore[misc]
     return [find_cut(read, below.size, share) for read, share in zip(reads, density, strict=True)]
@@ -93,7 +93,7 @@ def _rounded(
     normalize: bool = True,
     rescale: bool = False,
     scale: float = 1.0,
-    cuts: Sequence[Cut] | None = None,
+    cuts: Sequence[MagnitudeCut] | None = None,
     start: int = 0,
 ) -> Any:
     """The same from bfloat16 to bfloat16, or None."""
