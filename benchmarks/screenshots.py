@@ -14,7 +14,6 @@ from playwright.sync_api import sync_playwright
 SHOTS = {  # name: (width, height, colour scheme, what to scroll to, pixels above it)
     "report": (1200, 1010, "light", "header", 0),
     "report-questions": (1200, 760, "dark", "#questions", 110),
-    "report-phone": (390, 800, "light", "#h-curves", 150),
 }
 STEPS = 5  # λ from the left end
 
