@@ -109,7 +109,7 @@ def _fitted(sides: Sides) -> Sides:
         fitted, _ = fit(sides.sources | {"merged": sides.merged}, "merged", "align")
     except MismatchError:
         return sides
-    return Sides(**fitted)
+    return Sides(fitted["merged"], fitted["instruct"], fitted["thinking"], fitted.get("base"))
 
 
 def _odd_states(sides: Sides) -> Iterator[tuple[str, str]]:
@@ -143,13 +143,19 @@ def _map(estimates: Mapping[str, LambdaEstimate], sides: Sides) -> LambdaMap | N
         lam = simplest(*intervals[largest])
         arithmetic, _ = _most(exact_shares(largest, sides, lam))
         for name, (low, high) in intervals.items():
-            if not low <= lam <= high and exact_shares(name, sides, lam)[arithmetic] == 1:
+            if not low <= lam <= high and dict(exact_shares(name, sides, lam))[arithmetic] == 1:
                 intervals[name] = min(low, lam), max(high, lam)
     return find_map(intervals)
 
 
-def _most(shares: Mapping[str, float]) -> tuple[str, float]:
-    return max(shares.items(), key=lambda share: share[1])
+def _most(shares: Iterator[tuple[str, float]]) -> tuple[str, float]:
+    """The first arithmetic with the largest share; none is asked for beyond one that gives all."""
+    best = next(shares)
+    for share in shares if best[1] < 1 else ():
+        best = share if share[1] > best[1] else best
+        if best[1] == 1:
+            break
+    return best
 
 
 def _may_be_linear(e: LambdaEstimate) -> bool:

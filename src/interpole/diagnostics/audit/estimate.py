@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -24,6 +24,8 @@ from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 __all__ = ["LambdaEstimate", "Sides", "estimate", "exact_shares", "moments", "simplest"]
 
 SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
+KEPT_SAMPLES = 512
+"""Tensors whose samples are kept: 25 MB in 16 bits."""
 BIAS = 0.004
 """What rounded weights (0.2002 for 0.2) can move λ by."""
 
@@ -32,12 +34,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """The checkpoints of an audit."""
+    """The checkpoints of an audit, and samples of tensors of theirs that will be asked for again."""
 
     merged: Checkpoint
     instruct: Checkpoint
     thinking: Checkpoint
     base: Checkpoint | None = None
+    samples: dict[str, tuple[Array, Array, Array]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def sources(self) -> dict[str, Checkpoint]:
@@ -203,11 +206,18 @@ def _least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]
 
 
 def _sample(sides: Sides, name: str) -> tuple[Array, Array, Array]:
-    """The same windows of Merged, Instruct and Thinking, spread evenly over the tensor."""
+    """The same windows of Merged, Instruct and Thinking, spread evenly over the tensor.
+
+    They are asked for twice, with all other tensors in between: of some they are kept until then.
+    """
+    if (known := sides.samples.pop(name, None)) is not None:
+        return known
     merged, a, b = (
         np.concatenate([*_windows(side, name)] or [np.empty(0, np.float32)])
         for side in (sides.merged, sides.instruct, sides.thinking)
     )
+    if len(sides.samples) < KEPT_SAMPLES:
+        sides.samples[name] = merged, a, b
     return merged, a, b
 
 
@@ -235,8 +245,8 @@ def _interval(merged: Array, a: Array, b: Array, dtype: np.dtype[Any]) -> tuple[
     moves = d != 0
     if np.any(np.abs(wide - wide_a)[~moves] > slack[~moves]) or not moves.any():
         return math.inf, -math.inf
-    ends = np.sort((wide - wide_a + np.array([[-1.0], [1.0]]) * slack)[:, moves] / d[moves], axis=0)
-    return float(ends[0].max()), float(ends[1].min())
+    one, other = (wide - wide_a + np.array([[-1.0], [1.0]]) * slack)[:, moves] / d[moves]
+    return float(np.minimum(one, other).max()), float(np.maximum(one, other).min())
 
 
 def simplest(low: float, high: float) -> float:
@@ -251,13 +261,10 @@ def simplest(low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def exact_shares(name: str, sides: Sides, lam: float) -> dict[str, float]:
-    """Arithmetic → the share of sampled elements that it gives exactly with this λ."""
+def exact_shares(name: str, sides: Sides, lam: float) -> Iterator[tuple[str, float]]:
+    """Every arithmetic, with the share of sampled elements that it gives exactly with this λ; computed as they are asked for."""
     dtype = DTYPES[sides.merged.specs[name].dtype]
     merged, a, b = _sample(sides, name)
-    if not merged.size:
-        return dict.fromkeys(ARITHMETICS, 1.0)
     wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)
-    return {
-        key: float(np.mean(compute(wide_a, wide_b, lam, dtype) == merged)) for key, (compute, _) in ARITHMETICS.items()
-    }
+    for key, (compute, _) in ARITHMETICS.items():
+        yield key, float(np.mean(compute(wide_a, wide_b, lam, dtype) == merged)) if merged.size else 1.0
