@@ -1,5 +1,6 @@
 """The README and the pages of docs tell the truth: their commands, options and links exist, the README's Python runs."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -65,6 +66,28 @@ def test_every_command_and_option_that_a_page_names_exists():
                 wrong.append((page.name, " ".join(words), sorted(named - options.get(name, set()))))
     assert not wrong
     assert found > 100
+
+
+def python_in(text):
+    return re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+
+
+def test_every_name_that_a_page_imports_from_us_is_there():
+    found = []
+    for page in PAGES:
+        for code in python_in(page.read_text()):
+            for node in ast.walk(ast.parse(code)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interpole":
+                    place = ROOT / "src" / Path(*node.module.split("."))
+                    source = place.with_suffix(".py") if place.with_suffix(".py").exists() else place / "__init__.py"
+                    public = re.search(r"^__all__[^=]*= (\[.*?\])", source.read_text(), re.S | re.M)[1]
+                    for name in node.names:
+                        assert name.name in ast.literal_eval(public) or (place / f"{name.name}.py").exists(), (
+                            page.name,
+                            name.name,
+                        )
+                        found.append(name.name)
+    assert len(found) > 8
 
 
 def test_every_target_it_names_is_in_the_makefile():
