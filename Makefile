@@ -22,9 +22,11 @@ test: $(STAMP)
 fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half an hour of processor time
 	$(PY) tests/fuzz.py $(FUZZ)
 
+TIMES ?= 1
+ONLY ?= test
 test-ray: $(STAMP) # sweeps on a Ray cluster of two nodes, and what is killed in it; Ray is 245 MB more in .venv
 	$(PIP) -e '.[ray]'
-	$(PY) -m pytest -m ray --durations 10 tests/sweep/test_ray.py
+	for i in $$(seq $(TIMES)); do $(PY) -m pytest -m ray --durations 10 -k '$(ONLY)' tests/sweep/test_ray.py || exit; done
 
 test-package: $(STAMP) # sdist and wheel, built and installed into environments of their own, without torch
 	$(PY) -m pytest -m package --durations 10 tests/test_package.py

@@ -59,8 +59,8 @@ class Bench:
     def num_generated(self):
         return len(self.generated)
 
-    def wait_until(self, condition):
-        deadline = time.monotonic() + 90
+    def wait_until(self, condition, seconds=90):
+        deadline = time.monotonic() + seconds
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.005)
 

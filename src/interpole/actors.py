@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from interpole.errors import InterpoleError, RunError
 
-__all__ = ["Actors", "Done", "Order", "Tools", "node_name"]
+__all__ = ["Actors", "Done", "Order", "Tools", "nearest", "node_name"]
+
+T = TypeVar("T")
 
 TICK_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
@@ -43,10 +46,12 @@ class Done(NamedTuple):
     """What came of an order."""
 
     order: Order
+    worker: int  # its number
     node: str
     answer: Any
     error: str = ""  # why there is no answer
     gone: bool = False  # the worker is: another may do the order
+    again: bool = False  # it is handed out once more
 
 
 def node_name() -> str:
@@ -161,15 +166,18 @@ class Actors:
             ray.shutdown()
             self._hands, self._need = [], {}
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, wanted: int = 1) -> dict[str, str]:
         """What the workers' tools say of themselves; blocks until the first are open.
+
+        Args:
+            wanted: how many workers there will be orders for: as many as there is room for begin at once.
 
         Raises:
             RunError: there is no cluster, no node has room for a worker, or its tools cannot be opened.
         """
         self._connect()
         while not self._versions:
-            self._hire(1)
+            self._hire(max(1, wanted))
             list(self._listen())
         return self._versions
 
@@ -194,6 +202,49 @@ class Actors:
                     hand.order, hand.since, hand.asked = order, time.monotonic(), hand.actor.do.remote(order)
             yield from self._listen()
             yield None
+
+    def do(
+        self,
+        orders: Sequence[Order],
+        most_failures: int,
+        *,
+        place: Callable[[Order], str] = lambda _: "",
+        again: Callable[[Done], bool] = lambda _: True,
+    ) -> Iterator[Done]:
+        """Have all orders done; one that fails is handed out again, until it has failed so often.
+
+        Args:
+            orders: what is to be done, those that belong together one after the other.
+            most_failures: of one order.
+            place: what a worker stays at while there is something to do there.
+            again: whether an order is handed out again, after what came of it.
+
+        Yields:
+            What comes of each, and of each attempt.
+
+        Raises:
+            RunError: no node has room for a worker any more.
+        """
+        left, at, failures = list(enumerate(orders)), dict[int, str](), Counter[int]()
+        numbers: dict[int, int] = {}  # worker → its order's
+
+        def give(worker: int) -> Order | None:
+            if not left:
+                return None
+            number, order = nearest(left, lambda one: place(one[1]), at, worker)
+            left.remove((number, order))
+            numbers[worker], at[worker] = number, place(order)
+            return order
+
+        for done in self.work(give, lambda: len(left)):
+            if done is None:
+                continue
+            number = numbers[done.worker]
+            failures[number] += bool(done.error)
+            if done.error and failures[number] < most_failures and again(done):
+                left.insert(0, (number, done.order))
+                done = done._replace(again=True)
+            yield done
 
     def _connect(self) -> None:
         """Join the cluster.
@@ -253,11 +304,11 @@ class Actors:
             except ray.exceptions.RayError as error:
                 self._lose(hand, f"is gone: {_first_line(error)}")
                 if order is not None:
-                    yield Done(order, hand.node, None, f"the {self._what} on {hand.node} is gone", True)
+                    yield Done(order, hand.number, hand.node, None, f"the {self._what} on {hand.node} is gone", True)
                 continue
             if order is not None:
                 value, problem = answer
-                yield Done(order, hand.node, value, problem)
+                yield Done(order, hand.number, hand.node, value, problem)
             else:
                 self._begin(hand, answer)
         self._give_up_waiting()
@@ -323,6 +374,25 @@ class Actors:
                         self._address,
                         "wait for nodes, or free some; then run the same command again: nothing finished is lost",
                     )
+
+
+def nearest(left: Sequence[T], place: Callable[[T], str], at: Mapping[int, str], worker: int) -> T:
+    """What a worker does next: the first that is left at its place; else at the first place where nobody is; else where most is.
+
+    Args:
+        left: what is to be done; not empty.
+        place: where each is.
+        at: worker → the place where it is.
+        worker: which one.
+    """
+    places: dict[str, list[T]] = {}
+    for one in left:
+        places.setdefault(place(one), []).append(one)
+    if at.get(worker) in places:
+        return places[at[worker]][0]
+    taken = {where for number, where in at.items() if number != worker}
+    alone = next((found for where, found in places.items() if where not in taken), None)
+    return (alone or max(places.values(), key=len))[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scipy.stats import ks_2samp
 from typer.testing import CliRunner
 
+from interpole.actors import Actors, Done
 from interpole.analysis.intervals import share_interval
 from interpole.cli import app
 from interpole.cli.choose import _show_result
@@ -34,7 +36,7 @@ from interpole.search.space import (
     point_of,
     uniform,
 )
-from interpole.search.study import CONFIRMED, HELD_OUT, STUDY, confirm_share, open_study, role_of
+from interpole.search.study import CONFIRMED, HELD_OUT, STUDY, batch_size, confirm_share, open_study, role_of
 from interpole.sweep.plan import Plan
 
 PAIR = shipped()
@@ -316,6 +318,62 @@ def test_a_torn_line_of_the_study_costs_what_it_said_and_a_lock_left_behind_noth
     with pytest.raises(RunError, match="the study is a link"), opened():
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+class Backwards(Actors):
+    """A cluster whose engines end in the reverse order, each third one only after it was lost."""
+
+    def do(self, orders, most_failures, **_):
+        assert most_failures > 1
+        for number, order in reversed([*enumerate(orders)]):
+            if number % 3 == 0:
+                yield Done(order, 0, "node 1", None, "it is gone", gone=True, again=True)
+            yield Done(order, 0, "node 2", value_at(order.args[1]))
+
+
+def value_at(point, *_):
+    """What a trial of a λ comes to."""
+    lam = point.recipe["lambda"]
+    return search._Values(1 - (lam - 0.6) ** 2, 100 * lam, 7)
+
+
+@pytest.fixture
+def tried(found, tmp_path, monkeypatch):
+    """Tries 23 λ in batches of 4, in sessions that end after so many trials (None: all): every trial as the study has it."""
+    monkeypatch.setattr(search, "_try_point", lambda _, __, point, *___: value_at(point))
+    planned = SimpleNamespace(config=found.file.sweep)
+
+    def tries(name, engines, ends=(None,), **changes):
+        space = Space.model_validate({"lambda": (0.0, 1.0)})
+        file = found.file.model_copy(update={"space": space, "trials": 23, "algorithm": "tpe"} | changes)
+        for end in ends:
+            with open_study(tmp_path / name, "x", file.algorithm, 0, 23, print) as study:
+                batch = batch_size(study, tmp_path / name, file.batch, 4)
+                trials = search._Trials(file, tmp_path / name, planned, [], {}, batch)
+                told = [*islice(trials.try_all(study, engines), end)]
+        assert {number for number, _ in told} <= set(range(23))
+        return [(trial.number, trial.state.name, trial.params, trial.values) for trial in study.trials]
+
+    return tries
+
+
+def test_a_batch_comes_to_the_same_on_a_cluster_whatever_ends_first_and_after_stops(tried, tmp_path):
+    here = tried("here", None)
+    assert [state for _, state, *_ in here] == ["COMPLETE"] * 23
+    there = Backwards(None, (), tmp_path)
+    assert tried("there", there) == here
+    assert tried("stopped", there, ends=(3, 6, 2, None)) == here
+    drawn = tried("drawn", None, algorithm="random")
+    assert drawn[:8] == here[:8]  # TPE draws at random at first,
+    assert drawn[16:] != here[16:]  # and goes by what came of it then
+
+
+def test_a_search_goes_on_in_batches_of_the_size_that_it_began_with(tried, tmp_path):
+    tried("one", None, batch=6)
+    with open_study(tmp_path / "one", "x", "tpe", 0, 23, print) as study:
+        assert batch_size(study, tmp_path / "one", None, 8) == 6
+        with pytest.raises(RunError, match="proposes 6 recipes at a time, not 2"):
+            batch_size(study, tmp_path / "one", 2, 8)
 
 
 def test_parts_are_layer_groups_times_module_kinds_after_those_that_are_named():

@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import psutil
@@ -21,6 +22,12 @@ from interpole.analysis.scoring import score
 from interpole.cli import app
 from interpole.errors import RunError
 from interpole.lab import shipped
+from interpole.lab.recipe import Body
+from interpole.lab.studies import conduct as conducting
+from interpole.lab.studies import scale
+from interpole.lab.studies.bench import weight_rows
+from interpole.lab.studies.conduct import conduct, workers
+from interpole.lab.studies.study import SMOKE, Case
 from interpole.runs import samples
 from interpole.runs.progress import Progress
 from interpole.runs.runfile import UNITS
@@ -49,7 +56,7 @@ SCRIPT = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head that runs nothing, and a node with room for one engine; `with cluster.node()` adds another."""
+    """A head that runs nothing, and a node with room for one engine; `with cluster.node()` adds one, and one stays."""
     from ray.cluster_utils import Cluster as RayCluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -61,10 +68,10 @@ def cluster():
     def node():
         added = made.add_node(num_cpus=1, object_store_memory=80 << 20)
         try:
-            yield added
+            yield
         finally:
-            if added in made.worker_nodes:
-                made.remove_node(added, allow_graceful=False)
+            gone = [one for one in made.worker_nodes if not one.remaining_processes_alive()]
+            made.remove_node(gone[0] if gone else added, allow_graceful=False)
 
     made.node = node
     yield made
@@ -106,7 +113,7 @@ def content(run):
 
 def on_ray(address, bench, on_progress=lambda _: None, **changes):
     config = config_of(bench, **changes)
-    with engines(config, bench.out, address, pending_seconds=60) as actors:
+    with engines(config, bench.out, address, pending_seconds=400) as actors:
         return sweep.run(config, bench.out, on_progress, crew=Cluster(actors))
 
 
@@ -153,17 +160,27 @@ class Killing:
         if progress.done >= self.num and not self.killed:
             self.killed = self.find()
             for process in self.killed:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):  # its parent was killed before
+                    process.kill()
+
+
+def is_called(name, process):
+    """Whether this is an actor of ours: `ray::_Host`, and `ray::_Host.do` at an order."""
+    with suppress(psutil.Error):
+        return name in " ".join(process.cmdline())
 
 
 def test_a_node_that_is_killed_costs_what_was_in_flight(cluster, bench, expected):
-    with cluster.node() as node:
-
-        def all_of_it():
+    def all_of_one():
+        for node in cluster.worker_nodes:
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-            return [*raylet.children(recursive=True), raylet]
+            below = raylet.children(recursive=True)
+            if any(is_called("ray::_Host.do", process) for process in below):
+                return [*below, raylet]
+        return []
 
-        killing = Killing(40, all_of_it)
+    with cluster.node():
+        killing = Killing(24, all_of_one)
         assert on_ray(cluster.address, bench, killing).failed == ()
     assert len(killing.killed) > 1
     assert any("is gone" in message for message in killing.messages)
@@ -173,7 +190,7 @@ def test_a_node_that_is_killed_costs_what_was_in_flight(cluster, bench, expected
 
 def actors_here():
     """The processes of this cluster's engines: its nodes are children of ours."""
-    return [p for p in psutil.Process().children(recursive=True) if "ray::_Host" in " ".join(p.cmdline())]
+    return [process for process in psutil.Process().children(recursive=True) if is_called("ray::_Host", process)]
 
 
 def test_an_actor_that_is_killed_is_replaced_and_what_it_answered_is_kept(cluster, bench, expected):
@@ -193,7 +210,7 @@ def drive(address, bench):
 def test_a_driver_that_is_killed_goes_on_from_what_is_on_disk(cluster, bench, expected):
     driver = APART.Process(target=drive, args=(cluster.address, bench))
     driver.start()
-    bench.wait_until(lambda: bench.num_generated >= 40 or not driver.is_alive())
+    bench.wait_until(lambda: bench.num_generated >= 40 or not driver.is_alive(), 400)
     driver.kill()
     driver.join()
     assert driver.exitcode == -signal.SIGKILL
@@ -201,7 +218,7 @@ def test_a_driver_that_is_killed_goes_on_from_what_is_on_disk(cluster, bench, ex
     on_ray(cluster.address, bench)
     assert content(bench.out) == expected
     assert bench.num_generated - 96 <= IN_FLIGHT
-    assert len(nodes(bench)) == 6
+    assert len({(line["point"], *line["questions"]) for line in nodes(bench)}) == 6
 
 
 SPACE = """
@@ -213,8 +230,9 @@ lambdas: [0, 1]
 sampler: {{max_tokens: 60}}
 engine_options: {{dtype: float32}}
 space: {{lambda: [0.3, 1]}}
-algorithm: random
+algorithm: tpe
 trials: 6
+batch: 3
 finalists: 2
 """
 
@@ -233,6 +251,33 @@ def test_a_search_over_the_shipped_pair_tries_on_the_cluster_what_it_tries_here(
     for run in ("held-out", "confirmed"):
         assert samples.read(tmp_path / "there" / run) == samples.read(tmp_path / "here" / run)
     assert not list((tmp_path / "there/answers").iterdir())
+
+
+def test_a_study_has_the_table_that_it_has_here_though_a_worker_is_killed(cluster, tmp_path, monkeypatch):
+    cases = [Case(Body("qwen3", 32, depth), seed) for depth, seed in ((1, 0), (1, 1), (2, 0))]
+    study = replace(scale.STUDY, cases=lambda _: cases, measure=lambda bench, case: weight_rows(case, bench))
+    monkeypatch.setattr(conducting, "save", lambda *_: None)
+    here, there, said = tmp_path / "here", tmp_path / "there", []
+    killed = []
+
+    def tell(text):
+        said.append(text)
+        if text.startswith("measured") and not killed:
+            killed.extend(actors_here())
+            killed[0].kill()
+
+    size = replace(SMOKE, most=None)
+    conduct(study, here, size=size, at_most=2)
+    with workers(there, size, cluster.address) as actors:
+        found = conduct(study, there, size=size, at_most=2, tell=tell, actors=actors)
+    assert (found.num_pairs, found.num_wanted) == (2, 3)
+    assert any("is gone" in one for one in said)
+    assert [one.split(" on ")[0] for one in said if one.startswith("measured")] == [
+        f"measured {c.name}" for c in cases[:2]
+    ]
+    for name in ("results.csv", "page.md"):
+        assert (there / study.name / name).read_bytes() == (here / study.name / name).read_bytes()
+    assert {path.name for path in (there / "models").iterdir()} == {path.name for path in (here / "models").iterdir()}
 
 
 def test_a_merge_on_two_nodes_is_the_folder_of_one_though_a_worker_is_killed(cluster, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from bench import PROBLEMS, Bench
 from interpole import tasks
 from interpole.analysis.scoring import score
 from interpole.cli import app
+from interpole.cli.watch import Watcher
 from interpole.errors import OutputError, RunError
 from interpole.runs import samples
 from interpole.runs.combine import combine
@@ -98,6 +99,27 @@ def test_shards_of_another_number_and_a_whole_run_unite_with_every_response_once
     made = combine([*thirds, *halves, bench.out], tmp_path / "all")
     assert (made.num_samples, made.num_duplicates, made.missing) == (48, 96, ())
     assert content(tmp_path / "all") == content(bench.out)
+
+
+def test_shards_are_watched_as_the_run_that_they_will_be(bench, tmp_path):
+    shards = [bench.folder / f"shard-{number}" for number in (3, 1, 2)]
+    whole, seen = Watcher(bench.out).read(), Watcher(*shards).read()
+    assert [(one.point, one.status) for one in seen.entries] == [(one.point, one.status) for one in whole.entries]
+    assert (seen.done, seen.total) == (whole.done, whole.total) == ((12,) * 4, (12,) * 4)
+    assert [repr(one) for one in seen.metrics] == [repr(one) for one in whole.metrics]  # some are NaN
+    assert {rate.name for rate in seen.engines} == {f"shard-{number}, engine 1" for number in (1, 2, 3)}
+    assert not seen.unfinished
+    half = shutil.copytree(shards[0], tmp_path / "half")
+    (half / "run.json").write_text((half / "run.json").read_text().replace('"done"', '"planned"', 1))
+    part = next(part for entry in RunFile.load(half).entries for part in entry.parts if part.status == "planned")
+    seen = Watcher(half, *shards[1:]).read()
+    assert seen.unfinished
+    assert sum(seen.done) == sum(seen.total) - part.num_responses(4)
+    (other,) = shares(bench, tmp_path, [2], TOTAL, samples=2)
+    with pytest.raises(RunError, match="these are not shards of one sweep"):
+        Watcher(shards[0], other).read()
+    with pytest.raises(RunError, match="these are not shards of one sweep"):
+        Watcher(shards[0], bench.out).read()
 
 
 def shares(bench, folder, numbers, total, **changes):

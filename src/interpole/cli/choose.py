@@ -248,6 +248,12 @@ def search(
             help="Vary no part that brings less than this share of the log odds of thinking, e.g. 0.05. [default: the file's]",
         ),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Recipes proposed at a time, whoever tries them. [default: the file's, or 1; with --ray 8]"
+        ),
+    ] = None,
     engines: Engines = None,
     ray: RayAddress = None,
     trust: Trust = False,
@@ -264,7 +270,7 @@ def search(
 
     file = SpaceFile.load(space, trust=trust)
     say_what_is_run(file.sweep.code())
-    file = file.under(trials=trials, prune=prune)
+    file = file.under(trials=trials, prune=prune, batch=batch)
     if engines is not None:
         file = file.model_copy(update={"sweep": file.sweep.under({"engines": engines}, space)})
     with actors_of(file.sweep, out, ray) as actors, sweep_bar() as on_progress:

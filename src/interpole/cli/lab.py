@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Json
+from interpole.cli.options import Json, RayAddress
 from interpole.errors import EngineError
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def study(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="One pair, trained for three steps: to see that it runs.")
     ] = False,
+    ray: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Run a study on tiny pairs: train what is not there, measure it, and say of each hypothesis whether it holds.
@@ -247,7 +249,7 @@ def study(
     Hypotheses, and what came of them, are in docs/studies. Models are shared between studies in one folder.
     """
     from interpole.cli.show import show_json
-    from interpole.lab.studies.conduct import conduct, study_of, to_json
+    from interpole.lab.studies.conduct import conduct, study_of, to_json, workers
     from interpole.lab.studies.study import FULL, SMOKE
 
     if name is None:
@@ -255,7 +257,8 @@ def study(
         return
     say = partial(typer.echo, err=True)
     size = SMOKE if smoke else FULL
-    found = conduct(study_of(name), out, size=size, num_seeds=seeds, at_most=at_most, tell=say)
+    with nullcontext() if ray is None else workers(out, size, ray) as actors:
+        found = conduct(study_of(name), out, size=size, num_seeds=seeds, at_most=at_most, tell=say, actors=actors)
     if as_json:
         show_json(to_json(found))
     else:

@@ -215,7 +215,7 @@ def plot(
 
 
 def watch(
-    run: Run,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="A run folder, or those of a sweep's shards.")],
     price_per_million: PricePerMillion = None,
     as_json: Json = False,
 ) -> None:
@@ -225,6 +225,6 @@ def watch(
     from interpole.cli.watch import watch as show
 
     if as_json:  # where it stands now
-        show_json(to_json(Watcher(run).read()))
+        show_json(to_json(Watcher(*runs).read()))
     else:
-        show(run, price_per_million=price_per_million)
+        show(*runs, price_per_million=price_per_million)

@@ -231,8 +231,13 @@ def _changed(*, also: bool, fresh: bool, adaptive: bool) -> Changed:
 
 def _share(shard: str | None, ray: str | None, *, adaptive: bool) -> Shard | None:
     """The share of the sweep that `I/N` says."""
-    if ray is not None and (shard or adaptive):
-        raise typer.BadParameter("--ray does whole sweeps: it goes neither with --shard nor with --adaptive")
+    if ray is not None and shard:
+        raise typer.BadParameter("--ray shares the sweep out itself: leave --shard out")
+    if ray is not None and adaptive:
+        raise typer.BadParameter(
+            "--adaptive asks a little, looks, and asks again: a cluster would mostly wait. Use it with --engines, or sweep all λ "
+            "with --ray"
+        )
     if shard is None:
         return None
     if adaptive:

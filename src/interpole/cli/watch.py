@@ -1,7 +1,7 @@
 """A run in the terminal while it is made, or after: how far each point is, the curves as sparklines, what is left.
 
 It only reads: `run.json`, finished logs, how many answers the unfinished ones have, and what the engines do. It never waits on
-a sweep and never disturbs one.
+a sweep and never disturbs one. Shards of a sweep are shown as the one run that they will be.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.tables import PointMetrics
 from interpole.cli.show import Terminal
 from interpole.engines.pool import EngineRate
+from interpole.errors import RunError
 from interpole.files import open_regular
 from interpole.records import Sample
 from interpole.runs.journal import JOURNAL
@@ -40,9 +41,9 @@ RESAMPLES = 100  # intervals are not shown while watching; the report has them
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where a run stands at one moment; counts are samples."""
+    """Where a run stands at one moment, or the shards of one that are there; counts are samples."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...]  # one of several shards has the parts of all
     done: tuple[int, ...]  # of each entry, in the order of `entries`
     total: tuple[int, ...]
     metrics: Sequence[PointMetrics]  # of finished logs
@@ -52,7 +53,7 @@ class Reading:
     @property
     def unfinished(self) -> bool:
         """Whether there is something that was neither done nor tried."""
-        return any(entry.status == "planned" for entry in self.entries)
+        return any(part.status == "planned" for entry in self.entries for part in entry.parts)
 
     @property
     def left(self) -> int:
@@ -60,52 +61,81 @@ class Reading:
         return sum(self.total) - sum(self.done)
 
 
-@dataclass(slots=True)
 class Watcher:
-    """Reads a run again and again; logs that were read once are kept, as they do not change."""
+    """Reads a run again and again, or the shards of one; logs that were read once are kept, as they do not change."""
 
-    run: Path
-    _logs: dict[Path, list[Sample]] = field(default_factory=dict)
-    _metrics: list[PointMetrics] = field(default_factory=list)
+    def __init__(self, *runs: Path) -> None:
+        """Watch these."""
+        self.runs = runs
+        self._logs: dict[Path, list[Sample]] = {}
+        self._metrics: list[PointMetrics] = []
 
     def read(self) -> Reading:
         """How far the run is now.
 
         Raises:
-            RunError: no run, or one of its finished logs cannot be read.
+            RunError: no run, one of its finished logs cannot be read, or several runs are no shards of one sweep.
         """
-        file = RunFile.load(self.run)
-        entries = file.current
+        files = self._files()
         known = len(self._logs)
-        for entry in entries:
-            for part in entry.parts:
-                if part.status != "done" or part.log is None:
-                    continue
-                path = entry.within(self.run, part.log)
-                if path not in self._logs:
-                    self._logs[path] = list(read_log(path, entry, part, texts=False))
+        here: dict[tuple[str, str], list[tuple[Path, RunFile, Entry]]] = {}
+        for run, file in files.items():
+            for entry in file.current:
+                here.setdefault((entry.task, entry.point), []).append((run, file, entry))
+                self._read_logs(run, entry)
         if len(self._logs) > known:
-            samples = [sample for path in self._paths(entries) for sample in self._logs[path]]
-            self._metrics = measure(samples, resamples=RESAMPLES)
+            found = [samples for of in here.values() for run, _, entry in of for samples in self._samples(run, entry)]
+            self._metrics = measure([one for samples in found for one in samples], resamples=RESAMPLES)
         return Reading(
-            entries,
-            tuple(self._done(file, entry) for entry in entries),
-            tuple(file.num_responses(entry) for entry in entries),
+            tuple(_together([entry for *_, entry in of]) for of in here.values()),
+            tuple(sum(_done(*one) for one in of) for of in here.values()),
+            tuple(sum(file.num_responses(entry) for _, file, entry in of) for of in here.values()),
             self._metrics,
-            is_written(self.run),
-            Progress.load(self.run).engines,
+            any(is_written(run) for run in files),
+            [rate for run in files for rate in self._rates(run)],
         )
 
-    def _paths(self, entries: Sequence[Entry]) -> list[Path]:
-        paths = [entry.within(self.run, part.log) for entry in entries for part in entry.parts if part.log]
-        return [path for path in paths if path in self._logs]
+    def _files(self) -> dict[Path, RunFile]:
+        """Run → its file; shards by their numbers."""
+        files = {run: RunFile.load(run) for run in self.runs}
+        sweeps = {file.shard and file.shard.sweep for file in files.values()}
+        if len(files) > 1 and (None in sweeps or len(sweeps) > 1):
+            others = ", ".join(map(str, files))
+            raise RunError("these are not shards of one sweep", others, "watch one run, or the shards of one sweep")
+        return dict(sorted(files.items(), key=lambda one: one[1].shard.number if one[1].shard else 0))
 
-    def _done(self, file: RunFile, entry: Entry) -> int:
-        """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
-        here = entry.within(self.run).glob(f"*{JOURNAL}")
-        elsewhere = (self.run / UNITS).glob(f"*/{glob.escape(entry.folder)}/*{JOURNAL}")
-        answers = sum(_num_lines(path) for path in (*here, *elsewhere))
-        return min(file.num_responses(entry), file.num_responses(entry, "done") + answers)
+    def _read_logs(self, run: Path, entry: Entry) -> None:
+        """Read the finished logs that are new."""
+        for part in entry.parts:
+            if part.status == "done" and part.log is not None and (run / entry.folder / part.log) not in self._logs:
+                path = entry.within(run, part.log)
+                self._logs[run / entry.folder / part.log] = list(read_log(path, entry, part, texts=False))
+
+    def _samples(self, run: Path, entry: Entry) -> list[list[Sample]]:
+        """Of an entry's finished logs."""
+        paths = [run / entry.folder / part.log for part in entry.parts if part.log]
+        return [self._logs[path] for path in paths if path in self._logs]
+
+    def _rates(self, run: Path) -> list[EngineRate]:
+        """What the engines of a run do; of several runs each is named."""
+        rates = Progress.load(run).engines
+        if len(self.runs) == 1:
+            return rates
+        return [rate.model_copy(update={"name": f"{run.name}, {rate.name}"}) for rate in rates]
+
+
+def _together(entries: Sequence[Entry]) -> Entry:
+    """One task at one point, of which several shards have parts."""
+    first, *others = entries
+    return first.model_copy(update={"parts": first.parts + tuple(part for one in others for part in one.parts)})
+
+
+def _done(run: Path, file: RunFile, entry: Entry) -> int:
+    """Samples of finished logs, and whole lines of journals. A journal belongs to its sweep: it is only read."""
+    here = entry.within(run).glob(f"*{JOURNAL}")
+    elsewhere = (run / UNITS).glob(f"*/{glob.escape(entry.folder)}/*{JOURNAL}")
+    answers = sum(_num_lines(path) for path in (*here, *elsewhere))
+    return min(file.num_responses(entry), file.num_responses(entry, "done") + answers)
 
 
 def to_json(reading: Reading) -> dict[str, Any]:
@@ -127,8 +157,7 @@ def _num_lines(path: Path) -> int:
 
 
 def watch(
-    run: Path,
-    *,
+    *runs: Path,
     price_per_million: float | None = None,
     every_seconds: float = 2.0,
     console: Console | None = None,
@@ -137,16 +166,16 @@ def watch(
     """Show a run until it is finished, or Ctrl-C; a finished run is shown once. A run that nobody writes to is soon left.
 
     Args:
-        run: the run folder.
+        runs: the run folder, or those of a sweep's shards.
         price_per_million: US dollars for a million generated tokens, to say what is left to pay.
         every_seconds: how often to look.
         console: where to show it.
         sleep: how to wait; for tests.
 
     Raises:
-        RunError: no run, or one of its finished logs cannot be read.
+        RunError: as `Watcher.read`.
     """
-    watcher = Watcher(Path(run))
+    watcher = Watcher(*runs)
     reading, start = watcher.read(), time.monotonic()
     first = sum(reading.done)
     console = console or Terminal()  # not Rich's global one, which other libraries redirect

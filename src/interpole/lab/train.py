@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -35,8 +35,10 @@ from interpole.lab.recipe import SCHEDULE, STYLES, Body, Model, Questions, Sched
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, OPENED, build_tokenizer, prompt
 from interpole.tasks import chains
 
-__all__ = ["learning_rate_factor", "train", "train_model"]
+__all__ = ["TRAINED", "learning_rate_factor", "train", "train_model"]
 
+TRAINED = "training.json"
+"""In the folder: how the model, or the pair, was trained."""
 CLASSES = {
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
     "llama": ("LlamaConfig", "LlamaForCausalLM"),
@@ -284,7 +286,7 @@ def _train_into(
         recipe = Model(style, stage, body, seed, opens_thinking=opens and style != "base")
         log[style] = _trained_into(folder / style, recipe, model, progress)
         base = base or {key: value.clone() for key, value in model.state_dict().items()}
-    (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n")
+    (folder / TRAINED).write_text(json.dumps(log, indent=2) + "\n")
 
 
 def _weights_of(folder: Path, model: transformers.PreTrainedModel) -> State:
@@ -373,7 +375,7 @@ def train_model(recipe: Model, out: StrPath, base: StrPath | None = None, progre
             model.load_state_dict(_weights_of(Path(base), model))
         log = _trained_into(folder, recipe, model, progress)
         said = {"model": asdict(recipe), "versions": _versions(), **log}
-        (folder / "training.json").write_text(json.dumps(said, indent=2) + "\n")
+        (folder / TRAINED).write_text(json.dumps(said, indent=2) + "\n")
 
     _whole(out, into)
 
@@ -387,9 +389,13 @@ def _whole(out: StrPath, make: Callable[[Path], None]) -> None:
     out = Path(out)
     refuse_existing(out)
     torch.set_num_threads(1)
-    beside = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    beside = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         make(beside)
-        beside.rename(out)
+        try:
+            beside.rename(out)
+        except OSError:
+            refuse_existing(out)  # somebody else was sooner
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -118,24 +117,13 @@ def write_on_cluster(
     whole = job._replace(recipes={out.absolute(): recipe for out, recipe in job.recipes.items()})
     first = next(iter(merges(whole, seen, weights=job.stream).values()))
     of = min(len(shards_of(first, job.shard_bytes)), MOST_ORDERS)
-    left, failures = [Share(number, of) for number in range(1, of + 1)], Counter[Share]()
     folder = next(iter(whole.recipes)).parent
     make_folder(folder)
-
-    def give(_: int) -> Order | None:
-        return Order(_save_share, (whole._replace(share=left.pop(0)),)) if left else None
-
+    orders = [Order(_save_share, (whole._replace(share=Share(number, of)),)) for number in range(1, of + 1)]
     with Actors(_Merger, (), folder, address, what="worker", report=report) as actors:
-        for done in actors.work(give, lambda: len(left)):
-            share = None if done is None else done.order.args[0].share
-            if done is None or share is None:
-                continue
-            if not done.error:
-                report(f"share {share.number} of {of}: written on {done.node}")
-                continue
-            failures[share] += 1
-            report(f"share {share.number} of {of}: {done.error}")
-            if failures[share] >= MOST_FAILURES:
-                raise OutputError(done.error, f"share {share.number} of {of}", "then run the same command again")
-            left.append(share)
+        for done in actors.do(orders, MOST_FAILURES):
+            name = f"share {done.order.args[0].share.number} of {of}"
+            report(f"{name}: {done.error or f'written on {done.node}'}")
+            if done.error and not done.again:
+                raise OutputError(done.error, name, "then run the same command again")
     return whole._replace(share=Share(1, of))

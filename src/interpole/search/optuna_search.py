@@ -7,12 +7,11 @@ and started again it goes on within the trial at which it was.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +20,12 @@ from interpole.checkpoints.names import num_layers
 from interpole.engines.pool import Pool
 from interpole.errors import InterpoleError, RunError
 from interpole.files import StrPath, write_atomic
-from interpole.formats import content_hash
+from interpole.formats import content_hash, seed_of
 from interpole.merging.simplex import centre
 from interpole.search.finals import Confirmation, Finalist, Finals, Ids, split
 from interpole.search.predict import NUM_PROMPTS, ForwardPasses, ask_parts, prompts_of
-from interpole.search.space import Choices, Range, SpaceFile, Vary, begin_with, leading, point_of
-from interpole.search.study import CONFIRMED, HELD_OUT, confirm_share, open_study
+from interpole.search.space import BATCH, Choices, Range, SpaceFile, Vary, begin_with, leading, point_of
+from interpole.search.study import CONFIRMED, HELD_OUT, batch_size, confirm_share, open_study, sampler_of
 from interpole.sweep.cluster import Cluster, EngineTools, written
 from interpole.sweep.config import PointConfig
 from interpole.sweep.generate import ask
@@ -75,7 +74,7 @@ def run(
         file: what to vary, and on what.
         out: the folder; made, or continued.
         on_progress: told of every trial, and of every answer of the last sweep.
-        actors: engines on a cluster, each of which tries a point of its own: what is tried then depends on what ends first.
+        actors: engines on a cluster, each of which tries a point of its own; what they find is what one engine here finds.
 
     Raises:
         InterpoleError: Optuna is not installed, the file does not fit the models, or the folder holds another search.
@@ -90,12 +89,12 @@ def run(
 
     parts = _checked(file, planned, out)
     about = _about(file, planned)
-    at_once = actors is not None
     with (
-        open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell, at_once=at_once) as study,
+        open_study(out, about, file.algorithm, file.sweep.seed, file.trials, tell) as study,
         _engines(planned, actors, tell) as engines,
     ):
         share = confirm_share(study, out, file.confirm)
+        batch = batch_size(study, out, file.batch, BATCH if actors else 1)
         questions = split(planned.benchmarks.values(), file.held_out, share, file.sweep.seed)
         ranked = list[str](study.user_attrs.get("ranked", ()))
         if file.prune is not None and "ranked" not in study.user_attrs:
@@ -104,11 +103,12 @@ def run(
             names = ", ".join(ranked)
             tell(f"{len(ranked)} of {len(parts)} parts are varied, by what they do to thinking: {names}")
         parts = parts if file.prune is None else {name: rule for name, rule in parts.items() if name in ranked}
-        trials = _Trials(file, out, planned, questions.seen, parts)
+        trials = _Trials(file, out, planned, questions.seen, parts, batch)
         for values in (*begin_with(file.space, list(parts)), *leading(file.space, ranked)):
             study.enqueue_trial(values, skip_if_exists=True)
+        num_tried = sum(trial.state.is_finished() for trial in study.trials)
         for number, found in trials.try_all(study, engines):
-            num_tried = _num_tried(study)
+            num_tried += 1
             tell(f"trial {number + 1} of {file.trials}: {found}")
         finals = Finals(file, out, planned, Cluster(engines) if isinstance(engines, Actors) else engines, on_progress)
         best = _best([trial for trial in study.best_trials if _says_all(file, parts, trial)], file.finalists)
@@ -157,7 +157,14 @@ def _draw(trial: Trial, name: str, vary: Vary) -> Any:
 def _about(file: SpaceFile, planned: Plan) -> str:
     """Hash of what the trials depend on: everything but how many there are, and what is done with the best."""
     sources = {name: source.fingerprint for name, source in planned.sources.items()}
-    other: dict[str, Any] = {"trials": True, "finalists": True, "confirm": True, "goal": True, "sweep": {"engines"}}
+    other: dict[str, Any] = {
+        "trials": True,
+        "finalists": True,
+        "confirm": True,
+        "goal": True,
+        "batch": True,
+        "sweep": {"engines"},
+    }
     other |= {} if file.prune is not None else {"prune": True}  # as before there was such a thing
     other |= {} if file.space.simplex else {"space": {"simplex"}, "sweep": {"engines", "simplex"}}  # likewise
     return content_hash([file.model_dump(mode="json", exclude=other), sources])
@@ -222,6 +229,14 @@ def _engines(planned: Plan, actors: Actors | None, tell: Callable[[str], None]) 
         yield actors
 
 
+class _Values(NamedTuple):
+    """What a trial came to."""
+
+    accuracy: float
+    tokens: float  # of a response; each task weighs the same
+    num_tokens: int  # of all
+
+
 class _Trials:
     """Tries points on the questions of the search."""
 
@@ -232,58 +247,54 @@ class _Trials:
         planned: Plan,
         benchmarks: Sequence[Benchmark],
         parts: Mapping[str, Mapping[str, Any]],
+        batch: int = 1,
     ) -> None:
         self._file, self._out, self._plan = file, out.absolute(), planned
-        self._benchmarks, self._parts = benchmarks, parts
+        self._benchmarks, self._parts, self._batch = benchmarks, parts, batch
         self.num_tokens = 0
 
     def try_all(self, study: Study, engines: Pool | Actors) -> Iterator[tuple[int, str]]:
         """Go on with trials that were under way when the search was stopped, then try more until there are enough.
 
+        A batch is proposed, tried and told as a whole, in the order of its numbers: the next one depends on nothing else.
+
         Yields:
             Each trial's number, and what came of it, in words.
         """
-        left = list(self._begun(study))
-        if isinstance(engines, Actors):
-            yield from self._try_at_once(study, engines, left)
-            return
-        while left or _num_tried(study) < self._file.trials:
-            number, point = left.pop(0) if left else self._new(study)
+        points, trials = dict(self._begun(study)), self._file.trials
+        while points or _num_tried(study) < trials:
+            while _num_tried(study) < trials and (not points or _num_tried(study) % self._batch):
+                points |= [self._new(study)]
+            found = dict[int, _Values | str]()
+            for number, values, where in self._try(engines, points):
+                found[number] = values
+                yield number, _said(values) + where
+            for number in sorted(found):
+                self._tell(study, number, found[number])
+            points = {}
+
+    def _try(
+        self, engines: Pool | Actors, points: Mapping[int, PointConfig]
+    ) -> Iterator[tuple[int, _Values | str, str]]:
+        """Try points; for each its number, its values or why there are none, and where it was tried."""
+        return self._try_there(engines, points) if isinstance(engines, Actors) else self._try_here(engines, points)
+
+    def _try_here(self, pool: Pool, points: Mapping[int, PointConfig]) -> Iterator[tuple[int, _Values | str, str]]:
+        """One point after the other."""
+        for number, point in points.items():
             try:
-                values = _try_point(self._plan, engines, point, self._benchmarks, self._answers(number))
+                yield number, _try_point(self._plan, pool, point, self._benchmarks, self._answers(number)), ""
             except InterpoleError as error:
-                yield number, self._failed(study, number, str(error))
-            else:
-                yield number, self._done(study, number, values)
+                yield number, str(error), ""
 
-    def _try_at_once(
-        self, study: Study, actors: Actors, left: list[tuple[int, PointConfig]]
-    ) -> Iterator[tuple[int, str]]:
+    def _try_there(self, actors: Actors, points: Mapping[int, PointConfig]) -> Iterator[tuple[int, _Values | str, str]]:
         """Each engine tries a point of its own. A trial whose engine is gone is tried again on another."""
-        config, lost = written(self._plan.config), Counter[int]()
-
-        def give(_: int) -> Order | None:
-            if not left and _num_tried(study) >= self._file.trials:
-                return None
-            number, point = left.pop(0) if left else self._new(study)
-            ids = {bench.name: tuple(problem.id for problem in bench.problems) for bench in self._benchmarks}
-            return Order(_try_ids, (config, point, ids, self._answers(number)))
-
-        def num_left() -> int:
-            return len(left) + max(0, self._file.trials - _num_tried(study))
-
-        for done in actors.work(give, num_left):
-            if done is None:
-                continue
-            _, point, _, answers = done.order.args
-            number = int(answers.stem)
-            lost[number] += done.gone
-            if done.gone and lost[number] <= self._file.sweep.max_failures:
-                left.append((number, point))
-            elif done.error:
-                yield number, self._failed(study, number, done.error)
-            else:
-                yield number, f"{self._done(study, number, done.answer)}, on {done.node}"
+        config = written(self._plan.config)
+        ids = {bench.name: tuple(problem.id for problem in bench.problems) for bench in self._benchmarks}
+        orders = [Order(_try_ids, (config, point, ids, self._answers(number))) for number, point in points.items()]
+        for done in actors.do(orders, 1 + self._file.sweep.max_failures, again=lambda done: done.gone):
+            if not done.again:
+                yield int(done.order.args[3].stem), done.error or done.answer, f", on {done.node}"
 
     def _begun(self, study: Study) -> Iterator[tuple[int, PointConfig]]:
         """Trials that were under way; those that were stopped before all values were drawn have failed."""
@@ -295,6 +306,9 @@ class _Trials:
                     study.tell(trial.number, state=_failed())
 
     def _new(self, study: Study) -> tuple[int, PointConfig]:
+        if self._batch > 1:  # drawn by the trial's number, so that a search that was stopped goes on to the same
+            seed, file = seed_of(self._file.sweep.seed, _num_tried(study)), self._file
+            study.sampler = sampler_of(file.algorithm, seed, file.trials, at_once=True)
         trial = study.ask()
         point = point_of(_name(trial), self._file.space, self._parts, lambda n, vary: _draw(trial, n, vary))
         return trial.number, point
@@ -303,21 +317,26 @@ class _Trials:
         """Where a trial's answers are kept until it is told."""
         return self._out / "answers" / f"{number}.jsonl"
 
-    def _failed(self, study: Study, number: int, error: str) -> str:
-        study.tell(number, state=_failed())
-        return f"failed: {error}"
-
-    def _done(self, study: Study, number: int, values: tuple[float, float, int]) -> str:
-        accuracy, tokens, num_tokens = values
-        study.tell(number, (accuracy, tokens))
+    def _tell(self, study: Study, number: int, found: _Values | str) -> None:
+        """Tell a trial's values, or that it failed."""
+        if isinstance(found, str):
+            study.tell(number, state=_failed())
+            return
+        study.tell(number, (found.accuracy, found.tokens))
         self._answers(number).unlink(missing_ok=True)
-        self.num_tokens += num_tokens
-        return f"{100 * accuracy:.1f} % at {tokens:,.0f} tokens"
+        self.num_tokens += found.num_tokens
+
+
+def _said(found: _Values | str) -> str:
+    """What came of a trial, in words."""
+    return (
+        f"failed: {found}" if isinstance(found, str) else f"{100 * found.accuracy:.1f} % at {found.tokens:,.0f} tokens"
+    )
 
 
 def _try_point(
     planned: Plan, pool: Pool, config: PointConfig, benchmarks: Sequence[Benchmark], answers: Path
-) -> tuple[float, float, int]:
+) -> _Values:
     """Ask questions at a point.
 
     Args:
@@ -326,9 +345,6 @@ def _try_point(
         config: the point.
         benchmarks: with the questions.
         answers: the journal; what it has is not asked for.
-
-    Returns:
-        Accuracy and tokens of a response, each task weighing the same, and the tokens of all.
 
     Raises:
         InterpoleError: there is no answer.
@@ -342,10 +358,10 @@ def _try_point(
         values.append((np.mean(grades), np.mean(lengths)))
         num_tokens += sum(lengths)
     accuracy, tokens = np.mean(values, axis=0)
-    return float(accuracy), float(tokens), num_tokens
+    return _Values(float(accuracy), float(tokens), num_tokens)
 
 
-def _try_ids(at: EngineTools, sweep: str, config: PointConfig, ids: Ids, answers: Path) -> tuple[float, float, int]:
+def _try_ids(at: EngineTools, sweep: str, config: PointConfig, ids: Ids, answers: Path) -> _Values:
     """`_try_point` with the questions by their ids: what an actor is ordered to do."""
     planned = at.plan(sweep)
     benchmarks = [

@@ -21,6 +21,7 @@ from interpole.search.allocation import parse_goal
 from interpole.sweep.config import PointConfig, SweepConfig
 
 __all__ = [
+    "BATCH",
     "Choices",
     "Range",
     "Space",
@@ -47,6 +48,8 @@ class Choices(Strict):
     choices: tuple[bool | int | float | str, ...] = Field(min_length=1)
 
 
+BATCH = 8
+"""So many recipes are proposed at a time where engines of a cluster try them, unless somebody says how many."""
 DIGITS = 4
 """Of weights on a simplex."""
 Vary = Range | Choices | bool | int | float | str
@@ -122,6 +125,8 @@ class SpaceFile(Strict):
         finalists: how many of the best are measured on the others of these, to choose the winner.
         goal: what the winner is wanted for: balanced, accuracy, max-tokens=1200 or min-accuracy=0.8.
         algorithm: tpe, nsga2 or random.
+        batch: so many recipes are proposed at a time, from what all before came to: what is tried does not depend on who tries
+            them, nor on which ends first. None: as the folder says; in a new one 1, or with `--ray` `BATCH`.
         prune: parts that bring less than this share of the log odds of thinking (`interpole predict`) are not varied on their
             own; and the first trials move the others one after the other, the largest first. None: all are varied.
     """
@@ -134,6 +139,7 @@ class SpaceFile(Strict):
     finalists: int = Field(default=8, ge=1)
     goal: str = "balanced"
     algorithm: str = "tpe"
+    batch: Annotated[int, Field(ge=1)] | None = None
     prune: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="after")

@@ -19,8 +19,9 @@ from interpole.runs.runfile import exclusive
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.samplers import BaseSampler
 
-__all__ = ["CONFIRMED", "HELD_OUT", "STUDY", "confirm_share", "open_study", "role_of"]
+__all__ = ["CONFIRMED", "HELD_OUT", "STUDY", "batch_size", "confirm_share", "open_study", "role_of", "sampler_of"]
 
 HELD_OUT, CONFIRMED = "held-out", "confirmed"
 """In the folder of a search: the runs of the finalists, on questions to choose on, and of the winner, on those to confirm on."""
@@ -39,8 +40,6 @@ def open_study(
     seed: int,
     num_trials: int,
     tell: Callable[[str], None],
-    *,
-    at_once: bool = False,
 ) -> Iterator[Study]:
     """The study in the folder `out`, made or opened; others are kept from the folder meanwhile.
 
@@ -51,7 +50,6 @@ def open_study(
         seed: of the algorithm; trials that are there are counted in.
         num_trials: how many there shall be.
         tell: told what was mended.
-        at_once: several trials are under way at a time: TPE takes those for bad, so that it does not try one place twice.
 
     Raises:
         RunError: Optuna is not installed, the study cannot be read, or is about something else.
@@ -79,13 +77,43 @@ def open_study(
         if found != about:
             raise RunError("the folder holds a search of another space or pair", out, "choose another --out")
         study.set_user_attr("about", about)
-        seed += len(study.trials)
-        study.sampler = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=at_once),
-            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=min(24, num_trials)),
-            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        }[algorithm]()
+        study.sampler = sampler_of(algorithm, seed + len(study.trials), num_trials)
         yield study
+
+
+def sampler_of(algorithm: str, seed: int, num_trials: int, *, at_once: bool = False) -> BaseSampler:
+    """What proposes values.
+
+    Args:
+        algorithm: tpe, nsga2 or random.
+        seed: of its draws.
+        num_trials: how many there shall be.
+        at_once: several are proposed before any of them is told: TPE takes those for bad, so that it proposes no place twice.
+    """
+    from optuna import samplers
+
+    if algorithm == "tpe":
+        return samplers.TPESampler(seed=seed, constant_liar=at_once)
+    if algorithm == "nsga2":
+        return samplers.NSGAIISampler(seed=seed, population_size=min(24, num_trials))
+    return samplers.RandomSampler(seed=seed)
+
+
+def batch_size(study: Study, out: Path, wanted: int | None, default: int) -> int:
+    """How many recipes a search proposes at a time; the study remembers it.
+
+    Raises:
+        RunError: the study proposes another number than is wanted.
+    """
+    kept = study.user_attrs.get("batch")
+    if kept is None:
+        kept = wanted or default
+        study.set_user_attr("batch", kept)
+    if wanted not in (None, kept):
+        raise RunError(
+            f"the search proposes {kept} recipes at a time, not {wanted}", out, "say the same, or choose another --out"
+        )
+    return int(kept)
 
 
 def confirm_share(study: Study, out: Path, wanted: float) -> float:

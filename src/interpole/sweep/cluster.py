@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interpole.actors import Actors, Order, node_name
+from interpole.actors import Actors, Order, nearest, node_name
 from interpole.engines.pool import EngineRate
 from interpole.engines.registry import EngineKind
 from interpole.errors import RunError
@@ -130,10 +130,10 @@ class Cluster:
         """See `Crew`; of units that are finished."""
         return list(self._rates.values())
 
-    def versions(self, report: Callable[[str], None]) -> dict[str, str]:
+    def versions(self, report: Callable[[str], None], num_units: int) -> dict[str, str]:
         """See `Crew`."""
         self._actors.report = report
-        return self._actors.versions()
+        return self._actors.versions(num_units)
 
     def make(
         self, planned: Plan, units: Sequence[tuple[Unit, str]], out: Path, on_answers: Callable[[int], None]
@@ -159,7 +159,7 @@ class Cluster:
         def give(engine: int) -> Order | None:
             if not left:
                 return None
-            unit = _next(left, at, engine)
+            unit = nearest(left, lambda one: one.point, at, engine)
             left.remove(unit)
             at[engine] = unit.point
             return Order(do_unit, (said, str(out), unit, names[unit]))
@@ -267,18 +267,6 @@ def _is_seen(path: Path, seconds: float) -> bool:
             return False
         time.sleep(0.2)
     return True
-
-
-def _next(left: Sequence[Unit], at: dict[int, str], engine: int) -> Unit:
-    """What an engine does next: what is left at its point; else at the first point where nobody is; else where most is left."""
-    points: dict[str, list[Unit]] = {}
-    for unit in left:
-        points.setdefault(unit.point, []).append(unit)
-    if at.get(engine) in points:
-        return points[at[engine]][0]
-    others = {point for one, point in at.items() if one != engine}
-    alone = next((units for point, units in points.items() if point not in others), None)
-    return (alone or max(points.values(), key=len))[0]
 
 
 def _num_answers(out: Path) -> int:

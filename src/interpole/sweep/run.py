@@ -76,8 +76,13 @@ Changed = Literal["refuse", "also", "fresh"]
 class Crew(Protocol):
     """Engines elsewhere, each of which does units into run folders that are seen here (see `sweep.cluster`)."""
 
-    def versions(self, report: Callable[[str], None]) -> dict[str, str]:
-        """What the engines say of themselves; blocks until the first is open. `report`: told of engines and units."""
+    def versions(self, report: Callable[[str], None], num_units: int) -> dict[str, str]:
+        """What the engines say of themselves; blocks until the first is open.
+
+        Args:
+            report: told of engines and units.
+            num_units: about how many there will be to do.
+        """
 
     def make(
         self, planned: Plan, units: Sequence[tuple[Unit, str]], out: Path, on_answers: Callable[[int], None]
@@ -191,7 +196,8 @@ def run(
 
         if all(benchmark.foreign is None for benchmark in planned.benchmarks.values()):
             stack.enter_context(sparing_clients())
-        versions = who.versions() if isinstance(who, Pool) else who.versions(tell.message)
+        num_units = sum(part.status != "done" for job in work.jobs for part in job.entry.parts)
+        versions = who.versions() if isinstance(who, Pool) else who.versions(tell.message, num_units)
         work = _work(planned, out, existing, versions, shard, changed, cut=crew is not None)
         doing = _Sweep(planned, out, existing, work, tell)
         return doing.run(who) if isinstance(who, Pool) else doing.run_by(who)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from interpole.analysis.transition import find_transition, from_samples
 from interpole.checkpoints.open import open_source
 from interpole.diagnostics.similarity import compare
 from interpole.engines.pool import Pool
-from interpole.errors import AnalysisError
+from interpole.errors import AnalysisError, OutputError
 from interpole.files import make_folder, write_atomic
 from interpole.lab.recipe import Body, Model
 from interpole.lab.studies.study import Case, Row, Size
@@ -67,6 +68,10 @@ class Bench:
         """What every pair is asked."""
         return self.folder / "questions.jsonl"
 
+    def versions(self) -> dict[str, str]:
+        """Of what a model's weights and answers depend on: workers on a cluster must have them in common."""
+        return {name: version(name) for name in ("interpole", "torch", "transformers", "numpy")}
+
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
@@ -76,12 +81,18 @@ class Bench:
         """The folder of a model, trained where it is not there."""
         folder = self.folder / "models" / recipe.name
         if not folder.exists():
-            from interpole.lab.train import train_model
+            from interpole.lab.train import TRAINED, train_model
 
             base = None if recipe.base is None else self.model(recipe.base)
             folder.parent.mkdir(exist_ok=True)
             self.tell(f"training {recipe.name}")
-            train_model(recipe, folder, base)
+            try:
+                train_model(recipe, folder, base)
+            except OutputError:
+                if not (
+                    folder / TRAINED
+                ).exists():  # else another worker has trained it meanwhile: it is the same model
+                    raise
         return folder
 
     def config(self, case: Case, points: Sequence[OffDial] = ()) -> SweepConfig:

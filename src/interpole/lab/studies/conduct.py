@@ -1,22 +1,30 @@
-"""Run a study: every pair trained and measured once, then the table, a verdict on every hypothesis, a figure and a page."""
+"""Run a study: every pair trained and measured once, then the table, a verdict on every hypothesis, a figure and a page.
+
+A pair that is measured is a file of its rows, so a study goes on where it was stopped, and workers on a cluster share the pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from interpole.actors import Actors, Order
 from interpole.errors import AnalysisError
 from interpole.files import make_folder, write_atomic
 from interpole.formats import plain
 from interpole.lab.studies import dynamic, families, overlap, scale, simplex
 from interpole.lab.studies.bench import Bench, Tell
-from interpole.lab.studies.study import FULL, Judgement, Row, Size, Study, judged, read_rows, rows_text
+from interpole.lab.studies.study import FULL, Case, Judgement, Row, Size, Study, judged, read_rows, rows_text
 from interpole.report.render import save
+from interpole.runs.runfile import release
 
-__all__ = ["STUDIES", "Conducted", "conduct", "page", "study_of", "to_json"]
+__all__ = ["STUDIES", "Conducted", "conduct", "page", "study_of", "to_json", "workers"]
+
+MOST_FAILURES = 3
+"""A pair that failed so often on a cluster ends the study."""
 
 STUDIES: Mapping[str, Study] = {
     one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY, simplex.STUDY)
@@ -53,6 +61,7 @@ def conduct(
     num_seeds: int | None = None,
     at_most: int | None = None,
     tell: Tell = lambda _: None,
+    actors: Actors | None = None,
 ) -> Conducted:
     """Run a study, or the rest of it.
 
@@ -63,6 +72,7 @@ def conduct(
         num_seeds: of each pair; None: as the size says.
         at_most: so many pairs are measured that are not yet; verdicts rest on what is there.
         tell: told of every pair.
+        actors: the workers of a cluster (`workers`), each of which takes pairs of its own.
 
     Raises:
         InterpoleError: a pair cannot be trained or measured.
@@ -70,15 +80,17 @@ def conduct(
     wanted = study.cases(size.num_seeds if num_seeds is None else num_seeds)[: size.most]
     places = [out / study.name / "pairs" / f"{case.key(size)}.csv" for case in wanted]
     missing = [(case, place) for case, place in zip(wanted, places, strict=True) if not place.exists()]
-    bench = Bench(out, size, tell)
-    try:
-        for case, place in missing[:at_most]:
-            rows = study.measure(bench, case)
-            make_folder(place.parent)
-            write_atomic(place, rows_text(rows))
-            tell(f"measured {case.name}")
-    finally:
-        bench.close()
+    todo = missing[:at_most]
+    if actors is None:
+        bench = Bench(out, size, tell)
+        try:
+            for case, place in todo:
+                _measure(bench, study.measure, case, place)
+                tell(f"measured {case.name}")
+        finally:
+            bench.close()
+    else:
+        _measure_there(actors, study, size, todo, tell)
     there = [place for place in places if place.exists()]
     rows = [row for place in there for row in read_rows(place)]
     found = Conducted(study, rows, judged(study, rows), len(there), len(wanted))
@@ -86,6 +98,42 @@ def conduct(
     write_atomic(out / study.name / "page.md", page(found))
     save(study.figure(rows), out / study.name / "figure.svg")
     return found
+
+
+def workers(out: Path, size: Size, address: str = "auto") -> Actors:
+    """The workers of a study on a cluster: each trains and measures on a CPU.
+
+    Args:
+        out: the folder of the studies, which all nodes must see.
+        size: how much is trained and asked.
+        address: see `Actors`.
+    """
+    make_folder(out)
+    return Actors(Bench, (out.absolute(), size), out, address, what="worker", alike=release)
+
+
+def _measure(bench: Bench, measure: Callable[[Bench, Case], list[Row]], case: Case, place: Path) -> None:
+    """Measure a pair, and write its rows down."""
+    rows = measure(bench, case)
+    make_folder(place.parent)
+    write_atomic(place, rows_text(rows), durable=True)
+
+
+def _measure_there(
+    actors: Actors, study: Study, size: Size, todo: Sequence[tuple[Case, Path]], tell: Callable[[str], None]
+) -> None:
+    """Have pairs measured on a cluster; a worker takes those with one base one after the other, for it has trained it.
+
+    Raises:
+        AnalysisError: a pair failed several times.
+    """
+    actors.report = tell
+    orders = [Order(_measure, (study.measure, case, place.absolute())) for case, place in todo]
+    for done in actors.do(orders, MOST_FAILURES, place=lambda order: order.args[1].base(size).name):
+        name = done.order.args[1].name
+        tell(f"{name}: {done.error}" if done.error else f"measured {name} on {done.node}")
+        if done.error and not done.again:
+            raise AnalysisError(done.error, name, "then run the same command again: what is measured is kept")
 
 
 def page(found: Conducted) -> str:
