@@ -427,27 +427,21 @@ def test_what_makes_no_sense_is_said_before_the_first_trial(tmp_path, change, me
 
 def test_parts_that_hardly_bring_thinking_are_not_varied_and_the_others_lead_in_order(tmp_path):
     (tmp_path / "space.yml").write_text(TEXT.replace("groups: 2", "groups: 6") + "prune: 0.1\n")
-    file, told = SpaceFile.load(tmp_path / "space.yml"), []
+    file = SpaceFile.load(tmp_path / "space.yml")
     planned, parts = Plan(file.sweep), file.space.rules(6)
     seen = split(planned.benchmarks.values(), 0.5, 0.5, 0).seen
-    with open_study(tmp_path / "out", "x", "tpe", 0, 7, told.append) as study:
-        with search.pool_of(planned) as pool:
-            ranked = search._ranked(file, planned, pool, seen, parts, study, told.append)
-        assert ranked[0] == "layers 5-5"
-        assert {*ranked} == {"layers 5-5", "ends", "layers 0-0"}  # 41, 20 and 18 % of it: docs/predict.md
-        assert "3 of 7 parts are varied" in told[-1]
-        assert search._ranked(file, planned, None, seen, parts, study, told.append) == ranked  # as it was found
+    with search.pool_of(planned) as pool:
+        ranked = search._ranked(0.1, planned, pool, seen, parts)
+    assert ranked[0] == "layers 5-5"
+    assert {*ranked} == {"layers 5-5", "ends", "layers 0-0"}  # 41, 20 and 18 % of it: docs/predict.md
     lowest = {"λ": 0.3, "λ ends": 0.5, "λ layers 0-0": 0.3, "λ layers 5-5": 0.3}
     assert leading(file.space, ["layers 5-5", "ends", "layers 0-0"])[:2] == [
         lowest | {"λ layers 5-5": 1.0},
         lowest | {"λ layers 5-5": 1.0, "λ ends": 1.0},
     ]
-    served = file.model_copy(update={"sweep": file.sweep.model_copy(update={"engine": "openai"})})
-    with (
-        open_study(tmp_path / "other", "x", "tpe", 0, 7, told.append) as study,
-        pytest.raises(RunError, match="`prune` needs an engine"),
-    ):
-        search._ranked(served, planned, None, seen, parts, study, told.append)
+    served = SimpleNamespace(config=file.sweep.model_copy(update={"engine": "openai"}), form=planned.form)
+    with pytest.raises(RunError, match="`prune` needs an engine"):
+        search._ranked(0.1, served, None, seen, parts)
 
 
 # ── more than two models ─────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""The scripts of docs/cluster.md, run as the cluster would run them, with a program that only writes down how it was called."""
+"""The scripts of docs/cluster.md and howto/slurm.md, as a cluster runs them, with a program that notes how it was called."""
 
 import os
 import re
@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from interpole.cli import app
 
-PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
+PAGE, SLURM = (
+    (Path(__file__).parents[2] / "docs" / name).read_text(encoding="utf-8") for name in ("cluster.md", "howto/slurm.md")
+)
 NUM = 8
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 
@@ -36,8 +38,8 @@ def called(tmp_path):
     return run
 
 
-def block(language):
-    return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
+def block(language, page=PAGE):
+    return re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1]
 
 
 def options_of(calls):
@@ -50,6 +52,7 @@ def options_of(calls):
 def test_the_slurm_array_does_every_shard_once_and_its_last_line_unites_them(called):
     script = called.folder / "sweep.sh"
     script.write_text(block("bash"))
+    assert block("bash", SLURM) == script.read_text()
     first, last = map(int, re.search(r"#SBATCH --array=(\d+)-(\d+)", script.read_text()).groups())
     calls = [
         call for task in range(first, last + 1) for call in called(["bash", script], SLURM_ARRAY_TASK_ID=str(task))
@@ -58,7 +61,7 @@ def test_the_slurm_array_does_every_shard_once_and_its_last_line_unites_them(cal
     assert runs == {f"runs/x-{number}": f"{number}/{NUM}" for number in range(1, NUM + 1)}
     for run in runs:
         (called.folder / run).mkdir(parents=True)
-    (line,) = re.findall(r"^    sbatch --wait sweep.sh && (.*)$", PAGE, re.MULTILINE)
+    (line,) = re.findall(r"^    sbatch --wait sweep.sh && (.*)$", SLURM, re.MULTILINE)
     assert called(["bash", "-c", line]) == [f"runs merge {' '.join(runs)} --out runs/x"]
 
 
@@ -80,7 +83,7 @@ def test_the_indexed_job_does_every_shard_once_on_the_volume_that_it_mounts(call
 
 
 def test_every_command_of_the_page_has_the_options_that_it_names():
-    commands = re.findall(r"^    (?:sbatch [^&]*&& )?interpole (.*?)(?:\s+#.*)?$", PAGE, re.MULTILINE)
+    commands = re.findall(r"^    (?:sbatch [^&]*&& )?interpole (.*?)(?:\s+#.*)?$", PAGE + SLURM, re.MULTILINE)
     assert len(commands) >= 9
     for command in commands:
         words = command.split()
