@@ -59,7 +59,7 @@ def cluster():
     """A head that runs nothing, and a node with room for one engine; `with cluster.node()` adds one, and one stays."""
     from ray.cluster_utils import Cluster as RayCluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # 15 is no share of a busy machine
     small = {"object_store_memory": 80 << 20, "include_dashboard": False}
     made = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     made.add_node(num_cpus=1, object_store_memory=80 << 20)
