@@ -1,3 +1,6 @@
+import functools
+import gc
+import ssl
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -11,6 +14,7 @@ import forked
 import tiny
 
 DATA = Path(__file__).parent / "data"
+gc.disable()  # until all tests are imported: among some 800,000 objects there is no garbage to look for
 
 with suppress(ImportError):  # the environment of vLLM has no hypothesis
     from hypothesis import settings
@@ -42,6 +46,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish():
+    """Collect garbage from here on, but not among what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say in one line what was skipped, and what would run it."""
     reports = terminalreporter.stats.get("skipped", [])
@@ -56,6 +66,14 @@ def forked_engines():
     """Engines of this process are forked with their imports done; `tests/engines/test_engines.py` starts them as users do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("interpole.engines.process.subprocess", forked)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context():
+    """Every client of HTTP reads the certificates of all authorities when it is made, for 50 ms; no test speaks TLS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
         yield
 
 

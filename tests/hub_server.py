@@ -91,7 +91,7 @@ def serving(repos, faults=None):
     served = []
     repos = {k: Path(v) for k, v in repos.items()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, repos, served, {} if faults is None else faults))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", served
     finally:
