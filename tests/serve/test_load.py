@@ -71,7 +71,7 @@ def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_le
         async with httpx.AsyncClient(
             base_url=address, timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=200)
         ) as client:
-            for wave, num in enumerate((200, 100, 100)):
+            for wave, num in enumerate((200, 50, 50)):
                 found += await asyncio.gather(*(one_stream(client, 200 * wave + i, lams) for i in range(num)))
                 sizes.append(process.memory_info().rss)
         return found, sizes
@@ -80,7 +80,7 @@ def test_two_hundred_streams_with_clients_that_leave_and_an_engine_that_fails_le
         found, sizes = asyncio.run(load(address))
         assert empty(server, engine)
         assert set(found) <= {None, "stop", "error"}
-        assert found.count("stop") > len(found) / 3
+        assert found[200:].count("stop") > len(found[200:]) / 2  # when the engine had failed
         assert found.count("error") > 0  # those in flight when the engine failed
         assert None in found  # those that left
         assert engine.lams == set(lams)
@@ -214,7 +214,7 @@ def test_a_client_that_hangs_up_frees_its_row(stream):
 
 def test_a_client_that_reads_nothing_is_left_and_frees_its_row():
     engine = WrittenEngine()
-    server = server_of(engine, limits=Limits(read_seconds=0.5))
+    server = server_of(engine, limits=Limits(read_seconds=0.5), name="pair" * 1000)  # in every event: buffers fill soon
     with running(server) as address:
         host, port = address.removeprefix("http://").split(":")
         content = json.dumps(body("say 90000", stream=True, n=8)).encode()
@@ -345,6 +345,7 @@ def test_the_command_serves_and_on_sigterm_finishes_what_streams():
             "top_p": 1,
             "stream": True,
             "n": 4,
+            "max_tokens": 200,
         }
         with httpx.stream(
             "POST", f"{address}/v1/completions", json=wild, headers=headers, timeout=PATIENCE_SECONDS

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE_SECONDS, as_vllm_serves, get, post
+from serving import PATIENCE_SECONDS, as_vllm_serves, get, post, running
+from written import WrittenEngine, server_of
 
 from interpole.report.style import COLOURS
 from interpole.serve import vllm_middleware
@@ -132,9 +133,13 @@ def test_errors_are_shown_where_the_answer_would_be(opened):
 
 
 def test_what_a_model_or_a_user_writes_is_text(opened):
-    it = opened()
-    ask(it, "<img src=x onerror=\"document.title='owned'\">", "1")
-    assert it.title() == "pair · three λ"
+    hostile = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script></pre><b>bold</b>"
+    with running(server_of(WrittenEngine())) as address:
+        it = opened(address)
+        ask(it, f"write {hostile}")
+        assert [*it.locator(".answer").all_inner_texts()] == [hostile] * 3
+        assert [*it.locator("pre").all_text_contents()] == [hostile] * 3
+        assert it.title() == "pair · three λ"
     levels = Levels(0.5, {"low": Level(0.2)}, "</script><script>document.title='owned'</script>")
     assert "</script><script>document" not in page(levels)
     assert json.loads(page(levels).split('id="data">')[1].split("</script>")[0])["name"] == levels.name

@@ -1,4 +1,4 @@
-"""An engine that writes as many letters as it is told; its tokens are characters."""
+"""An engine that writes as many letters as it is told, or what it is told; its tokens are characters."""
 
 import time
 
@@ -26,7 +26,7 @@ class Letters:
 
 
 class WrittenEngine:
-    """Answers `say N` with N letters; its next `fails` steps fail, and the one numbered `fails_at_step`.
+    """Answers `say N` with N letters and `write TEXT` with the text; its next `fails` steps fail, and that numbered `fails_at_step`.
 
     It begins when so many wait as it `begins_with`.
     """
@@ -75,7 +75,8 @@ class WrittenEngine:
         while self.waiting and len(self.rows) < self.max_rows:
             request = self.waiting.pop(0)
             number = int(request.prompt.split("say ")[1].split()[0]) if "say " in request.prompt else 3
-            text = f"<think>so</think>{'x' * number}"
+            _, told, text = request.prompt.partition("write ")
+            text = f"<think>{text or 'so'}</think>{text if told else 'x' * number}"
             self.rows[request.key] = (request, [ord(letter) for letter in text] + [END], [])
             self.lams.add(request.lam)
         self.most_rows = max(self.most_rows, len(self.rows))
@@ -91,10 +92,10 @@ class WrittenEngine:
         return finished
 
 
-def server_of(engine, *, max_requests=1000, **options):
+def server_of(engine, *, max_requests=1000, name="pair", **options):
     """A server over an engine that is written."""
     form = ThinkFormat(Markers("<think>", "</think>"), TEMPLATE)
-    levels = Levels(0.5, {"low": Level(0.2), "high": Level(1.0)}, "pair")
+    levels = Levels(0.5, {"low": Level(0.2), "high": Level(1.0)}, name)
     served = Served(levels, (form, form), (Sampler(max_tokens=1),) * 2, Letters(), 100_000, "f" * 64)
     options = {"limits": Limits(), **options}
     return Server(served, Driver(engine, max_requests=max_requests), **options)
