@@ -133,4 +133,6 @@ class Sample:
     @property
     def score(self) -> float:
         """Score in [0, 1] by the task's first grading; 0 where the engine failed."""
-        return next(iter(self.grades.values()), 0.0)
+        for grade in self.grades.values():
+            return grade
+        return 0.0

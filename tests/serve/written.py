@@ -26,7 +26,7 @@ class Letters:
 
 
 class WrittenEngine:
-    """Answers `say N` with N letters and `write TEXT` with the text; its next `fails` steps fail, and that numbered `fails_at_step`.
+    """Answers `say N` with N letters, `write TEXT` with the text; its next `fails` steps fail, and that at `fails_at_step`.
 
     It begins when so many wait as it `begins_with`.
     """

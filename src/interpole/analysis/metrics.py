@@ -45,7 +45,7 @@ __all__ = [
     "measure",
     "pass_at",
     "power_reach",
-    "rows_and_samples",
+    "on_the_dial",
     "score_of",
     "share_questions",
     "vote",
@@ -167,20 +167,21 @@ def measure(
     return measured
 
 
-def rows_and_samples(
+def on_the_dial(
     data: Sequence[CurveRow] | Sequence[Sample], *, resamples: int = 2000, seed: int = 0
-) -> tuple[list[CurveRow], list[Sample]]:
-    """The dial's rows and samples, whichever of the two was given: rows are measured from samples, not the reverse.
+) -> tuple[list[CurveRow], list[Sample], list[PointMetrics]]:
+    """The dial's rows, samples, and what these measure; rows are measured from samples, where these were given.
 
     Raises:
         AnalysisError: there is nothing on the dial.
     """
     samples = [x for x in data if isinstance(x, Sample) and x.lam is not None]
     rows = [x for x in data if isinstance(x, CurveRow)]
-    rows += curve(measure(samples, resamples=resamples, seed=seed))
+    metrics = measure(samples, resamples=resamples, seed=seed)
+    rows += curve(metrics)
     if not rows:
         raise AnalysisError("no point on the dial was measured", remedy="sweep λ: `interpole sweep … --lambda 0:1:0.1`")
-    return rows, samples
+    return rows, samples, metrics
 
 
 def share_questions(a: Iterable[Sample], b: Iterable[Sample]) -> bool:
@@ -312,17 +313,18 @@ class _Table:
 
 def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
     """Check the samples of one point and lay the usable ones out as columns."""
-    times = Counter((s.task, s.problem_id, s.number) for s in samples)
-    twice = next((key for key, count in times.items() if count > 1), None)
-    if twice:
+    keys = [(s.task, s.problem_id, s.number) for s in samples]
+    if len(set(keys)) < len(keys):
+        twice = Counter(keys).most_common(1)[0][0]
         what = f"task {twice[0]!r}, problem {twice[1]!r}, sample {twice[2]} is there twice"
         raise AnalysisError(what, f"point {samples[0].point!r}", "give every sample of a problem a number of its own")
     if len({s.lam for s in samples}) > 1:
         lams = sorted({str(s.lam) for s in samples})
         raise AnalysisError(f"point {samples[0].point!r} has several λ: {', '.join(lams)}", remedy="name points apart")
     usable = [s for s in samples if s.outcome is not Outcome.FAILED]
-    questions: dict[tuple[str, str], int] = {}
-    row = np.array([questions.setdefault((s.task, s.problem_id), len(questions)) for s in usable], dtype=np.int64)
+    asked = [(s.task, s.problem_id) for s in usable]
+    questions = {key: i for i, key in enumerate(dict.fromkeys(asked))}
+    row = np.array([questions[key] for key in asked], dtype=np.int64)
     return _Table(
         point=samples[0].point if samples else "",
         questions=questions,

@@ -33,9 +33,9 @@ from interpole.analysis.choices import (
     warnings,
 )
 from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, minus, proportion
-from interpole.analysis.metrics import POWER, difference, measure, rows_and_samples
+from interpole.analysis.metrics import POWER, difference, measure, on_the_dial
 from interpole.analysis.selection import chosen, critical, noise, optimism
-from interpole.analysis.tables import CurveRow
+from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
 from interpole.formats import plain
@@ -90,12 +90,13 @@ def recommend(
     """
     goal, limit = _goal(max_tokens, min_accuracy, max_cost, price_per_million, balanced)
     if simplex is None:
-        rows, samples = rows_and_samples(data, resamples=resamples, seed=seed)
+        rows, samples, metrics = on_the_dial(data, resamples=resamples, seed=seed)
     else:
         rows, samples = [], [replace(s, lam=None) for s in data if isinstance(s, Sample) and s.point in simplex.points]
+        metrics = measure(samples, resamples=resamples, seed=seed)
     tasks = _tasks(rows or samples, task)
     rows, samples = [r for r in rows if r.task in tasks], [s for s in samples if s.task in tasks]
-    measured = _measured(rows, samples, tasks, resamples, seed)
+    measured = _measured(rows, [m for m in metrics if m.task in tasks], tasks)
     transition = None if simplex else _transition(rows, samples, tasks, resamples, seed)
     between, notes = _interpolated(measured, transition)
     if max_tokens_p95 is not None:
@@ -172,12 +173,10 @@ def _tasks(data: Sequence[CurveRow] | Sequence[Sample], task: str | None) -> lis
     return tasks if task is None else [task]
 
 
-def _measured(
-    rows: Sequence[CurveRow], samples: Sequence[Sample], tasks: Sequence[str], resamples: int, seed: int
-) -> list[Choice]:
+def _measured(rows: Sequence[CurveRow], metrics: Sequence[PointMetrics], tasks: Sequence[str]) -> list[Choice]:
     """The points that every task measured, averaged over tasks; λ ascending."""
     at: dict[tuple[float, str], list[Choice]] = {}
-    for m in measure(samples, resamples=resamples, seed=seed):
+    for m in metrics:
         if m.num_questions:
             capped, name = m.outcomes[Outcome.TRUNCATED] / m.num_samples, m.point if m.lam is None else ""
             found = Choice(
@@ -191,7 +190,7 @@ def _measured(
                 point=name,
             )
             at.setdefault((m.lam or 0.0, name), []).append(found)
-    for row in rows if not samples else ():
+    for row in rows if not metrics else ():
         if row.mean is not None and row.tokens is not None:
             tokens = UNKNOWN._replace(value=row.tokens)
             at.setdefault((row.lam, ""), []).append(Choice(row.lam, _row_accuracy(row), tokens, "measured", row.think))

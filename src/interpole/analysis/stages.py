@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from interpole.analysis.intervals import Interval, interval_text
-from interpole.analysis.metrics import difference, rows_and_samples, share_questions
+from interpole.analysis.metrics import difference, on_the_dial, share_questions
 from interpole.analysis.tables import CurveRow
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
@@ -118,7 +118,7 @@ def find_stages(
     Raises:
         AnalysisError: there is nothing on the dial, or a task is called "pooled".
     """
-    rows, samples = rows_and_samples(data, resamples=resamples, seed=seed)
+    rows, samples, _ = on_the_dial(data, resamples=resamples, seed=seed)
     tasks = list(dict.fromkeys(row.task for row in rows))
     if POOLED in tasks:
         raise AnalysisError(f"a task is called {POOLED!r}, the name of all tasks together", remedy="rename the task")

@@ -7,6 +7,7 @@ for, so a search that was stopped takes the same way again over what is there.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -239,16 +240,16 @@ class _Search:
     def see(self, samples: Sequence[Sample]) -> None:
         """Take in all samples that there are."""
         self.samples = [s for s in samples if s.lam is not None]
-        for i, lam in enumerate(self.lams):
-            num = sum(s.lam == lam for s in self.samples)
-            self.counts[i] = int(num // self._num_questions)
+        num = Counter(s.lam for s in self.samples)
+        self.counts = [num[float(lam)] // self._num_questions for lam in self.lams]
         self._draw()
 
     def standing(self, *, first: bool) -> tuple[float, float]:
         """The λ that the measured means recommend, and the probability that it is as good as any."""
         measured = [i for i, k in enumerate(self.counts) if k]
-        means = [_by_lam(self.samples, value) for value in (lambda s: s.score, lambda s: float(s.num_tokens))]
-        accuracy, tokens = (np.array([[of[float(self.lams[i])][0] for i in measured]]) for of in means)
+        seen = _by_lam(self.samples)
+        shown = [seen[float(self.lams[i])] for i in measured]
+        accuracy, tokens = (np.array([part]) for part in zip(*((s.score[0], s.tokens[0]) for s in shown), strict=True))
         best = measured[int(choose(accuracy, tokens, self._goal)[0])]
         return float(self.lams[best]), confidence(best, *self._curves, self._goal, first=first)
 
@@ -294,52 +295,61 @@ class _Search:
 
     def _draw(self) -> None:
         """Fit Think #R, then draw plausible curves."""
-        everything = [*self.samples, *self.extra_probes]
-        self._think = _think(everything, self.lams, self._known)
-        accuracy, tokens = _by_lam(self.samples, lambda s: s.score), _by_lam(everything, lambda s: float(s.num_tokens))
-        known = {i: moments for i, lam in enumerate(self.lams) if (moments := accuracy.get(float(lam)))}
+        measured, seen = _by_lam(self.samples), _by_lam([*self.samples, *self.extra_probes])
+        think = _think(seen, self._known)
+        self._think = think(self.lams)
+        known = {i: (one.score[0], one.num) for i, lam in enumerate(self.lams) if (one := measured.get(float(lam)))}
         self._noise = np.full(len(self.lams), 0.25)
-        for i, (mean, _, n) in known.items():
+        for i, (mean, n) in known.items():
             self._noise[i] = (mean + 0.5 / n) * (1 - mean + 0.5 / n) / (1 + 1 / n) ** 2
-        places = np.union1d(self.lams, list(tokens))  # the probes' λ are places too: their tokens are known
+        places = np.union1d(self.lams, list(seen))  # the probes' λ are places too: their tokens are known
         at = np.searchsorted(places, self.lams)
-        index = {float(lam): int(np.searchsorted(places, lam)) for lam in tokens}
+        index = {float(lam): int(np.searchsorted(places, lam)) for lam in seen}
+        tokens = [(*one.tokens, one.num) for one in seen.values()]
         observed = Observed(
             np.array([at[i] for i in known], dtype=np.intp),
-            np.array([mean for mean, _, _ in known.values()]),
-            np.array([self._noise[i] / n for i, (_, _, n) in known.items()]),
+            np.array([mean for mean, _ in known.values()]),
+            np.array([self._noise[i] / n for i, (_, n) in known.items()]),
             np.array(list(index.values()), dtype=np.intp),
-            np.array([math.log(max(mean, 1e-9)) for mean, _, _ in tokens.values()]),
-            np.array([max(var, 0.01 * mean**2) / n / max(mean, 1e-9) ** 2 for mean, var, n in tokens.values()]),
+            np.array([math.log(max(mean, 1e-9)) for mean, _, _ in tokens]),
+            np.array([max(var, 0.01 * mean**2) / n / max(mean, 1e-9) ** 2 for mean, var, n in tokens]),
         )
-        curves = plausible(places, _think(everything, places, self._known), observed, NUM_DRAWS, self._seed)
+        curves = plausible(places, think(places), observed, NUM_DRAWS, self._seed)
         self._curves = curves[0][:, at], curves[1][:, at]
         self._tokens = np.median(self._curves[1], axis=0)
 
 
-def _think(samples: Iterable[Sample], lams: Array, predicted: Sequence[tuple[float, float]] = ()) -> Array:
-    """(G,) Think #R by a logistic fit; flat where it does not rise. A prediction counts as much as a bisection would."""
-    shares = _by_lam(samples, lambda s: float(s.closed))
-    seen = [(lam, m, float(n)) for lam, (m, _, n) in shares.items()]
-    seen += [(lam, share, HALVINGS * PROMPTS / len(predicted)) for lam, share in predicted]
-    at, share, trials = (np.array(part) for part in zip(*seen, strict=True))
+class _Seen(NamedTuple):
+    """Means and variances of what responses at one λ show, each task weighing the same, and the number of responses."""
+
+    score: tuple[float, float]
+    tokens: tuple[float, float]
+    closed: tuple[float, float]
+    num: int
+
+
+def _think(seen: Mapping[float, _Seen], predicted: Sequence[tuple[float, float]] = ()) -> Callable[[Array], Array]:
+    """λ (G,) → Think #R by a logistic fit; flat where it does not rise. A prediction counts as much as a bisection would."""
+    shares = [(lam, one.closed[0], float(one.num)) for lam, one in seen.items()]
+    shares += [(lam, share, HALVINGS * PROMPTS / len(predicted)) for lam, share in predicted]
+    at, share, trials = (np.array(part) for part in zip(*shares, strict=True))
     ((middle, slope),) = fit_logistic(at, share[None], trials)
-    return (
-        np.asarray(expit(np.clip(slope * (lams - middle), -30, 30))) if slope > 0 else np.full(len(lams), share.mean())
-    )
+    if slope > 0:
+        return lambda lams: np.asarray(expit(np.clip(slope * (lams - middle), -30, 30)))
+    return lambda lams: np.full(len(lams), share.mean())
 
 
-def _by_lam(samples: Iterable[Sample], value: Callable[[Sample], float]) -> dict[float, tuple[float, float, int]]:
-    """λ → mean, variance and number of `value`, each task weighing the same; samples that failed are left out."""
-    groups: dict[float, dict[str, list[float]]] = {}
-    for sample in samples:
-        if sample.lam is not None and sample.outcome is not Outcome.FAILED:
-            groups.setdefault(sample.lam, {}).setdefault(sample.task, []).append(value(sample))
-    return {
-        lam: (
-            float(np.mean([np.mean(values) for values in tasks.values()])),
-            float(np.mean([np.var(values) for values in tasks.values()])),
-            sum(map(len, tasks.values())),
-        )
-        for lam, tasks in groups.items()
-    }
+def _by_lam(samples: Iterable[Sample]) -> dict[float, _Seen]:
+    """What the responses at each λ show; those that failed are left out."""
+    groups: dict[float, dict[str, list[tuple[float, float, float]]]] = {}
+    for one in samples:
+        if one.lam is not None and one.outcome is not Outcome.FAILED:
+            groups.setdefault(one.lam, {}).setdefault(one.task, []).append((one.score, one.num_tokens, one.closed))
+    found = {}
+    for lam, tasks in groups.items():
+        values = [np.array([*zip(*each, strict=True)], dtype=np.float64) for each in tasks.values()]  # (3, N) of each task
+        means = np.mean([each.mean(axis=1) for each in values], axis=0)
+        variances = np.mean([each.var(axis=1) for each in values], axis=0)
+        moments = zip(means.tolist(), variances.tolist(), strict=True)
+        found[lam] = _Seen(*moments, num=sum(map(len, tasks.values())))
+    return found
