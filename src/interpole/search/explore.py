@@ -347,7 +347,9 @@ def _by_lam(samples: Iterable[Sample]) -> dict[float, _Seen]:
             groups.setdefault(one.lam, {}).setdefault(one.task, []).append((one.score, one.num_tokens, one.closed))
     found = {}
     for lam, tasks in groups.items():
-        values = [np.array([*zip(*each, strict=True)], dtype=np.float64) for each in tasks.values()]  # (3, N) of each task
+        values = [
+            np.array([*zip(*each, strict=True)], dtype=np.float64) for each in tasks.values()
+        ]  # (3, N) of each task
         means = np.mean([each.mean(axis=1) for each in values], axis=0)
         variances = np.mean([each.var(axis=1) for each in values], axis=0)
         moments = zip(means.tolist(), variances.tolist(), strict=True)
