@@ -352,6 +352,6 @@ def _by_lam(samples: Iterable[Sample]) -> dict[float, _Seen]:
         ]  # (3, N) of each task
         means = np.mean([each.mean(axis=1) for each in values], axis=0)
         variances = np.mean([each.var(axis=1) for each in values], axis=0)
-        moments = zip(means.tolist(), variances.tolist(), strict=True)
-        found[lam] = _Seen(*moments, num=sum(map(len, tasks.values())))
+        score, tokens, closed = zip(means.tolist(), variances.tolist(), strict=True)
+        found[lam] = _Seen(score, tokens, closed, sum(map(len, tasks.values())))
     return found
