@@ -114,7 +114,7 @@ def story(samples: Sequence[Sample]) -> dict[float, Sample]:
 
 def _style(frames: Sequence[Frame], seconds: float) -> str:
     """Colours of the report in light and dark, and when each frame is seen."""
-    dark = re.search(r"prefers-color-scheme: dark\) \{\s*:root \{(.*?)\}", PAGE_CSS.read_text(), re.S)
+    dark = re.search(r"prefers-color-scheme: dark\) \{\s*:root \{(.*?)\}", PAGE_CSS.read_text("utf-8"), re.S)
     assert dark, "page.css has no colours for dark mode"
     light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
     still = min(frames, key=lambda frame: abs(frame.lam - STILL))
