@@ -1,10 +1,16 @@
 """Downloads from a hub over HTTP; uploads to one that only writes down what it is asked."""
 
+import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -158,3 +164,33 @@ def test_a_benchmarks_problems_are_fetched_from_the_hub(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert {"aime2025-I.jsonl", "aime2025-II.jsonl"} <= {name for name, _ in served}
     assert "120" in done.stdout  # 30 problems, twice, at two λ
+
+
+def test_an_upload_that_is_killed_goes_on_by_the_command_that_it_said_and_sends_nothing_twice(tmp_path):
+    """By LFS; with Xet the hub's library commits in batches, and the server keeps its pieces."""
+    stall = SimpleNamespace(places=threading.Semaphore(2), over=threading.Event())
+    faults, there, out = {"stall": stall}, tmp_path / "there", tmp_path / "out"
+    there.mkdir()
+    with serving({("models", "me/mix"): there}, faults) as (url, sent):
+        here = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1"}
+        options = {"env": os.environ | here, "text": True, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+        words = ["-l", "0.6", "-o", out, "--shard-size", "200KB", "--push-to-hub", "me/mix", "--no-doctor"]
+        killed = subprocess.Popen([sys.executable, "-m", "interpole", "merge", *map(str, (*PAIR, *words))], **options)
+        until = time.monotonic() + 60
+        while len(sent) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        killed.kill()
+        said = killed.communicate()[1]
+        assert len(sent) == 2
+        assert [path.name for path in there.iterdir()] == [".lfs"]  # nothing is committed yet
+        del faults["stall"]
+        stall.over.set()
+        hf, *words = shlex.split(said.rsplit("goes on by: ")[1].splitlines()[0])
+        done = subprocess.run([Path(sys.executable).with_name(hf), *words], **options)
+        assert done.returncode == 0, done.stderr
+    weights = {hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("*.safetensors")}
+    assert sorted(name for name, _ in sent) == sorted(weights)
+    assert len(weights) > 3
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in there.iterdir() if path.name != ".lfs"
+    }

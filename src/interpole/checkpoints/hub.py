@@ -16,7 +16,7 @@ from interpole.checkpoints.safetensors import DTYPES, TensorSpec
 from interpole.errors import CheckpointError, OutputError
 from interpole.files import StrPath
 
-__all__ = ["NO_ASSETS", "check_login", "fetch_headers", "from_hub", "is_hub_id", "locate", "push"]
+__all__ = ["NO_ASSETS", "check_login", "fetch_headers", "from_hub", "is_hub_id", "locate", "push", "resuming"]
 
 NO_ASSETS = (
     *(
@@ -173,9 +173,14 @@ def push(folder: StrPath, repo: str) -> str:
         api.create_repo(repo, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=Path(folder), commit_message="Merge made with Interpole")
     except Exception as error:
-        remedy = f"go on where it stopped: {shlex.join(['hf', 'upload', repo, str(folder)])}; if it was refused, {LOGIN_REMEDY}"
+        remedy = f"go on where it stopped: {resuming(folder, repo)}; if it was refused, {LOGIN_REMEDY}"
         raise OutputError(f"cannot upload {folder}: {_first_line(error)}", repo, remedy) from error
     return str(done)
+
+
+def resuming(folder: StrPath, repo: str) -> str:
+    """The command that goes on with an upload of `push`, however that ended; it is one of the hub's library."""
+    return shlex.join(["hf", "upload", repo, str(folder)])
 
 
 def _first_line(error: Exception) -> str:

@@ -67,7 +67,7 @@ def merge(
 
     `interpole merge recipe.yml --out merged` takes everything from a recipe.
     """
-    from interpole.checkpoints.hub import check_login, push
+    from interpole.checkpoints.hub import check_login, push, resuming
     from interpole.checkpoints.shards import Share
     from interpole.errors import printable
     from interpole.merging.writing import MergeJob, write_on_cluster
@@ -108,7 +108,9 @@ def merge(
         job = write_on_cluster(job, seen, ray, lambda text: typer.echo(printable(text), err=True))
     written = _write(job, seen, as_json=as_json)
     for folder in recipes if push_to_hub and written else ():
-        typer.echo(push(folder, f"{push_to_hub}{folder.name.removeprefix(out.name)}"), err=as_json)
+        repo = f"{push_to_hub}{folder.name.removeprefix(out.name)}"
+        typer.echo(f"uploading; if that is interrupted, it goes on by: {printable(resuming(folder, repo))}", err=True)
+        typer.echo(push(folder, repo), err=as_json)
 
 
 def _at_lambdas(recipe: Recipe, lam: str | None, out: Path) -> dict[Path, Recipe]:
