@@ -140,6 +140,9 @@ def test_two_nodes_make_the_bytes_of_one_engine_and_say_which_did_what(cluster, 
     ]
     assert all(f"done on {line['node']}" in " ".join(p.message for p in said) for line in did)
     assert [p.done for p in said][-1] == 96
+    assert [(p.task, p.part_total) for p in said if p.message.startswith("λ")] == [("units", 6)] * 12
+    assert [p.part_done for p in said][-1] == 6
+    assert any(p.seconds_left for p in said if p.part_done == 0)
     rates = Progress.load(bench.out).engines
     assert {rate.name for rate in rates} == {line["node"] for line in did}
     assert sum(rate.num_answers for rate in rates) == 96

@@ -18,7 +18,7 @@ __all__ = ["OnProgress", "ProgressReporter", "SweepProgress"]
 
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
-    """Where a sweep stands. Counts are samples; of the whole sweep, but for those of this task at this point."""
+    """Where a sweep stands. Counts are samples; of the whole sweep, but for the parts: of this task at this point, or units."""
 
     task: str = ""
     point: str = ""
@@ -46,6 +46,7 @@ class ProgressReporter:
         self._state = SweepProgress()
         self._done: dict[tuple[str, str], int] = {}  # of each job, by its entry's key
         self._start = time.monotonic()
+        self._kept: int | None = None  # answers of unfinished units when others began
         self.num_generated = self.num_tokens = 0
 
     @property
@@ -65,11 +66,17 @@ class ProgressReporter:
         if rates:
             self._file.write(rates)
 
-    def begin(self, work: Sequence[Job]) -> None:
-        """This is to be done, and the time starts."""
+    def begin(self, work: Sequence[Job], num_units: int = 0) -> None:
+        """This is to be done, by others in so many units if at all, and the time starts."""
         self._done = {job.entry.key: job.num_done for job in work}
         total = sum(job.num_samples for job in work)
-        self._state = replace(self._state, done=sum(self._done.values()), total=total)
+        self._state = replace(
+            self._state,
+            task="units" if num_units else "",
+            part_total=num_units,
+            done=sum(self._done.values()),
+            total=total,
+        )
         self._start = time.monotonic()
 
     def go_to(self, job: Job) -> None:
@@ -105,7 +112,11 @@ class ProgressReporter:
         """So many answers are in units that are not finished."""
         if self._file.is_due():
             self.say_rates()
-        self._on_progress(replace(self._state, done=min(self._state.total, self._state.done + num_answers)))
+        self._kept = num_answers if self._kept is None else self._kept
+        state, made = self._state, self.num_generated + num_answers - self._kept
+        done = min(state.total, state.done + num_answers)
+        left = self.seconds / made * (state.total - done) if made > 0 else None
+        self._on_progress(replace(state, done=done, seconds_left=left))
 
     def take(self, made: Made, job: Job) -> None:
         """A unit was made, or could not be."""
@@ -115,7 +126,13 @@ class ProgressReporter:
         done = self._state.done + num
         speed = self.seconds / self.num_generated if self.num_generated else None
         left = speed and speed * (self._state.total - done)
-        self._state = replace(self._state, done=done, num_tokens=self.num_tokens, seconds_left=left)
+        self._state = replace(
+            self._state,
+            done=done,
+            num_tokens=self.num_tokens,
+            seconds_left=left,
+            part_done=self._state.part_done + 1,
+        )
         self._on_progress(self._state)
 
     def message(self, text: str) -> None:

@@ -302,13 +302,13 @@ class _Sweep:
     def run_by(self, crew: Crew) -> Summary:
         """Have every unit that is not done made by others, and take over what comes."""
         self._file.save(self._out)
-        self._tell.begin(self._work)
         todo = {
             Unit(job.benchmark.name, job.point.name, part): job
             for job in self._work
             for part in job.entry.parts
             if part.status != "done"
         }
+        self._tell.begin(self._work, len(todo))
         named = [(unit, unit_name(job.entry, unit.part)) for unit, job in todo.items()]
         self._tell.watch(crew.rates)
         for made in crew.make(self._plan, named, self._out, self._tell.elsewhere):
