@@ -31,6 +31,7 @@ def test_the_tutorial_from_doctor_to_the_paper(tmp_path, monkeypatch):
     for command in COMMANDS:
         ours = command.replace("Qwen/Qwen3-4B-Instruct-2507", str(where.instruct))
         ours = ours.replace("Qwen/Qwen3-4B-Thinking-2507", str(where.thinking))
+        ours = ours.replace("Qwen/Qwen3-4B-Base", str(where.base))
         program, *arguments = shlex.split(ours)
         assert program == "interpole"
         run = CliRunner().invoke(app, arguments, env={"COLUMNS": "100"})
