@@ -25,6 +25,8 @@ from typing import Any
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # one core for each of two processes
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the parts are modules of `benchmarks`
 
+from benchmarks.pages import put
+
 PARTS = {  # which function of which module writes which table of which page
     "stages": ("stages_simulation", "tables", "stages.md"),
     "links": ("stages_simulation", "of_links", "stages.md"),
@@ -78,14 +80,6 @@ class Runner:
         return self._folder and self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.pickle"
 
 
-def put(lines: list[str], part: str, page: Path) -> None:
-    """Replace what is between the marks of a part in a page."""
-    start, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
-    text = page.read_text(encoding="utf-8")
-    before, after = text.split(start)[0], text.split(end)[1]
-    page.write_text("\n".join([before + start, "", *lines, "", end + after]), encoding="utf-8")
-
-
 def main() -> None:
     """Run the parts, their designs on two processes, and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,7 +102,7 @@ def main() -> None:
             lines = list(getattr(importlib.import_module(f"benchmarks.{module}"), function)(given.smoke, run))
             print(f"\n## {part}\n", *lines, sep="\n", flush=True)
             if given.into:
-                put(lines, part, given.into / page)
+                put("\n".join(lines), part, given.into / page)
             print(f"{part}: {run.seconds - before:.0f} s of CPU", file=sys.stderr, flush=True)
     print(f"{run.seconds:.0f} s of CPU", file=sys.stderr)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from interpole.lab.recipe import Body
 from interpole.lab.studies import conduct as conducting
 from interpole.lab.studies import families
 from interpole.lab.studies.bench import _crossing, _root
-from interpole.lab.studies.conduct import STUDIES, conduct, page, study_of
+from interpole.lab.studies.conduct import STUDIES, Conducted, conduct, page, study_of
 from interpole.lab.studies.study import (
     FULL,
     SMOKE,
@@ -30,6 +31,8 @@ from interpole.lab.studies.study import (
     read_rows,
     rows_text,
 )
+
+DOCS = Path(__file__).parents[2] / "docs/studies"
 
 
 def row(arch, seed, value, reach=0.0, point="λ=0.8", statistic="think", **own):
@@ -165,6 +168,17 @@ def test_a_study_goes_on_where_it_stopped_and_says_on_how_much_it_rests(tmp_path
     assert again.verdicts["high"].word == "holds"
     assert "| **high**: it is high | holds | qwen3 0.990 [" in page(again)
     assert "| qwen3 | 3 | 99.0 |" in page(again)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_of_a_study_says_what_its_table_says(name):
+    """Verdicts and means in docs/studies are what the code of today makes of the rows beside them; these can be drawn, too."""
+    study, rows = STUDIES[name], read_rows(DOCS / f"{name}.csv")
+    shown = (DOCS / f"{name}.md").read_text(encoding="utf-8").split("<!-- results: begin -->")[1]
+    num_pairs = len({row.pair for row in rows})
+    found = Conducted(study, rows, judged(study, rows), num_pairs, len(study.cases(FULL.num_seeds)))
+    assert shown.split("<!-- results: end -->")[0].strip() == page(found).strip()
+    assert study.figure(rows).to_dict(validate=False)
 
 
 # --- from end to end

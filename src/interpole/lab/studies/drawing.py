@@ -12,7 +12,7 @@ from interpole.lab.studies.study import Row, values
 from interpole.report.style import COLOURS
 from interpole.sweep.config import dial_lam
 
-__all__ = ["bars", "beside", "dial", "scatter", "stacked", "strips"]
+__all__ = ["bars", "beside", "colours", "dial", "scatter", "stacked", "strips"]
 
 PALETTE = ("blue", "orange", "green", "purple", "amber", "sky")
 PERCENT = "format(100 * datum.value, '.0f')"
@@ -20,12 +20,12 @@ PERCENT = "format(100 * datum.value, '.0f')"
 
 def stacked(*charts: Any) -> Any:
     """Charts under each other."""
-    return alt.vconcat(*charts, spacing=28).configure(aria=False)  # a label for every mark is half of a file
+    return alt.vconcat(*charts, spacing=28)
 
 
 def beside(*charts: Any) -> Any:
     """Charts beside each other."""
-    return alt.hconcat(*charts, spacing=28).configure(aria=False)
+    return alt.hconcat(*charts, spacing=28)
 
 
 def dial(rows: Sequence[Row], statistic: str, title: str, *, by: str = "arch") -> Any:
@@ -39,7 +39,7 @@ def dial(rows: Sequence[Row], statistic: str, title: str, *, by: str = "arch") -
         x=alt.X("lam:Q", title="λ", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=[0, 0.5, 1], grid=False)),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(labelExpr=PERCENT, tickCount=3)),
         detail="pair:N",
-        color=_colours(data),
+        color=colours(data),
     )
     drawn = base.mark_line(strokeWidth=1.5, point=alt.OverlayMarkDef(size=14)).properties(width=112, height=104)
     return drawn.facet(column=alt.Column("kind:N", title=None, sort=_kinds(data))).properties(title=title)
@@ -56,8 +56,8 @@ def bars(rows: Sequence[Row], points: Sequence[str], statistic: str, title: str,
         y=alt.Y("point:N", title=None, sort=list(points)),
         x=alt.X("value:Q", title=None, axis=alt.Axis(labelExpr=PERCENT, tickCount=3), scale=alt.Scale(domain=[0, 1])),
     )
-    mean = base.mark_bar(size=9, opacity=0.35).encode(x=alt.X("mean(value):Q", title=None), color=_colours(data))
-    marks = base.mark_point(filled=True, size=14, opacity=1).encode(color=_colours(data))
+    mean = base.mark_bar(size=9, opacity=0.35).encode(x=alt.X("mean(value):Q", title=None), color=colours(data))
+    marks = base.mark_point(filled=True, size=14, opacity=1).encode(color=colours(data))
     drawn = alt.layer(mean, marks).properties(width=112, height=17 * len(points))
     return drawn.facet(column=alt.Column("kind:N", title=None, sort=_kinds(data))).properties(title=title)
 
@@ -74,8 +74,8 @@ def strips(rows: Sequence[Row], points: Sequence[str], statistic: str, title: st
         x=alt.X("value:Q", title=None, axis=alt.Axis(labelExpr=PERCENT)),
     )
     zero = alt.Chart(alt.Data(values=[{"value": 0}])).mark_rule(color=COLOURS["muted"]).encode(x="value:Q")
-    marks = shown.mark_point(filled=True, size=30, opacity=0.8).encode(color=_colours(data, legend=True))
-    return alt.layer(zero, marks).properties(width=460, height=24 * len(points), title=title).configure(aria=False)
+    marks = shown.mark_point(filled=True, size=30, opacity=0.8).encode(color=colours(data, legend=True))
+    return alt.layer(zero, marks).properties(width=460, height=24 * len(points), title=title)
 
 
 def scatter(rows: Sequence[Row], x: tuple[str, str], y: tuple[str, str], title: str, *, diagonal: bool = False) -> Any:
@@ -89,7 +89,7 @@ def scatter(rows: Sequence[Row], x: tuple[str, str], y: tuple[str, str], title: 
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("x:Q", title=None, scale=alt.Scale(zero=False)), y=alt.Y("y:Q", title=None, scale=alt.Scale(zero=False))
     )
-    layers = [base.mark_point(filled=True, size=26, opacity=0.85).encode(color=_colours(data, legend=True))]
+    layers = [base.mark_point(filled=True, size=26, opacity=0.85).encode(color=colours(data, legend=True))]
     if diagonal and data:
         ends = [min(min(one["x"], one["y"]) for one in data), max(max(one["x"], one["y"]) for one in data)]
         line = alt.Chart(alt.Data(values=[{"x": end, "y": end} for end in ends]))
@@ -105,7 +105,8 @@ def _kinds(data: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(one["kind"] for one in data))
 
 
-def _colours(data: Sequence[dict[str, Any]], *, legend: bool = False) -> alt.Color:
+def colours(data: Sequence[dict[str, Any]], *, legend: bool = False) -> alt.Color:
+    """A colour for each kind of pair, in the order of the data."""
     kinds = _kinds(data)
     shades = [COLOURS[PALETTE[i % len(PALETTE)]] for i in range(len(kinds))]
     return alt.Color(
