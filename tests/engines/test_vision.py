@@ -88,3 +88,22 @@ def test_a_model_that_is_code_of_its_own_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(EngineError, match="never run here") as error:
         open_engine("transformers", Recipe.between(folder, folder, 0.0))
     assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "asked", [{"attn_implementation": "them/fast"}, {"text_config": {"_attn_implementation": {"": "a/b"}}}]
+)
+def test_a_config_that_names_a_kernel_of_the_hub_is_refused_before_transformers_fetches_it(
+    asked, tmp_path, monkeypatch
+):
+    import json
+
+    fetched = []
+    monkeypatch.setattr("transformers.integrations.hub_kernels.get_kernel", lambda *names, **_: fetched.append(names))
+    monkeypatch.setattr("transformers.integrations.hub_kernels.is_kernels_available", lambda: True)
+    folder = live.write(tmp_path / "m", 0)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | asked))
+    with pytest.raises(EngineError, match=r"asks for code from elsewhere: .*implementation"):
+        open_engine("transformers", Recipe.between(folder, folder, 0.0))
+    assert fetched == []

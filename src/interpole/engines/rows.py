@@ -7,7 +7,7 @@ from a generator of its own, so its response does not depend on who shares its b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class Rows:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            _refuse_code(checkpoint.config)
             self.model = _model_class(folder).from_pretrained(
                 folder, dtype=DTYPES.get(dtype, dtype), trust_remote_code=False
             )
@@ -308,6 +309,19 @@ class Rows:
         text_tokens = row.tokens[:-1] if row.finish == "stop" else row.tokens
         text = self.tokenizer.decode(text_tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return Generation(text, len(row.tokens), row.finish)
+
+
+def _refuse_code(config: Any) -> None:
+    """Look for kernels of the hub that a config names: transformers would fetch and run them, where `kernels` is installed.
+
+    Raises:
+        ValueError: it names one.
+    """
+    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        if isinstance(value, Mapping | list):
+            _refuse_code(value)
+        if str(key).endswith("_implementation") and "/" in str(value):
+            raise ValueError(f"its config.json asks for code from elsewhere: {key}: {value!r}")
 
 
 def _model_class(folder: Path) -> Any:
