@@ -19,6 +19,7 @@ SOURCE = ROOT / "src/interpole"
 
 LAYERS = (  # a module imports from its own layer and from those before it; docs/design.md shows the same list
     "errors",
+    "packages",
     "records",
     "systems",
     "files",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 
 from interpole.errors import TaskError
 
-__all__ = ["Guarded", "require", "serve"]
+__all__ = ["Guarded", "serve"]
 
 _MEMORY_BYTES = 4 * 2**30
 
@@ -126,12 +125,3 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
             reply = {}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
-
-
-def require(module: str, extra: str) -> None:
-    """Refuse early, before anything is generated, when a grader's package is not installed."""
-    if importlib.util.find_spec(module) is None:
-        raise TaskError(
-            f"grading needs the package {module!r}, which is not installed",
-            remedy=f'pip install "interpole[{extra}]" (see docs/tasks.md)',
-        )

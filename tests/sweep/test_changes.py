@@ -138,12 +138,12 @@ def test_a_new_release_of_what_generates_is_another_setting(tmp_path, monkeypatc
 
 
 def test_what_is_not_installed_is_said_before_anything_is_done(made, monkeypatch):
-    monkeypatch.setattr("interpole.engines.registry.find_spec", lambda name: None if name == "inspect_ai" else object())
+    monkeypatch.setattr("interpole.packages.find_spec", lambda name: None if name == "inspect_ai" else object())
     for do in (sweep.run, sweep.plan):
         with pytest.raises(RunError, match="inspect_ai, which is not installed") as error:
             do(made.config(), made.out)
-        assert error.value.remedy == "pip install 'interpole[eval]'"
-    monkeypatch.setattr("interpole.engines.registry.find_spec", lambda name: None if name == "torch" else object())
+        assert error.value.remedy == "pip install inspect_ai"
+    monkeypatch.setattr("interpole.packages.find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(EngineError, match="torch, which is not installed") as error:
         sweep.plan(made.config(engine="transformers", engine_options={}), made.out)
     assert error.value.remedy == "pip install 'interpole[transformers]'"
@@ -152,7 +152,7 @@ def test_what_is_not_installed_is_said_before_anything_is_done(made, monkeypatch
 def test_a_notebook_without_widgets_is_said_before_anything_is_done(made, monkeypatch):
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr("interpole.engines.registry.find_spec", lambda name: None if name == "ipywidgets" else object())
+    monkeypatch.setattr("interpole.packages.find_spec", lambda name: None if name == "ipywidgets" else object())
     with pytest.raises(RunError, match="ipywidgets, which is not installed"):
         sweep.run(made.config(lambdas="0.5"), made.out)
     shell.config = {"TerminalIPythonApp": {}}

@@ -12,21 +12,9 @@ import typer
 from interpole.cli import card, choose, environment, lab, paper, predict, questions, responses, runs, serve, weights
 from interpole.cli.plain_help import in_plain_text
 from interpole.errors import InterpoleError, InterpoleWarning, printable
+from interpole.packages import remedy
 
 __all__ = ["app", "run"]
-
-EXTRAS = {  # what a module is installed with
-    "inspect_ai": "eval",
-    "math_verify": "eval",
-    "torch": "transformers",
-    "transformers": "transformers",
-    "httpx": "openai",
-    "optuna": "search",
-    "starlette": "serve",
-    "uvicorn": "serve",
-    "prometheus_client": "serve",
-    "vllm": "vllm",
-}
 
 app = typer.Typer(
     help="Interpolate between an Instruct and a Thinking checkpoint: merge, dial, measure, choose λ.",
@@ -83,9 +71,8 @@ def run() -> None:
         print(printable(f"error: {error.strerror or error}{named}"), file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        if not error.name or error.name.partition(".")[0] == "interpole":
             raise
         print(f"error: this needs {error.name}, which is not installed", file=sys.stderr)
-        print(f"  remedy: pip install 'interpole[{extra}]'", file=sys.stderr)
+        print(f"  remedy: {remedy(error.name)}", file=sys.stderr)
         sys.exit(1)

@@ -82,12 +82,12 @@ def demo(
     from interpole.analysis.recommend import recommend
     from interpole.analysis.scoring import load
     from interpole.cli.show import console
-    from interpole.engines.registry import require
     from interpole.files import make_folder
     from interpole.lab import shipped
+    from interpole.packages import require
 
     for module in ("torch", "transformers", "optuna", "uvicorn"):  # at once, not after half of it
-        require(module, "all")
+        require(module, extra="all")
     step = partial(_step, context.find_root().command)
     pair, run, budget = shipped(), out / "run", 50
     ends = (pair.instruct, pair.thinking)

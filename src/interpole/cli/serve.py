@@ -173,10 +173,10 @@ def serve(
 def _settings(engine: str, flags: Sequence[str], dtype: str, device: str | None) -> dict[str, Any]:
     """The settings of an engine that runs in this process."""
     if engine == "vllm":
-        from interpole.engines.registry import require
+        from interpole.packages import require
 
         _refuse_ours(device=device)
-        require("vllm", "vllm")
+        require("vllm")
         from interpole.engines.vllm_grouped import settings_of_flags
 
         return {"dtype": dtype, **settings_of_flags(flags)}

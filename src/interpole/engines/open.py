@@ -16,6 +16,7 @@ from interpole.engines.registry import engine_kind
 from interpole.errors import EngineError
 from interpole.merging.merged import Fitting, open_part
 from interpole.merging.recipe import Part, Recipe, Source, build
+from interpole.packages import remedy
 
 __all__ = ["dial", "load_into", "open_engine"]
 
@@ -46,9 +47,7 @@ def open_engine(name: str, recipe: Recipe | None, *, per_request: bool = False, 
     except TypeError as error:
         raise EngineError(f"engine {name}: {error}", remedy="check the engine's options") from error
     except ImportError as error:
-        raise EngineError(
-            f"engine {name} is not installed: {error}", remedy=f"pip install 'interpole[{kind.extra or name}]'"
-        ) from error
+        raise EngineError(f"engine {name} is not installed: {error}", remedy=remedy(error.name or name)) from error
     return engine
 
 

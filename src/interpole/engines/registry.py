@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
-from interpole.errors import EngineError, InterpoleError
+from interpole.errors import EngineError
+from interpole.packages import remedy
 
-__all__ = ["BUILT_IN", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "installed", "require"]
+__all__ = ["BUILT_IN", "EngineKind", "default_engine", "engine_kind", "engine_kinds", "installed"]
 
 GROUP = "interpole.engines"
 
@@ -35,7 +35,6 @@ class EngineKind:
         default_rows: how many responses it generates at once, where its options do not say; None: it holds no model here.
         default_dtype: of the weights it holds, where its options do not say; `auto`: the checkpoint's.
         packages: what it imports; responses depend on their versions.
-        extra: what to install them with, `pip install 'interpole[extra]'`.
         chances: it says how likely a response begins with a text (`Request.begins`).
     """
 
@@ -50,7 +49,6 @@ class EngineKind:
     default_rows: int | None = None
     default_dtype: str = "auto"
     packages: tuple[str, ...] = ()
-    extra: str = ""
     chances: bool = False
 
     def num_rows(self, options: Mapping[str, Any]) -> int | None:
@@ -67,7 +65,6 @@ _BUILT_IN = (
         matters=("dtype", "device"),
         default_rows=128,
         packages=("transformers", "torch"),
-        extra="transformers",
         chances=True,
     ),
     EngineKind(
@@ -76,7 +73,6 @@ _BUILT_IN = (
         per_request_opener="interpole.engines.vllm_sweep:open_vllm_per_request",
         default_rows=128,
         packages=("vllm", "torch"),
-        extra="vllm",
         chances=True,
     ),
     EngineKind(
@@ -90,7 +86,6 @@ _BUILT_IN = (
         needs_recipe=False,
         remote=True,
         packages=("httpx",),
-        extra="openai",
     ),
     EngineKind(
         name="scripted",
@@ -151,30 +146,9 @@ def installed() -> dict[str, dict[str, Any]]:
         found["of other packages"] = {"packages": {}, "found": False, "remedy": str(error)}
     for name, kind in kinds.items():
         packages = versions(kind.packages)
-        missing = None in packages.values()
-        remedy = f"pip install 'interpole[{kind.extra}]'" if kind.extra and missing else ""
-        found[name] = {"packages": packages, "found": not missing, "remedy": remedy}
+        missing = [package for package, number in packages.items() if number is None]
+        found[name] = {"packages": packages, "found": not missing, "remedy": remedy(missing[0]) if missing else ""}
     return found
-
-
-def require(module: str, extra: str, error: type[InterpoleError] = EngineError) -> None:
-    """Refuse early what needs a module that is not installed.
-
-    Args:
-        module: its name.
-        extra: what of ours it is installed with; empty: it is another package's.
-        error: what to raise.
-
-    Raises:
-        InterpoleError: of the kind `error`: it is not there.
-    """
-    try:
-        there = find_spec(module) is not None
-    except (ImportError, ValueError):
-        there = False
-    if not there:
-        remedy = f"pip install 'interpole[{extra}]'" if extra else f"install {module}"
-        raise error(f"this needs {module}, which is not installed", remedy=remedy)
 
 
 def default_engine(*, remote: bool) -> str:

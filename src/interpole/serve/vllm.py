@@ -20,10 +20,10 @@ from typing import Any
 
 from interpole.analysis.policies import FittedPolicy
 from interpole.engines.open import dial
-from interpole.engines.registry import require
 from interpole.errors import EngineError, TaskError
 from interpole.files import StrPath
 from interpole.merging.recipe import Recipe
+from interpole.packages import require
 from interpole.serve.levels import Level, Levels
 from interpole.serve.vllm_ending import ENDING
 
@@ -113,7 +113,7 @@ def main(
         EngineError: vLLM or its plugin is not installed, a flag is refused, or the engine died.
         InterpoleError: the checkpoints do not fit each other.
     """
-    require("vllm", "vllm")
+    require("vllm")
     _check(flags)
     if not any(point.name == PLUGIN for point in entry_points(group=GROUP)):
         raise EngineError(

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
-from interpole.engines.registry import require
 from interpole.errors import InterpoleError, OutputError, RunError
 from interpole.files import StrPath, open_regular, write_atomic
+from interpole.packages import require
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, now
 from interpole.runs.samples import read_log, regraded_path
@@ -223,11 +223,11 @@ def run_unit(planned: Plan, out: StrPath, unit: Unit, pool: Pool) -> Summary:
 
 def _require(config: SweepConfig) -> None:
     """Refuse, before anything is done, what needs packages that are not installed."""
-    require("inspect_ai", "eval", RunError)
+    require("inspect_ai", RunError)
     for package in config.kind.packages:
-        require(package, config.kind.extra)
+        require(package)
     if _in_notebook():
-        require("ipywidgets", "", RunError)  # Inspect asks for it there, at every point
+        require("ipywidgets", RunError)  # Inspect asks for it there, at every point
 
 
 def _in_notebook() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import AliasChoices, ConfigDict, Field
 
 from interpole.errors import TaskError
-from interpole.guarded import require
+from interpole.packages import require
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, TaskRequest
@@ -27,7 +27,7 @@ _REMEDY = 'give a local jsonl with "question" and "answer": --data aime25.jsonl'
 def load(request: TaskRequest) -> Benchmark:
     """Make the benchmark from the hub, or from a jsonl with `question`, `answer` and optional `id`."""
     request.refuse("aime25", "split", "grader", "prompt")
-    require("math_verify", "eval")
+    require("math_verify", TaskError)
     problems = request.problems
     if problems is None:
         problems = _from_file(request.data) if request.data else _from_hub()

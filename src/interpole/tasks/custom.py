@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from interpole.errors import InterpoleWarning, TaskError
-from interpole.guarded import require
+from interpole.packages import require
 from interpole.records import Problem
 from interpole.schema import Strict, validated
 from interpole.tasks import grading
@@ -66,7 +66,7 @@ def from_jsonl(path: Path, request: TaskRequest) -> Benchmark:
     else:
         raise TaskError(f"no grader {name!r}", remedy=f"graders are: {', '.join(GRADERS)}, python:module.function")
     if name == "math":
-        require("math_verify", "eval")
+        require("math_verify", TaskError)
     if request.problems is None:
         problems = tuple(_checked(problem, name, place) for place, problem in rows)
     template = request.prompt
@@ -188,7 +188,7 @@ def from_inspect(spec: str, request: TaskRequest) -> Benchmark:
         TaskError: Inspect finds no such task, or more than one.
     """
     request.refuse(spec, "data", "split", "grader", "prompt")
-    require("inspect_ai", "eval")
+    require("inspect_ai", TaskError)
 
     def fresh() -> Any:
         task = _load_inspect(spec)

@@ -13,7 +13,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from interpole.chat import ParsedResponse
 from interpole.errors import TaskError
-from interpole.guarded import Guarded, require
+from interpole.guarded import Guarded
+from interpole.packages import require
 from interpole.records import Problem, Sampler
 from interpole.schema import Strict, validated
 from interpole.tasks.benchmark import Benchmark, Grade, TaskRequest, as_the_paper_reads, final_text
@@ -30,7 +31,7 @@ def load(request: TaskRequest) -> Benchmark:
     """Make the benchmark from the hub, or from a jsonl in the published form."""
     request.refuse("ifeval", "split", "grader", "prompt")
     for module in ("lm_eval", "langdetect", "immutabledict", "nltk"):
-        require(module, "ifeval")
+        require(module, TaskError)
     if _CHECKERS.ask(ready=True) is None:
         raise TaskError("IFEval's checkers do not load", remedy="run `python -c 'import nltk, langdetect'` to see why")
     problems = request.problems
