@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 TICK_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
+MOST_FAILURES = 3
+"""An order that failed so often is given up."""
 MOST_REFUSED = 3
 """Actors that cannot open their tools, after which no more are asked for."""
 
@@ -206,7 +208,7 @@ class Actors:
     def do(
         self,
         orders: Sequence[Order],
-        most_failures: int,
+        most_failures: int = MOST_FAILURES,
         *,
         place: Callable[[Order], str] = lambda _: "",
         again: Callable[[Done], bool] = lambda _: True,

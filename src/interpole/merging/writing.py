@@ -22,7 +22,6 @@ __all__ = ["MergeJob", "merges", "save_merges", "write_on_cluster"]
 
 MOST_ORDERS = 64
 """Shares into which a merge is cut for a cluster: each opens the sources anew."""
-MOST_FAILURES = 3
 STREAM_THREADS = 8
 """Where sources are streamed: they wait for the network, not for a core."""
 
@@ -121,7 +120,7 @@ def write_on_cluster(
     make_folder(folder)
     orders = [Order(_save_share, (whole._replace(share=Share(number, of)),)) for number in range(1, of + 1)]
     with Actors(_Merger, (), folder, address, what="worker", report=report) as actors:
-        for done in actors.do(orders, MOST_FAILURES):
+        for done in actors.do(orders):
             name = f"share {done.order.args[0].share.number} of {of}"
             report(f"{name}: {done.error or f'written on {done.node}'}")
             if done.error and not done.again:

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from interpole import __version__
 from interpole.analysis.intervals import Array, Interval, minus, percentiles, weights
 from interpole.analysis.metrics import Metric, difference, measure
 from interpole.analysis.transition import find_transition, from_samples
 from interpole.checkpoints.open import open_source
 from interpole.diagnostics.similarity import compare
 from interpole.engines.pool import Pool
+from interpole.engines.registry import require
 from interpole.errors import AnalysisError, OutputError
 from interpole.files import make_folder, write_atomic
 from interpole.lab.recipe import Body, Model
@@ -69,8 +71,14 @@ class Bench:
         return self.folder / "questions.jsonl"
 
     def versions(self) -> dict[str, str]:
-        """Of what a model's weights and answers depend on: workers on a cluster must have them in common."""
-        return {name: version(name) for name in ("interpole", "torch", "transformers", "numpy")}
+        """Of what a model's weights and answers depend on: workers on a cluster must have them in common.
+
+        Raises:
+            InterpoleError: there is no torch, or no transformers.
+        """
+        for module in ("torch", "transformers"):
+            require(module, "transformers")
+        return {"interpole": __version__} | {name: version(name) for name in ("torch", "transformers", "numpy")}
 
     def close(self) -> None:
         """Close the engine."""

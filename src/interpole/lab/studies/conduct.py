@@ -23,9 +23,6 @@ from interpole.runs.runfile import release
 
 __all__ = ["STUDIES", "Conducted", "conduct", "page", "study_of", "to_json", "workers"]
 
-MOST_FAILURES = 3
-"""A pair that failed so often on a cluster ends the study."""
-
 STUDIES: Mapping[str, Study] = {
     one.name: one for one in (families.STUDY, scale.STUDY, overlap.STUDY, dynamic.STUDY, simplex.STUDY)
 }
@@ -130,7 +127,7 @@ def _measure_there(
     """
     actors.report = tell
     orders = [Order(_measure, (study.measure, case, place.absolute())) for case, place in todo]
-    for done in actors.do(orders, MOST_FAILURES, place=lambda order: order.args[1].base(size).name):
+    for done in actors.do(orders, place=lambda order: order.args[1].base(size).name):
         name = done.order.args[1].name
         tell(f"{name}: {done.error}" if done.error else f"measured {name} on {done.node}")
         if done.error and not done.again:
