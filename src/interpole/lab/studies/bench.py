@@ -22,11 +22,11 @@ from interpole.analysis.transition import find_transition, from_samples
 from interpole.checkpoints.open import open_source
 from interpole.diagnostics.similarity import compare
 from interpole.engines.pool import Pool
-from interpole.engines.registry import require
 from interpole.errors import AnalysisError, OutputError
 from interpole.files import make_folder, write_atomic
 from interpole.lab.recipe import Body, Model
 from interpole.lab.studies.study import Case, Row, Size
+from interpole.packages import require
 from interpole.records import Sample
 from interpole.runs.samples import read
 from interpole.search.predict import ForwardPasses, prompts_of
@@ -77,7 +77,7 @@ class Bench:
             InterpoleError: there is no torch, or no transformers.
         """
         for module in ("torch", "transformers"):
-            require(module, "transformers")
+            require(module, extra="transformers")
         return {"interpole": __version__} | {name: version(name) for name in ("torch", "transformers", "numpy")}
 
     def close(self) -> None:
