@@ -17,6 +17,7 @@ PIPE = subprocess.PIPE
 APART = multiprocessing.get_context("forkserver")
 APART.set_forkserver_preload(
     [
+        "IPython",  # Inspect looks for a notebook
         "inspect_ai._eval.eval",
         "inspect_ai.agent._acp.server",
         "interpole.engines.child",

@@ -72,18 +72,17 @@ def imports(path):
 
 
 def _imports(tree):
-    late = {id(n) for f in ast.walk(tree) if isinstance(f, FUNCTIONS) for n in ast.walk(f)}
-    late |= {
-        id(n)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for n in ast.walk(block)
-    }
-    for node in ast.walk(tree):
+    nodes = [(tree, False)]
+    for node, late in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((f"{node.module}.{alias.name}", node.lineno, id(node) not in late) for alias in node.names)
+            yield from ((f"{node.module}.{alias.name}", node.lineno, not late) for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno, id(node) not in late) for alias in node.names)
+            yield from ((alias.name, node.lineno, not late) for alias in node.names)
+        elif isinstance(node, ast.mod | ast.stmt | ast.ExceptHandler | ast.match_case):  # an expression imports nothing
+            late |= isinstance(node, FUNCTIONS) or (
+                isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            )
+            nodes += [(inner, late) for inner in ast.iter_child_nodes(node)]
 
 
 def test_the_layers_are_what_is_there_and_what_the_docs_show():

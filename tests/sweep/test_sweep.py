@@ -89,13 +89,13 @@ def test_ten_kills_at_random_moments_lose_only_what_was_in_flight(bench):
     rng = random.Random(0)
     wanted = {"lambdas": "0:1:0.25", "samples": 8, "concurrency": 6}  # 160 samples
     options = bench.config().engine_options
-    slow = bench.config(**wanted, engine_options=options | {"step_seconds": 0.04})
+    slow = bench.config(**wanted, engine_options=options | {"step_seconds": 0.02})
     states = [(0, 0)]  # samples generated so far, and those of them that need not be generated again
     for _ in range(10):
         process, num = APART.Process(target=sweep.run, args=(slow, bench.out)), states[-1][0] + rng.randrange(10)
         process.start()
         bench.wait_until(lambda num=num: bench.num_generated >= num)
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.1))
         children = psutil.Process(process.pid).children()
         process.kill()
         process.join()

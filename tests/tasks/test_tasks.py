@@ -162,8 +162,9 @@ def test_ifeval_passes_the_published_number_of_gpt4_responses_every_time():
     answered = [problem for problem in benchmark.problems if problem.question in responses]
 
     def passed():
-        grades = (benchmark.grade(problem, read(responses[problem.question], opened=False)) for problem in answered)
-        return [problem.id for problem, grade in zip(answered, grades, strict=True) if grade["paper"].score]
+        paper = benchmark.gradings["paper"]
+        grades = (paper(problem, read(responses[problem.question], opened=False)) for problem in answered)
+        return [problem.id for problem, grade in zip(answered, grades, strict=True) if grade.score]
 
     first = passed()
     assert len(answered) == 540

@@ -38,7 +38,7 @@ def _grade(question: dict[str, Any]) -> dict[str, Any]:
     gold, text = question["gold"], question["text"]
     if question["reader"] == "paper":
         found = _read_as_the_paper(text)
-        return _reply(found, bool(found) and verify(_as_written(gold), found))
+        return _reply(found, bool(found) and verify(_parsed(gold), found))
     expression = stated(text, question["question"])
     if expression is None:
         return _reply([], False)
@@ -70,11 +70,7 @@ def _votable(value: Any) -> str:
     return str(value)[:200]
 
 
-@lru_cache(maxsize=4096)
-def _as_written(gold: str) -> list[Any]:
-    return _parsed(gold)
-
-
+@lru_cache(maxsize=4096)  # samples of one problem share its reference, and many their answer
 def _parsed(expression: str) -> list[Any]:
     return list(parse(f"${expression}$", extraction_mode="first_match", extraction_config=_WHOLE))
 
