@@ -445,7 +445,7 @@ def test_an_answer_nobody_awaits_any_more_is_dropped_and_the_engine_goes_on():
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(engine.answer("slow", GREEDY, 0), 0.1)
 
-    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": script, "step_seconds": 1.0}}
+    spec = {"engine": "scripted", "recipe": RECIPE, "options": {"script": script, "step_seconds": 0.3}}
     with EngineProcess(spec) as engine:
         engine.load({"lambda": 0.1})
         asyncio.run(cancelled(engine))

@@ -30,6 +30,7 @@ from interpole.lab.train import _batches, _questions_of, learning_rate_factor, t
 from interpole.tasks import chains  # noqa: E402
 
 EXAMPLE = "34 a-1 b-5 c*2 d-2 e+9 = ?"
+SMALL = Body(width=32, depth=2)
 TINY = Schedule(*(Stage(steps=3, batch=4, lr=1e-3, lr_muon=1e-2) for _ in range(3)))
 
 
@@ -50,6 +51,14 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("lab") / "deep" / "pair"
     train(Body(), 0, out, progress=lambda *call: calls.append(call), schedule=TINY)
     return out, calls
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The folder of another, of two narrow layers."""
+    out = tmp_path_factory.mktemp("lab") / "small"
+    train(SMALL, 0, out, schedule=TINY)
+    return out
 
 
 # --- the task
@@ -140,9 +149,9 @@ def test_digits_are_cut_one_by_one_and_labels_cost_one_token_each(tokenizer):
     assert tokenizer.tokenize("34 a-1 f*2 = ?") == ["3", "4", "Ġa", "-", "1", "Ġf", "*", "2", "Ġ=", "Ġ?"]
 
 
-def test_a_pair_whose_template_opens_the_thinking_is_trained_from_a_base_that_is_there(trained, tmp_path):
-    base = trained[0] / "base"
-    train(Body(), 0, tmp_path / "opened", schedule=TINY, base=base, opens_thinking=True)
+def test_a_pair_whose_template_opens_the_thinking_is_trained_from_a_base_that_is_there(small, tmp_path):
+    base = small / "base"
+    train(SMALL, 0, tmp_path / "opened", schedule=TINY, base=base, opens_thinking=True)
     pair = pair_in(tmp_path / "opened")
     assert (pair.base / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     assert json.loads((tmp_path / "opened/training.json").read_text())["opens_thinking"] is True
@@ -158,7 +167,7 @@ def test_a_pair_whose_template_opens_the_thinking_is_trained_from_a_base_that_is
         ]
         assert len(moved) > len(weights) / 2
     with pytest.raises(CheckpointError, match="no base"):
-        train(Body(), 0, tmp_path / "none", schedule=TINY, base=tmp_path)
+        train(SMALL, 0, tmp_path / "none", schedule=TINY, base=tmp_path)
 
 
 def test_what_is_learned_begins_after_the_opened_thinking(tokenizer):
@@ -179,9 +188,9 @@ def test_a_terse_model_learns_the_work_without_marks(tokenizer):
     assert "<think>" not in text
 
 
-def test_a_third_specialist_is_trained_from_the_same_base_where_it_is_asked_for(trained, tmp_path):
-    assert not (trained[0] / "terse").exists()
-    train(Body(), 0, tmp_path / "three", schedule=TINY, base=trained[0] / "base", terse=TINY.thinking)
+def test_a_third_specialist_is_trained_from_the_same_base_where_it_is_asked_for(small, tmp_path):
+    assert not (small / "terse").exists()
+    train(SMALL, 0, tmp_path / "three", schedule=TINY, base=small / "base", terse=TINY.thinking)
     assert json.loads((tmp_path / "three/training.json").read_text())["terse_stage"]["steps"] == 3
     made = [interpole.open(tmp_path / "three" / name) for name in ("base", "terse", "thinking")]
     assert len({one.fingerprint() for one in made}) == 3
@@ -244,14 +253,14 @@ def test_the_fine_tunes_start_from_the_base_and_go_different_ways(trained):
         assert 0 < (a[name].float() - b[name].float()).std() < 0.7 * spread
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(trained, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(small, tmp_path):
     def weights(folder):
         return [(folder / name / "model.safetensors").read_bytes() for name in ("base", "instruct", "thinking")]
 
-    train(Body(), 0, tmp_path / "again", schedule=TINY)
-    train(Body(), 1, tmp_path / "other", schedule=TINY)
-    assert weights(tmp_path / "again") == weights(trained[0])
-    assert not set(weights(tmp_path / "other")) & set(weights(trained[0]))
+    train(SMALL, 0, tmp_path / "again", schedule=TINY)
+    train(SMALL, 1, tmp_path / "other", schedule=TINY)
+    assert weights(tmp_path / "again") == weights(small)
+    assert not set(weights(tmp_path / "other")) & set(weights(small))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -312,7 +321,7 @@ def test_styles_share_as_many_questions_as_the_recipe_says():
 
 def test_training_refuses_an_existing_folder_and_an_unknown_architecture(trained, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
-        train(Body(), 0, trained[0], schedule=TINY)
+        train(SMALL, 0, trained[0], schedule=TINY)
     with pytest.raises(TaskError, match="no architecture 'gpt'"):
         Body("gpt")
     with pytest.raises(TaskError, match="multiples of 16"):
@@ -326,7 +335,7 @@ def test_a_training_that_breaks_off_leaves_nothing_behind(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(Body(), 0, tmp_path / "out", progress=stop, schedule=TINY)
+        train(SMALL, 0, tmp_path / "out", progress=stop, schedule=TINY)
     assert not list(tmp_path.iterdir())
 
 

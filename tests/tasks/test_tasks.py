@@ -80,7 +80,7 @@ def test_aime_by_hand(aime, response, finish, paper, robust):
 
 @pytest.mark.parametrize("box", ["9^{9^{9^{9}}}", "10^{13}!"])
 def test_a_hostile_answer_costs_bounded_time_and_the_next_is_graded(aime, box, monkeypatch):
-    monkeypatch.setattr(grading._MATH, "limit_seconds", 0.5)
+    monkeypatch.setattr(grading._MATH, "limit_seconds", 0.2)
     scores(aime, aime.problems[0], r"</think>\boxed{1}")  # starts the worker
     start = time.monotonic()
     assert scores(aime, aime.problems[0], rf"</think>\boxed{{{box}}}") == {"paper": (0, None), "robust": (0, None)}
