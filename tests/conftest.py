@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import typer.main
+import typer.testing
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -74,6 +76,14 @@ def one_tls_context():
     """Every client of HTTP reads the certificates of all authorities when it is made, for 50 ms; no test speaks TLS."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_command_line():
+    """The parsers of all commands, which typer's runner makes anew for every call, for 40 ms, are made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
         yield
 
 
