@@ -79,9 +79,7 @@ def _imports(tree):
         elif isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno, not late) for alias in node.names)
         elif isinstance(node, ast.mod | ast.stmt | ast.ExceptHandler | ast.match_case):  # an expression imports nothing
-            late |= isinstance(node, FUNCTIONS) or (
-                isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-            )
+            late |= isinstance(node, FUNCTIONS) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
             nodes += [(inner, late) for inner in ast.iter_child_nodes(node)]
 
 
