@@ -49,14 +49,14 @@ def _options(
 def run() -> None:
     """Run the command line; errors of ours and of the machine, and packages that are not installed, end in one message."""
 
-    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, InterpoleWarning):
             print(f"warning: {printable(str(message))}", file=sys.stderr)
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that cannot show λ shows \u03bb, and nothing crashes
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = show
     warnings.simplefilter("always", InterpoleWarning)
     try:
         app()

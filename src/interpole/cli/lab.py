@@ -82,7 +82,7 @@ def demo(
     from interpole.analysis.recommend import recommend
     from interpole.analysis.scoring import load
     from interpole.cli.show import console
-    from interpole.files import make_folder
+    from interpole.files import make_folder, write_atomic
     from interpole.lab import shipped
     from interpole.packages import require
 
@@ -94,7 +94,7 @@ def demo(
     sources = {name: json.dumps(str(getattr(pair, name))) for name in ("instruct", "thinking", "base")}
     make_folder(out)
     for name, text, num in (("sweep.yml", SWEEP, limit), ("space.yml", SPACE, min(limit, 48))):
-        (out / name).write_text(text.format(**sources, samples=samples, limit=num), encoding="utf-8")
+        write_atomic(out / name, text.format(**sources, samples=samples, limit=num))
     size = ("--task", "arithmetic", "--samples", samples, "--limit", limit, "--engine-option", "dtype=float32")
     goal = ("--goal", f"max-tokens={budget}")
 
@@ -194,7 +194,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train the tiny pair anew: a base and its two fine-tunes, on one core, in minutes."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from interpole.cli.show import Terminal
     from interpole.lab import pair_in
@@ -210,12 +210,12 @@ def train(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Terminal(stderr=True)) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, step: int, total: int, loss: float) -> None:
             if stage not in tasks:
-                tasks[stage] = int(bar.add_task(stage, total=total))
-            bar.update(tasks[stage], completed=step, description=f"{stage} {loss:.3f}")  # type: ignore[arg-type]
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=step, description=f"{stage} {loss:.3f}")
 
         third = TERSE if terse else None
         train_pair(body, seed, out, progress=progress, base=base, opens_thinking=opens_thinking, terse=third)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,7 +129,7 @@ def _start(
     if doctor:
         examine(config)
     run = outputs["against"]
-    tell = lambda text: typer.echo(text, err=True)  # noqa: E731
+    tell = partial(typer.echo, err=True)
     with opened(config, prompts, tell) as (asked, engine):
         if grid is None:
             asked.bisect(tolerance, tell=tell)

@@ -133,7 +133,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _move(self, where: Any) -> str:
-        """Go to other weights and return their fingerprint; nothing is in flight. None: back to nowhere."""
+        """Go to other weights and return their fingerprint ("": not known); nothing is in flight. None: back to nowhere."""
 
     @final
     def _check(self, request: Request) -> None:

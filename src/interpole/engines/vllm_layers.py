@@ -117,7 +117,10 @@ class _PerRowVocabulary(_PerRow):
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Logits."""
-        at = lambda one: self.inner.apply(one, x, None if bias is None else one.bias)  # noqa: E731
+
+        def at(one: Any) -> Any:
+            return self.inner.apply(one, x, None if bias is None else one.bias)
+
         return self._both(layer, at, layer.head_lams)
 
 

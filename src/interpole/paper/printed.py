@@ -73,9 +73,9 @@ def _row(task: str, point: str, head: str, text: str) -> Printed:
     """A cell under a head such as `mean64`, `tokens` or `think_ratio`."""
     found = re.fullmatch(r"([a-z]+?)(\d*)(?:_ratio)?", head)
     task = "gpqa_diamond" if task == "gpqa" else task
-    if found is None or found[1] not in get_args(Statistic):
+    statistic: Statistic | None = next((one for one in get_args(Statistic) if found and found[1] == one), None)
+    if found is None or statistic is None:
         raise ValueError(f"no statistic {head!r}")
-    statistic: Statistic = found[1]  # type: ignore[assignment]
     value = float(text) if statistic == "tokens" else round(float(text) / 100, 6)
     return Printed(task, point, statistic, int(found[2] or SAMPLES[task]), value)
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from interpole.analysis.policies import MARGIN, LambdaChoice, agreed, known_of
 from interpole.engines.pool import Pool, Visit
 from interpole.errors import EngineError, InterpoleError, OutputError, RunError
+from interpole.files import make_folder
 from interpole.formats import seed_of
 from interpole.records import Generation, Problem, Sampler
 from interpole.runs.journal import Journal
@@ -81,7 +82,7 @@ def follow(
     Raises:
         InterpoleError: an answer cannot be written down, or the engine cannot say what the policy needs to know.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     sampler, problems = planned.sampler(benchmark, point), benchmark.problems
     numbers = range(part.first_sample, part.first_sample + part.num_samples)
     asked = [

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from interpole.chat import ParsedResponse
 from interpole.engines.pool import Pool
+from interpole.files import make_folder
 from interpole.formats import seed_of
 from interpole.records import Generation, Problem
 from interpole.runs.journal import Journal, num_answers
@@ -43,7 +44,7 @@ def ask(planned: Plan, pool: Pool, point: Point, benchmark: Benchmark, journal: 
     Raises:
         InterpoleError: there is no answer.
     """
-    journal.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(journal.parent)
     sampler = planned.sampler(benchmark, point)
     wrap = partial(planned.answer, point)
 

@@ -71,7 +71,10 @@ def from_jsonl(path: Path, request: TaskRequest) -> Benchmark:
         problems = tuple(_checked(problem, name, place) for place, problem in rows)
     template = request.prompt
     if template is not None:
-        ask = lambda problem: template.replace("{question}", problem.question)  # noqa: E731
+
+        def ask(problem: Problem) -> str:
+            return template.replace("{question}", problem.question)
+
     return Benchmark(path.stem, problems[: request.limit], ask, {name.partition(":")[0]: grader})
 
 

@@ -71,7 +71,10 @@ def combine(
         A new float32 array of that shape.
     """
     parts = [delta.reshape(-1) for delta in deltas]
-    read = lambda span: [part[span] for part in parts]  # noqa: E731
+
+    def read(span: slice) -> list[Array]:
+        return [part[span] for part in parts]
+
     return combine_pieces(base, read, weights, vote=vote, normalize=normalize, scale=scale)
 
 
