@@ -71,6 +71,7 @@ def test_ties_of_a_large_tensor_is_computed_in_pieces_and_finds_each_threshold_o
     content["rules"] = [{"layers": "1", "weights": {"a": 0.2, "b": 0.9}}]
     whole = merge(build(content, "the test"))
     assert {whole.chunk_elements(name) for name in whole} == {whole.specs[name].num_elements for name in whole}
+    assert not any(whole.is_read_ahead(name) for name in whole)
     expected = {name: whole[name].tobytes() for name in whole}
     if loops == "numpy":
         monkeypatch.setattr(kernels, "_kernels", None)
@@ -82,7 +83,8 @@ def test_ties_of_a_large_tensor_is_computed_in_pieces_and_finds_each_threshold_o
     monkeypatch.setattr(module, "get_method", lambda name: counted)  # noqa: ARG005
     pieces = merge(build(content, "the test"))
     large = [name for name in pieces if pieces.specs[name].num_elements > 23]
-    assert {pieces.chunk_elements(name) for name in large} == {None}
+    assert {(pieces.chunk_elements(name), pieces.is_read_ahead(name)) for name in large} == {(None, True)}
+    assert pieces.stored_bytes(large[0]) == 7 * pieces.specs[large[0]].num_bytes  # a and c, b and c, then all three
     spans = [
         (name, at, min(at + 23, pieces.specs[name].num_elements))
         for name in pieces

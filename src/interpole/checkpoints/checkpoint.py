@@ -144,6 +144,10 @@ class Checkpoint(Mapping[str, Array], ABC):
         """About how many bytes are read for the tensor where it is stored."""
         return self.specs[name].num_bytes
 
+    def is_read_ahead(self, name: str) -> bool:  # noqa: ARG002
+        """Whether all of the tensor is read before its first piece is computed, though it is computed in pieces."""
+        return False
+
     @cached_property
     def token_rows(self) -> tuple[str, ...]:
         """The tensors with one row per token, if their shapes are those of such."""

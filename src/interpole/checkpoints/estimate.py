@@ -29,7 +29,7 @@ __all__ = ["Rate", "WriteEstimate", "estimate"]
 SAMPLE_PIECES = 48
 SAMPLE_SECONDS = 1.0
 LARGEST_PIECE = 1 << 24
-"""Elements of a piece that is sampled; a tensor that is computed as a whole may have hundreds of times as many."""
+"""Elements of a piece that is sampled; one that is computed as a whole, or read ahead, may have hundreds of times as many."""
 
 
 class Rate(NamedTuple):
@@ -155,7 +155,7 @@ def _pieces(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[Piece]:
     for number, name in enumerate(names[i] for i in at):
         size = checkpoint.specs[name].num_elements
         step = checkpoint.chunk_elements(name) or CHUNK_ELEMENTS
-        if 0 < step <= LARGEST_PIECE:
+        if 0 < step <= LARGEST_PIECE and not checkpoint.is_read_ahead(name):
             start = number * step % max(1, size - size % step)
             yield name, start, min(start + step, size)
 

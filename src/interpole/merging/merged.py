@@ -149,7 +149,13 @@ class Merged(Checkpoint):
         if (source := self.copied_from(name)) is not None:
             return source.stored_bytes(name)
         base = [self.sources["base"]] if self._method.base != "no" and "base" in self.sources else []
-        return sum(source.stored_bytes(name) for source in (*self._inputs, *base))
+        ahead = [side for source in self._inputs for side in (source, *base)] if self.is_read_ahead(name) else []
+        return sum(source.stored_bytes(name) for source in (*self._inputs, *base, *ahead))
+
+    def is_read_ahead(self, name: str) -> bool:
+        """Where the method looks through whole task vectors of a large tensor first."""
+        coefficients = self._plan[name]
+        return self.copied_from(name) is None and self._finder(coefficients, self.specs[name].num_elements) is not None
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
