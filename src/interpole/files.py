@@ -36,6 +36,7 @@ __all__ = [
     "size_text",
     "unlink_others",
     "write_atomic",
+    "writing",
 ]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -162,6 +163,27 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() or out.is_symlink():
         raise OutputError("the output exists already", out, "choose another --out, or remove it")
+
+
+@contextmanager
+def writing(out: StrPath, num_bytes: int | None = None) -> Iterator[None]:
+    """Say in our words what the system has against a result that is being written.
+
+    Args:
+        out: the result.
+        num_bytes: its size, where it is known.
+
+    Raises:
+        OutputError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"cannot write: {error}", out, "check the path and its permissions") from error
+        needed = "" if num_bytes is None else f" ({size_text(num_bytes)} in all)"
+        remedy = f"free some space{needed}, or choose another --out"
+        raise OutputError(f"disk full: {error.strerror}", out, remedy) from error
 
 
 def make_folder(path: Path) -> None:

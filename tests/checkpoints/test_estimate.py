@@ -37,6 +37,14 @@ def targets_of(recipe, out):
     return [Target(interpole.merge(recipe), out)]
 
 
+def test_where_nothing_can_be_written_a_dry_run_says_so_as_the_merge_would(pair, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(estimating.os, "access", lambda folder, mode: asked.append((folder, mode)))
+    with pytest.raises(OutputError, match="cannot write there"):
+        estimate(targets_of(Recipe.between(*pair, 0.6), tmp_path / "not there" / "out"))
+    assert asked == [(tmp_path, estimating.os.W_OK)]
+
+
 @pytest.mark.parametrize("kind", ["plain", "at an end", "skipping", "fp8 read", "with a base"])
 def test_the_bytes_to_read_are_those_that_reading_every_tensor_reads(pair, tmp_path, monkeypatch, kind):
     recipe = {

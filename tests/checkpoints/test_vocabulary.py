@@ -247,6 +247,8 @@ def test_rows_below_the_tokens_are_their_mean_up_to_a_multiple(tmp_path, multipl
     assert f"{rows - 30} rows below the 30 tokens" in model_card(merged)
     again = Recipe.load(tmp_path / "out" / "interpole_recipe.yml")
     assert again.pad_to_multiple_of == multiple
+    for path in paths:  # by which a reader finds the source again, whatever was done to its rows
+        assert interpole.open(path).fingerprint() in model_card(merged)
 
 
 def test_what_is_done_to_rows_is_part_of_the_fingerprint(tmp_path):

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import ml_dtypes
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -111,6 +113,18 @@ def test_bad_values_are_errors_of_ours_and_write_nothing(pair, tmp_path, argumen
 def test_a_size_of_no_shard_is_refused(pair, tmp_path, size):
     call("merge", *pair, "-l", "0.5", "-o", tmp_path / "m", f"--shard-size={size}", code=2)
     assert not list(tmp_path.glob("*m*"))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_dtypes_that_differ_are_asked_about_until_the_recipe_says_one(tmp_path, dtype):
+    models = [
+        tiny.write(tmp_path / str(i), tiny.tensors(i, dtype=d)) for i, d in enumerate((np.float32, ml_dtypes.bfloat16))
+    ]
+    recipe = {"sources": dict(zip("ab", map(str, models), strict=True)), "weights": {"a": 0.5, "b": 0.5}}
+    (tmp_path / "r.yml").write_text(json.dumps(recipe | ({"dtype": dtype} if dtype else {})))
+    shown = CliRunner().invoke(app, ["merge", str(tmp_path / "r.yml"), "-o", str(tmp_path / "m")])
+    assert shown.exit_code == (0 if dtype else 1), shown.stderr
+    assert ("in a recipe, `dtype: bfloat16`" in shown.stderr) == (dtype is None)
 
 
 def test_without_lambda_merge_says_what_is_missing(pair, tmp_path):

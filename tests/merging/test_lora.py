@@ -1,6 +1,8 @@
 """Adapters out of two checkpoints: factors against numpy's SVD, losses as they are, and what the adapter view makes of them."""
 
+import errno
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -150,6 +152,22 @@ def test_what_cannot_be_is_refused_with_its_reason(pair, tmp_path):
     old = [tiny.write(tmp_path / f"gpt{i}", tiny.tensors(i), config={"model_type": "gpt2"}) for i in (0, 1)]
     with pytest.raises(MismatchError, match="fan_in_fan_out"):
         extract(*map(interpole.open, old), 4)
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk full"), (errno.EROFS, "cannot write")])
+def test_a_full_disk_and_one_that_is_only_read_are_said_and_leave_nothing(pair, tmp_path, monkeypatch, number, words):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    merged, base = opened(pair)
+    before = sorted(tmp_path.iterdir())
+    for name in ("_write_weights", "make_folder"):
+        with monkeypatch.context() as patch:
+            patch.setattr(lora, name, fail)
+            with pytest.raises(OutputError, match=words) as raised:
+                extract(merged, base, 4, tmp_path / "adapter")
+        assert raised.value.remedy
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_command_line_takes_a_recipe_and_says_what_is_lost(pair, tmp_path):

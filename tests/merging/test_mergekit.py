@@ -300,7 +300,7 @@ TASK = "merge_method: ties\nbase_model: C\nmodels:\n- model: A\n  parameters:\n 
     ("text", "line", "words"),
     [
         ("merge_method: fusion\nmodels: [{model: A}]\n", 1, "fusion"),
-        ("merge_method: nearswap\nbase_model: A\nmodels: [{model: B}]\n", 3, "no t"),
+        ("merge_method: nearswap\nbase_model: A\nmodels: [{model: B}]\n", 3, "needs t"),
         ("merge_method: nearswap\nbase_model: A\nmodels: [{model: B, parameters: {t: 1}}]\n", 3, "all models"),
         ("merge_method: ram\nbase_model: A\nmodels: [{model: B, parameters: {epsilon: 1}}]\n", 3, "all models"),
         ("merge_method: ram\nbase_model: A\nmodels: [{model: B, parameters: {weight: 1}}]\n", 3, "'weight'"),

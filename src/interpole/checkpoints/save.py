@@ -39,7 +39,7 @@ from interpole.checkpoints.shards import (
     write_shard,
 )
 from interpole.errors import InterpoleWarning, OutputError, UnreachableError
-from interpole.files import Held, StrPath, exclusive, make_folder, no_follow, refuse_existing, shared, size_text
+from interpole.files import Held, StrPath, exclusive, make_folder, no_follow, refuse_existing, shared, writing
 from interpole.formats import content_hash
 from interpole.systems import lock
 
@@ -162,7 +162,7 @@ def save_all(
     broken: list[str] | None = [] if allow_non_finite else None
     told = progress or (lambda _: None)
     work = partial(_write_shards, threads=threads, progress=told, broken=broken, among_others=share is not None)
-    try:
+    with writing(targets[0].out, sum(target.checkpoint.num_bytes for target in targets)):
         for output in outputs:
             make_folder(output.out.parent)
         if share is None:
@@ -173,8 +173,6 @@ def save_all(
             saved = Saved(len(shards), len(shards), is_whole=True)
         else:
             saved = _make_share(outputs, shards, shards_of(targets[0].checkpoint, shard_bytes, share), work)
-    except OSError as error:
-        raise _output_error(error, targets[0].out, sum(target.checkpoint.num_bytes for target in targets)) from error
     if broken:
         names = sorted(set(broken))
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -568,10 +566,3 @@ def _write_assets(output: _Output, shards: Shards) -> None:
     if json.loads(config) != checkpoint.config:  # otherwise the source's bytes, so that any reader of it reads ours
         config = json.dumps(checkpoint.config, indent=2).encode() + b"\n"
     (folder / "config.json").write_bytes(config)
-
-
-def _output_error(error: OSError, out: Path, num_bytes: int) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = f"free some space ({size_text(num_bytes)} in all), or choose another --out"
-        return OutputError(f"disk full: {error.strerror}", out, remedy)
-    return OutputError(f"cannot write: {error}", out, "check the path and its permissions")

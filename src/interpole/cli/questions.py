@@ -126,7 +126,7 @@ def audit(
 
 
 def open_examined(
-    parts: Mapping[str, Part], template_source: str, vocabulary: str | None = None
+    parts: Mapping[str, Part], template_source: str, vocabulary: str | None = None, dtype: str | None = None
 ) -> dict[str, Checkpoint]:
     """Open what a recipe names, of the hub the headers alone, and ask the doctor about it; before, about each merge within.
 
@@ -134,6 +134,7 @@ def open_examined(
         parts: the recipe's sources.
         template_source: the name of the one whose config and tokenizer go with the result.
         vocabulary: the recipe's, to be made to fit before; None: the doctor says what does not fit.
+        dtype: the recipe's; where it says one, nothing is to be asked about those of the sources.
 
     Raises:
         InterpoleError: something cannot be opened, or does not fit.
@@ -145,22 +146,28 @@ def open_examined(
     opened: dict[str, Checkpoint] = {}
     for name, part in parts.items():
         if isinstance(part, Recipe):
-            below = open_examined(part.sources, part.template_source, part.vocabulary)
+            below = open_examined(part.sources, part.template_source, part.vocabulary, part.dtype)
             opened[name] = merge(part, below, weights=False)
         else:
             opened[name] = open_source(**dict(part), weights=False)
     fitted = opened if vocabulary is None else fit(opened, template_source, vocabulary)[0]
-    examine_first(fitted, template_source)
+    examine_first(fitted, template_source, "dtype" if dtype else "")
     return opened
 
 
-def examine_first(sources: Mapping[str, Checkpoint], template_source: str) -> Diagnosis:
-    """Ask the doctor before something is made of sources: warnings go to stderr, a stop ends the command with exit code 2."""
+def examine_first(sources: Mapping[str, Checkpoint], template_source: str, settled: str = "") -> Diagnosis:
+    """Ask the doctor before something is made of sources: warnings go to stderr, a stop ends the command with exit code 2.
+
+    Args:
+        sources: what it is made of.
+        template_source: the name of the one whose config and tokenizer go with it.
+        settled: code of a finding about which the recipe says what is to be done.
+    """
     from interpole.diagnostics.doctor import examine_sources
 
     diagnosis = examine_sources(sources, template_source)
     for finding in diagnosis.findings:
-        if finding.severity == "warn":
+        if finding.severity == "warn" and finding.code.removeprefix("base-") != settled:
             typer.echo(f"warning: {finding.what}\n  remedy: {finding.remedy}", err=True)
     if diagnosis.verdict == "stop":
         from interpole.cli.show import show_diagnosis

@@ -245,7 +245,7 @@ def _examined(job: MergeJob) -> dict[str, Checkpoint]:
     from interpole.cli.questions import open_examined
 
     first = next(iter(job.recipes.values()))
-    return open_examined(first.sources, first.template_source, first.vocabulary)
+    return open_examined(first.sources, first.template_source, first.vocabulary, first.dtype)
 
 
 def _say_what_it_takes(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> None:

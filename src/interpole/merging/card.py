@@ -69,6 +69,10 @@ class _Merge(Protocol):
         """The checkpoints by the recipe's source names."""
 
     @property
+    def given(self) -> Mapping[str, Checkpoint]:
+        """The same before they were made to fit each other."""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What had to be done to them."""
 
@@ -107,7 +111,7 @@ def pinned(merged: _Merge) -> Recipe:
 def _chain(merged: _Merge, recipe: Recipe, at: str = "") -> Iterator[tuple[str, Part, Checkpoint]]:
     """Every source with its name, as `Recipe.places` has it, and its checkpoint; below a source that is a merge, its own."""
     for name, source in recipe.sources.items():
-        yield f"{at}{name}", source, merged.sources[name]
+        yield f"{at}{name}", source, merged.given[name]
         if isinstance(source, Recipe) and name in merged.stages:
             yield from _chain(merged.stages[name], source, f"{at}{name}/")
 

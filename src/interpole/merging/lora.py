@@ -44,7 +44,7 @@ from interpole.checkpoints.views.adapter import CONFIG, OWN_FILES, WEIGHTS, Adap
 from interpole.checkpoints.views.heads import is_tied
 from interpole.checkpoints.views.vocabulary import Aligned
 from interpole.errors import CheckpointError, MismatchError, OutputError, RecipeError
-from interpole.files import StrPath, exclusive, make_folder, refuse_existing
+from interpole.files import StrPath, exclusive, make_folder, refuse_existing, writing
 from interpole.formats import seed_of
 from interpole.merging.recipe import DTYPE_NAMES
 
@@ -177,6 +177,7 @@ def extract(
     plan = _planned(near, far, save_rest)
     rank = min(rank, max(min(far.specs[name].shape) for name in plan.lora))
     with ExitStack() as stack:
+        stack.enter_context(writing("the temporary folder" if out is None else out))
         if out is None:
             partial = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "adapter"
         else:
@@ -198,10 +199,8 @@ def extract(
             num_bytes = (partial / WEIGHTS).stat().st_size
             if out is not None:
                 partial.rename(out)
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise OutputError(f"cannot write: {error}", out or partial, "choose another --out") from error
             raise
     return Extracted(None if out is None else Path(out), rank, num_bytes, losses)
 

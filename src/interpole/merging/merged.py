@@ -11,6 +11,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -74,6 +75,7 @@ class Merged(Checkpoint):
     Attributes:
         recipe: what is computed.
         sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
+        given: the same before they were made to fit each other.
         notes: what had to be done to the sources so that they fit, in words.
         stages: the sources that are merges themselves, which round to their own dtype, as they do when they are written.
     """
@@ -84,6 +86,7 @@ class Merged(Checkpoint):
         sources: Mapping[str, Checkpoint],
         notes: tuple[str, ...] = (),
         *,
+        given: Mapping[str, Checkpoint] | None = None,
         stages: Mapping[str, Merged] | None = None,
         wide: frozenset[str] = frozenset(),
         read: Read = _read_plainly,
@@ -94,12 +97,13 @@ class Merged(Checkpoint):
             recipe: what is computed.
             sources: the checkpoints by the recipe's source names, with one layout and vocabulary.
             notes: what had to be done to the sources so that they fit.
+            given: the sources before that; default as they are.
             stages: the sources that are merges themselves, as they were before they were made to fit.
             wide: tensors that are left in float32, whatever the recipe's dtype, to be quantised.
             read: how sources are read.
         """
         self.recipe, self.sources, self.notes, self._read_source = recipe, sources, notes, read
-        self.stages = stages or {}
+        self.given, self.stages = given or sources, stages or {}
         template = sources[recipe.template_source]
         self.label = f"{recipe.method}({', '.join(source.label for source in sources.values())})"
         self.assets = template.assets
@@ -323,12 +327,14 @@ class Fitting:
         if asked not in self._fitted:
             self._fitted[asked] = self._fit(recipe)
         sources, notes = self._fitted[asked]
-        stages = {name: stage for name in sources if (stage := merge_in(self.sources[name])) is not None}
+        given = {name: self.sources[name] for name in sources}
+        stages = {name: stage for name, source in given.items() if (stage := merge_in(source)) is not None}
+        made = partial(Merged, recipe, sources, notes, given=given, stages=stages, read=self._read)
         if recipe.dtype != FP8:
-            return Merged(recipe, sources, notes, stages=stages, read=self._read)
+            return made()
         like, config = _fp8_target(recipe, sources)
         wide = frozenset(like.blocks.codes)
-        return Quantised(Merged(recipe, sources, notes, stages=stages, wide=wide, read=self._read), like.blocks, config)
+        return Quantised(made(wide=wide), like.blocks, config)
 
     def _fit(self, recipe: Recipe) -> tuple[dict[str, Checkpoint], tuple[str, ...]]:
         chosen = {name: self.sources[name] for name in recipe.sources}

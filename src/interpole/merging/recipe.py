@@ -204,11 +204,11 @@ class Recipe(Strict):
         if method.base == "no" and "base" in self.sources and not any("base" in (part.weights or {}) for part in parts):
             raise ValueError(f"method {self.method} takes no base; give it a weight, or remove that source")
         if not method.sources[0] <= len(self.merged_names) <= method.sources[1]:
-            wanted = "{:g}" if method.sources[0] == method.sources[1] else "{:g} or more"
-            raise ValueError(
-                f"method {self.method} merges {wanted.format(method.sources[0])} models, got {len(self.merged_names)}: "
-                f"{', '.join(self.merged_names) or 'none'}"
-            )
+            least, most = method.sources
+            number = f"{least:g}" if least == most else f"{least:g} or more"
+            models = "one model with its base" if method.base == "needed" and most == 1 else f"{number} models"
+            names = ", ".join(self.merged_names) or "none"
+            raise ValueError(f"method {self.method} merges {models}, got {len(self.merged_names)}: {names}")
         if self.template_from is not None and self.template_from not in self.sources:
             raise ValueError(f"template_from: no source {self.template_from!r}; there are {', '.join(self.sources)}")
         if unknown := {row.source for row in (self.tokens or {}).values()} - {None, *self.sources}:

@@ -194,7 +194,11 @@ def _common_settings(document: Document, method: str, segment: Segment) -> Itera
         old = next((old for old, new in _renamed(method) if new == key), key)
         found = chain(document, old, segment.common)
         if (method, key) == ("nearswap", "t") and not (found and found[-1][0] is None):
-            document.fail(segment.path, "no t", "add `t` to `parameters`, without a filter")
+            document.fail(
+                segment.path,
+                "nearswap needs t, a number for the whole model",
+                "add `t` to `parameters`, without a filter",
+            )
         if (method, key) == ("linear", "normalize") and not (found and found[-1][0] is None):
             found.append((None, True))
         if "l1" in parameter.choices:
