@@ -44,7 +44,7 @@ def test_what_is_no_list_is_an_error_of_ours(text, piece_bytes, monkeypatch):
 
 
 @pytest.mark.parametrize("num_digits", [300, 301])
-@pytest.mark.parametrize("before", [0, 1, 2, 5, 600])
+@pytest.mark.parametrize("before", [0, 1, 2, 5, 8, 9, 600])
 def test_a_number_of_hundreds_of_digits_is_found_wherever_it_stands(num_digits, before, monkeypatch):
     monkeypatch.setattr(formats, "_PIECE_BYTES", 4)
     data = ("[" + " " * before + "7" * num_digits + ', "6 6"]').encode()

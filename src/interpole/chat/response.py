@@ -6,7 +6,7 @@ Nobody else splits a response: where thinking ends and the answer begins is said
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -32,6 +32,7 @@ QUOTE_CHARS = 200  # how far on its line a quotation around a marker is looked f
 FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
 _FENCE_HERE = re.compile(r"[ \t]{0,3}(?:```|~~~)")
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "「": "」", "『": "』"}
+_BEFORE = 2  # characters that `_marker_pattern` takes before a marker: a quotation mark and a space
 _END_TOKENS = 4  # at most so many tokens are taken from the end of a turn
 
 
@@ -203,12 +204,14 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
         thinking: whether the response begins inside a thought.
     """
     found: list[MarkerAt] = []
-    fences = [match.start() for match in FENCE.finditer(text)] if "```" in text or "~~~" in text else []
+    fences: list[int] | None = None
     since, fence = 0, 0  # where this stretch began, and the first fence that is still ahead
     in_code = False
-    for match in _marker_pattern(opening, closing).finditer(text):
+    for match in _matches(text, opening, closing):
         if match.lastindex and match["opens"] is None:  # the empty group behind a pair in quotation marks
             continue
+        if fences is None:
+            fences = [one.start() for one in FENCE.finditer(text)] if "```" in text or "~~~" in text else []
         start, end = match.span()
         while fence < len(fences) and fences[fence] < start:
             in_code ^= fences[fence] >= since
@@ -222,16 +225,33 @@ def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[Mark
     return found
 
 
+def _matches(text: str, opening: str, closing: str) -> Iterator[re.Match[str]]:
+    """What `_marker_pattern` finds; where a marker is plain text, that is looked for first, ten times faster than by `re`."""
+    pattern, plain = _marker_pattern(opening, closing)
+    if not plain:
+        yield from pattern.finditer(text)
+        return
+    at, ahead = 0, {marker: text.find(marker) for marker in (opening, plain)}
+    while near := [place for place in ahead.values() if place >= 0]:
+        match = pattern.search(text, max(at, min(near) - _BEFORE))
+        assert match is not None
+        yield match
+        at = match.end()
+        ahead |= {marker: text.find(marker, at) for marker, place in ahead.items() if 0 <= place < at}
+
+
 @lru_cache(maxsize=16)
-def _marker_pattern(opening: str, closing: str) -> re.Pattern[str]:
+def _marker_pattern(opening: str, closing: str) -> tuple[re.Pattern[str], str]:
     """Finds an opening marker, a closing one, or both within one pair of quotation marks: `"<think>…</think>"`.
 
-    Every alternative begins with a plain character: then `re` looks for these alone, several times faster.
+    Every alternative begins with a plain character: then `re` looks for these alone, several times faster. The second is the
+    closing marker as text, and empty where `closing` says more than a text does.
     """
     first, rest = re.escape(opening[0]), re.escape(opening[1:])
     near = rf"[^\n\"`]{{0,{QUOTE_CHARS}}}?"
     quoted = [rf"{q}(?<!\w{q})[ ]?{first}{rest}{near}(?:{closing})[ ]?{q}(?!\w)()" for q in "\"'`"]
-    return re.compile("|".join([*quoted, rf"{first}(?P<opens>{rest})", closing]))
+    text = re.sub(r"\\(.)", r"\1", closing)
+    return re.compile("|".join([*quoted, rf"{first}(?P<opens>{rest})", closing])), text if re.escape(text) == closing else ""
 
 
 def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool:
