@@ -195,6 +195,27 @@ def test_a_figure_in_an_unknown_format_is_refused(measured: list[PointMetrics], 
         save(pareto(marks(measured), "arithmetic"), tmp_path / "figure.jpeg")
 
 
+@pytest.mark.parametrize("form", ["svg", "pdf", "png"])
+def test_a_chart_that_cannot_be_drawn_is_an_error_of_ours(form: str, tmp_path: Path) -> None:
+    class Chart:
+        def to_dict(self, **_: object) -> dict[str, object]:
+            return {"mark": {"no": "mark"}, "encoding": 3}
+
+    with pytest.raises(OutputError, match=f"could not be drawn as {form}"):
+        save(Chart(), tmp_path / f"figure.{form}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_before_gives_the_stages_and_the_choice_of_samples_measured_anew() -> None:
+    dial = samples(8, 2, lams=(0.0, 0.3, 0.5, 0.7, 1.0), tasks=("second", "first"))
+    aside = [replace(one, point="budget", lam=None) for one in reversed(dial) if one.lam == 0.3]
+    every = [*aside, *dial]
+    measured = measure(every)
+    assert repr(find_stages(every, metrics=measured)) == repr(find_stages(every))  # NaN is equal to nothing
+    for task in (None, "first"):
+        assert repr(recommend(every, task=task, metrics=measured)) == repr(recommend(every, task=task))
+
+
 # ── the paper's figures ──
 
 
@@ -498,15 +519,20 @@ def test_the_more_responses_the_less_of_each(sweep: list[Sample], monkeypatch: p
     assert sorted(set(kept)) == [1000, 3000]  # what the short ones leave goes to the long ones
 
 
+@pytest.mark.parametrize(("chunk_chars", "num_tries"), [(400_000, 3), (500, 1)])  # of many chunks some tell beforehand
 def test_the_budget_holds_for_texts_that_hardly_get_smaller(
-    sweep: list[Sample], monkeypatch: pytest.MonkeyPatch
+    chunk_chars: int, num_tries: int, sweep: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries, whole = [], pack._Packing.pack
+    monkeypatch.setattr(pack, "CHUNK_CHARS", chunk_chars)
+    monkeypatch.setattr(pack, "MANY_CHUNKS", 3)
+    monkeypatch.setattr(pack._Packing, "pack", lambda self, keep: tries.append(keep) or whole(self, keep))
     rng = np.random.default_rng(0)
     hard = [replace(s, response="".join(map(chr, rng.integers(0x4E00, 0x9FFF, 3000)))) for s in sweep[:200]]
     monkeypatch.setattr(pack, "BUDGET_BYTES", 300_000)
     packed = payload(measure(hard, resamples=20), hard)
     assert 150_000 < sum(map(len, packed.chunks)) <= 300_000
-    assert packed.num_cut == 200
+    assert (packed.num_cut, len(tries)) == (200, num_tries)
 
 
 def test_the_pages_script_is_laid_out_like_the_rest() -> None:

@@ -168,20 +168,34 @@ def measure(
 
 
 def on_the_dial(
-    data: Sequence[CurveRow] | Sequence[Sample], *, resamples: int = 2000, seed: int = 0
+    data: Sequence[CurveRow] | Sequence[Sample],
+    *,
+    metrics: Sequence[PointMetrics] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[list[CurveRow], list[Sample], list[PointMetrics]]:
     """The dial's rows, samples, and what these measure; rows are measured from samples, where these were given.
+
+    Args:
+        data: rows or samples.
+        metrics: of the samples, and perhaps of more tasks and points, where these were measured before.
+        resamples: see `measure`.
+        seed: see `measure`.
 
     Raises:
         AnalysisError: there is nothing on the dial.
     """
     samples = [x for x in data if isinstance(x, Sample) and x.lam is not None]
     rows = [x for x in data if isinstance(x, CurveRow)]
-    metrics = measure(samples, resamples=resamples, seed=seed)
-    rows += curve(metrics)
+    if metrics is None:
+        found = measure(samples, resamples=resamples, seed=seed)
+    else:
+        tasks = dict.fromkeys(sample.task for sample in samples)
+        found = [m for task in tasks for m in metrics if m.task == task and m.lam is not None]
+    rows += curve(found)
     if not rows:
         raise AnalysisError("no point on the dial was measured", remedy="sweep λ: `interpole sweep … --lambda 0:1:0.1`")
-    return rows, samples, metrics
+    return rows, samples, found
 
 
 def share_questions(a: Iterable[Sample], b: Iterable[Sample]) -> bool:

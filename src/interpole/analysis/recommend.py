@@ -63,6 +63,7 @@ def recommend(
     task: str | None = None,
     sources: tuple[str, str] | None = ("INSTRUCT", "THINKING"),
     simplex: Simplex | None = None,
+    metrics: Sequence[PointMetrics] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Recommendation:
@@ -81,6 +82,7 @@ def recommend(
         task: the task to go by; `None`: all, each weighing the same.
         sources: names of Instruct and Thinking, for the command; None: no plain merge of two makes the dial, a recipe does.
         simplex: where points lie on one: choose among these, whatever their λ; needs samples.
+        metrics: of the samples, where they were measured before; not of a simplex.
         resamples: for intervals.
         seed: of the resampling.
 
@@ -90,7 +92,7 @@ def recommend(
     """
     goal, limit = _goal(max_tokens, min_accuracy, max_cost, price_per_million, balanced)
     if simplex is None:
-        rows, samples, metrics = on_the_dial(data, resamples=resamples, seed=seed)
+        rows, samples, metrics = on_the_dial(data, metrics=metrics, resamples=resamples, seed=seed)
     else:
         rows, samples = [], [replace(s, lam=None) for s in data if isinstance(s, Sample) and s.point in simplex.points]
         metrics = measure(samples, resamples=resamples, seed=seed)

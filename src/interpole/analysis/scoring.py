@@ -35,7 +35,7 @@ def score(run: StrPath, *, grading: str | None = None, estimand: Estimand = "lik
     metrics, found = measured(_samples(run), grading, run, estimand)
     write_curves(metrics, run / "curves.csv")
     write_metrics(metrics, run / "metrics.json")
-    stages = to_json(find_stages(found)) if any(sample.lam is not None for sample in found) else {}
+    stages = to_json(find_stages(found, metrics=metrics)) if any(sample.lam is not None for sample in found) else {}
     write_atomic(run / "stages.json", json.dumps(stages, indent=2, ensure_ascii=False) + "\n")
     return metrics
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from interpole.analysis.intervals import Interval, interval_text
 from interpole.analysis.metrics import difference, on_the_dial, share_questions
-from interpole.analysis.tables import CurveRow
+from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
 from interpole.formats import plain
@@ -101,6 +101,7 @@ class Stages:
 def find_stages(
     data: Sequence[CurveRow] | Sequence[Sample],
     *,
+    metrics: Sequence[PointMetrics] | None = None,
     sigma: float | None = None,
     margin: float = MARGIN,
     resamples: int = 2000,
@@ -110,6 +111,7 @@ def find_stages(
 
     Args:
         data: rows of a curves.csv, or the samples of a run. Points off the dial are left out.
+        metrics: of these samples, where they were measured before.
         sigma: weight similarity of the two models, to tell why a merge is incoherent.
         margin: see `step`.
         resamples: for intervals.
@@ -118,7 +120,7 @@ def find_stages(
     Raises:
         AnalysisError: there is nothing on the dial, or a task is called "pooled".
     """
-    rows, samples, _ = on_the_dial(data, resamples=resamples, seed=seed)
+    rows, samples, _ = on_the_dial(data, metrics=metrics, resamples=resamples, seed=seed)
     tasks = list(dict.fromkeys(row.task for row in rows))
     if POOLED in tasks:
         raise AnalysisError(f"a task is called {POOLED!r}, the name of all tasks together", remedy="rename the task")

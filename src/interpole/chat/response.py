@@ -251,7 +251,9 @@ def _marker_pattern(opening: str, closing: str) -> tuple[re.Pattern[str], str]:
     near = rf"[^\n\"`]{{0,{QUOTE_CHARS}}}?"
     quoted = [rf"{q}(?<!\w{q})[ ]?{first}{rest}{near}(?:{closing})[ ]?{q}(?!\w)()" for q in "\"'`"]
     text = re.sub(r"\\(.)", r"\1", closing)
-    return re.compile("|".join([*quoted, rf"{first}(?P<opens>{rest})", closing])), text if re.escape(text) == closing else ""
+    return re.compile("|".join([*quoted, rf"{first}(?P<opens>{rest})", closing])), text if re.escape(
+        text
+    ) == closing else ""
 
 
 def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool:

@@ -188,7 +188,7 @@ def report(
     drawn: list[Path] = []
     for run in runs if figures else ():
         metrics, found = measured(read(run, texts=False), grading, run)
-        drawn += write_figures(metrics, stages_of(found), run / "figures", simplex_of(RunFile.load(run)))
+        drawn += write_figures(metrics, stages_of(found, metrics), run / "figures", simplex_of(RunFile.load(run)))
     if as_json:
         show_json({"page": str(page), "figures": [str(path) for path in drawn]})
     else:

@@ -38,6 +38,7 @@ __all__ = [
 BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that it can be sent around
 PACKED_SHARE = 0.5  # of a text's size, about what is left of it in gzip and base64
 CHUNK_CHARS = 400_000
+MANY_CHUNKS = 20  # of more, some ten tell what all will take
 KINDS = list(OUTCOMES)
 Prompt = Callable[[Sample], str]
 Groups = Mapping[tuple[str, str], Mapping[str, Sequence[int]]]  # (task, problem) → point → places of samples, by number
@@ -71,10 +72,10 @@ def payload(
     responses = Responses.of(samples, as_it_stands, private) if responses is None else responses
     points, lengths = _points(metrics), responses.lengths
     packing = _Packing(samples, private, prompt, responses, [name for name, _ in points])
-    keep = _most(lengths, round(BUDGET_BYTES / PACKED_SHARE))
+    keep = packing.fitting(_most(lengths, round(BUDGET_BYTES / PACKED_SHARE)))
     questions, chunks = packing.pack(keep)
     while keep and (num_bytes := sum(map(len, chunks))) > BUDGET_BYTES:  # texts that are harder to pack than most
-        keep = int(keep * 0.9 * BUDGET_BYTES / num_bytes)
+        keep = _less(keep, num_bytes)
         questions, chunks = packing.pack(keep)
     index = {
         "points": [
@@ -101,6 +102,11 @@ def _most(lengths: np.ndarray, budget: int) -> int:
     return low
 
 
+def _less(keep: int, num_bytes: float) -> int:
+    """How many characters to keep where `keep` of them took so many bytes."""
+    return int(keep * 0.9 * BUDGET_BYTES / num_bytes)
+
+
 class _Packing:
     """The questions of a page, to be packed with more or less of their responses."""
 
@@ -124,32 +130,55 @@ class _Packing:
     def pack(self, keep: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         """What the index says of every question, and the chunks with `keep` characters of every response."""
         questions, chunks = list[dict[str, Any]](), list[Future[str]]()
-        chunk, num_chars, kept = list[Any](), 0, np.minimum(self._lengths, keep)
         with ThreadPoolExecutor(1) as beside:  # gzip leaves the interpreter to others
-            for (task, problem), by_point in self._groups.items():
-                first, shown = self._firsts[task, problem], task not in self._private
-                rows = [[self._response(i, keep, shown) for i in by_point.get(point, ())] for point in self._points]
-                cells = ["".join(cell(self._samples[i]) for i in by_point.get(point, ())) for point in self._points]
-                questions.append(
-                    {
-                        "task": task,
-                        "id": problem,
-                        "difficulty": difficulty(first.difficulty),
-                        "text": first.question if shown else "",
-                        "target": first.target if shown else "",
-                        "cells": cells,
-                        "at": [len(chunks), len(chunk)],
-                    }
-                )
-                chunk.append({"prompt": self._prompts.get((task, problem), ""), "rows": rows})
-                num_chars += sum(int(kept[group].sum()) for group in by_point.values())
-                if num_chars > CHUNK_CHARS:
-                    chunks.append(beside.submit(_packed, _json(chunk)))
-                    wait(chunks[-2:-1])  # one is packed while the next is collected
-                    chunk, num_chars = [], 0
-            if chunk:
-                chunks.append(beside.submit(_packed, _json(chunk)))
+            for keys in self._parts(keep):
+                questions += [self._question(key, [len(chunks), place]) for place, key in enumerate(keys)]
+                chunks.append(beside.submit(_packed, self._chunk(keys, keep)))
+                wait(chunks[-2:-1])  # one is packed while the next is collected
         return questions, tuple(one.result() for one in chunks)
+
+    def fitting(self, keep: int) -> int:
+        """`keep`, or fewer where a tenth of many chunks tells that they would be too many bytes: packing takes its time."""
+        while keep and len(parts := self._parts(keep)) > MANY_CHUNKS:
+            some = parts[:: len(parts) // MANY_CHUNKS * 2]
+            num_bytes = sum(len(_packed(self._chunk(keys, keep))) for keys in some) * len(parts) / len(some)
+            if num_bytes <= BUDGET_BYTES:
+                break
+            keep = _less(keep, num_bytes)
+        return keep
+
+    def _parts(self, keep: int) -> list[list[tuple[str, str]]]:
+        """The questions of every chunk."""
+        kept, parts, num_chars = np.minimum(self._lengths, keep), [list[tuple[str, str]]()], 0
+        for key, by_point in self._groups.items():
+            if num_chars > CHUNK_CHARS:
+                parts.append([])
+                num_chars = 0
+            parts[-1].append(key)
+            num_chars += sum(int(kept[group].sum()) for group in by_point.values())
+        return [keys for keys in parts if keys]
+
+    def _question(self, key: tuple[str, str], at: list[int]) -> dict[str, Any]:
+        """What the index says of a question; `at`: its chunk, and its place there."""
+        by_point, first, shown = self._groups[key], self._firsts[key], key[0] not in self._private
+        return {
+            "task": key[0],
+            "id": key[1],
+            "difficulty": difficulty(first.difficulty),
+            "text": first.question if shown else "",
+            "target": first.target if shown else "",
+            "cells": ["".join(cell(self._samples[i]) for i in by_point.get(point, ())) for point in self._points],
+            "at": at,
+        }
+
+    def _chunk(self, keys: Sequence[tuple[str, str]], keep: int) -> bytes:
+        """The responses to some questions."""
+        found = []
+        for key in keys:
+            by_point, shown = self._groups[key], key[0] not in self._private
+            rows = [[self._response(i, keep, shown) for i in by_point.get(point, ())] for point in self._points]
+            found.append({"prompt": self._prompts.get(key, ""), "rows": rows})
+        return _json(found)
 
     def _response(self, number: int, keep: int, shown: bool) -> dict[str, Any]:
         """One response as the page shows it: `keep` characters of it, or none where texts are not shown."""

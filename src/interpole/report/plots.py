@@ -157,7 +157,8 @@ def _points(source: Path) -> tuple[list[Mark], list[figures.Band]]:
     """The marks of a run or table, and where its stage 2 lies."""
     if source.is_dir():
         samples = run_samples.read(source, texts=False)
-        return marks(measure(samples)), bands(stages_of(samples))
+        metrics = measure(samples)
+        return marks(metrics), bands(stages_of(samples, metrics))
     rows = read_table(source)
     if {"task", "lam", "think"} <= rows[0].keys():
         curve = read_curves(source)

@@ -1,25 +1,42 @@
-"""Charts to files: PDF, PNG and SVG through vl-convert, without a browser and without the network."""
+"""Charts to files: PDF, PNG and SVG through vl-convert (in a process of its own), without a browser and without the network."""
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
-import vl_convert
-
 from interpole.errors import OutputError
 from interpole.files import StrPath, write_atomic
+from interpole.guarded import Guarded
 from interpole.report.style import THEME
 
 __all__ = ["check_format", "save", "svg"]
 
 FORMATS = ("pdf", "png", "svg")
 PNG_PPI = 220
+_CHARTS = Guarded(  # V8 reserves far more addresses than it uses
+    Path(__file__).with_name("chart_worker.py"), limit_seconds=300.0, memory_bytes=1 << 46
+)
 
 
 def svg(chart: Any) -> str:
-    """The chart as an SVG text."""
-    return str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False), config=THEME))
+    """The chart as an SVG text.
+
+    Raises:
+        OutputError: it cannot be drawn.
+    """
+    return str(_drawn(chart, "svg")["svg"])
+
+
+def _drawn(chart: Any, form: str) -> dict[str, Any]:
+    """What the worker answers."""
+    found = _CHARTS.ask(spec=chart.to_dict(validate=False), config=THEME, form=form, ppi=PNG_PPI)
+    if not found:
+        raise OutputError(
+            f"a chart could not be drawn as {form}", remedy="is there memory for it? vl-convert takes 200 MB"
+        )
+    return found
 
 
 def check_format(path: StrPath) -> None:
@@ -38,17 +55,11 @@ def save(chart: Any, path: StrPath) -> Path:
     """Write a chart in the format that the file's name ends in.
 
     Raises:
-        OutputError: an ending other than `.pdf`, `.png` or `.svg`, or a file that cannot be written.
+        OutputError: an ending other than `.pdf`, `.png` or `.svg`; or the chart cannot be drawn, or the file not written.
     """
     path = Path(path)
     check_format(path)
-    spec = chart.to_dict(validate=False)
-    match path.suffix.lower():
-        case ".pdf":
-            data = vl_convert.vegalite_to_pdf(spec, config=THEME)
-        case ".png":
-            data = vl_convert.vegalite_to_png(spec, config=THEME, ppi=PNG_PPI)
-        case _:
-            data = svg(chart).encode()
+    form = path.suffix.lower().removeprefix(".")
+    data = svg(chart).encode() if form == "svg" else base64.b64decode(_drawn(chart, form)["data"])
     write_atomic(path, data, parents=True)
     return path

@@ -68,7 +68,7 @@ def write_report(
     forms = {(f"{e.task}{run.suffix}", e.point): run.file.format_of(e) for run in read for e in run.file.current}
     page = html(
         metrics,
-        stages_of(samples),
+        stages_of(samples, metrics),
         samples,
         remarks=[
             Verdict("warning", "", f"Part of a search{run.suffix}", role)

@@ -36,9 +36,11 @@ class Verdict:
     command: str = ""
 
 
-def stages_of(data: Sequence[Sample] | Sequence[CurveRow]) -> list[Stages]:
-    """The stages of samples or rows; none where nothing lies on the dial."""
-    return find_stages(data) if any(one.lam is not None for one in data) else []
+def stages_of(
+    data: Sequence[Sample] | Sequence[CurveRow], metrics: Sequence[PointMetrics] | None = None
+) -> list[Stages]:
+    """The stages of samples or rows; none where nothing lies on the dial. `metrics`: of the samples, where they are known."""
+    return find_stages(data, metrics=metrics) if any(one.lam is not None for one in data) else []
 
 
 def bands(stages: Sequence[Stages]) -> list[Band]:
@@ -124,7 +126,7 @@ def _use(
     own = [s for s in samples if s.task == task and (s.point if simplex else s.lam) in at]
     if len(at) < 2 or not own:
         return []
-    best = recommend(own, seed=seed, sources=sources or ("INSTRUCT", "THINKING"), simplex=simplex)
+    best = recommend(own, metrics=metrics, seed=seed, sources=sources or ("INSTRUCT", "THINKING"), simplex=simplex)
     command = best.command if sources else ""
     if best.choice is None:
         return []
