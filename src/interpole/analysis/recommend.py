@@ -91,11 +91,7 @@ def recommend(
             accuracy and tokens.
     """
     goal, limit = _goal(max_tokens, min_accuracy, max_cost, price_per_million, balanced)
-    if simplex is None:
-        rows, samples, metrics = on_the_dial(data, metrics=metrics, resamples=resamples, seed=seed)
-    else:
-        rows, samples = [], [replace(s, lam=None) for s in data if isinstance(s, Sample) and s.point in simplex.points]
-        metrics = measure(samples, resamples=resamples, seed=seed)
+    rows, samples, metrics = _data(data, simplex, metrics, resamples, seed)
     tasks = _tasks(rows or samples, task)
     rows, samples = [r for r in rows if r.task in tasks], [s for s in samples if s.task in tasks]
     measured = _measured(rows, [m for m in metrics if m.task in tasks], tasks)
@@ -165,6 +161,20 @@ def _goal(
         if min_accuracy is not None
         else ("balanced" if balanced else "accuracy", math.inf)
     )
+
+
+def _data(
+    data: Sequence[CurveRow] | Sequence[Sample],
+    simplex: Simplex | None,
+    metrics: Sequence[PointMetrics] | None,
+    resamples: int,
+    seed: int,
+) -> tuple[list[CurveRow], list[Sample], list[PointMetrics]]:
+    """The rows, samples and metrics of the points to choose among."""
+    if simplex is None:
+        return on_the_dial(data, metrics=metrics, resamples=resamples, seed=seed)
+    samples = [replace(s, lam=None) for s in data if isinstance(s, Sample) and s.point in simplex.points]
+    return [], samples, measure(samples, resamples=resamples, seed=seed)
 
 
 def _tasks(data: Sequence[CurveRow] | Sequence[Sample], task: str | None) -> list[str]:
