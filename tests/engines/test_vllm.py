@@ -141,12 +141,12 @@ def test_tokens_and_logprobs_equal_those_of_a_fresh_engine_on_the_written_folder
     fresh = {lam: fresh_scores(written(pair, lam, tmp_path), tensor_parallel_size=workers) for lam in lams}
     engine = start(pair, tensor_parallel_size=workers)
     try:
-        assert len(engine.proofs) == workers
+        assert len(engine.weights.proofs) == workers
         for lam in (0.0, 0.5, 1.0, 0.5, 0.0, 1.0):
             engine.load(lam)
-            found = scores(engine._dialled.running.llm)
+            found = scores(engine.weights.running.llm)
             assert found == fresh.setdefault(lam, found), f"λ = {lam}"
-            engine.verify()
+            engine.weights.verify()
         assert fresh[0.0] != fresh[0.5] != fresh[1.0]
     finally:
         engine.close()
@@ -155,42 +155,42 @@ def test_tokens_and_logprobs_equal_those_of_a_fresh_engine_on_the_written_folder
 def test_layer_ranges_and_other_methods_go_the_same_way(pair, engine, fresh):
     for name, recipe in variants(pair).items():
         with engine.at(recipe):
-            assert scores(engine._dialled.running.llm) == fresh[name], name
+            assert scores(engine.weights.running.llm) == fresh[name], name
 
 
 def test_prefixes_cached_at_other_weights_are_forgotten(engine, fresh, monkeypatch):
     engine.load(0.0)
-    scores(engine._dialled.running.llm, LONG)
+    scores(engine.weights.running.llm, LONG)
     engine.load(1.0)
-    assert scores(engine._dialled.running.llm, LONG) == fresh["long"]
+    assert scores(engine.weights.running.llm, LONG) == fresh["long"]
     engine.load(0.0)
-    scores(engine._dialled.running.llm, LONG)
-    monkeypatch.setattr(engine._dialled.running.llm, "reset_prefix_cache", lambda: True)
+    scores(engine.weights.running.llm, LONG)
+    monkeypatch.setattr(engine.weights.running.llm, "reset_prefix_cache", lambda: True)
     engine.load(1.0)
-    assert scores(engine._dialled.running.llm, LONG) != fresh["long"]  # without the reset these prompts do show it
+    assert scores(engine.weights.running.llm, LONG) != fresh["long"]  # without the reset these prompts do show it
     monkeypatch.undo()
     engine.load(1.0)
-    assert scores(engine._dialled.running.llm, LONG) == fresh["long"]
+    assert scores(engine.weights.running.llm, LONG) == fresh["long"]
 
 
 def test_load_returns_the_fingerprint_and_at_goes_back(pair, engine):
     engine.load(0.25)
-    before = scores(engine._dialled.running.llm)
+    before = scores(engine.weights.running.llm)
     with engine.at(0.75):
         assert engine.where == 0.75
-        assert scores(engine._dialled.running.llm) != before
+        assert scores(engine.weights.running.llm) != before
     assert engine.where == 0.25
-    assert scores(engine._dialled.running.llm) == before
+    assert scores(engine.weights.running.llm) == before
     assert engine.load(0.4) == merge(Recipe.between(*pair, 0.4)).fingerprint()
 
 
 def test_another_architecture_is_refused_and_nothing_changes(engine, tmp_path):
     engine.load(0.5)
-    before = scores(engine._dialled.running.llm)
+    before = scores(engine.weights.running.llm)
     other = live.pair(tmp_path, **SIZES | {"intermediate_size": 96})
     with pytest.raises(MismatchError, match=r"mlp\.\w+_proj\.weight is BF16"):
         engine.load(Recipe.between(*other, 0.5))
-    assert scores(engine._dialled.running.llm) == before
+    assert scores(engine.weights.running.llm) == before
 
 
 # ── the proof ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,9 +220,9 @@ def test_a_live_weight_that_was_tampered_with_is_found(engine, module):
     def tamper(model):
         model.get_submodule(module).weight.data.view(-1)[7] += 1
 
-    engine._dialled.running.llm.apply_model(tamper)
+    engine.weights.running.llm.apply_model(tamper)
     with pytest.raises(EngineError, match=f"the first: {module}"):
-        engine.verify()
+        engine.weights.verify()
     engine.load(0.5)
 
 
@@ -239,9 +239,9 @@ def test_a_packed_weight_that_was_tampered_with_is_found(engine, module):
 
         layer.cpu_linear = off
 
-    engine._dialled.running.llm.apply_model(tamper)
+    engine.weights.running.llm.apply_model(tamper)
     with pytest.raises(EngineError, match=f"1 live modules of worker 0 do not hold .* {module}"):
-        engine.verify()
+        engine.weights.verify()
     engine.load(0.5)
 
 
@@ -375,7 +375,14 @@ def served(tiny_pair, tmp_path):
     flags = (
         f"--served-model-name half --host 127.0.0.1 --port {port} --dtype float32 --max-model-len 256 --enforce-eager"
     )
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tmp_path / "half", *flags.split()]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.launchers.api_server.entry",
+        "--model",
+        tmp_path / "half",
+        *flags.split(),
+    ]
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=os.environ | settings)

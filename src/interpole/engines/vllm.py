@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.engines.base import Engine, Finished, Request, Resolve
@@ -19,7 +19,7 @@ from interpole.engines.vllm_worker import Proof, checksum
 from interpole.errors import EngineError, MismatchError
 from interpole.merging.recipe import Recipe
 
-__all__ = ["VllmDial", "VllmEngine", "open_vllm"]
+__all__ = ["VllmDial", "VllmEngine", "Weights", "open_vllm"]
 
 
 class VllmDial:
@@ -27,9 +27,12 @@ class VllmDial:
 
     Attributes:
         running: it answers.
+        takes: as in `Engine`.
         resolve: makes checkpoints of places.
         proofs: what each worker reported of the last move.
     """
+
+    takes = frozenset({"min_p", "begins"})
 
     def __init__(
         self,
@@ -41,7 +44,19 @@ class VllmDial:
         settings: dict[str, Any],
         as_drawn: bool = False,
     ) -> None:
-        """Start vLLM with the architecture, config and tokenizer of `where`, and no weights yet; see `VllmEngine`."""
+        """Start vLLM with the architecture, config and tokenizer of `where`, and no weights yet.
+
+        Args:
+            where: λ, or a recipe.
+            opener: makes `resolve`. Every worker calls it, so it must pickle.
+            max_rows: see `open_vllm`.
+            check: see there.
+            settings: see there.
+            as_drawn: see `RunningVllm`.
+
+        Raises:
+            EngineError: vLLM cannot be started with these settings.
+        """
         if check not in ("sample", "all"):
             raise EngineError(f"check: {check!r}", remedy="say `sample` or `all`")
         self._check_all, self.resolve = check == "all", opener()
@@ -106,42 +121,34 @@ class VllmDial:
                 )
 
 
+class Weights(Protocol):
+    """A running vLLM, and what can be done about the weights in it.
+
+    Attributes:
+        running: it answers.
+        takes: as in `Engine`.
+    """
+
+    running: RunningVllm
+    takes: frozenset[str]
+
+    def go(self, where: Any) -> str:
+        """As `Engine.load`, while nothing is in flight."""
+
+
 class VllmEngine(Engine):
     """A vLLM engine, driven step by step (see `engines.base.Engine`).
 
     Attributes:
+        weights: where they come from: a `VllmDial`, or both ends at once (`vllm_sweep`).
         tokenizer: the model's tokenizer.
         context_tokens: most tokens of a prompt and its response together.
     """
 
-    takes = frozenset({"min_p", "begins"})
-
-    def __init__(
-        self,
-        where: Any,
-        opener: Callable[[], Resolve],
-        *,
-        max_rows: int | None = None,
-        check: str = "sample",
-        **settings: Any,
-    ) -> None:
-        """Start vLLM with the architecture, config and tokenizer of `where`, and load its weights.
-
-        Args:
-            where: the first weights: λ, or a recipe.
-            opener: makes the function that makes checkpoints of what `at` and `load` are given. Every worker calls it, so it must
-                pickle.
-            max_rows: most responses generated at the same time; default vLLM's own (`max_num_seqs`).
-            check: how much of the weights is checked after every `load`: `sample`, or `all` (costs about as much as the switch).
-            **settings: vLLM's own `EngineArgs`: `tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`, `dtype` …
-
-        Raises:
-            EngineError: vLLM cannot be started with these settings, or loaded something else than it was given.
-        """
-        self._dialled = VllmDial(where, opener, max_rows=max_rows, check=check, settings=settings)
-        self._running = self._dialled.running
+    def __init__(self, weights: Weights) -> None:
+        """Drive it; nobody else does."""
+        self.weights, self.takes, self._running = weights, weights.takes, weights.running
         self.tokenizer, self.context_tokens = self._running.tokenizer, self._running.context_tokens
-        self.load(where)
 
     def versions(self) -> dict[str, str]:
         """Name, versions, dtype, device, number of workers, and whether the model is compiled: each may change roundings."""
@@ -174,23 +181,22 @@ class VllmEngine(Engine):
         """End vLLM and its workers."""
         self._running.close()
 
-    @property
-    def proofs(self) -> list[Proof]:
-        """What each worker reported of the last `load`."""
-        return self._dialled.proofs
-
-    def verify(self) -> None:
-        """Read live weights again.
-
-        Raises:
-            EngineError: some of them are not what was last loaded; names them.
-        """
-        self._dialled.verify()
-
     def _move(self, where: Any) -> str:
-        return self._dialled.go(where)
+        return self.weights.go(where)
 
 
-def open_vllm(recipe: Recipe, **options: Any) -> VllmEngine:
-    """The engine that the registry calls `vllm`, at a recipe; every worker opens the recipe's checkpoints itself."""
-    return VllmEngine(recipe, partial(dial, recipe), **options)
+def open_vllm(recipe: Recipe, *, max_rows: int | None = None, check: str = "sample", **settings: Any) -> VllmEngine:
+    """The engine that the registry calls `vllm`, at a recipe; every worker opens the recipe's checkpoints itself.
+
+    Args:
+        recipe: the first weights, and the sources of all others.
+        max_rows: most responses generated at the same time; default vLLM's own (`max_num_seqs`).
+        check: how much of the weights is checked after every `load`: `sample`, or `all` (costs about as much as the switch).
+        **settings: vLLM's own `EngineArgs`: `tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`, `dtype` …
+
+    Raises:
+        EngineError: vLLM cannot be started with these settings, or loaded something else than it was given.
+    """
+    engine = VllmEngine(VllmDial(recipe, partial(dial, recipe), max_rows=max_rows, check=check, settings=settings))
+    engine.load(recipe)
+    return engine

@@ -150,7 +150,7 @@ def open_grouped_vllm(
     Args:
         recipe: the pair.
         patience_steps: as in `Turns`.
-        max_rows: as for `VllmEngine`, and the others.
+        max_rows: as of `open_vllm`.
         check: how much is checked after every move.
         **settings: vLLM's own `EngineArgs`.
 

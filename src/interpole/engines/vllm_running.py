@@ -27,7 +27,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from interpole.checkpoints.assets import copy
 from interpole.checkpoints.checkpoint import Checkpoint
-from interpole.engines.base import Finished, Request, chance_finished, eos_tokens, marker_tokens
+from interpole.engines.base import Finished, Request, chance_finished, eos_tokens, lam_of, marker_tokens
 from interpole.engines.sampling import Settings, chances
 from interpole.errors import EngineError
 from interpole.records import Generation
@@ -101,7 +101,7 @@ class RunningVllm:
         self._weighed = dict[int, _Weighed]()
 
     def versions(self) -> dict[str, str]:
-        """Name, versions, dtype, device, number of workers, and whether the model is compiled: each may change roundings."""
+        """Name, versions, dtype, device, number of workers, whether the model is compiled: what may change roundings."""
         return {
             "engine": "vllm",
             "vllm": vllm.__version__,
@@ -110,7 +110,7 @@ class RunningVllm:
             "device": current_platform.device_type,
             "workers": str(self._num_workers),
             "compiled": "no" if self._eager else "yes",
-        }
+        } | ({"lambda": "per request"} if self._with_lam else {})
 
     @property
     def busy(self) -> bool:
@@ -240,7 +240,7 @@ class RunningVllm:
         )
 
     def _extra(self, request: Request) -> dict[str, Any] | None:
-        return {"lam": request.lam} if self._with_lam else None
+        return {"lam": lam_of(request.lam)} if self._with_lam else None
 
 
 def _start(folder: str, max_rows: int | None, settings: Mapping[str, Any]) -> LLMEngine:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from interpole.serve.vllm_ending import ENDING
 
 __all__ = ["arguments", "main", "of_environment", "to_environment"]
 
-SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "vllm.entrypoints.launchers.api_server.entry"
 PLUGIN, GROUP = "interpole", "vllm.general_plugins"
 _ENVIRONMENT = "INTERPOLE_SERVED"
 KEEP_ALIVE_SECONDS = 75
@@ -133,7 +133,7 @@ def main(
         if allowed is not None and PLUGIN not in allowed.split(","):
             os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
         sys.argv = [SERVER, *arguments(folder, levels.name, settings(recipe), host, port, flags)]
-        runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
+        import_module(SERVER).main()
     if ENDING.exit_code is not None:
         raise EngineError(
             f"vLLM's engine died (exit code {ENDING.exit_code}), and the server has ended",
