@@ -32,6 +32,7 @@ __all__ = [
     "TaskError",
     "UnreachableError",
     "printable",
+    "reason_of",
 ]
 
 _UNSHOWABLE = re.compile(
@@ -46,6 +47,11 @@ def printable(text: object) -> str:
     become visible, e.g. `\x1b`.
     """
     return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of Python's says went wrong: without the number and the path, where the machine gave it."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 class InterpoleError(Exception):

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from interpole.errors import InterpoleError, InterpoleWarning, OutputError
+from interpole.errors import InterpoleError, InterpoleWarning, OutputError, reason_of
 from interpole.systems import is_alone, lock, open_handle, read_at, write_at
 
 __all__ = [
@@ -195,7 +195,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        what = (isinstance(error, OSError) and error.strerror) or str(error)
+        what = reason_of(error)
         if isinstance(error, FileExistsError | NotADirectoryError):
             what = "a file is in its place"
         led = [one for one in (path, *path.parents) if os.path.islink(one) and not os.path.exists(one)]  # noqa: PTH110, PTH114

@@ -11,7 +11,7 @@ import typer
 
 from interpole.cli import card, choose, environment, lab, paper, predict, questions, responses, runs, serve, weights
 from interpole.cli.plain_help import in_plain_text
-from interpole.errors import InterpoleError, InterpoleWarning, printable
+from interpole.errors import InterpoleError, InterpoleWarning, printable, reason_of
 from interpole.packages import remedy
 
 __all__ = ["app", "run"]
@@ -68,7 +68,7 @@ def run() -> None:
     ) as error:  # of the machine: a full disk behind `>` (what is left to be written fails too), a folder removed
         sys.stdout = None
         named = f": {error.filename}" if error.filename else ""
-        print(printable(f"error: {error.strerror or error}{named}"), file=sys.stderr)
+        print(printable(f"error: {reason_of(error)}{named}"), file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] == "interpole":

@@ -534,7 +534,8 @@ class Pool:
             elif error is None:
                 member.strikes = 0
                 member.num_answers += 1
-                member.num_tokens += getattr(reply.result(), "num_tokens", 0)
+                answer = reply.result()
+                member.num_tokens += answer.num_tokens if isinstance(answer, Generation) else 0
         if not back:
             question.settle(reply.result() if error is None else error)
         self._after(told)

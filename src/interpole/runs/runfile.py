@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, Field, FiniteFloat, model_validator
 
 from interpole.chat import Markers, ThinkFormat
-from interpole.errors import OutputError, RunError, printable
+from interpole.errors import OutputError, RunError, printable, reason_of
 from interpole.files import LONGEST_NAME, StrPath, make_folder, no_follow, open_regular, write_atomic
 from interpole.formats import content_hash, parse_json
 from interpole.schema import Strict, validated
@@ -297,7 +297,7 @@ def exclusive(run: StrPath) -> Iterator[Callable[[Path], None]]:
         make_folder(run)
         lock = open(run / ".lock", "ab", opener=no_follow)  # noqa: SIM115 (closed below)
     except (OSError, ValueError) as error:
-        what = "its .lock is a link" if (run / ".lock").is_symlink() else str(getattr(error, "strerror", None) or error)
+        what = "its .lock is a link" if (run / ".lock").is_symlink() else reason_of(error)
         raise OutputError(f"cannot write to the run folder: {what}", run, "choose another --out") from error
     with lock:
         for attempt in range(LOCK_ATTEMPTS):

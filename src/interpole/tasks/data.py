@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from interpole.errors import TaskError
+from interpole.errors import TaskError, reason_of
 from interpole.files import open_named
 from interpole.formats import parse_json
 from interpole.records import Problem
@@ -54,8 +54,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if row := _row(line, number, f"{path}:{number}"):
                     yield row
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise TaskError(f"cannot read the problems: {reason}", where=path, remedy="give a UTF-8 jsonl file") from error
+        raise TaskError(
+            f"cannot read the problems: {reason_of(error)}", where=path, remedy="give a UTF-8 jsonl file"
+        ) from error
 
 
 def _row(line: bytes, number: int, place: str) -> tuple[str, dict[str, Any]] | None:
