@@ -17,7 +17,7 @@ demo: $(STAMP)
 	.venv/bin/interpole demo
 
 test: $(STAMP)
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 3 --dist worksteal # for two cores: a third fills what the others wait for
 
 fuzz: $(STAMP) # hostile files for every command; 5,000 inputs cost about half an hour of processor time
 	$(PY) tests/fuzz.py $(FUZZ)
