@@ -5,8 +5,9 @@ python benchmarks/predict_error.py --studies DIR [--sweep] [--into docs]  # each
 
 The chances of the prompts (204, in studies theirs) are asked once at 51 λ; what any few of them predict is then arithmetic. The
 truth is λ50 of the run, a sweep of the pair (`interpole sweep`), read as `interpole stages` reads it; where there is no run, what
-all prompts predict. `--sweep` first sweeps the pairs that the study of scale has measured by forward passes alone. `--into` puts
-the table between its marks in predict.md, that of studies with what is beyond ±.03 between marks of its own, and draws them.
+all prompts predict. `--sweep` first sweeps a third of the pairs that the study of scale has measured by forward passes alone.
+`--into` puts the table between its marks in predict.md, that of studies with what is beyond ±.03 between marks of its own, and
+draws them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from interpole.analysis.prediction import predict
 from interpole.analysis.transition import find_transition, from_samples
 from interpole.lab.studies import drawing, families, overlap, scale
 from interpole.lab.studies.bench import Bench
-from interpole.lab.studies.study import FULL
+from interpole.lab.studies.study import FULL, Case
 from interpole.report.render import save
 from interpole.report.style import COLOURS
 from interpole.runs.runfile import NAME
@@ -37,6 +38,7 @@ from pages import put
 SIZES = (1, 2, 4, 8, 16, 32, 96)
 GOAL = 0.03
 NUM_SUBSETS = 200
+DOSES = ((0.5, 2.0), (1.0, 1.0), (2.0, 0.5))  # of the study of scale: where λ50 is lowest, in the middle, and highest
 LAMS = np.linspace(0, 1, 51).round(4).tolist()
 
 
@@ -63,15 +65,27 @@ def studied(folder: Path, sweep: bool) -> Iterator[tuple[str, Table, Path]]:
     """Every pair that was swept in a folder of studies: its name, what forward passes say of it, and its run."""
     bench = Bench(folder, FULL, lambda text: print(text, file=sys.stderr, flush=True))
     try:
-        cases = {case: one.STUDY for one in (families, overlap, scale) for case in one.STUDY.cases(FULL.num_seeds)}
+        cases = {case: one.STUDY for one in (scale, families, overlap) for case in one.STUDY.cases(FULL.num_seeds)}
         for case, study in sorted(cases.items(), key=lambda item: (item[0].body.arch, str(item[0]))):
             done = (folder / study.name / "pairs" / f"{case.key(FULL)}.csv").exists()
-            if sweep and done and not (bench.run_of(case) / NAME).exists():
+            if sweep and done and study is scale.STUDY and (case.instruct, case.thinking) in DOSES:
                 bench.sweep(case)
             if (bench.run_of(case) / NAME).exists():
-                yield case.name, all_of(bench.asked(case)), bench.run_of(case)
+                yield case.name, kept(bench, case), bench.run_of(case)
     finally:
         bench.close()
+
+
+def kept(bench: Bench, case: Case) -> Table:
+    """What forward passes say of a pair of the studies, asked once."""
+    file = bench.folder / "predict" / f"{case.key(FULL)}.npz"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        with file.with_suffix(".part").open("wb") as part:
+            np.savez(part, *all_of(bench.asked(case)))
+        file.with_suffix(".part").rename(file)
+    with np.load(file) as there:
+        return there["arr_0"], there["arr_1"], there["arr_2"]
 
 
 def middle(lams: np.ndarray, probabilities: np.ndarray, margins: np.ndarray) -> float:
