@@ -145,7 +145,8 @@ def page(found: Conducted) -> str:
     ]
     for one in study.hypotheses:
         word, numbers = found.verdicts[one.name]
-        lines.append(f"| **{one.name}**: {one.text} | {word} | {numbers} |")
+        text = one.text.replace("|", "\\|")  # in a table
+        lines.append(f"| **{one.name}**: {text} | {word} | {numbers} |")
     columns = {key: head for key, head in study.shown.items() if any((r.point, r.statistic) == key for r in found.rows)}
     lines += ["", f"| {' | '.join([*study.by, 'pairs', *columns.values()])} |"]
     lines.append("| " + " | ".join(["---"] * len(study.by) + ["---:"] * (len(columns) + 1)) + " |")
