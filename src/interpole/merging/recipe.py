@@ -199,7 +199,9 @@ class Recipe(Strict):
     def _check(self) -> Self:
         method = get_method(self.method)
         if method.base == "needed" and "base" not in self.sources:
-            raise ValueError(f"method {self.method} works on differences to a base; add a source named `base`")
+            raise ValueError(
+                f"method {self.method} works on differences to a base; add a source named `base` (mergekit's `base_model`)"
+            )
         parts: list[Recipe | Rule] = [self, *self.rules]
         if method.base == "no" and "base" in self.sources and not any("base" in (part.weights or {}) for part in parts):
             raise ValueError(f"method {self.method} takes no base; give it a weight, or remove that source")

@@ -218,7 +218,9 @@ def _rows_of_tokens(document: Document, names: Mapping[str, str]) -> dict[str, A
     found: dict[str, Any] = {str(token): _row(document, (*path, "tokens", token), names) for token in tokens}
     multiple = said.get("pad_to_multiple_of")
     if multiple is not None and (type(multiple) is not int or multiple < 1):
-        document.fail((*path, "pad_to_multiple_of"), f"pad_to_multiple_of: expected a whole number, found {multiple!r}")
+        document.fail(
+            (*path, "pad_to_multiple_of"), f"pad_to_multiple_of: expected a whole number from 1 on, found {multiple!r}"
+        )
     return ({"tokens": found} if found else {}) | ({"pad_to_multiple_of": multiple} if multiple else {})
 
 
