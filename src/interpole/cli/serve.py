@@ -126,7 +126,7 @@ def serve(
     group: Group = False,
     as_json: Json = False,
 ) -> None:
-    """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve,transformers]'`.
+    """Serve a pair by OpenAI's protocol, with λ in every request; needs `pip install 'interpole[serve]'`.
 
     Both checkpoints are loaded once; requests of any λ run in one batch (--group: one λ after the other, with room for one
     checkpoint, by either engine). A request says how much it shall think by
