@@ -97,6 +97,9 @@ def test_ties_of_a_large_tensor_is_computed_in_pieces_and_finds_each_threshold_o
         joined[name] += data
     assert joined == expected
     assert sorted(calls) == sorted([0, 1] * len(large))
+    computed = {name: merge(Recipe.between(sides["a"], sides["b"], 0.5)) for name in content["sources"]}
+    over = merge(build(content, "the test"), computed)
+    assert over.chunk_elements(large[0]) == over.specs[large[0]].num_elements  # what is computed is not computed twice
     content["parameters"]["rescale"] = True
     assert merge(build(content, "the test")).chunk_elements(large[0]) == pieces.specs[large[0]].num_elements
 

@@ -159,7 +159,10 @@ class Merged(Checkpoint):
     def is_read_ahead(self, name: str) -> bool:
         """Where the method looks through whole task vectors of a large tensor first."""
         coefficients = self._plan[name]
-        return self.copied_from(name) is None and self._finder(coefficients, self.specs[name].num_elements) is not None
+        return (
+            self.copied_from(name) is None
+            and self._finder(name, coefficients, self.specs[name].num_elements) is not None
+        )
 
     def origin(self, name: str) -> Origin | None:
         """Where the tensor lies in a source, if it is copied from there unchanged."""
@@ -171,7 +174,7 @@ class Merged(Checkpoint):
         if (source := self.copied_from(name)) is not None:
             return source.chunk_elements(name)
         size = self.specs[name].num_elements
-        if not self._method.elementwise and self._finder(self._plan[name], size) is None:
+        if not self._method.elementwise and self._finder(name, self._plan[name], size) is None:
             return size
         return max((source.chunk_elements(name) or 0 for source in self.sources.values()), default=0) or None
 
@@ -204,7 +207,7 @@ class Merged(Checkpoint):
             return _cast(self._read_source(source, name, *span), dtype)
         if span == whole or self._method.elementwise:
             return _cast(self._merge(name, coefficients, span, dtype, {}), dtype)
-        if find := self._finder(coefficients, whole[1] - whole[0]):
+        if find := self._finder(name, coefficients, whole[1] - whole[0]):
             beside = {"cuts": self._cuts_of(find, name, coefficients, whole), "start": span[0] - whole[0]}
             return _cast(self._merge(name, coefficients, span, dtype, beside), dtype)
             return _cast(self._merge(name, coefficients, whole, dtype), dtype)
@@ -216,11 +219,17 @@ class Merged(Checkpoint):
     def _is_sum(self, coefficients: Coefficients) -> bool:
         return self.recipe.method == "linear" and not dict(coefficients.parameters).get("normalize")
 
-    def _finder(self, coefficients: Coefficients, size: int) -> Callable[..., Any] | None:
-        """The method's `cut`, where with it a tensor, or row, of this size is merged piece by piece."""
-        if size <= WHOLE_ELEMENTS or dict(coefficients.parameters).get(self._method.whole_with):
+    def _finder(self, name: str, coefficients: Coefficients, size: int) -> Callable[..., Any] | None:
+        """The method's `cut`, where with it a tensor, or row, of this size is merged piece by piece.
+
+        Its sources are read more than once then, so they must lie on the disk: neither computed nor fetched.
+        """
+        if self._method.cut is None or size <= WHOLE_ELEMENTS:
             return None
-        return self._method.cut
+        if dict(coefficients.parameters).get(self._method.whole_with):
+            return None
+        lie_here = all(side.origin(name) is not None for side in (*self._inputs, self.sources["base"]))
+        return self._method.cut if lie_here else None
 
     def _cuts_of(self, find: Callable[..., Any], name: str, coefficients: Coefficients, whole: Span) -> list[Any]:
         """What the method has to know of every source's whole tensor; of several threads each finds that of another source."""
