@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from interpole.analysis.policies import FittedPolicy, Groups
 from interpole.cli import app
-from interpole.cli.serve import _show, example
+from interpole.cli.serve import example, show_serving
 from interpole.errors import AnalysisError, EngineError, OutputError, RecipeError
 from interpole.lab import shipped
 from interpole.serve.levels import Level, Levels
@@ -60,7 +60,7 @@ def test_the_lines_that_are_shown_never_hold_the_key():
 
 def test_machines_are_told_where_it_listens_and_what_its_levels_are(capsys):
     levels = Levels(0.5, {"low": Level(0.2, 14.5, 0.4)}, "mine")
-    _show(levels, "http://127.0.0.1:8000", has_key=True, as_json=True)
+    show_serving(levels, "http://127.0.0.1:8000", has_key=True, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert (told["address"], told["model"], told["default"]) == ("http://127.0.0.1:8000", "mine", 0.5)
     assert told["levels"]["none"]["lam"] == 0
@@ -72,8 +72,8 @@ def test_a_policy_stands_beside_the_levels_with_what_to_expect_of_it(capsys):
     rule = Groups(kind="groups", by="length", edges=(20.0,), lams=(0.25, 1.0, 0.5))
     policy = FittedPolicy(name="by length", rule=rule, price=0.001, tokens=41.7, accuracy=0.8, num_questions=20)
     levels = Levels(0.5, {"low": Level(0.2)}, "mine", policy)
-    _show(levels, "http://127.0.0.1:8000", has_key=False)
+    show_serving(levels, "http://127.0.0.1:8000", has_key=False)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "mine@auto" in line]
     assert all(part in row for part in ("0.25 to 1, by length", " 42 ", " 80.0 %"))
-    _show(levels, "http://127.0.0.1:8000", has_key=False, as_json=True)
+    show_serving(levels, "http://127.0.0.1:8000", has_key=False, as_json=True)
     assert json.loads(capsys.readouterr().out)["auto"] == {"policy": "by length", "lams": [0.25, 0.5, 1.0]}

@@ -560,25 +560,25 @@ def slow_least_squares(e, vectors):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_fit_by_sums_is_numpys_least_squares(number):
-    from interpole.diagnostics.audit.estimate import _least_squares
+    from interpole.diagnostics.audit.estimate import least_squares
 
     rng = np.random.default_rng(number)
     vectors = list(rng.normal(size=(3, 500)))
     gram = {(i, j): float(vectors[i] @ vectors[j]) for i in range(3) for j in range(i, 3)}
-    found, rest = _least_squares(gram, range(1, 1 + number))
+    found, rest = least_squares(gram, range(1, 1 + number))
     expected, squared = slow_least_squares(vectors[0], vectors[1 : 1 + number])
     assert found == pytest.approx(expected)
     assert rest == pytest.approx(squared)
 
 
 def test_vectors_that_are_parallel_or_nothing_have_no_coefficients():
-    from interpole.diagnostics.audit.estimate import _least_squares
+    from interpole.diagnostics.audit.estimate import least_squares
 
     x = np.arange(1.0, 9.0)
     for others in ([x, 2 * x], [x, 0 * x]):
         vectors = [x**2, *others]
         gram = {(i, j): float(vectors[i] @ vectors[j]) for i in range(3) for j in range(i, 3)}
-        coefficients, rest = _least_squares(gram, (1, 2))
+        coefficients, rest = least_squares(gram, (1, 2))
         assert np.isnan(coefficients).all()
         assert rest == gram[0, 0]
 

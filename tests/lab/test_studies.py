@@ -15,7 +15,7 @@ from interpole.errors import AnalysisError
 from interpole.lab.recipe import Body
 from interpole.lab.studies import conduct as conducting
 from interpole.lab.studies import families
-from interpole.lab.studies.bench import _crossing, _root
+from interpole.lab.studies.bench import crossing, parabola_root
 from interpole.lab.studies.conduct import STUDIES, Conducted, conduct, page, study_of
 from interpole.lab.studies.study import (
     FULL,
@@ -91,21 +91,21 @@ def test_a_contrast_pairs_what_differs_in_one_column_alone():
 def test_the_parabola_through_three_margins_crosses_zero_where_numpy_says():
     rng = np.random.default_rng(0)
     m0, half, m1 = -rng.uniform(1, 8, 50), rng.uniform(-2, 2, 50), rng.uniform(1, 8, 50)
-    found = _root(m0, half, m1)
+    found = parabola_root(m0, half, m1)
     for start, middle, end, root in zip(m0, half, m1, found, strict=True):
         roots = np.roots(np.polyfit([0, 0.5, 1], [start, middle, end], 2))
         (inside,) = [r.real for r in roots if abs(r.imag) < 1e-9 and 0 <= r.real <= 1]
         assert root == pytest.approx(inside, abs=1e-9)
-    assert _root(*(np.array([x]) for x in (-6.0, 0.0, 6.0))) == pytest.approx(0.5)  # a straight line
-    assert np.isnan(_root(*(np.array([x]) for x in (-3.0, -1.0, -2.0))))
+    assert parabola_root(*(np.array([x]) for x in (-6.0, 0.0, 6.0))) == pytest.approx(0.5)  # a straight line
+    assert np.isnan(parabola_root(*(np.array([x]) for x in (-3.0, -1.0, -2.0))))
 
 
 def test_a_curve_crosses_one_half_between_two_of_its_points():
     lams = np.array([0, 0.25, 0.5, 1])
-    assert _crossing(lams, np.array([0, 0.25, 0.75, 1])) == pytest.approx(0.375)
-    assert _crossing(lams, np.array([0, 0.4, 0.3, 0.8])) == pytest.approx(0.5 + 0.5 * 0.25)  # what falls is level
-    assert math.isnan(_crossing(lams, np.array([0, 0.1, 0.2, 0.4])))
-    assert math.isnan(_crossing(lams, np.array([0.6, 0.7, 0.8, 0.9])))
+    assert crossing(lams, np.array([0, 0.25, 0.75, 1])) == pytest.approx(0.375)
+    assert crossing(lams, np.array([0, 0.4, 0.3, 0.8])) == pytest.approx(0.5 + 0.5 * 0.25)  # what falls is level
+    assert math.isnan(crossing(lams, np.array([0, 0.1, 0.2, 0.4])))
+    assert math.isnan(crossing(lams, np.array([0.6, 0.7, 0.8, 0.9])))
 
 
 def test_every_study_has_hypotheses_with_names_of_their_own_that_nothing_decides():

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from interpole.actors import Actors, Done
 from interpole.analysis.intervals import share_interval
 from interpole.cli import app
-from interpole.cli.choose import _show_result
+from interpole.cli.choose import show_searched
 from interpole.errors import InterpoleError, RunError
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
@@ -206,14 +206,14 @@ def test_a_folder_from_before_questions_were_kept_for_the_winner_is_taken_up_and
     assert old.seen == new.seen
     assert set(old.choose["arithmetic"]) == {*new.choose["arithmetic"], *new.confirm["arithmetic"]}
     result = search.run(found.file, found.folder)
-    _show_result(replace(result, confirmed=None, num_confirm_questions=0), tmp_path)
+    show_searched(replace(result, confirmed=None, num_confirm_questions=0), tmp_path)
     assert "Not confirmed: this folder is of a search in two parts" in capsys.readouterr().out
     assert "no questions were kept to confirm it on" in role_of(tmp_path / HELD_OUT)
 
 
 def test_what_was_confirmed_is_told_apart_from_what_was_chosen_by(found, capsys):
     result = search.run(found.file, found.folder)
-    _show_result(replace(result, confirmed=replace(result.confirmed, num_before=2)), found.folder)
+    show_searched(replace(result, confirmed=replace(result.confirmed, num_before=2)), found.folder)
     told = " ".join(capsys.readouterr().out.split())
     assert "Chosen on 3 questions, after a search on 5 others: the winner was chosen by these numbers" in told
     value = result.confirmed.accuracy

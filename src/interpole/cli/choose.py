@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from interpole.search.finals import Confirmation, Finalist
     from interpole.search.optuna_search import SearchResult
 
-__all__ = ["compare", "register", "route", "search", "show_found"]
+__all__ = ["compare", "register", "route", "search", "show_found", "show_searched"]
 
 
 def register(app: typer.Typer) -> None:
@@ -278,10 +278,10 @@ def search(
     if as_json:
         show_json(optuna_search.to_json(found))
     else:
-        _show_result(found, out)
+        show_searched(found, out)
 
 
-def _show_result(found: SearchResult, out: Path) -> None:
+def show_searched(found: SearchResult, out: Path) -> None:
     """The finalists on the questions that were chosen on, the winner on others, what mattered, and where the recipes are."""
     from interpole.cli.show import command_line, console, share, table
 

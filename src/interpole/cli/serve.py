@@ -18,7 +18,7 @@ from interpole.errors import EngineError, RecipeError, printable
 if TYPE_CHECKING:
     from interpole.serve.levels import Levels
 
-__all__ = ["example", "register", "serve"]
+__all__ = ["example", "register", "serve", "show_serving"]
 
 EFFORTS = "low=0.4,medium=0.6,high=1"
 _WHO, _WHICH, _LIMITS = "For whom", "Which λ", "Limits"
@@ -153,7 +153,7 @@ def serve(
             dtype=dtype != "auto",
             device=device,
         )
-        _show(levels, f"http://{host}:{port}", bool(key), as_json=as_json)
+        show_serving(levels, f"http://{host}:{port}", bool(key), as_json=as_json)
         vllm.main(instruct, thinking, levels, host=host, port=port, api_key=key or None, flags=flags or ())
         return
     settings = _settings(engine, flags or (), dtype, device)
@@ -167,7 +167,7 @@ def serve(
     )  # fmt: skip
     _log(log_prompts)
     server = run.open_server(instruct, thinking, levels, options)
-    run.listener(server, options, lambda address: _show(levels, address, bool(key), as_json=as_json)).run()
+    run.listener(server, options, lambda address: show_serving(levels, address, bool(key), as_json=as_json)).run()
 
 
 def _settings(engine: str, flags: Sequence[str], dtype: str, device: str | None) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _log(prompts: bool) -> None:
     log.setLevel(logging.INFO if prompts else logging.WARNING)
 
 
-def _show(levels: Levels, address: str, has_key: bool, *, as_json: bool = False) -> None:
+def show_serving(levels: Levels, address: str, has_key: bool, *, as_json: bool = False) -> None:
     """The levels, the address, and four lines of Python that ask it; or, for machines, the address and the levels."""
     from interpole.cli.show import console, show_json, table
 

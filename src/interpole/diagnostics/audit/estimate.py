@@ -21,7 +21,7 @@ from interpole.checkpoints.reduce import Read, add_up, count_differing, dot, flo
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
 
-__all__ = ["LambdaEstimate", "Sides", "estimate", "exact_shares", "moments", "simplest"]
+__all__ = ["LambdaEstimate", "Sides", "estimate", "exact_shares", "least_squares", "moments", "simplest"]
 
 SAMPLE_WINDOWS, WINDOW_ELEMENTS = 16, 512
 KEPT_SAMPLES = 512
@@ -160,7 +160,7 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     rounding = math.sqrt(float(np.mean(_ulp(merged) ** 2)) / 12 if merged.size else 0.0) or 1.0
 
     def fit(*vectors: int) -> tuple[list[float], float]:
-        coefficients, rest = _least_squares(gram, vectors)
+        coefficients, rest = least_squares(gram, vectors)
         return coefficients, math.sqrt(rest / size) / rounding
 
     (lam,), residual = fit(1)
@@ -184,7 +184,7 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     )
 
 
-def _least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]) -> tuple[list[float], float]:
+def least_squares(gram: Mapping[tuple[int, int], float], vectors: Sequence[int]) -> tuple[list[float], float]:
     """Coefficients of e on one or two `vectors`, nan where these are linearly dependent, and the squared rest.
 
     `gram` holds the products (i, j), i ≤ j, of e, which is vector 0, and the others.

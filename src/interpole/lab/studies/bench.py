@@ -35,7 +35,17 @@ from interpole.sweep.plan import Plan
 from interpole.sweep.run import pool_of, run
 from interpole.tasks import chains
 
-__all__ = ["RESAMPLES", "Bench", "OffDial", "change_rows", "margin_rows", "swept_rows", "weight_rows"]
+__all__ = [
+    "RESAMPLES",
+    "Bench",
+    "OffDial",
+    "change_rows",
+    "crossing",
+    "margin_rows",
+    "parabola_root",
+    "swept_rows",
+    "weight_rows",
+]
 
 SAMPLER = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
 RESAMPLES = 1000
@@ -201,9 +211,9 @@ def margin_rows(case: Case, asked: ForwardPasses, lams: Sequence[float]) -> list
     places = {lam: i for i, lam in enumerate(lams_found.tolist())}
     draws = np.concatenate([np.ones((1, len(chances))), *weights(len(chances), RESAMPLES, 0)]) / len(chances)
     m0, half, m1 = (draws @ margins[:, places[lam]] for lam in (0.0, 0.5, 1.0))
-    mid = np.array([_crossing(lams_found, row) for row in draws @ chances])
+    mid = np.array([crossing(lams_found, row) for row in draws @ chances])
     chord, bend = -m0 / (m1 - m0), (half - (m0 + m1) / 2) / (m1 - m0)
-    curved = _root(m0, half, m1)
+    curved = parabola_root(m0, half, m1)
     numbers = {
         "m0": m0, "m1": m1, "mid": mid, "chord": chord, "bend": bend, "size of bend": np.abs(bend), "curved": curved,
         "mid − chord": mid - chord, "mid − curved": mid - curved,
@@ -216,7 +226,7 @@ def _ends(found: Array, num_questions: int) -> Interval:
     return percentiles(float(found[0]), found[1:], num_questions)
 
 
-def _crossing(lams: Array, shares: Array) -> float:
+def crossing(lams: Array, shares: Array) -> float:
     """Where a curve first passes one half; NaN where it does not."""
     rising = np.maximum.accumulate(shares)
     above = int(np.argmax(rising >= 0.5))
@@ -226,7 +236,7 @@ def _crossing(lams: Array, shares: Array) -> float:
     return float(lams[above - 1] + part * (lams[above] - lams[above - 1]))
 
 
-def _root(m0: Array, half: Array, m1: Array) -> Array:
+def parabola_root(m0: Array, half: Array, m1: Array) -> Array:
     """Where the parabola through (0, m0), (½, half) and (1, m1) is 0 between the ends; NaN where it is nowhere or twice."""
     a, b = 2 * (m1 + m0) - 4 * half, 4 * half - m1 - 3 * m0
     with np.errstate(invalid="ignore", divide="ignore"):
