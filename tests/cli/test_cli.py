@@ -127,6 +127,13 @@ def test_dtypes_that_differ_are_asked_about_until_the_recipe_says_one(tmp_path, 
     assert ("in a recipe, `dtype: bfloat16`" in shown.stderr) == (dtype is None)
 
 
+def test_a_share_beyond_the_files_says_that_there_is_nothing_for_it(pair, tmp_path):
+    said = call("merge", *pair, "-l", "0.5", "-o", tmp_path / "m", "--no-doctor", "--shard", "5/5")
+    assert "nothing to write for share 5: 2 files are fewer than 5 shares" in said
+    assert "bytes/s" not in said
+    assert "5 shares" not in call("merge", *pair, "-l", "0.5", "-o", tmp_path / "m", "--no-doctor", "--shard", "1/5")
+
+
 def test_without_lambda_merge_says_what_is_missing(pair, tmp_path):
     result = CliRunner().invoke(app, ["merge", *map(str, pair), "-o", str(tmp_path / "m")])
     assert result.exit_code == 2

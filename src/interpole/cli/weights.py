@@ -343,8 +343,12 @@ def _write(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> b
         typer.echo(f"{out}: {len(checkpoint)} tensors, {size_text(checkpoint.num_bytes)}")
         for note in checkpoint.notes:
             typer.echo(f"  {note}")
-    typer.echo(f"{size_text(num_bytes)} in {seconds:.1f} s ({size_text(num_bytes / seconds)}/s)")
+    if num_bytes:
+        typer.echo(f"{size_text(num_bytes)} in {seconds:.1f} s ({size_text(num_bytes / seconds)}/s)")
     if share is not None:
+        if not num_bytes:
+            few = f"{saved.num_shards} files are fewer than {share.of} shares"
+            typer.echo(f"nothing to write for share {share.number}: {few}; --shard-size makes more of them")
         typer.echo(_how_far(saved, share))
     return saved.is_whole
 
