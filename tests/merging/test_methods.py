@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import interpole
 import reference
 import tiny
-from interpole.errors import RecipeError
+from interpole.errors import CheckpointError, RecipeError
 from interpole.merging.methods import METHODS, _sparsify, get_method
 from interpole.merging.methods._sparsify import Stream, by_magnitude, find_cut, smallest
 from interpole.merging.recipe import Recipe, build
@@ -167,6 +167,17 @@ def test_a_cut_found_by_a_sample_is_that_of_all_elements_however_wrong_the_sampl
         patch.setattr(_sparsify, "SAMPLE_PIECES", 3)
         found = find_cut(lambda start, stop: (values[start:stop], base[start:stop]), size, density)
     assert found == _sparsify._cut_of(np.abs(values).view(np.int32), int(density * size))
+
+
+def test_a_source_that_changes_between_counting_and_finding_is_named_as_such():
+    values, reads = np.arange(1, 9, dtype=np.float32), []
+
+    def read(start, stop):
+        reads.append(start)
+        return (values if len(reads) < 3 else 100 * values)[start:stop], np.zeros(stop - start, np.float32)
+
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        find_cut(read, values.size, 0.5)
 
 
 def test_ties_in_pieces_is_ties_in_one(monkeypatch):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints import kernels
 from interpole.checkpoints.reduce import to_float32
+from interpole.errors import CheckpointError
 
 __all__ = [
     "MagnitudeCut",
@@ -190,14 +191,20 @@ def _among(bands: list[_Band], count: int) -> tuple[int, int, list[int]] | None:
 
 
 def _position(x: NDArray[Any], base: NDArray[Any], threshold: int, rank: int) -> int:
-    """Where the `rank`-th element with these bits stands in a piece."""
+    """Where the `rank`-th element with these bits stands in a piece.
+
+    Raises:
+        CheckpointError: there are fewer, as the piece was changed since they were counted.
+    """
     for start in range(0, x.size, SEARCH_ELEMENTS):
         span = slice(start, start + SEARCH_ELEMENTS)
         at = np.flatnonzero(_bits_between(x[span], base[span]) == threshold)
         if rank <= at.size:
             return start + int(at[rank - 1])
         rank -= at.size
-    raise AssertionError("a piece was read twice, and differed")
+    raise CheckpointError(
+        "a file of a source was changed while it was read", remedy="run the merge again when nobody writes there"
+    )
 
 
 def _sampled(x: NDArray[Any], base: NDArray[Any], step: int) -> Bits:
