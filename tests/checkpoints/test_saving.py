@@ -122,6 +122,32 @@ def test_licences_that_differ_are_all_named(pair):
 
 
 @pytest.mark.parametrize(
+    ("cards", "licence", "sentence"),
+    [
+        (
+            ({"license": "other", "license_name": "a-1"}, {"license": "other", "license_name": "b-2"}),
+            ("other", "those-of-the-sources"),
+            "Licences of the sources: instruct: other (a-1), thinking: other (b-2).",
+        ),
+        (
+            ({"license": "other", "license_name": "a-1"}, {}),
+            ("other", "a-1"),
+            "Licences of the sources: instruct: other (a-1), thinking: not said.",
+        ),
+        (({"license": ["mit"]}, {"license": "mit"}), ("mit", None), None),
+    ],
+    ids=["of two names", "of one alone", "as a list"],
+)
+def test_licences_are_compared_by_their_names_and_one_that_is_not_said_is_told(pair, cards, licence, sentence):
+    for folder, matter in zip(pair, cards, strict=True):
+        card_of(folder, **matter)
+    card = model_card(interpole.merge(Recipe.between(*pair, 0.5)))
+    assert (matter_of(card)["license"], matter_of(card).get("license_name")) == licence
+    assert ("Licences of the sources" in card) == (sentence is not None)
+    assert sentence is None or sentence in card
+
+
+@pytest.mark.parametrize(
     "text", ["", "# none", "---\n{: [\n---\n", "---\n- a\n---\n", "---\nlicense: [1]\n---", b"---\n\xff"]
 )
 def test_a_card_that_cannot_be_read_carries_nothing(pair, text):

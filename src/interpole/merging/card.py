@@ -236,19 +236,37 @@ def _pipeline(source: Checkpoint) -> str | None:
     return next((PIPELINES[end] for name in named for end in PIPELINES if name.endswith(end)), None)
 
 
+def _licence(matter: Mapping[str, Any]) -> str:
+    """A licence as a reader knows it, those that the hub calls `other` by their names; empty where a card says none."""
+    said = matter.get("license")
+    licence = ", ".join(str(one) for one in said) if isinstance(said, list) else str(said or "")
+    return f"{licence} ({matter['license_name']})" if licence == "other" and matter.get("license_name") else licence
+
+
+def _terms(said: Mapping[str, Mapping[str, Any]], template: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The licence of a merge in the hub's words, and a sentence where its sources do not all say the same.
+
+    Args:
+        said: what the card of each source says, by its name.
+        template: what the card of the template source says.
+    """
+    licences = {name: _licence(matter) for name, matter in said.items()}
+    known = {licence: said[name] for name, licence in licences.items() if licence}
+    terms = []
+    if known and len(set(licences.values())) > 1:
+        named = ", ".join(f"{name}: {licence or 'not said'}" for name, licence in licences.items())
+        terms = [f"licences of the sources: {named}"]
+    if len(known) > 1:
+        return {"license": "other", "license_name": "those-of-the-sources"}, terms
+    matter = template if _licence(template) else next(iter(known.values()), template)
+    return {key: matter[key] for key in CARRIED if isinstance(matter.get(key), str | list)}, terms
+
+
 def _matter(merged: _Merge, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
-    """The front matter, and a sentence where the sources' licences differ, which then stand in it as `other`."""
+    """The front matter, and a sentence where the sources' licences differ (they then stand in it as `other`) or one has none."""
     read = {name: source for name, place, source in _chain(merged, recipe) if isinstance(place, Source)}
-    said = {name: _front_matter(source) for name, source in read.items()}
-    licences = {name: str(matter["license"]) for name, matter in said.items() if matter.get("license")}
     template = _front_matter(merged.sources[recipe.template_source])
-    carried = {key: template[key] for key in CARRIED if isinstance(template.get(key), str)}
-    differ = []
-    if len(set(licences.values())) > 1:
-        carried = {"license": "other", "license_name": "those-of-the-sources"}
-        differ = ["licences of the sources: " + ", ".join(f"{name}: {licence}" for name, licence in licences.items())]
-    elif licences and "license" not in carried:
-        carried = {"license": next(iter(licences.values()))}
+    carried, terms = _terms({name: _front_matter(source) for name, source in read.items()}, template)
     pipeline = template.get("pipeline_tag") or _pipeline(merged.sources[recipe.template_source])
     hub_ids = list(dict.fromkeys(source.model for source in recipe.places.values() if is_hub_id(source.model)))
     return {
@@ -258,4 +276,4 @@ def _matter(merged: _Merge, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
         **({"pipeline_tag": pipeline} if isinstance(pipeline, str) else {}),
         "library_name": "transformers",
         "tags": ["merge", "model-interpolation", "interpole", recipe.method],
-    }, differ
+    }, terms
