@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from interpole.sweep.config import SweepConfig
 from pages import put
 
 SIZES = (1, 2, 4, 8, 16, 32, 96)
+STUDY_SIZES = (4, 8, 16, 32)  # of 48 questions
 GOAL = 0.03
 NUM_SUBSETS = 200
 DOSES = ((0.5, 2.0), (1.0, 1.0), (2.0, 0.5))  # of the study of scale: where λ50 is lowest, in the middle, and highest
@@ -173,16 +175,18 @@ def picture(pairs: Sequence[Pair]) -> Any:
         max(max(one["x"], one["high"]) for one in data) + 0.02,
     ]
     scale = alt.Scale(domain=[round(ends[0], 2), round(ends[1], 2)], nice=False)
+    up = partial(alt.Y, type="quantitative", title=None, scale=scale)
     line = alt.Chart(alt.Data(values=[{"x": x, "y": x, "low": x - GOAL, "high": x + GOAL} for x in ends]))
-    goal = line.mark_area(color=COLOURS["grey"], opacity=0.25, clip=True).encode(x="x:Q", y="low:Q", y2="high:Q")
-    same = line.mark_line(color=COLOURS["grey"], strokeDash=[4, 3], clip=True).encode(x="x:Q", y="y:Q")
+    goal = line.mark_area(color=COLOURS["grey"], opacity=0.25, clip=True).encode(x="x:Q", y=up("low"), y2="high:Q")
+    same = line.mark_line(color=COLOURS["grey"], strokeDash=[4, 3], clip=True).encode(x="x:Q", y=up("y"))
     base = alt.Chart(alt.Data(values=data)).encode(
-        x=alt.X("x:Q", title="λ50 from forward passes over its 48 questions", scale=scale),
+        x=alt.X("x:Q", title="λ50 from forward passes over the same 48 questions", scale=scale),
         color=drawing.colours(data, legend=True),
     )
-    spread = base.mark_rule(opacity=0.45).encode(y=alt.Y("low:Q", title="λ50 of the sweep", scale=scale), y2="high:Q")
-    marks = base.mark_point(filled=True, size=30, opacity=0.9).encode(y="y:Q")
-    return alt.layer(goal, same, spread, marks).properties(width=380, height=380).configure(aria=False)
+    spread = base.mark_rule(opacity=0.45).encode(y=up("low"), y2="high:Q")
+    marks = base.mark_point(filled=True, size=30, opacity=0.9).encode(y=up("y"))
+    whole = alt.layer(goal, same, spread, marks).properties(width=380, height=380, title="λ50 of a sweep of each pair")
+    return whole.configure(aria=False)
 
 
 def kind(one: Pair) -> str:
@@ -200,7 +204,7 @@ def main() -> None:
     parser.add_argument("--task", default="arithmetic")
     parser.add_argument("--into", type=Path)
     given = parser.parse_args()
-    sizes = [size for size in SIZES if given.studies is None or size < FULL.num_problems]
+    sizes = SIZES if given.studies is None else STUDY_SIZES
     pairs = []
     for one in given.pairs:
         name, _, folders = one.partition("=")
