@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from interpole.errors import EngineError, InterpoleError
 
-__all__ = ["remedy", "require"]
+__all__ = ["is_ours", "remedy", "require"]
 
 EXTRAS = {
     "torch": "transformers",
@@ -23,6 +23,15 @@ EXTRAS = {
     "nltk": "ifeval",
 }
 """Which extra of ours brings a module; one that stands here not is in the core, or another package's."""
+LATE = frozenset(
+    ("altair", "httpx", "huggingface_hub", "inspect_ai", "math_verify", "scipy", "vl_convert", "zstandard")
+)
+"""Modules of the core that are imported when they are needed."""
+
+
+def is_ours(module: str) -> bool:
+    """Whether we ask for a module: then it may be missing, and saying so is enough; any other that is not found is a fault."""
+    return module.partition(".")[0] in EXTRAS.keys() | LATE
 
 
 def remedy(module: str, extra: str = "") -> str:

@@ -12,7 +12,7 @@ import typer
 from interpole.cli import card, choose, environment, lab, paper, predict, questions, responses, runs, serve, weights
 from interpole.cli.plain_help import in_plain_text
 from interpole.errors import InterpoleError, InterpoleWarning, printable, reason_of
-from interpole.packages import remedy
+from interpole.packages import is_ours, remedy
 
 __all__ = ["app", "run"]
 
@@ -71,7 +71,7 @@ def run() -> None:
         print(printable(f"error: {reason_of(error)}{named}"), file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if not error.name or error.name.partition(".")[0] == "interpole":
+        if error.name is None or not is_ours(error.name):
             raise
         print(f"error: this needs {error.name}, which is not installed", file=sys.stderr)
         print(f"  remedy: {remedy(error.name)}", file=sys.stderr)
