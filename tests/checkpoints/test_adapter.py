@@ -227,7 +227,7 @@ def test_an_adapter_may_lie_on_another_but_not_on_itself(base, tmp_path):
     ring = [adapter(tmp_path / name, base_model_name_or_path=str(tmp_path / other)) for name, other in ("ab", "ba")]
     with pytest.raises(CheckpointError, match="is its own base"):
         interpole.open(ring[0])
-    with pytest.raises(CheckpointError, match="File name too long"):
+    with pytest.raises(CheckpointError, match=r"File name too long|no such folder"):  # as Python 3.14 sees it
         interpole.open(adapter(tmp_path / "long", base_model_name_or_path="x" * 5000))
 
 
