@@ -7,7 +7,6 @@ has no name, no more of a long one than a page may show, and read once.
 from __future__ import annotations
 
 import marshal
-import os
 import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
 from interpole.errors import OutputError
 from interpole.records import Sample
+from interpole.systems import read_at
 
 __all__ = ["MAX_CHARS", "Parse", "Responses", "Stretch", "as_it_stands"]
 
@@ -104,7 +104,9 @@ class Responses:
         at, end = self._at[row], self._at[row + 1]
         if at == end:
             return []
-        spans, text = marshal.loads(os.pread(self._file.fileno(), end - at, at))  # our own file
+        data = bytearray(end - at)
+        read_at(self._file.fileno(), memoryview(data), at)
+        spans, text = marshal.loads(data)  # our own file
         return _parts(text, self._num_chars[row], spans, keep)
 
 
