@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from interpole import __version__
 from interpole.actors import Actors, Order
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.hub import is_hub_id
@@ -88,7 +88,7 @@ class _Merger:
 
     def versions(self) -> dict[str, str]:
         """Its version."""
-        return {"interpole": __version__}
+        return {"interpole": version("interpole")}
 
 
 def _save_share(_: object, job: MergeJob) -> None:
