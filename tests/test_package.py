@@ -93,6 +93,8 @@ def test_one_wheel_serves_all_pythons_and_holds_what_is_needed_and_no_tests(buil
     assert ours <= {*names}
     assert not [name for name in names if "test" in name.split("/")[0]]
     assert "License-Expression: Apache-2.0" in metadata
+    assert "](https://raw.githubusercontent.com/" in metadata
+    assert not re.findall(r"\]\((?!https?://)", metadata)  # PyPI has none of the files that the README links to
     assert all(f"Programming Language :: Python :: 3.{minor}" in metadata for minor in (11, 12, 13, 14))
     assert all(f"Provides-Extra: {extra}" in metadata for extra in ("all", "serve", "ray", "vllm", "transformers"))
     with tarfile.open(sdist) as archive:
