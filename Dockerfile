@@ -3,7 +3,7 @@
 #   docker run --rm --interactive --tty --volume "$PWD:/work" interpole demo
 FROM python:3.11 AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE CHANGELOG.md MANIFEST.in ./
+COPY pyproject.toml setup.py README.md LICENSE CHANGELOG.md MANIFEST.in ./
 COPY src src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 

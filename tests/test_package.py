@@ -21,7 +21,7 @@ from interpole.merging.recipe import Recipe
 pytestmark = pytest.mark.package
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in", "src")
+COPIED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in", "src")
 
 
 def run(*words, code=0, **options):
