@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,11 +60,9 @@ def devices() -> list[str]:
 
 
 def installed(package: str) -> str | None:
-    """The version of a package, if it is there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    """The version of a package, if it is there; it may come under another name, as vLLM's builds for a CPU do."""
+    names = packages_distributions().get(package)
+    return version(names[0]) if names else None
 
 
 def outcomes() -> dict[str, dict[str, Any]]:

@@ -1,10 +1,17 @@
 """Orders for the workers of a cluster: who does what next, and what is done again; Ray itself is in tests/sweep/test_ray.py."""
 
+import errno
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
 
-from interpole.actors import Actors, Done, Order, nearest
+import pytest
+
+from interpole import waiting
+from interpole.actors import Actors, Done, Order, _Host, nearest
+from interpole.errors import OutputError, RunError
+from interpole.files import write_atomic
+from interpole.waiting import LongWait
 
 
 class InTurn(Actors):
@@ -46,6 +53,39 @@ def test_an_order_that_fails_is_done_again_and_not_for_ever():
     orders[2] = Order(done_at, (2, 9, "no such method"))
     assert sum(one.again for one in actors.do(orders, 3, again=lambda done: done.gone)) == 2
     assert tries == {0: 1, 1: 3, 2: 1}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_from_what_a_worker_cannot_do(tmp_path, monkeypatch, number):
+    def refuse(_, path):
+        raise OSError(number, "no room", str(path))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    path = tmp_path / "answer"
+    where = {"of ours": path, "the system's": path}
+    for kind, function in (("of ours", write_atomic), ("the system's", lambda place, _: refuse(place, place))):
+        answer, problem, full = _Host(str(tmp_path)).do(Order(lambda _, one: one(path, "x"), (function,)))
+        assert answer is None
+        assert "no room" in problem
+        assert isinstance(full, OutputError)
+        assert (full.what, full.where) == ("disk full: no room", str(where[kind]))
+
+    def broken(_):
+        raise RunError("no such task")
+
+    assert _Host(str(tmp_path)).do(Order(broken, ())) == (None, "no such task", None)
+
+
+def test_what_takes_long_is_spoken_of_and_again_after_twice_as_long(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    wait, said = LongWait(), []
+    for what, seconds in (("opening", 700), ("", 10), ("loading", 130)):
+        for _ in range(seconds):
+            said.append(wait.words(what))
+            now[0] += 1
+    spoken = [words.partition(" s.")[0] for words in said if words]
+    assert spoken == [*(f"has been opening for {num}" for num in (120, 240, 480)), "has been loading for 120"]
 
 
 def test_equal_orders_are_each_done():

@@ -26,6 +26,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "formats",
     "schema",
     "guarded",
+    "waiting",
     "actors",
     "checkpoints",
     "chat",

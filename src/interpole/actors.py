@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from interpole.errors import InterpoleError, RunError
+from interpole.errors import InterpoleError, OutputError, RunError, reason_of
+from interpole.files import full_disk
+from interpole.waiting import LongWait
 
 __all__ = ["Actors", "Done", "Order", "Tools", "nearest", "node_name"]
 
@@ -87,12 +89,16 @@ class _Host:
             return str(error)
         return versions
 
-    def do(self, order: Order) -> tuple[Any, str]:
-        """Carry out an order. Returns the answer, or why there is none."""
+    def do(self, order: Order) -> tuple[Any, str, OutputError | None]:
+        """Carry out an order. Returns the answer, or why there is none; and that there is no room, where it is that."""
         try:
-            return order.function(self._tools, *order.args), ""
+            return order.function(self._tools, *order.args), "", None
         except (InterpoleError, OSError) as error:
-            return None, str(error)
+            if (full := full_disk(error)) is None:
+                return None, str(error), None
+            where = error.where if isinstance(error, InterpoleError) else full.filename or ""
+            remedy = "free some space; then run the same command again: nothing finished is lost"
+            return None, str(error), OutputError(f"disk full: {reason_of(full)}", where, remedy)
 
 
 @dataclass(eq=False)
@@ -106,6 +112,7 @@ class _Hand:
     state: str = "pending"  # then opening, then ready
     node: str = ""
     order: Order | None = None
+    long_wait: LongWait = field(default_factory=LongWait)
 
 
 class Actors:
@@ -293,6 +300,7 @@ class Actors:
 
         Raises:
             RunError: no node has room for a worker, or its tools cannot be opened.
+            OutputError: a disk is full, which another worker or another try would not change.
         """
         import ray
 
@@ -309,10 +317,15 @@ class Actors:
                     yield Done(order, hand.number, hand.node, None, f"the {self._what} on {hand.node} is gone", True)
                 continue
             if order is not None:
-                value, problem = answer
+                value, problem, full = answer
+                if full is not None:
+                    raise OutputError(full.what, ", on ".join([full.where, hand.node]).removeprefix(", "), full.remedy)
                 yield Done(order, hand.number, hand.node, value, problem)
             else:
                 self._begin(hand, answer)
+        for hand in self._hands:
+            if words := hand.long_wait.words("opening" if hand.state == "opening" else ""):
+                self.report(f"the {self._what} on {hand.node} {words}")
         self._give_up_waiting()
 
     def _begin(self, hand: _Hand, answer: Any) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Held",
     "StrPath",
     "exclusive",
+    "full_disk",
     "make_folder",
     "no_follow",
     "open_named",
@@ -43,6 +44,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that Git leaves in place of a large file that was not fetched."""
 StrPath = str | os.PathLike[str]
 """A path as callers give it."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a disk without room, a quota that is used up, and a file that may grow no more."""
 LONGEST_NAME = 255
 """Bytes of a file's name."""
 
@@ -179,11 +182,18 @@ def writing(out: StrPath, num_bytes: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if full_disk(error) is None:
             raise OutputError(f"cannot write: {error}", out, "check the path and its permissions") from error
         needed = "" if num_bytes is None else f" ({size_text(num_bytes)} in all)"
         remedy = f"free some space{needed}, or choose another --out"
         raise OutputError(f"disk full: {error.strerror}", out, remedy) from error
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The system's word that there is no room, where that is what an error is or comes from: nobody else has more luck."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in FULL):
+        error = error.__cause__
+    return error
 
 
 def make_folder(path: Path) -> None:

@@ -288,6 +288,8 @@ def parse_yaml_documents(
 ) -> list[tuple[Any, dict[tuple[Any, ...], int]]]:
     """The documents of a YAML text, `---` standing between them, each with the lines of its keys and items by their paths.
 
+    Those that say nothing are left out, as before a first `---` and after a last one.
+
     Raises:
         InterpoleError: as `parse_yaml`.
     """
@@ -313,7 +315,8 @@ def parse_yaml_documents(
         while loader.check_node():
             root, lines = loader.get_node(), dict[tuple[Any, ...], int]()
             _check_nodes(root, {}, where, error)
-            documents.append((plain(root, (), lines), lines))
+            if (content := plain(root, (), lines)) is not None:
+                documents.append((content, lines))
     return documents
 
 

@@ -1,6 +1,7 @@
 """What a merge would take, said before it: the bytes are those that it reads and writes, and nothing stays on the disk."""
 
 import json
+import re
 
 import ml_dtypes
 import numpy as np
@@ -154,3 +155,15 @@ def test_the_command_says_what_it_would_do_and_writes_nothing(pair, tmp_path):
     assert said["num_files"] == 2
     assert said["fits"] is True
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_dry_run_ends_with_an_error_where_there_is_no_room(pair, tmp_path, monkeypatch):
+    class Usage:
+        free = 100
+
+    monkeypatch.setattr(estimating.shutil, "disk_usage", lambda _: Usage)
+    line = ["merge", *map(str, pair), "-l", "0.6", "-o", str(tmp_path / "out"), "--no-doctor", "--dry-run"]
+    told, said = (CliRunner().invoke(app, [*line, *options]) for options in ([], ["--json"]))
+    assert (told.exit_code, said.exit_code) == (1, 1)
+    assert re.search("free +100 bytes where it goes: .* are lacking", told.output)
+    assert (json.loads(said.stdout)["fits"], json.loads(said.stdout)["free_bytes"]) == (False, 100)

@@ -405,6 +405,25 @@ def test_a_child_that_is_stopped_while_it_opens_is_replaced(monkeypatch):
     assert "was silent for" in reports[0]
 
 
+@pytest.mark.parametrize("order", ["open", "load"])
+def test_a_child_that_opens_or_loads_for_long_is_spoken_of_and_waited_for(monkeypatch, order):
+    monkeypatch.setattr("interpole.waiting.FIRST_SECONDS", 0.1)
+    code = (
+        "import time; from interpole.engines.child import serve; from interpole.engines.scripted import ScriptedEngine\n"
+        "class Slow(ScriptedEngine):\n"
+        f"    def _move(self, where): time.sleep(0.7 if {order!r} == 'load' else 0); return super()._move(where)\n"
+        f"def slow(_): time.sleep(0.7 if {order!r} == 'open' else 0); return Slow([])\n"
+        "serve(slow)"
+    )
+    reports = []
+    with scripted([], reports, command=[sys.executable, "-c", code], hang_seconds=1.0) as engine:
+        assert engine.versions() == {"engine": "scripted"}
+        engine.load(0.5)
+    what = {"open": "opening", "load": "moving its weights"}[order]
+    assert any(f"has been {what} for" in one and "It lives, and is waited for" in one for one in reports)
+    assert all("has been" in one for one in reports)
+
+
 def test_a_listener_that_fails_costs_its_message_only(capsys):
     bad = {"text": "7", "fail": "no [/INST] here"}
 

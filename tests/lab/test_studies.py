@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from interpole.analysis.intervals import Interval
 from interpole.cli import app
-from interpole.errors import AnalysisError
+from interpole.errors import AnalysisError, RunError
 from interpole.lab.recipe import Body
 from interpole.lab.studies import conduct as conducting
 from interpole.lab.studies import families
@@ -168,6 +169,23 @@ def test_a_study_goes_on_where_it_stopped_and_says_on_how_much_it_rests(tmp_path
     assert again.verdicts["high"].word == "holds"
     assert "| **high**: it is high | holds | qwen3 0.990 [" in page(again)
     assert "| qwen3 | 3 | 99.0 |" in page(again)
+
+
+def test_a_study_runs_once_at_a_time_in_a_folder(tmp_path, monkeypatch):
+    refused = []
+
+    def measure(_, case):
+        with pytest.raises(RunError, match=rf"process {os.getpid()} on .* runs toy in this folder") as found:
+            conduct(study, tmp_path, num_seeds=1)
+        refused.append(found.value)
+        return [row("qwen3", case.seed, 0.99, 0.001)]
+
+    study = Study(
+        "toy", "A toy", (), lambda num: [Case(seed=seed) for seed in range(num)], measure, families.STUDY.figure, {}
+    )
+    monkeypatch.setattr(conducting, "save", lambda *_: None)
+    assert conduct(study, tmp_path, num_seeds=1).num_pairs == len(refused) == 1
+    assert conduct(study, tmp_path, num_seeds=1).num_pairs == 1
 
 
 @pytest.mark.parametrize("name", STUDIES)

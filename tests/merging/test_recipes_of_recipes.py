@@ -338,3 +338,15 @@ def test_several_documents_of_ours_are_refused_with_what_to_do(models):
     (models / "both.yml").write_text(yaml.safe_dump(INNER) + "---\n" + yaml.safe_dump(chain()))
     with pytest.raises(RecipeError, match=r"several documents(.|\n)*recipe: FILE"):
         Recipe.load("both.yml")
+
+
+def test_documents_that_say_nothing_count_for_nothing(models):
+    text = yaml.safe_dump(INNER)
+    (models / "one.yml").write_text(text)
+    for around in ("# a file\n---\n{}---\n", "---\n---\n{}", "{}...\n---\nnull\n"):
+        (models / "around.yml").write_text(around.format(text))
+        assert Recipe.load("around.yml") == Recipe.load("one.yml")
+    for nothing in ("", "---\n---\n", "# nothing\n---\nnull\n---\n"):
+        (models / "none.yml").write_text(nothing)
+        with pytest.raises(RecipeError, match="a recipe is a YAML mapping"):
+            Recipe.load("none.yml")

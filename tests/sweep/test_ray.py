@@ -1,5 +1,6 @@
 """Sweeps on a real Ray cluster of two nodes: the bytes of one engine, whatever is killed. `make test-ray` runs these."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +22,7 @@ from forked import APART
 from interpole.actors import Actors
 from interpole.analysis.scoring import score
 from interpole.cli import app
-from interpole.errors import RunError
+from interpole.errors import OutputError, RunError
 from interpole.lab import shipped
 from interpole.lab.recipe import Body
 from interpole.lab.studies import conduct as conducting
@@ -33,6 +35,7 @@ from interpole.runs.progress import Progress
 from interpole.runs.runfile import UNITS
 from interpole.search import optuna_search as search
 from interpole.search.space import SpaceFile
+from interpole.sweep import cluster as clustering
 from interpole.sweep import run as sweep
 from interpole.sweep import units
 from interpole.sweep.cluster import NODES, Cluster, engines, needs, written
@@ -311,6 +314,21 @@ def test_a_merge_on_two_nodes_is_the_folder_of_one_though_a_worker_is_killed(clu
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
         "here", "instruct", "there", "thinking",
     ]  # fmt: skip
+
+
+def test_a_full_disk_ends_the_sweep_at_the_first_unit_and_says_so(cluster, bench, expected, monkeypatch):
+    def full(_tools, _config, out, _unit, name):
+        with Path(out, "tries").open("a") as tries:
+            tries.write("x")
+        raise OSError(errno.ENOSPC, "No space left on device", str(Path(out, name)))
+
+    with monkeypatch.context() as until_there_is_room:
+        until_there_is_room.setattr(clustering, "do_unit", full)
+        with pytest.raises(OutputError, match=r"disk full: No space left on device\n.*where: .*, on .*/"):
+            on_ray(cluster.address, bench)
+    assert (bench.out / "tries").read_text() == "x"
+    on_ray(cluster.address, bench)
+    assert content(bench.out) == expected
 
 
 def test_a_cluster_without_room_is_an_error_that_says_what_is_needed(cluster, tmp_path):

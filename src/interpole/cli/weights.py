@@ -249,7 +249,11 @@ def _examined(job: MergeJob) -> dict[str, Checkpoint]:
 
 
 def _say_what_it_takes(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> None:
-    """Plan the merge and print what it takes."""
+    """Plan the merge and print what it takes.
+
+    Raises:
+        Exit: with 1, as the merge would: there is not enough room.
+    """
     from interpole.checkpoints.estimate import estimate
     from interpole.checkpoints.save import Target
     from interpole.cli.show import show_json
@@ -272,11 +276,11 @@ def _say_what_it_takes(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json
             "fits": found.fits,
         }
         show_json({"folders": [str(out) for out in job.recipes]} | said | {"notes": list(notes)})
-        return
-    for line in _estimate_lines(found, [*job.recipes], job.share):
-        typer.echo(line)
-    for note in notes:
-        typer.echo(f"  {note}")
+    else:
+        for line in [*_estimate_lines(found, [*job.recipes], job.share), *(f"  {note}" for note in notes)]:
+            typer.echo(line)
+    if not found.fits:
+        raise typer.Exit(1)
 
 
 def _estimate_lines(found: WriteEstimate, folders: Sequence[Path], share: Share | None) -> Iterator[str]:

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 from interpole import errors
 from interpole.errors import EngineError, InterpoleError, printable
 from interpole.records import Chance, Generation, Sampler
+from interpole.waiting import LongWait
 
 __all__ = ["COMMAND", "START_SECONDS", "EngineProcess"]
 
@@ -264,7 +265,7 @@ class EngineProcess:
         """Take the child's replies until it ends, hangs or fails. Returns why, in words."""
         inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_read, args=(child.stdout, inbox), daemon=True).start()
-        buffer, heard, moved, progress = b"", time.monotonic(), time.monotonic(), -1
+        buffer, heard, moved, progress, long_wait = b"", time.monotonic(), time.monotonic(), -1, LongWait()
         while True:
             with suppress(queue.Empty):
                 data = inbox.get(timeout=min(1.0, self._hang_seconds))
@@ -285,6 +286,8 @@ class EngineProcess:
             now = time.monotonic()
             if hung := self._hangs(now - heard, now - moved):
                 return hung
+            if words := long_wait.words(self._waited_for()):
+                self._tell(f"the engine {words}")
 
     def _hangs(self, silent_seconds: float, still_seconds: float) -> str:
         """What is wrong with a child that has said nothing, and whose engine has not moved, for so long."""
@@ -299,6 +302,14 @@ class EngineProcess:
         with self._lock:
             waiting = [asked.message["do"] for asked in self._pending.values()]
             return bool(waiting) and not self._num_repeated and set(waiting) == {"generate"}
+
+    def _waited_for(self) -> str:
+        """What the child does that may take any time."""
+        with self._lock:
+            asked = {asked.message["do"] for asked in self._pending.values()}
+            if "open" in asked or self._num_repeated:
+                return "opening"
+            return "moving its weights" if "load" in asked else ""
 
     def _receive(self, reply: Message) -> str:
         """Pass a reply on. Returns what is wrong where a new child did not reach the old one's weights."""

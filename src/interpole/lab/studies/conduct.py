@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interpole.actors import Actors, Order
-from interpole.errors import AnalysisError
-from interpole.files import make_folder, write_atomic
+from interpole.errors import AnalysisError, RunError
+from interpole.files import exclusive, make_folder, write_atomic
 from interpole.formats import plain
 from interpole.lab.studies import dynamic, families, overlap, scale, simplex
 from interpole.lab.studies.bench import Bench, Tell
@@ -72,30 +72,33 @@ def conduct(
         actors: the workers of a cluster (`workers`), each of which takes pairs of its own.
 
     Raises:
+        RunError: another process runs it in this folder.
         InterpoleError: a pair cannot be trained or measured.
     """
-    wanted = study.cases(size.num_seeds if num_seeds is None else num_seeds)[: size.most]
-    places = [out / study.name / "pairs" / f"{case.key(size)}.csv" for case in wanted]
-    missing = [(case, place) for case, place in zip(wanted, places, strict=True) if not place.exists()]
-    todo = missing[:at_most]
-    if actors is None:
-        bench = Bench(out, size, tell)
-        try:
-            for case, place in todo:
-                _measure(bench, study.measure, case, place)
-                tell(f"measured {case.name}")
-        finally:
-            bench.close()
-    else:
-        _measure_there(actors, study, size, todo, tell)
-    there = [place for place in places if place.exists()]
-    rows = [row for place in there for row in read_rows(place)]
-    found = Conducted(study, rows, judged(study, rows), len(there), len(wanted))
-    write_atomic(out / study.name / "results.csv", rows_text(rows))
-    write_atomic(out / study.name / "page.md", page(found))
-    figure = study.figure(rows).configure(aria=False)  # a label for every mark is half of a file
-    save(figure, out / study.name / "figure.svg")
-    return found
+    make_folder(out / study.name)
+    with exclusive(out / study.name / ".lock", RunError, f"runs {study.name} in this folder", "choose another --out"):
+        wanted = study.cases(size.num_seeds if num_seeds is None else num_seeds)[: size.most]
+        places = [out / study.name / "pairs" / f"{case.key(size)}.csv" for case in wanted]
+        missing = [(case, place) for case, place in zip(wanted, places, strict=True) if not place.exists()]
+        todo = missing[:at_most]
+        if actors is None:
+            bench = Bench(out, size, tell)
+            try:
+                for case, place in todo:
+                    _measure(bench, study.measure, case, place)
+                    tell(f"measured {case.name}")
+            finally:
+                bench.close()
+        else:
+            _measure_there(actors, study, size, todo, tell)
+        there = [place for place in places if place.exists()]
+        rows = [row for place in there for row in read_rows(place)]
+        found = Conducted(study, rows, judged(study, rows), len(there), len(wanted))
+        write_atomic(out / study.name / "results.csv", rows_text(rows))
+        write_atomic(out / study.name / "page.md", page(found))
+        figure = study.figure(rows).configure(aria=False)  # a label for every mark is half of a file
+        save(figure, out / study.name / "figure.svg")
+        return found
 
 
 def workers(out: Path, size: Size, address: str = "auto") -> Actors:

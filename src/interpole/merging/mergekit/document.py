@@ -54,12 +54,8 @@ class Document:
 
 
 def parse(text: str, where: object) -> list[Document]:
-    """The documents of the file as data, with the line of everything; those that say nothing are left out."""
-    found = [
-        Document(data, lines, where)
-        for data, lines in parse_yaml_documents(text, where, RecipeError)
-        if data is not None
-    ]
+    """The documents of the file as data, with the line of everything."""
+    found = [Document(data, lines, where) for data, lines in parse_yaml_documents(text, where, RecipeError)]
     return found or [Document({}, {}, where)]
 
 
