@@ -169,9 +169,9 @@ def test_a_point_that_is_another_than_the_printed_one_is_compared_with_nothing_w
     assert {rows[name]["verdict"] for name in ("λ=0.6", "λ=0.8", "ta")} == {"not compared"}
 
 
-def entries_of(tmp_path, experiment_name, recipes, *, lams=None, asked="aime25", change=None):
+def entries_of(tmp_path, experiment_name, recipes, change=None):
     """What `matched` finds in a run whose points have these recipes; `change` is made to its entries."""
-    made = [s for name in recipes for s in at(name, 0.5, k=1, task=asked, lam=(lams or {}).get(name))]
+    made = [s for name in recipes for s in at(name, 0.5, k=1, task="aime25", lam=None)]
     run = RunFile.load(synthetic.write_run(tmp_path / experiment_name, made, recipes=recipes))
     entries = [entry.model_copy(update=(change or {}).get(entry.point, {})) for entry in run.entries]
     return matched(EXPERIMENTS[experiment_name], run.model_copy(update={"entries": tuple(entries)})), made

@@ -152,24 +152,21 @@ class Attribution:
     num_questions: int
 
 
-def attribute(
-    start: Array, whole: Array, parts: Mapping[str, Array], *, resamples: int = 2000, seed: int = 0
-) -> Attribution:
+def attribute(start: Array, whole: Array, parts: Mapping[str, Array], *, seed: int = 0) -> Attribution:
     """Attribute the change of the margin to parts of the model; intervals are over questions.
 
     Args:
         start: (Q,) margins where nothing has moved.
         whole: (Q,) where everything has.
         parts: name → (Q,) where that part alone has.
-        resamples: of the questions.
-        seed: of the resampling.
+        seed: of the resampling of questions.
     """
     moved = np.stack([*parts.values(), whole], axis=1) - start[:, None]  # (Q, P + 1)
     added = np.concatenate([moved, moved[:, :-1].sum(axis=1, keepdims=True)], axis=1)
-    changes = ratio_intervals(added, np.ones_like(added), resamples=resamples, seed=seed)
+    changes = ratio_intervals(added, np.ones_like(added), resamples=2000, seed=seed)
     total = np.repeat(moved[:, -1:], added.shape[1], axis=1)
     still = math.isclose(float(moved[:, -1].mean()), 0, abs_tol=1e-9)
-    shares = [UNKNOWN] * added.shape[1] if still else ratio_intervals(added, total, resamples=resamples, seed=seed)
+    shares = [UNKNOWN] * added.shape[1] if still else ratio_intervals(added, total, resamples=2000, seed=seed)
     ranked = sorted(
         (MovedPart(name, change, share) for name, change, share in zip(parts, changes, shares, strict=False)),
         key=lambda part: -abs(part.change.value),

@@ -60,8 +60,8 @@ def optimism(values: Array, errors: Array, pick: Callable[[Array], NDArray[np.in
     return float(np.mean(errors[np.arange(len(errors)), at]))
 
 
-def critical(errors: Array, level: float = 0.95) -> float:
-    """How many standard errors any two of L equal λ differ by at most in `level` of cases: the studentised range of the noise.
+def critical(errors: Array) -> float:
+    """How many standard errors any two of L equal λ differ by at most in 95 % of cases: the studentised range of the noise.
 
     With it, a λ is left out only if it is worse than another by more; so the best stays in (Hsu, Multiple Comparisons, 1996,
     §4: multiple comparisons with the best; by the range rather than by each λ's own constant, which is stricter), and of λ
@@ -73,6 +73,6 @@ def critical(errors: Array, level: float = 0.95) -> float:
     differences = errors[:, first] - errors[:, second]  # (R, pairs)
     sizes = differences.std(axis=0)
     known = sizes > 1e-9
-    return (
-        float(np.quantile((np.abs(differences[:, known]) / sizes[known]).max(axis=1), level)) if known.any() else 1.96
-    )
+    if not known.any():
+        return 1.96
+    return float(np.quantile((np.abs(differences[:, known]) / sizes[known]).max(axis=1), 0.95))

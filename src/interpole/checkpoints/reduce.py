@@ -166,12 +166,10 @@ def num_not_finite(x: Array) -> int:
     return 0 if all_finite(x) else int(np.count_nonzero(~np.isfinite(x.astype(np.float64))))
 
 
-def not_finite(
-    checkpoint: Checkpoint, *, threads: int | None = None, progress: OnBytes | None = None
-) -> Mapping[str, int]:
+def not_finite(checkpoint: Checkpoint, progress: OnBytes | None = None) -> Mapping[str, int]:
     """The tensors that hold NaN or infinity, with how many of their elements are: one pass over all of the weights."""
     names = [name for name, spec in checkpoint.specs.items() if spec.is_float]
-    counts = sum_tensors([checkpoint], names, lambda x: [num_not_finite(x)], threads=threads, progress=progress)
+    counts = sum_tensors([checkpoint], names, lambda x: [num_not_finite(x)], progress=progress)
     return {name: int(count) for name, (count,) in counts.items() if count}
 
 

@@ -45,10 +45,10 @@ def prompt(question: str, *, opens_thinking: bool = False) -> str:
     return f"{IM_START}user\n{question}{IM_END}\n{IM_START}assistant\n{OPENED if opens_thinking else ''}"
 
 
-def _corpus(num_chains: int = 100) -> Iterator[str]:
+def _corpus() -> Iterator[str]:
     """Text to learn the merges from: roles and answers of the longest training chains, so that labels weigh alike."""
     yield "system\n"
-    for problem in chains.problems("train", num_chains, difficulties=chains.DIFFICULTIES[-1:]):
+    for problem in chains.problems("train", 100, difficulties=chains.DIFFICULTIES[-1:]):
         question = problem.question
         yield from (
             "user\n",

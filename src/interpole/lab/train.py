@@ -245,7 +245,9 @@ def _fresh(body: Body, seed: int) -> transformers.PreTrainedModel:
     return _build_model(body, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
-def _trained_into(folder: Path, recipe: Model, model: transformers.PreTrainedModel, progress: OnStep) -> dict[str, Any]:
+def _trained_into(
+    folder: Path, recipe: Model, model: transformers.PreTrainedModel, progress: OnStep = lambda *_: None
+) -> dict[str, Any]:
     """Train a model as the recipe says and write it; returns seconds and losses."""
     tokenizer = build_tokenizer(opens_thinking=recipe.opens_thinking)
     started = time.perf_counter()
@@ -351,14 +353,13 @@ def train(
     )
 
 
-def train_model(recipe: Model, out: StrPath, base: StrPath | None = None, progress: OnStep = lambda *_: None) -> None:
+def train_model(recipe: Model, out: StrPath, base: StrPath | None = None) -> None:
     """Train one model, and write it with a `training.json` that says how; like `train` otherwise.
 
     Args:
         recipe: the model.
         out: a folder that does not exist yet.
         base: where the base of the recipe lies.
-        progress: as in `train`.
 
     Raises:
         OutputError: `out` exists already.
@@ -373,7 +374,7 @@ def train_model(recipe: Model, out: StrPath, base: StrPath | None = None, progre
         model = _fresh(recipe.body, recipe.seed)
         if base is not None:
             model.load_state_dict(_weights_of(Path(base), model))
-        log = _trained_into(folder, recipe, model, progress)
+        log = _trained_into(folder, recipe, model)
         said = {"model": asdict(recipe), "versions": _versions(), **log}
         (folder / TRAINED).write_text(json.dumps(said, indent=2) + "\n")
 

@@ -210,7 +210,6 @@ class Merged(Checkpoint):
         if find := self._finder(name, coefficients, whole[1] - whole[0]):
             beside = {"cuts": self._cuts_of(find, name, coefficients, whole), "start": span[0] - whole[0]}
             return _cast(self._merge(name, coefficients, span, dtype, beside), dtype)
-            return _cast(self._merge(name, coefficients, whole, dtype), dtype)
         if self._last.key != (name, whole, coefficients):  # a view may read it in many runs of rows
             self._last.whole = _cast(self._merge(name, coefficients, whole, dtype, {}), dtype)
             self._last.key = (name, whole, coefficients)

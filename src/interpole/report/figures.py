@@ -51,15 +51,13 @@ def curves(points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 250,
     return alt.concat(*panels, columns=len(panels) // len(names), spacing={"column": 34, "row": 26})
 
 
-def overview(
-    points: Sequence[Mark], bands: Sequence[Band] = (), width: int = 640, height: int = 230
-) -> alt.VConcatChart:
+def overview(points: Sequence[Mark], bands: Sequence[Band] = ()) -> alt.VConcatChart:
     """The stages at a glance, one wide panel per task: Mean@k, Pass@k and Think #R on one axis against λ."""
     names, series = tasks(points), ("mean", "pass", "think")
     title = "Accuracy and share of responses that think (%)"
     titles = {task: f"{task}: {title[0].lower()}{title[1:]}" if len(names) > 1 else title for task in names}
     panels = [(task, _panel(points, task, series, bands)) for task in names]
-    sized = [p.properties(title=titles[task], width=width, height=height) for task, p in panels if p is not None]
+    sized = [p.properties(title=titles[task], width=640, height=230) for task, p in panels if p is not None]
     return alt.vconcat(*sized, spacing=28)
 
 

@@ -83,24 +83,22 @@ class Found:
     predicted: Curve | None = None  # what took the place of the bisection
 
 
-def bisect(
-    oracle: Oracle, *, halvings: int = HALVINGS, num_prompts: int = PROMPTS
-) -> tuple[list[Sample], tuple[float, float]]:
-    """Halve [0, 1] until the λ where half of the responses close a thought is known to 2^−halvings.
+def bisect(oracle: Oracle) -> tuple[list[Sample], tuple[float, float]]:
+    """Halve [0, 1] until the λ where half of the responses close a thought is known to 2^−HALVINGS.
 
     Returns:
         All responses, and the last interval.
     """
     low, high, probes = 0.0, 1.0, list[Sample]()
-    for _ in range(halvings):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
-        seen = oracle.probe(middle, num_prompts)
+        seen = oracle.probe(middle, PROMPTS)
         probes += seen
         low, high = (low, middle) if 2 * sum(s.closed for s in seen) >= len(seen) else (middle, high)
     return probes, (low, high)
 
 
-def confirm(oracle: Oracle, predicted: Curve, *, num_prompts: int = PROMPTS) -> tuple[list[Sample], bool]:
+def confirm(oracle: Oracle, predicted: Curve) -> tuple[list[Sample], bool]:
     """Ask a few questions in the middle of the transition that was predicted.
 
     Returns:
@@ -108,7 +106,7 @@ def confirm(oracle: Oracle, predicted: Curve, *, num_prompts: int = PROMPTS) -> 
     """
     assert predicted.mid is not None
     lam = round(predicted.mid.value, 3)
-    seen = oracle.probe(lam, num_prompts)
+    seen = oracle.probe(lam, PROMPTS)
     closed, num, share = sum(s.closed for s in seen), len(seen), predicted.at(lam)
     return seen, min(special.bdtr(closed, num, share), special.bdtrc(closed - 1, num, share)) > UNLIKELY
 

@@ -207,12 +207,10 @@ class ForwardPasses:
         with self.pool.visit(point.where, point.fingerprint, label=point.name, num_expected=num) as visit:
             return asyncio.run(all_of_them(visit))
 
-    def bisect(
-        self, tolerance: float = TOLERANCE, ends: tuple[float, float] = ENDS, tell: Tell = lambda _: None
-    ) -> None:
+    def bisect(self, tolerance: float = TOLERANCE, tell: Tell = lambda _: None) -> None:
         """Ask at as few λ as make 5 %, 50 % and 95 % of every task known to `tolerance`."""
         for numbers in self.tasks.values():
-            while (lam := next_lam(list(self.known), self._shares(numbers), tolerance, ends)) is not None:
+            while (lam := next_lam(list(self.known), self._shares(numbers), tolerance, ENDS)) is not None:
                 self.at(lam)
                 tell(f"λ={lam:.4g}: {self._shares(numbers)[-1]:.1%} of responses begin with {self.begins}")
 
@@ -316,7 +314,6 @@ def ask_parts(
     *,
     lam: float = 1.0,
     num_groups: int = NUM_GROUPS,
-    seed: int = 0,
     tell: Tell = lambda _: None,
 ) -> dict[str, PartsFound]:
     """Move one part of the model at a time from λ = 0, and see what that does to the margin.
@@ -326,7 +323,6 @@ def ask_parts(
         by: one of `BY`; or part → the selectors of its rule.
         lam: where a part moves to.
         num_groups: of neighbouring layers, for `groups`.
-        seed: of the intervals.
         tell: told of every part.
 
     Returns:
@@ -351,7 +347,7 @@ def ask_parts(
     for task, numbers in asked.tasks.items():
         margins = {name: np.array([chances[i].margin for i in numbers]) for name, chances in moved.items()}
         before, after = (np.array([chances[i].margin for i in numbers]) for chances in (start, whole))
-        found[task] = _parts_found(attribute(before, after, margins, seed=seed), rules, lam)
+        found[task] = _parts_found(attribute(before, after, margins), rules, lam)
     return found
 
 

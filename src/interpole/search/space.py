@@ -257,16 +257,18 @@ def begin_with(space: Space, parts: Sequence[str]) -> list[dict[str, float]]:
     ]
 
 
-def leading(space: Space, ranked: Sequence[str], num: int = 3) -> list[dict[str, float]]:
-    """Values to begin with: the first part of `ranked`, then the first two …, as high as they go, and all else as low."""
+def leading(space: Space, ranked: Sequence[str]) -> list[dict[str, float]]:
+    """Values to begin with: the first part of `ranked`, the first two, the first three, as high as they go, all else as low."""
     lowest = {"λ": float(space.lam.low)} | {f"λ {part}": float(space.range_of(part).low) for part in ranked}
-    moved = [{f"λ {part}": float(space.range_of(part).high) for part in ranked[: k + 1]} for k in range(num)]
-    return [lowest | one for one in moved[: len(ranked)]]
+    moved = [
+        {f"λ {part}": float(space.range_of(part).high) for part in ranked[: k + 1]} for k in range(min(3, len(ranked)))
+    ]
+    return [lowest | one for one in moved]
 
 
-def uniform(space: Space, parts: Sequence[str], num: int = 5) -> list[dict[str, float]]:
+def uniform(space: Space, parts: Sequence[str]) -> list[dict[str, float]]:
     """Values to begin with: the same λ everywhere, as on the dial."""
     low, high = space.lam
-    lams = [low + i * (high - low) / (num - 1) for i in range(num)]
+    lams = [low + i * (high - low) / 4 for i in range(5)]
     fits = [lam for lam in lams if all(space.range_of(part).low <= lam <= space.range_of(part).high for part in parts)]
     return [{"λ": lam} | {f"λ {part}": lam for part in parts} for lam in fits]

@@ -422,14 +422,14 @@ class SweepConfig(Strict):
         both = {name: (own.get(name) or {}) | said[name] for name in MERGED if name in said}
         return self.of({**own, **said, **both}, where)
 
-    def and_points(self, points: Sequence[Mapping[str, Any]], where: object = "the sweep") -> Self:
+    def and_points(self, points: Sequence[Mapping[str, Any]]) -> Self:
         """These settings with more points.
 
         Raises:
             RunError: as `of`.
         """
         own = self.model_dump(exclude_unset=True, by_alias=True)
-        return self.of({**own, "points": [*own.get("points", ()), *points]}, where) if points else self
+        return self.of({**own, "points": [*own.get("points", ()), *points]}) if points else self
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: object = "the sweep") -> Self:
