@@ -2,6 +2,8 @@
 
 import math
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from shutil import which
 from types import SimpleNamespace
 
@@ -21,6 +23,8 @@ from interpole.merging.methods.linear import linear
 from interpole.merging.recipe import build
 
 needs_c = pytest.mark.skipif(kernels._kernels is None, reason="installed without a C compiler")
+
+needs_files = pytest.mark.skipif(not hasattr(kernels._kernels, "sum_files"), reason="no C compiler, or no pread")
 
 ALL = np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16)
 SHUFFLED = ALL[np.random.default_rng(0).permutation(ALL.size)]
@@ -63,6 +67,59 @@ def test_a_weighted_sum_has_numpys_bits_for_every_number(weights, size):
         expected = by_numpy(pieces, weights)
         assert found.dtype == ml_dtypes.bfloat16
         assert same_bits(found, expected).all()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Descriptors of a file to write and of two that hold 150,000 numbers each after a few bytes, and the numbers."""
+    numbers = np.random.default_rng(1).normal(size=(2, 150_000)).astype(ml_dtypes.bfloat16)
+    paths = [tmp_path / name for name in ("out", "a", "b")]
+    for path, begin in zip(paths, [b"", b"x" * 6, b"y" * 11 + numbers[1].tobytes()], strict=True):
+        path.write_bytes(begin)
+    with paths[1].open("ab") as file:
+        file.write(numbers[0].tobytes())
+    with ExitStack() as opened:
+        yield [opened.enter_context(path.open("r+b")) for path in paths], numbers
+
+
+def summed(files, out=None):
+    (to, a, b), _ = files
+    places = [(a.fileno(), 6), (b.fileno(), 11)]
+    return kernels.sum_files(places, (0.3, 0.7), (to.fileno() if out is None else out, 3), 150_000)
+
+
+@needs_files
+def test_a_sum_over_files_has_numpys_bits_and_touches_nothing_beside_it(files):
+    (out, a, _), numbers = files
+    out.write(b"." * 300_010)
+    out.flush()
+    assert summed(files) == 150_000
+    out.seek(0)
+    assert out.read() == b"..." + by_numpy(numbers, (0.3, 0.7)).tobytes() + b"." * 7
+    places = [(a.fileno(), 6 + 2 * k) for k in range(3)]
+    assert kernels.sum_files(places, (1, -0.5, 2), (out.fileno(), 0), 9) == 9
+    out.seek(0)
+    assert out.read(18) == by_numpy([numbers[0][k : k + 9] for k in range(3)], (1, -0.5, 2)).tobytes()
+
+
+@needs_files
+@pytest.mark.parametrize("fault", ["short", "not finite", "not to be written"])
+def test_a_sum_over_files_ends_before_the_piece_that_it_cannot_write(files, fault):
+    (out, a, b), numbers = files
+    if fault == "short":
+        b.truncate(11 + 2 * 140_000)
+    elif fault == "not finite":
+        a.seek(6 + 2 * 149_999)
+        a.write(np.array([np.inf], ml_dtypes.bfloat16).tobytes())
+        a.flush()
+    else:
+        with Path(out.name).open("rb") as read_only:
+            assert summed(files, out=read_only.fileno()) == 0
+        return
+    written = summed(files)
+    assert 0 < written <= 140_000
+    out.seek(0)
+    assert out.read()[3:] == by_numpy(numbers[:, :written], (0.3, 0.7)).tobytes()
 
 
 WEIGHTS = st.floats(-3, 3, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1e-9, 1e-30, 1e30])

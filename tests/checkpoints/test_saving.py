@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 import interpole
 import tiny
 from forked import APART
+from interpole.checkpoints import kernels, shards
 from interpole.checkpoints import save as saving
-from interpole.checkpoints import shards
 from interpole.checkpoints.reduce import all_finite
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.checkpoints.save import Target
@@ -244,6 +244,32 @@ def test_an_error_in_the_middle_leaves_nothing(merged, pair, tmp_path):
     with pytest.raises(interpole.InterpoleError, match="ended"):
         interpole.save(merged, tmp_path / "out")
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("in_one_call", [True, False])
+def test_a_source_that_ends_early_is_named_and_leaves_nothing(merged, tmp_path, monkeypatch, in_one_call):
+    if not in_one_call:
+        monkeypatch.setattr(shards, "sum_files", lambda *_: 0)
+    name = list(merged)[-1]
+    path, offset = merged.sources["thinking"].origin(name)
+    os.truncate(path, offset + 4)
+    with pytest.raises(CorruptError, match=f"the file ended inside tensor {name}"):
+        interpole.save(merged, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_tensors_that_are_summed_in_one_call_are_those_of_the_merge(merged, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        shards, "sum_files", lambda *arguments: written.append(kernels.sum_files(*arguments)) or written[-1]
+    )
+    whole = interpole.open(interpole.save(merged, tmp_path / "whole"))
+    assert sum(written) == sum(spec.num_elements for spec in merged.specs.values()) or not hasattr(
+        kernels._kernels, "sum_files"
+    )
+    monkeypatch.setattr(shards, "sum_files", lambda *_: 0)
+    pieces = interpole.open(interpole.save(merged, tmp_path / "pieces"))
+    assert all(whole[name].tobytes() == pieces[name].tobytes() == merged[name].tobytes() for name in merged)
 
 
 def test_a_folder_that_cannot_be_written_says_why(merged):

@@ -4,11 +4,17 @@
    compiled without fused multiply-add, so that the results are numpy's, bit for bit. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
+#define _FILE_OFFSET_BITS 64
 #include <Python.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#define HAS_FILES /* of which pread and pwrite read and write parts */
+#endif
 
 #ifdef _MSC_VER
 #define restrict __restrict
@@ -60,6 +66,40 @@ FOR_EACH_CPU static void sum_many(uint16_t *const *inputs, const float *weights,
         for (Py_ssize_t i = 0; i < length; i++) out[start + i] = narrow(total[i]);
     }
 }
+
+#ifdef HAS_FILES
+#define PIECE (1 << 16) /* elements: inputs and sum stay in the second-level cache, and larger writes are slower */
+
+FOR_EACH_CPU static int is_finite(const uint16_t *codes, Py_ssize_t size) {
+    int found = 0;
+    for (Py_ssize_t i = 0; i < size; i++) found |= (codes[i] & 0x7F80) == 0x7F80;
+    return !found;
+}
+
+typedef struct {
+    int file;
+    long long offset; /* bytes */
+} Place;
+
+/* The sum of weight times what lies in files, into a file; `memory` holds a piece of each input and one of the sum. How many
+   elements were written: it ends before a piece that cannot be read or written at once, or whose sum is not finite. */
+static Py_ssize_t sum_places(const Place *inputs, const float *weights, int count, Place out, Py_ssize_t size,
+                             uint16_t *memory) {
+    uint16_t *codes[MOST_INPUTS], *sum = memory + (Py_ssize_t)count * PIECE;
+    for (int k = 0; k < count; k++) codes[k] = memory + (Py_ssize_t)k * PIECE;
+    for (Py_ssize_t start = 0; start < size; start += PIECE) {
+        Py_ssize_t length = size - start < PIECE ? size - start : PIECE;
+        for (int k = 0; k < count; k++)
+            if (pread(inputs[k].file, codes[k], 2 * length, inputs[k].offset + 2 * start) != 2 * length) return start;
+        if (count == 2)
+            sum_two(codes[0], codes[1], weights[0], weights[1], sum, length);
+        else
+            sum_many(codes, weights, count, sum, length);
+        if (!is_finite(sum, length) || pwrite(out.file, sum, 2 * length, out.offset + 2 * start) != 2 * length) return start;
+    }
+    return size;
+}
+#endif
 
 /* Σ|a − b|, Σ|a| and Σ|b|: rows of 1,024 in float32, sixteen sums side by side, then float64. */
 FOR_EACH_CPU static void absolute(const uint16_t *a, const uint16_t *b, Py_ssize_t size, double *sums) {
@@ -304,6 +344,28 @@ static PyObject *weighted_sum(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+#ifdef HAS_FILES
+static PyObject *sum_files(PyObject *module, PyObject *args) {
+    PyObject *inputs, *weights, *objects[MOST_INPUTS];
+    Place places[MOST_INPUTS], out;
+    float factors[MOST_INPUTS];
+    Py_ssize_t size, written;
+    if (!PyArg_ParseTuple(args, "O!O!(iL)n", &PyTuple_Type, &inputs, &PyTuple_Type, &weights, &out.file, &out.offset, &size))
+        return NULL;
+    int count = open_inputs(inputs, weights, objects, factors);
+    if (count < 0) return NULL;
+    for (int k = 0; k < count; k++)
+        if (!PyArg_ParseTuple(objects[k], "iL", &places[k].file, &places[k].offset)) return NULL;
+    uint16_t *memory = malloc((count + 1) * sizeof(uint16_t) * PIECE);
+    if (memory == NULL) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    written = sum_places(places, factors, count, out, size, memory);
+    Py_END_ALLOW_THREADS
+    free(memory);
+    return PyLong_FromSsize_t(written);
+}
+#endif
+
 static PyObject *task_vector_sum(PyObject *module, PyObject *args) {
     PyObject *inputs, *weights, *cuts, *objects[MOST_INPUTS + 2];
     Py_buffer views[MOST_INPUTS + 2];
@@ -410,6 +472,10 @@ static PyObject *block_sums(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"weighted_sum", weighted_sum, METH_VARARGS, "(inputs, weights, out): write the rounded sum of weight times input."},
+#ifdef HAS_FILES
+    {"sum_files", sum_files, METH_VARARGS,
+     "(inputs, weights, out, size): write the rounded sum of weight times what lies in files; how many elements."},
+#endif
     {"task_vector_sum", task_vector_sum, METH_VARARGS,
      "(inputs, weights, cuts, normalize, scale, base, out): write base + scale * sum of weight * (input - base), rounded."},
     {"magnitude_band", magnitude_band, METH_VARARGS,

@@ -3,6 +3,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 def weighted_sum(inputs: tuple[NDArray[Any], ...], weights: tuple[float, ...], out: NDArray[Any]) -> None: ...
+def sum_files(
+    inputs: tuple[tuple[int, int], ...], weights: tuple[float, ...], out: tuple[int, int], size: int
+) -> int: ...
 def task_vector_sum(
     inputs: tuple[NDArray[Any], ...],
     weights: tuple[float, ...],

@@ -29,6 +29,7 @@ __all__ = [
     "keep_freed_memory",
     "line_products",
     "magnitude_band",
+    "sum_files",
     "task_vector_sum",
     "weighted_sum",
 ]
@@ -51,6 +52,26 @@ def weighted_sum(inputs: Sequence[Array], weights: Sequence[float], out: Array |
     out = np.empty(inputs[0].shape, np.uint16) if out is None else out.view(np.uint16)
     _kernels.weighted_sum(tuple(array.view(np.uint16) for array in inputs), tuple(map(float, weights)), out)
     return out.view(DTYPES["BF16"])
+
+
+def sum_files(inputs: Sequence[tuple[int, int]], weights: Sequence[float], out: tuple[int, int], size: int) -> int:
+    """Read bfloat16 from files, and write what `weighted_sum` makes of it, piece by piece, into a file.
+
+    Args:
+        inputs: for each input an open file and the byte where it begins there.
+        weights: one number per input.
+        out: where the sum goes, likewise.
+        size: elements of each.
+
+    Returns:
+        How many elements were written: fewer where a file ends or fails, or where the sum holds NaN or infinity; what to do
+        then is for the caller. 0 where the loop was not built.
+    """
+    loop = getattr(_kernels, "sum_files", None)
+    if loop is None or len(inputs) > MOST_INPUTS:
+        return 0
+    written: int = loop(tuple(inputs), tuple(map(float, weights)), out, size)
+    return written
 
 
 def task_vector_sum(
