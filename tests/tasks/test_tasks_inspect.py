@@ -1,12 +1,16 @@
 """Benchmarks as Inspect tasks: what is asked, seeded, graded and kept, and the numbers that come out by hand."""
 
 import json
+import sys
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 inspect_ai = pytest.importorskip("inspect_ai")
 
+from inspect_ai._util.zipfile import zipfile_compress_kwargs  # noqa: E402
 from inspect_ai.log import read_eval_log_sample_summaries  # noqa: E402
 from inspect_ai.model import (  # noqa: E402
     ChatCompletionChoice,
@@ -26,6 +30,7 @@ from interpole.formats import seed_of  # noqa: E402
 from interpole.records import Outcome, Sample  # noqa: E402
 from interpole.tasks.benchmark import problem_of  # noqa: E402
 from interpole.tasks.inspect import SCORE, response_text, to_inspect  # noqa: E402
+from interpole.tasks.inspect_internals import compressing_in_place  # noqa: E402
 
 QWEN = Markers("<think>", "</think>")
 SPECIALS = ("<|im_end|>", "<tool_call>")
@@ -286,3 +291,21 @@ def test_inspect_finds_every_benchmark_by_name():
     assert BENCHMARK_TASKS.keys() == tasks.BENCHMARKS.keys()
     (task,) = load_task_spec("interpole/arithmetic", {"limit": 6})
     assert (task.name, len(task.dataset), task.epochs, task.config.temperature) == ("arithmetic", 6, 8, 0.6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_samples_are_compressed_without_threads_of_their_own_and_to_the_same_bytes():
+    text = json.dumps(list(range(20_000))).encode()
+
+    def compressed() -> tuple[bytes, int]:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        compressor = zipfile._get_compressor(zipfile_compress_kwargs["compression"])
+        written = compressor.compress(text)
+        num_threads = len(list(Path("/proc/self/task").iterdir())) - before
+        return written + compressor.flush(), num_threads
+
+    as_inspect_does, num_threads = compressed()
+    with compressing_in_place():
+        assert compressed() == (as_inspect_does, 0)
+    assert num_threads > 0
+    assert compressed() == (as_inspect_does, num_threads)

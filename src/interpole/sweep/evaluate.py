@@ -16,6 +16,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.model import Model
 
 from interpole.errors import OutputError, RunError
+from interpole.tasks.inspect_internals import compressing_in_place
 
 __all__ = ["Assignment", "evaluate"]
 
@@ -118,7 +119,7 @@ class _Feed(TaskSource):
 
 def _run(feed: _Feed, folder: Path, concurrency: int) -> None:
     """Run one evaluation, quietly."""
-    with _rare_collection():
+    with _rare_collection(), compressing_in_place():
         logs = inspect_eval(
             feed,
             model=None,  # each task has its own
@@ -127,7 +128,7 @@ def _run(feed: _Feed, folder: Path, concurrency: int) -> None:
             log_level="critical",
             score_display=False,
             log_realtime=False,
-            log_buffer=1000,
+            log_buffer=200,  # at each sample that ends Inspect searches those that wait to be written
             log_header_only=True,
             log_model_api=False,
             ctl_server=False,
