@@ -258,3 +258,26 @@ def test_the_products_of_an_audit_are_float64s_with_and_without_the_loop(size, m
         found = moments.moments(merged, a, b)
         np.testing.assert_allclose(found[:6], exact, rtol=2e-5, atol=1e-4)
         assert found[6:] == differing
+
+
+@pytest.mark.parametrize("weights", [(0.4, 0.6), (-0.4, -0.6), (1.5, -0.5), (math.inf, 0.0)])
+@pytest.mark.parametrize("size", [1, 15, 1040, 5000])
+def test_an_audit_counts_the_weights_that_differ_in_a_bit_from_the_sum_with_and_without_the_loop(
+    size, weights, monkeypatch
+):
+    rng = np.random.default_rng(size)
+    a, b = (
+        rng.integers(0, 1 << 16, size, np.uint16).view(ml_dtypes.bfloat16) for _ in range(2)
+    )  # NaN and infinity too
+    a[:3], b[:3] = -0.0, 0.0
+    first, second = map(np.float32, weights)
+    with np.errstate(all="ignore"):
+        merged = (a.astype(np.float32) * first + b.astype(np.float32) * second).astype(a.dtype)
+        merged.view(np.uint16)[::7] ^= 1
+        odd = -(-size // 7)
+        merged.view(np.uint16)[1:2] ^= 0x8000  # a zero of the other sign, where the sum is one
+        moments = sys.modules["interpole.diagnostics.audit.estimate"]
+        for loop in (kernels.line_products, lambda *_: None):
+            monkeypatch.setattr(moments, "line_products", loop)
+            found = moments.moments(merged, a, b, weights=weights)
+            assert found[6:] == [*(np.sum(merged.astype(float) != x.astype(float)) for x in (a, b)), odd + (size > 1)]

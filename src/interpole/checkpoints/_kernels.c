@@ -39,13 +39,20 @@ static inline float widen(uint16_t code) {
     return value;
 }
 
-/* To nearest, ties to even; every NaN becomes the quiet one of its sign, as ml_dtypes has it. */
-static inline uint16_t narrow(float value) {
+static inline uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
-    uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, nan = ((bits >> 16) & 0x8000) | 0x7FC0;
-    return (uint16_t)((bits & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded);
+    return bits;
 }
+
+/* The code to nearest, ties to even; every NaN becomes the quiet one of its sign, as ml_dtypes has it. */
+static inline uint32_t rounded(float value) {
+    uint32_t bits = bits_of(value);
+    uint32_t code = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, nan = ((bits >> 16) & 0x8000) | 0x7FC0;
+    return (bits & 0x7FFFFFFF) > 0x7F800000 ? nan : code;
+}
+
+static inline uint16_t narrow(float value) { return (uint16_t)rounded(value); }
 
 FOR_EACH_CPU static void sum_two(const uint16_t *restrict a, const uint16_t *restrict b, float wa, float wb,
                                  uint16_t *restrict out, Py_ssize_t size) {
@@ -127,36 +134,40 @@ FOR_EACH_CPU static void absolute(const uint16_t *a, const uint16_t *b, Py_ssize
     }
 }
 
-/* The products of e = m - a, d = b - a and a, each pair once (ee, ed, ea, dd, da, aa), then how many m differ from a and from b:
-   rows of 1,024 in float32, sixteen sums side by side, then float64. */
+/* The products of e = m - a, d = b - a and a, each pair once (ee, ed, ea, dd, da, aa), then how many m differ from a and from b,
+   and, with two weights, in a bit from what `sum_two` gives: rows of 1,024 in float32, sixteen sums side by side, then float64.
+   A row is widened first, so that each loop has numbers of one width only and few sums, which stay in registers. */
 #define PRODUCTS 6
-FOR_EACH_CPU static void products(const uint16_t *m, const uint16_t *a, const uint16_t *b, Py_ssize_t size, double *sums) {
-    for (Py_ssize_t start = 0; start < size; start += BLOCK) {
-        Py_ssize_t stop = size - start < BLOCK ? size : start + BLOCK, i = start;
+#define COUNTS 3
+FOR_EACH_CPU static void products(const uint16_t *m, const uint16_t *a, const uint16_t *b, Py_ssize_t size,
+                                  const float *weights, double *sums) {
+    float z[BLOCK], x[BLOCK], y[BLOCK];
+    for (Py_ssize_t start = 0; start < size; start += BLOCK, m += BLOCK, a += BLOCK, b += BLOCK) {
+        int length = (int)(size - start < BLOCK ? size - start : BLOCK);
         float ee[LANES] = {0}, ed[LANES] = {0}, ea[LANES] = {0}, dd[LANES] = {0}, da[LANES] = {0}, aa[LANES] = {0};
-        int32_t from_a[LANES] = {0}, from_b[LANES] = {0};
-        for (; i < stop; i += LANES) {
-            int lanes = stop - i < LANES ? (int)(stop - i) : LANES;
-            uint16_t rest[3][LANES] = {{0}};
-            const uint16_t *pm = m + i, *pa = a + i, *pb = b + i;
-            if (lanes < LANES) { /* zeros add nothing */
-                memcpy(rest[0], pm, 2 * lanes);
-                memcpy(rest[1], pa, 2 * lanes);
-                memcpy(rest[2], pb, 2 * lanes);
-                pm = rest[0], pa = rest[1], pb = rest[2];
-            }
+        int32_t from_a = 0, from_b = 0, from_sum = 0;
+        for (int i = 0; i < length; i++) {
+            z[i] = widen(m[i]);
+            x[i] = widen(a[i]);
+            y[i] = widen(b[i]);
+        }
+        for (int i = length; i % LANES; i++) z[i] = x[i] = y[i] = 0; /* zeros add nothing */
+        for (int i = 0; i < length; i += LANES)
             for (int lane = 0; lane < LANES; lane++) {
-                float x = widen(pa[lane]), y = widen(pb[lane]), z = widen(pm[lane]), e = z - x, d = y - x;
+                float e = z[i + lane] - x[i + lane], d = y[i + lane] - x[i + lane];
                 ee[lane] += e * e;
                 ed[lane] += e * d;
-                ea[lane] += e * x;
+                ea[lane] += e * x[i + lane];
                 dd[lane] += d * d;
-                da[lane] += d * x;
-                aa[lane] += x * x;
-                from_a[lane] += z != x;
-                from_b[lane] += z != y;
+                da[lane] += d * x[i + lane];
+                aa[lane] += x[i + lane] * x[i + lane];
             }
+        for (int i = 0; i < length; i++) {
+            from_a += z[i] != x[i];
+            from_b += z[i] != y[i];
         }
+        if (weights)
+            for (int i = 0; i < length; i++) from_sum += rounded(x[i] * weights[0] + y[i] * weights[1]) != bits_of(z[i]) >> 16;
         for (int lane = 0; lane < LANES; lane++) {
             sums[0] += ee[lane];
             sums[1] += ed[lane];
@@ -164,9 +175,10 @@ FOR_EACH_CPU static void products(const uint16_t *m, const uint16_t *a, const ui
             sums[3] += dd[lane];
             sums[4] += da[lane];
             sums[5] += aa[lane];
-            sums[6] += from_a[lane];
-            sums[7] += from_b[lane];
         }
+        sums[PRODUCTS] += from_a;
+        sums[PRODUCTS + 1] += from_b;
+        sums[PRODUCTS + 2] += from_sum;
     }
 }
 
@@ -179,11 +191,7 @@ typedef struct {
     Py_ssize_t last;
 } Source;
 
-static inline int32_t magnitude(float difference) {
-    int32_t bits;
-    memcpy(&bits, &difference, 4);
-    return bits & 0x7FFFFFFF;
-}
+static inline int32_t magnitude(float difference) { return (int32_t)(bits_of(difference) & 0x7FFFFFFF); }
 
 /* base + scale * (sum of weight * (x - base)) / divisor */
 FOR_EACH_CPU static void add_task_vectors(const Source *sources, int count, const uint16_t *base, float divisor,
@@ -439,18 +447,26 @@ static PyObject *absolute_sums(PyObject *module, PyObject *args) {
     return Py_BuildValue("(ddd)", sums[0], sums[1], sums[2]);
 }
 
-static PyObject *line_products(PyObject *module, PyObject *args) {
+static PyObject *line_sums(PyObject *module, PyObject *args) {
     PyObject *objects[3];
     Py_buffer views[3];
-    double sums[PRODUCTS + 2] = {0};
-    if (!PyArg_ParseTuple(args, "OOO", &objects[0], &objects[1], &objects[2])) return NULL;
+    float weights[2];
+    double sums[PRODUCTS + COUNTS] = {0};
+    if (!PyArg_ParseTuple(args, "OOO|ff", &objects[0], &objects[1], &objects[2], &weights[0], &weights[1])) return NULL;
+    int weighted = PyTuple_Size(args) == 5;
     Py_ssize_t size = open_buffers(objects, 3, 0, views);
     if (size < 0) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    products(views[0].buf, views[1].buf, views[2].buf, size, sums);
+    products(views[0].buf, views[1].buf, views[2].buf, size, weighted ? weights : NULL, sums);
     Py_END_ALLOW_THREADS
     for (int k = 0; k < 3; k++) PyBuffer_Release(&views[k]);
-    return Py_BuildValue("[dddddddd]", sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]);
+    PyObject *found = PyList_New(0);
+    for (int k = 0; found && k < PRODUCTS + (weighted ? COUNTS : 2); k++) {
+        PyObject *sum = PyFloat_FromDouble(sums[k]);
+        if (!sum || PyList_Append(found, sum)) Py_CLEAR(found);
+        Py_XDECREF(sum);
+    }
+    return found;
 }
 
 static PyObject *block_sums(PyObject *module, PyObject *args) {
@@ -481,7 +497,8 @@ static PyMethodDef methods[] = {
     {"magnitude_band", magnitude_band, METH_VARARGS,
      "(x, base, low, high, inside): how many |x - base| lie above, at high, inside, at low; the bits inside are written."},
     {"absolute_sums", absolute_sums, METH_VARARGS, "(a, b): the sums of |a - b|, |a| and |b|."},
-    {"line_products", line_products, METH_VARARGS, "(m, a, b): products of m - a, b - a and a; how many m differ from a, b."},
+    {"line_sums", line_sums, METH_VARARGS,
+     "(m, a, b[, wa, wb]): products of m - a, b - a and a; how many m differ from a, b and the rounded wa * a + wb * b."},
     {"block_sums", block_sums, METH_VARARGS, "(data, keys, out): write the NH sum of every block of the keys' length."},
     {NULL, NULL, 0, NULL},
 };

@@ -123,15 +123,16 @@ def absolute_sums(a: Array, b: Array) -> tuple[float, float, float] | None:
     return _kernels.absolute_sums(a.view(np.uint16), b.view(np.uint16)) if fit((a, b)) else None
 
 
-def line_products(merged: Array, a: Array, b: Array) -> list[float] | None:
+def line_products(merged: Array, a: Array, b: Array, *weights: float) -> list[float] | None:
     """The products of e = merged − a, d = b − a and a (ee, ed, ea, dd, da, aa), then how many of merged differ from a and from b.
 
-    Rows of 1,024 in float32, then float64; None unless all are bfloat16, and where the loop was not built.
+    With weights of a and b follows how many differ in a bit from `weighted_sum`. Rows of 1,024 in float32, then float64; None
+    unless all are bfloat16, and where the loop was not built.
     """
-    loop = getattr(_kernels, "line_products", None)
+    loop = getattr(_kernels, "line_sums", None)
     if loop is None or not fit((merged, a, b)):
         return None
-    found: list[float] = loop(merged.view(np.uint16), a.view(np.uint16), b.view(np.uint16))
+    found: list[float] = loop(merged.view(np.uint16), a.view(np.uint16), b.view(np.uint16), *weights)
     return found
 
 

@@ -47,6 +47,7 @@ ROW = 1024
 Array = NDArray[Any]
 OnBytes = Callable[[int], None]
 """Told of bytes as they are read or written."""
+Work = Callable[..., Sequence[float]]
 Read = Callable[[Checkpoint, str, int, int], Array]
 """A checkpoint, the name of a tensor and a span of it → its elements."""
 
@@ -176,7 +177,7 @@ def not_finite(checkpoint: Checkpoint, progress: OnBytes | None = None) -> Mappi
 def sum_tensors(
     checkpoints: Sequence[Checkpoint],
     names: Sequence[str],
-    work: Callable[..., Sequence[float]],
+    work: Work | Mapping[str, Work],
     *,
     threads: int | None = None,
     progress: OnBytes | None = None,
@@ -187,7 +188,7 @@ def sum_tensors(
     Args:
         checkpoints: what to read from, side by side.
         names: tensors that all of them have, in one shape.
-        work: takes one flat piece per checkpoint and returns numbers that add up over pieces.
+        work: takes one flat piece per checkpoint and returns numbers that add up over pieces; or name → what does so.
         threads: default one per core, at most eight.
         progress: called with the number of bytes read since the last call, of all checkpoints together.
         read: how checkpoints are read, where not by their own `read`: pieces that it gives may be kept by others.
@@ -204,7 +205,9 @@ def sum_tensors(
                 return
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity show in the sums
-                    parts[span.name].append(add_up(_work_on(span, checkpoints, work, read)))
+                    parts[span.name].append(
+                        add_up(_work_on(span, checkpoints, work if callable(work) else work[span.name], read))
+                    )
             except BaseException:
                 with lock:
                     queue.close()  # the others stop too
@@ -241,7 +244,7 @@ def _spans(checkpoints: Sequence[Checkpoint], names: Iterable[str]) -> Generator
 
 
 def _work_on(
-    span: _Span, checkpoints: Sequence[Checkpoint], work: Callable[..., Sequence[float]], read: Read | None
+    span: _Span, checkpoints: Sequence[Checkpoint], work: Work, read: Read | None
 ) -> Iterator[Sequence[float]]:
     for at in range(span.start, max(span.stop, span.start + 1), span.step):
         part = span.name, at, min(at + span.step, span.stop)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.kernels import line_products
-from interpole.checkpoints.reduce import Read, add_up, count_differing, dot, float32_parts, sum_tensors
+from interpole.checkpoints.reduce import Read, add_up, count_differing, dot, float32_parts, sum_tensors, to_float32
 from interpole.checkpoints.safetensors import DTYPES
 from interpole.diagnostics.audit.arithmetic import ARITHMETICS
+from interpole.merging.methods.linear import linear
 
 __all__ = ["LambdaEstimate", "Sides", "estimate", "exact_shares", "least_squares", "moments", "simplest"]
 
@@ -115,12 +117,25 @@ def estimate(
         elements differ there in a bit.
     """
     dtypes = {name: DTYPES[sides.merged.specs[name].dtype] for name in names}
+    weights = {name: found for name in names if again is not None and (found := _weights(name, sides, again))}
+    weighted = {name: partial(moments, weights=found) for name, found in weights.items()}
+    sums = dict(sum_tensors(sides.all, [*weighted], weighted, threads=threads, progress=progress))
+    others = [name for name in names if name not in weighted]
     checkpoints = [*sides.all, *([again] if again is not None else [])]
     work = moments if again is None else _moments_and_differing
-    sums = sum_tensors(checkpoints, names, work, threads=threads, progress=progress, read=read)
+    sums |= sum_tensors(checkpoints, others, work, threads=threads, progress=progress, read=read)
     wrong = {} if again is None else {name: int(sums[name].pop()) for name in names}
     finite = [name for name in names if all(map(math.isfinite, sums[name]))]
     return {name: _estimate(name, sides, dtypes[name], sums[name]) for name in finite}, wrong
+
+
+def _weights(name: str, sides: Sides, again: Checkpoint) -> tuple[float, float] | None:
+    """The weights of which a merge of Instruct and Thinking sums the tensor, all in one dtype; None if it is no such sum."""
+    match again.terms(name), sides.all:
+        case ((a, first), (b, second)), [_, x, y] if a is x and b is y:
+            one_dtype = len({side.specs[name].dtype for side in (*sides.all, again)}) == 1
+            return (first, second) if one_dtype else None
+    return None
 
 
 def _moments_and_differing(merged: Array, *others: Array) -> list[float]:
@@ -129,14 +144,20 @@ def _moments_and_differing(merged: Array, *others: Array) -> list[float]:
     return [*moments(merged, *sides), *count_differing(merged, again)]
 
 
-def moments(merged: Array, a: Array, b: Array, *base: Array) -> list[float]:
-    """Products of e, d, A and (with a base) A − base, each pair once; then how many elements differ from each side."""
-    if not base and (found := line_products(merged, a, b)) is not None:
+def moments(merged: Array, a: Array, b: Array, *base: Array, weights: Sequence[float] = ()) -> list[float]:
+    """Products of e, d, A and (with a base) A − base, each pair once; then how many elements differ from each side.
+
+    Without a base there may be weights of A and B: then follows how many elements differ in a bit from the rounded sum.
+    """
+    if not base and (found := line_products(merged, a, b, *weights)) is not None:
         return found
     rows = [_gram(m - x, y - x, x, *(x - z for z in rest)) for m, x, y, *rest in _wide(merged, a, b, *base)]
     rounded = [side.astype(merged.dtype, copy=False) for side in (a, b, *base)]
     differing = [[float(np.count_nonzero(m != side)) for side in sides] for m, *sides in _wide(merged, *rounded)]
-    return [*add_up(rows), *add_up(differing)]
+    found = [*add_up(rows), *add_up(differing)]
+    if weights:
+        found += count_differing(merged, linear([to_float32(a), to_float32(b)], weights).astype(merged.dtype))
+    return found
 
 
 def _gram(*vectors: Array) -> list[float]:
