@@ -26,6 +26,7 @@ __all__ = [
     "StrPath",
     "exclusive",
     "full_disk",
+    "full_disk_in",
     "make_folder",
     "no_follow",
     "open_named",
@@ -194,6 +195,11 @@ def full_disk(error: BaseException | None) -> OSError | None:
     while error is not None and not (isinstance(error, OSError) and error.errno in FULL):
         error = error.__cause__
     return error
+
+
+def full_disk_in(text: str) -> OSError | None:
+    """What `full_disk` finds, in the words of an error that others have caught and written down."""
+    return next((OSError(number, os.strerror(number)) for number in FULL if os.strerror(number) in text), None)
 
 
 def make_folder(path: Path) -> None:

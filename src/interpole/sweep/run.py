@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.errors import InterpoleError, OutputError, RunError
-from interpole.files import StrPath, open_regular, write_atomic
+from interpole.files import StrPath, full_disk, open_regular, write_atomic
 from interpole.packages import require
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, now
@@ -321,7 +321,11 @@ class _Sweep:
         return self._summary()
 
     def _taken(self, job: Job, made: Made) -> Part:
-        """The log of a unit, copied here from the run folder that it was made in."""
+        """The log of a unit, copied here from the run folder that it was made in.
+
+        Raises:
+            InterpoleError, OSError: there is no room for it; it stays where it is.
+        """
         part = made.unit.part
         try:
             found = (
@@ -336,6 +340,8 @@ class _Sweep:
                 with open_regular(found.within(made.run, own.log)) as log:
                     write_atomic(job.entry.within(self._out, own.log), log.read(), durable=True)
         except (InterpoleError, OSError) as problem:
+            if full_disk(problem) is not None:
+                raise
             return part.model_copy(update={"status": "failed", "error": str(problem)})
         return own
 
