@@ -86,6 +86,7 @@ __all__ = [
     "Trust",
     "Vocabulary",
     "file_not_model",
+    "panel",
     "say_what_is_run",
     "share_of",
 ]
@@ -95,20 +96,20 @@ LAMBDAS = "0:1:0.1"
 MOST_SHARES = 100_000
 
 
-def _panel(title: str) -> Callable[..., Any]:
+def panel(title: str) -> Callable[..., Any]:
     """Makes the options that help shows under this title."""
     return partial(typer.Option, rich_help_panel=title)
 
 
-_of_dial = _panel("Where on the dial")
-_of_task = _panel("What to ask")
-_of_engine = _panel("The engine")
-_of_run = _panel("The run")
-_of_served = _panel("Models that are served")
-_of_result = _panel("The result")
-_of_sampler = _panel("How to sample")
-_of_adaptive = _panel("Fewer tokens (--adaptive)")
-_of_cluster = _panel("More than one machine")
+_of_dial = panel("Where on the dial")
+_of_task = panel("What to ask")
+_of_engine = panel("The engine")
+_of_run = panel("The run")
+_of_served = panel("Models that are served")
+_of_result = panel("The result")
+_of_sampler = panel("How to sample")
+_of_adaptive = panel("Fewer tokens (--adaptive)")
+_of_cluster = panel("More than one machine")
 
 Instruct = Annotated[str, typer.Argument(metavar="INSTRUCT", help="Instruct checkpoint (λ = 0): a folder or a hub id.")]
 Thinking = Annotated[str, typer.Argument(metavar="THINKING", help="Thinking checkpoint (λ = 1): a folder or a hub id.")]

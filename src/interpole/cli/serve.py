@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interpole.cli.options import Instruct, Json, Thinking
+from interpole.cli.options import Instruct, Json, Thinking, panel
 from interpole.errors import EngineError, RecipeError, printable
 
 if TYPE_CHECKING:
@@ -21,76 +21,46 @@ if TYPE_CHECKING:
 __all__ = ["example", "register", "serve", "show_serving"]
 
 EFFORTS = "low=0.4,medium=0.6,high=1"
-_WHO, _WHICH, _LIMITS = "For whom", "Which λ", "Limits"
+_for_whom, _which_lambda, _limit = map(panel, ("For whom", "Which λ", "Limits"))
 
 Flags = Annotated[
     list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="With --engine vllm: flags for vLLM, after --.")
 ]
-Engine = Annotated[
-    str, typer.Option(help="transformers (here: CPU, one GPU, Apple), or vllm.", rich_help_panel=_LIMITS)
-]
+Engine = Annotated[str, _limit(help="transformers (here: CPU, one GPU, Apple), or vllm.")]
 Lambda = Annotated[
-    float | None,
-    typer.Option("--lambda", "-l", help="λ of requests that name none. [default: medium's]", rich_help_panel=_WHICH),
+    float | None, _which_lambda("--lambda", "-l", help="λ of requests that name none. [default: medium's]")
 ]
-Effort = Annotated[
-    str | None,
-    typer.Option(help=f"Levels that requests may name. [default: {EFFORTS}]", rich_help_panel=_WHICH),
-]
+Effort = Annotated[str | None, _which_lambda(help=f"Levels that requests may name. [default: {EFFORTS}]")]
 FromRun = Annotated[
     Path | None,
-    typer.Option(
-        "--from",
-        metavar="RUN",
-        help="Levels from a run: λ at half, 90 % and the best of Thinking's accuracy.",
-        rich_help_panel=_WHICH,
+    _which_lambda(
+        "--from", metavar="RUN", help="Levels from a run: λ at half, 90 % and the best of Thinking's accuracy."
     ),
 ]
 Auto = Annotated[
     str | None,
-    typer.Option(
+    _which_lambda(
         metavar="POLICY",
         help="What `NAME@auto` asks for λ: a policy by name, fitted to --from, or a file of `route --fit`.",
-        rich_help_panel=_WHICH,
     ),
 ]
-Name = Annotated[str, typer.Option(help="The model's name in requests.", rich_help_panel=_WHICH)]
-Host = Annotated[str, typer.Option(help="Where to listen.", rich_help_panel=_WHO)]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.", rich_help_panel=_WHO)]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(help="What clients must send. Others on this machine can see it.", rich_help_panel=_WHO),
-]
-ApiKeyEnv = Annotated[
-    str | None, typer.Option(metavar="VARIABLE", help="The same, out of the environment.", rich_help_panel=_WHO)
-]
-Cors = Annotated[
-    list[str] | None,
-    typer.Option(metavar="ORIGIN", help="A site whose pages may ask. Repeatable.", rich_help_panel=_WHO),
-]
-LogPrompts = Annotated[
-    bool, typer.Option("--log-prompts", help="Write prompts and responses to stderr.", rich_help_panel=_WHO)
-]
-MaxRows = Annotated[int, typer.Option(min=1, help="Most responses at a time.", rich_help_panel=_LIMITS)]
-MaxQueue = Annotated[
-    int, typer.Option(min=0, help="Most that wait for a place; beyond, clients get 429.", rich_help_panel=_LIMITS)
-]
-MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="Longest response. [default: the context]", rich_help_panel=_LIMITS)
-]
-Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.1, help="Longest request, in seconds.", rich_help_panel=_LIMITS)
-]
-Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.", rich_help_panel=_LIMITS)]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, mps … [default: cuda where there is one]", rich_help_panel=_LIMITS)
-]
+Name = Annotated[str, _which_lambda(help="The model's name in requests.")]
+Host = Annotated[str, _for_whom(help="Where to listen.")]
+Port = Annotated[int, _for_whom(min=0, max=65535, help="0: any that is free.")]
+ApiKey = Annotated[str | None, _for_whom(help="What clients must send. Others on this machine can see it.")]
+ApiKeyEnv = Annotated[str | None, _for_whom(metavar="VARIABLE", help="The same, out of the environment.")]
+Cors = Annotated[list[str] | None, _for_whom(metavar="ORIGIN", help="A site whose pages may ask. Repeatable.")]
+LogPrompts = Annotated[bool, _for_whom("--log-prompts", help="Write prompts and responses to stderr.")]
+MaxRows = Annotated[int, _limit(min=1, help="Most responses at a time.")]
+MaxQueue = Annotated[int, _limit(min=0, help="Most that wait for a place; beyond, clients get 429.")]
+MaxTokens = Annotated[int | None, _limit(min=1, help="Longest response. [default: the context]")]
+Timeout = Annotated[float, _limit("--timeout", min=0.1, help="Longest request, in seconds.")]
+Dtype = Annotated[str, _limit(help="auto, bfloat16, float16 or float32.")]
+Device = Annotated[str | None, _limit(help="cpu, cuda, mps … [default: cuda where there is one]")]
 Group = Annotated[
     bool,
-    typer.Option(
-        "--group",
-        help="One copy of the weights: requests queue by λ, and the weights move from one λ to the next.",
-        rich_help_panel=_LIMITS,
+    _limit(
+        "--group", help="One copy of the weights: requests queue by λ, and the weights move from one λ to the next."
     ),
 ]
 
