@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from interpole.errors import EngineError, InterpoleError
 
@@ -35,10 +37,30 @@ def is_ours(module: str) -> bool:
 
 
 def remedy(module: str, extra: str = "") -> str:
-    """How to install a module: `pip install 'interpole[transformers]'`, or `pip install MODULE`."""
+    """How to install a module where this program is: `pip install 'interpole[transformers]'`, or `pip install MODULE`."""
     name = module.partition(".")[0]
     extra = extra or EXTRAS.get(name, "")
-    return f"pip install 'interpole[{extra}]'" if extra else f"pip install {name}"
+    ours, added = _COMMANDS[_installer()]
+    return ours.format(f"'interpole[{extra}]'") if extra else added.format(name)
+
+
+_COMMANDS = {
+    "pip": ("pip install {}", "pip install {}"),
+    "uv tool": ("uv tool install {}", "uv tool install interpole --with {}"),
+    "uvx": ("uvx {} …", "uvx --with {} interpole …"),
+    "pipx": ("pipx install --force {}", "pipx inject interpole {}"),
+}
+"""What installs an extra of ours, and another package, beside a program that was installed so."""
+
+
+def _installer() -> str:
+    """What made this environment, by what it leaves there; what leaves nothing is taken for pip."""
+    prefix = Path(sys.prefix)
+    if (prefix / "uv-receipt.toml").is_file():
+        return "uv tool"
+    if (prefix / "pipx_metadata.json").is_file():
+        return "pipx"
+    return "uvx" if {"archive-v0", "environments-v2"} & set(prefix.parts) else "pip"  # folders of uv's cache
 
 
 def require(module: str, error: type[InterpoleError] = EngineError, *, extra: str = "") -> None:

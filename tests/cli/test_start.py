@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from interpole.packages import remedy
+
 START = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
@@ -62,3 +64,19 @@ def test_a_failure_of_the_machine_ends_in_a_line_and_an_output_that_is_full_says
     with open("/dev/full", "w") as full:  # noqa: PTH123 (a device that is always full)
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "of_extra", "of_package"),
+    [
+        ("venv/pyvenv.cfg", "pip install 'interpole[all]'", "pip install scipy"),
+        ("tools/uv-receipt.toml", "uv tool install 'interpole[all]'", "uv tool install interpole --with scipy"),
+        ("archive-v0/x1/pyvenv.cfg", "uvx 'interpole[all]' …", "uvx --with scipy interpole …"),
+        ("venvs/pipx_metadata.json", "pipx install --force 'interpole[all]'", "pipx inject interpole scipy"),
+    ],
+)
+def test_the_remedy_is_that_of_what_installed_the_program(tmp_path, monkeypatch, left, of_extra, of_package):
+    (tmp_path / left).parent.mkdir(parents=True)
+    (tmp_path / left).touch()
+    monkeypatch.setattr(sys, "prefix", str((tmp_path / left).parent))
+    assert (remedy("torch", "all"), remedy("scipy")) == (of_extra, of_package)
