@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from interpole.engines.vllm_tally import STOPS_AT_ANSWER
-from interpole.errors import CorruptError, TaskError
-from interpole.formats import parse_json
+from interpole.errors import TaskError
+from interpole.serve.asgi import JSON, Appended, authorised, body_of, header, plain, send_error, send_whole, with_body
 from interpole.serve.errors import RequestError
 from interpole.serve.fields import WITHOUT_EFFECT
-from interpole.serve.guard import check_host, check_json, names_of
+from interpole.serve.guard import check_host, names_of
 from interpole.serve.levels import Chosen, Levels, card, cards, choose
 from interpole.serve.metrics import Metrics
 from interpole.serve.page import headers as page_headers
@@ -32,12 +34,6 @@ from interpole.serve.vllm_ending import ENDING, Cut, Ending
 from interpole.serve.vllm_watch import ResponseWatch
 
 __all__ = ["LambdaMiddleware", "rewritten"]
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 _REQUESTS = {
@@ -58,8 +54,7 @@ _REFUSED = {
     "kv_transfer_params": "keys and values from elsewhere have no λ",
     "ec_transfer_params": "embeddings from elsewhere have no λ",
 }
-MAX_BODY_BYTES = 32 << 20
-_JSON, _SSE = b"application/json", b"text/event-stream"
+_SSE = b"text/event-stream"
 _HTML = "text/html; charset=utf-8"
 
 
@@ -232,7 +227,7 @@ def _texts(value: Any) -> list[str]:
 class LambdaMiddleware:
     """An ASGI application around vLLM's."""
 
-    def __init__(self, app: App, levels: Levels | None = None, host: str = "", ending: Ending = ENDING) -> None:
+    def __init__(self, app: ASGIApp, levels: Levels | None = None, host: str = "", ending: Ending = ENDING) -> None:
         """Around `app`; without `levels` the environment says what is served, and at which address."""
         if levels is None:
             levels, host = of_environment()
@@ -251,31 +246,31 @@ class LambdaMiddleware:
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         try:
-            check_host(_header(scope, b"host"), self._hosts)
+            check_host(header(scope, b"host"), self._hosts)
             if scope["method"] == "POST" or path == "/health":
                 self._ending.check()
-            await self._serve(path, _authorised(scope), receive, send)
+            await self._serve(path, authorised(scope), receive, send)
         except RequestError as error:
-            await _send_error(send, error.anthropic() if path.startswith(MESSAGES) else error.openai(), error)
+            await send_error(send, error.anthropic() if path.startswith(MESSAGES) else error.openai(), error)
 
     async def _serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             if path == "" and scope["method"] != "OPTIONS":
-                await _send_whole(send, 200, page(self._levels), {"content-type": _HTML} | page_headers())
+                await send_whole(send, 200, page(self._levels), {"content-type": _HTML} | page_headers())
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 await self._models(path, scope, receive, send)
             elif path == "/metrics":
-                await self._app(_plain(scope), receive, _Appended(send, self._metrics.page()))
+                await self._app(plain(scope), receive, Appended(send, self._metrics.page()))
             else:
                 await self._app(scope, receive, send)
         elif path in _REQUESTS:
             await self._ask(path, scope, receive, send)
         elif path in _NO_MODEL:
-            body = await _body(scope, receive)
+            body = await body_of(scope, receive)
             if body is not None:
                 content = {**body, "model": self._levels.name} if "model" in body else body
                 choose(body, self._levels)
-                await self._app(*_with_body(scope, content, receive), send)
+                await self._app(*with_body(scope, content, receive), send)
         elif path.startswith(f"{RESPONSES}/"):
             await self._app(scope, receive, send)
         else:
@@ -286,7 +281,7 @@ class LambdaMiddleware:
     async def _ask(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """A request at its λ, and what becomes of it."""
         try:
-            body = await _body(scope, receive)
+            body = await body_of(scope, receive)
             if body is None:
                 return
             content, chosen = rewritten(path, body, self._levels, _fields(path))
@@ -298,7 +293,7 @@ class LambdaMiddleware:
         answer = _Rewriter(send, chosen, watch=watch, stops=_texts(content.get("stop")))
         try:
             with self._ending.active():
-                await self._app(*_with_body(scope, content, receive), answer)
+                await self._app(*with_body(scope, content, receive), answer)
         except Cut:
             await answer.fail(path)
         finally:
@@ -354,12 +349,12 @@ class _Rewriter:
             self._kind = dict(headers).get(b"content-type", b"").partition(b";")[0]
             if self._chosen is not None:
                 headers.append((b"x-interpole-lambda", f"{self._chosen.lam:g}".encode()))
-            if self._kind in (_JSON, _SSE):
+            if self._kind in (JSON, _SSE):
                 headers = [pair for pair in headers if pair[0] != b"content-length"]
             self._start = {**message, "headers": headers}
-            if self._kind != _JSON:
+            if self._kind != JSON:
                 await self._send(self._start)
-        elif message["type"] != "http.response.body" or self._kind not in (_JSON, _SSE):
+        elif message["type"] != "http.response.body" or self._kind not in (JSON, _SSE):
             await self._send(message)
         elif self._kind == _SSE:
             await self._events(message)
@@ -374,8 +369,8 @@ class _Rewriter:
         content = error.anthropic() if path == MESSAGES else error.openai()
         if self._watch is not None:
             self._watch.read(content, error.status, streamed=False)
-        if self._start is None or self._kind == _JSON:
-            await _send_error(self._send, content, error)
+        if self._start is None or self._kind == JSON:
+            await send_error(self._send, content, error)
             return
         text = json.dumps({"type": "error", **content}, ensure_ascii=False)  # for those whose events have types
         named = path in (MESSAGES, RESPONSES)
@@ -408,101 +403,3 @@ class _Rewriter:
             return line
         content = self._rewrite(json.loads(line.removeprefix(b"data: ")), 200)
         return b"data: " + json.dumps(content, ensure_ascii=False).encode()
-
-
-class _Appended:
-    """Sends a text on with ours behind it; one that has ours already (processes that count together) as it is."""
-
-    def __init__(self, send: Send, ours: bytes) -> None:
-        self._send, self._ours = send, ours
-        self._start: Message | None = None
-        self._held = b""
-
-    async def __call__(self, message: Message) -> None:
-        """A message of the application's."""
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        self._held += message.get("body", b"")
-        if message.get("more_body", False) or self._start is None:
-            return
-        if self._start["status"] == 200 and b"\ninterpole_" not in self._held:
-            self._held += self._ours
-        headers = [pair for pair in self._start["headers"] if pair[0].lower() != b"content-length"]
-        headers.append((b"content-length", str(len(self._held)).encode()))
-        await self._send({**self._start, "headers": headers})
-        await self._send({"type": "http.response.body", "body": self._held})
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return str(dict(scope["headers"]).get(name, b""), "latin-1")
-
-
-def _plain(scope: Scope) -> Scope:
-    """A request for a text that is neither compressed nor of another format than ours."""
-    named = (b"accept", b"accept-encoding")
-    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in named]}
-
-
-def _authorised(scope: Scope) -> Scope:
-    """A request whose key, where it comes in Anthropic's header, is in the one that vLLM reads."""
-    headers = dict(scope["headers"])
-    if b"x-api-key" not in headers or b"authorization" in headers:
-        return scope
-    return {**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer " + headers[b"x-api-key"])]}
-
-
-async def _body(scope: Scope, receive: Receive) -> dict[str, Any] | None:
-    """The JSON object that was sent; None: the client has gone.
-
-    Raises:
-        RequestError: it is none, or too long.
-    """
-    check_json(_header(scope, b"content-type"))
-    data, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        data, more = data + message.get("body", b""), message.get("more_body", False)
-        if len(data) > MAX_BODY_BYTES:
-            raise RequestError(f"a body of more than {MAX_BODY_BYTES >> 20} MiB", code="request_too_large", status=413)
-    try:
-        body = parse_json(data, "the request")
-    except CorruptError as error:
-        raise RequestError(error.what, code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise RequestError("the body is a JSON object", code="invalid_type")
-    return body
-
-
-def _with_body(scope: Scope, content: Mapping[str, Any], receive: Receive) -> tuple[Scope, Receive]:
-    """A request with another body."""
-    body = json.dumps(content, ensure_ascii=False).encode()
-    other = [
-        pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding", b"content-type")
-    ]
-    headers = [*other, (b"content-length", str(len(body)).encode()), (b"content-type", _JSON)]
-    sent = False
-
-    async def again() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()  # whether the client is still there
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return {**scope, "headers": headers}, again
-
-
-async def _send_error(send: Send, content: Mapping[str, Any], error: RequestError) -> None:
-    told = json.dumps(content, ensure_ascii=False)
-    await _send_whole(send, error.status, told, {"content-type": _JSON.decode()} | error.headers)
-
-
-async def _send_whole(send: Send, status: int, text: str, headers: Mapping[str, str]) -> None:
-    body = text.encode()
-    named = {"content-length": str(len(body)), **headers}
-    listed = [(name.lower().encode(), value.encode()) for name, value in named.items()]
-    await send({"type": "http.response.start", "status": status, "headers": listed})
-    await send({"type": "http.response.body", "body": body})
