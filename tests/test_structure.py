@@ -22,6 +22,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "packages",
     "records",
     "systems",
+    "forks",
     "files",
     "formats",
     "schema",

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import interpole.report.payload as pack
+import interpole.report.runs as of_runs
 from interpole.analysis.intervals import Interval
 from interpole.analysis.metrics import measure
 from interpole.analysis.recommend import recommend
@@ -27,14 +28,14 @@ from interpole.cli import app
 from interpole.errors import AnalysisError, OutputError, RunError
 from interpole.paper.printed import TABLES
 from interpole.records import Outcome, Sample
-from interpole.report import FIGURES, hero, plot, write_figures, write_report
+from interpole.report import FIGURES, hero, plot, write_figures, write_page_and_figures, write_report
 from interpole.report import figures as f
 from interpole.report.marks import Mark, marks
 from interpole.report.pareto import pareto
 from interpole.report.payload import cell, payload, texts
 from interpole.report.plots import chart
 from interpole.report.render import save, svg
-from interpole.report.responses import MAX_CHARS, Responses
+from interpole.report.responses import MAX_CHARS, Record, Responses
 from interpole.report.style import COLOURS, OUTCOMES
 from interpole.report.verdicts import bands, verdicts
 from interpole.runs.prediction import PredictionFile
@@ -487,9 +488,9 @@ def test_what_is_kept_of_a_response_is_cut_out_of_the_whole(sweep: list[Sample],
     spans = [Span("thinking", 0, num_chars // 3), Span("answer", num_chars // 3, num_chars)]
     spans = [span for span in spans if span.end > span.start]
     kept = Responses()
-    kept.put(sweep[0], "another", [Span("answer", 0, 7)])
-    kept.put(sweep[1], text, spans)
-    kept.put(sweep[2], "not shown", None)
+    kept.put(sweep[0], Record.of("another", [Span("answer", 0, 7)]))
+    kept.put(sweep[1], Record.of(text, spans))
+    kept.put(sweep[2], Record.of("not shown", None))
     kept.arrange([sweep[2], sweep[1]])
     head, cut = round(keep * 2 / 3), max(0, num_chars - keep)
     out = set(range(head, head + cut))
@@ -575,9 +576,18 @@ def test_the_report_says_how_it_was_run(page: Path) -> None:
     assert not re.search(r"""(?:src|href)=["']?(?!#)[^"'>]""", text.split("<script")[0])
 
 
-def test_a_report_of_two_runs_keeps_their_tasks_apart(run: Path, sweep: list[Sample], tmp_path: Path) -> None:
+def test_a_report_of_two_runs_keeps_their_tasks_apart_and_draws_each(
+    run: Path, sweep: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, Path]] = []
+    monkeypatch.setattr(
+        of_runs, "write_figures", lambda found, _, where, __: drawn.append((str(found), where)) or [where]
+    )
     other = write_run(tmp_path / "second", [s for s in sweep if s.lam in (0.0, 0.4, 1.0)])
-    text = write_report([run, other], tmp_path / "both.html").read_text()
+    page, figures = write_page_and_figures([run, other], tmp_path / "both.html")
+    assert drawn == [(str(measure(read(one))), one / "figures") for one in (run, other)]
+    assert figures == [run / "figures", other / "figures"]
+    text = page.read_text()
     assert 'data-choose="arithmetic · tiny"' in text
     assert 'data-choose="arithmetic · second"' in text
 

@@ -1,6 +1,9 @@
 """Samples read from logs are what Inspect itself reads from them."""
 
 import json
+import os
+import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -109,10 +112,53 @@ def test_the_problems_of_a_task_are_those_of_its_samples(run):
 
 def test_texts_that_are_taken_one_by_one_are_those_of_all_at_once(run):
     taken = {}
-    found = samples.read(run, take=lambda one, response: taken.update({id(one): response}))
+    take = samples.Take(lambda one, response: (one.number, response), lambda one, kept: taken.update({id(one): kept}))
+    found = samples.read(run, take=take)
+    taken = {one: kept[1] for one, kept in taken.items()}
     whole = samples.read(run)
     assert [replace(one, response=taken[id(one)]) for one in found] == whole
     assert {one.response for one in found} == {""} != {one.response for one in whole}
+
+
+@pytest.fixture
+def spread(monkeypatch):
+    """As if the run were large and the machine had three cores: stretches of a kilobyte in three processes."""
+    monkeypatch.setattr(samples, "LARGE_BYTES", 1)
+    monkeypatch.setattr(samples, "STRETCH_BYTES", 1000)
+    monkeypatch.setattr(samples, "num_processes", lambda: 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there other processes read")
+def test_several_processes_read_what_one_does(run, request):
+    def read():
+        taken = {}
+        take = samples.Take(lambda _, text: (text, os.getpid()), lambda one, kept: taken.update({id(one): kept}))
+        found = samples.read(run, take=take)
+        return found, [taken[id(one)][0] for one in found], {process for _, process in taken.values()}
+
+    *alone, here = read()
+    bare = samples.read(run, texts=False)
+    request.getfixturevalue("spread")
+    *several, there = read()
+    assert several == alone
+    assert here == {os.getpid()}
+    assert os.getpid() not in there
+    assert samples.read(run, texts=False) == bare
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there other processes read")
+def test_a_damaged_log_is_the_same_error_in_whichever_process_it_is_read(run, tmp_path, request):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for log in sorted(copy.rglob("*.eval"))[1:]:
+        data = bytearray(log.read_bytes())
+        data[len(data) // 3 : len(data) // 3 + 40] = bytes(40)
+        log.write_bytes(data)
+    with pytest.raises(RunError) as alone:
+        samples.read(copy)
+    request.getfixturevalue("spread")
+    with pytest.raises(RunError) as several:
+        samples.read(copy)
+    assert str(several.value) == str(alone.value)
 
 
 def test_without_texts_everything_else_is_the_same(run):

@@ -176,19 +176,12 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page of a run: curves, stages, responses, how it was run. Needs no network."""
-    from interpole.analysis.scoring import measured
     from interpole.cli.show import show_json
-    from interpole.report import write_figures, write_report
-    from interpole.report.verdicts import stages_of
-    from interpole.runs.runfile import RunFile
-    from interpole.runs.samples import read
-    from interpole.runs.simplex import simplex_of
+    from interpole.report import write_page_and_figures
 
-    page = write_report(runs, out or runs[0] / "report.html", grading=grading, include_texts=include_texts)
-    drawn: list[Path] = []
-    for run in runs if figures else ():
-        metrics, found = measured(read(run, texts=False), grading, run)
-        drawn += write_figures(metrics, stages_of(found, metrics), run / "figures", simplex_of(RunFile.load(run)))
+    page, drawn = write_page_and_figures(
+        runs, out or runs[0] / "report.html", grading=grading, include_texts=include_texts, figures=figures
+    )
     if as_json:
         show_json({"page": str(page), "figures": [str(path) for path in drawn]})
     else:

@@ -7,6 +7,6 @@ Nothing here needs a model or the network; statistics come from `metrics`, `stag
 """
 
 from interpole.report.plots import FIGURES, hero, plot, write_figures
-from interpole.report.runs import write_report
+from interpole.report.runs import write_page_and_figures, write_report
 
-__all__ = ["FIGURES", "hero", "plot", "write_figures", "write_report"]
+__all__ = ["FIGURES", "hero", "plot", "write_figures", "write_page_and_figures", "write_report"]

@@ -10,6 +10,7 @@ import marshal
 import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from interpole.errors import OutputError
 from interpole.records import Sample
 from interpole.systems import read_at
 
-__all__ = ["MAX_CHARS", "Parse", "Responses", "Stretch", "as_it_stands"]
+__all__ = ["MAX_CHARS", "Parse", "Record", "Responses", "Stretch", "as_it_stands"]
 
 MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no more
 HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
@@ -31,6 +32,22 @@ Stretch = tuple[str, str | int]
 def as_it_stands(sample: Sample) -> ParsedResponse:
     """A response read apart where nothing is known of its prompt."""
     return ThinkFormat(Markers("<think>", "</think>")).parse(sample.response, sample.finish)
+
+
+class Record(NamedTuple):
+    """A response as it waits: its length, and what is kept of it in bytes."""
+
+    num_chars: int
+    data: bytes
+
+    @classmethod
+    def of(cls, response: str, spans: Iterable[Span] | None) -> Record:
+        """Of a text in stretches; None: it must not be shown."""
+        if spans is None:
+            return cls(len(response), b"")
+        head = round(HEAD_SHARE * MAX_CHARS)
+        kept = response if len(response) <= MAX_CHARS else response[:head] + response[head - MAX_CHARS :]
+        return cls(len(response), marshal.dumps(([tuple(span) for span in spans], kept)))
 
 
 class Responses:
@@ -52,33 +69,23 @@ class Responses:
         made = cls()
         for sample in samples:
             spans = None if sample.task in private else parse(sample).spans
-            made.put(sample, sample.response, spans)
+            made.put(sample, Record.of(sample.response, spans))
         made.arrange(samples)
         return made
 
-    def put(self, sample: Sample, response: str, spans: Iterable[Span] | None) -> None:
+    def put(self, sample: Sample, record: Record) -> None:
         """Write a response down.
-
-        Args:
-            sample: whose it is.
-            response: its text.
-            spans: the text in stretches; None: it must not be shown.
 
         Raises:
             OutputError: the disk is full.
         """
-        record = b""
-        if spans is not None:
-            head = round(HEAD_SHARE * MAX_CHARS)
-            kept = response if len(response) <= MAX_CHARS else response[:head] + response[head - MAX_CHARS :]
-            record = marshal.dumps(([tuple(span) for span in spans], kept))
         try:
-            self._file.write(record)
+            self._file.write(record.data)
         except OSError as error:
             raise OutputError(f"cannot write: {error.strerror}", WHERE, "free some space") from error
         self._rows[id(sample)] = len(self._num_chars)
-        self._num_chars.append(len(response))
-        self._at.append(self._at[-1] + len(record))
+        self._num_chars.append(record.num_chars)
+        self._at.append(self._at[-1] + len(record.data))
 
     def arrange(self, samples: Iterable[Sample]) -> None:
         """Say which samples come next; all were `put`.

@@ -19,7 +19,8 @@ from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
-from interpole.report.responses import Responses
+from interpole.report.plots import write_figures
+from interpole.report.responses import Record, Responses
 from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PredictionFile, TaskPrediction, first_token_margins
@@ -27,7 +28,7 @@ from interpole.runs.runfile import RunFile
 from interpole.runs.simplex import Simplex, simplex_of
 from interpole.search.study import role_of
 
-__all__ = ["write_report"]
+__all__ = ["write_page_and_figures", "write_report"]
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading, and (name, value) under it
 HASH_CHARS = 16
@@ -47,13 +48,26 @@ class _Run:
 def write_report(
     runs: StrPath | Sequence[StrPath], out: StrPath, *, grading: str | None = None, include_texts: bool = False
 ) -> Path:
-    """Write the page of one or more runs.
+    """Write the page of one or more runs: `write_page_and_figures` without the figures."""
+    return write_page_and_figures(runs, out, grading=grading, include_texts=include_texts, figures=False)[0]
+
+
+def write_page_and_figures(
+    runs: StrPath | Sequence[StrPath],
+    out: StrPath,
+    *,
+    grading: str | None = None,
+    include_texts: bool = False,
+    figures: bool = True,
+) -> tuple[Path, list[Path]]:
+    """Write the page of one or more runs, and every figure of each into its folder `figures`, read once.
 
     Args:
         runs: run folders. With several, every task is shown under the name of its run.
         out: the file to write, `report.html` for instance.
         grading: the grading to score by; tasks that do not have it keep their own, as the page says of each.
         include_texts: also show questions and responses of tasks whose authors ask that they not be published.
+        figures: whether figures are wanted.
 
     Raises:
         RunError: a folder is not a run, has no samples yet, or its logs cannot be read.
@@ -66,9 +80,10 @@ def write_report(
     metrics, samples = measured([sample for run in read for sample in run.samples], grading)
     private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
     forms = {(f"{e.task}{run.suffix}", e.point): run.file.format_of(e) for run in read for e in run.file.current}
+    stages = stages_of(samples, metrics)
     page = html(
         metrics,
-        stages_of(samples, metrics),
+        stages,
         samples,
         remarks=[
             Verdict("warning", "", f"Part of a search{run.suffix}", role)
@@ -89,7 +104,14 @@ def write_report(
     )
     out = Path(out)
     write_atomic(out, page, parents=True)
-    return out
+    drawn: list[Path] = []
+    for run in read if figures else ():
+        if run.suffix:
+            own = [replace(s, task=s.task.removesuffix(run.suffix)) for s in run.samples]
+            metrics, _ = measured(own, grading, run.folder)
+            stages = stages_of(own, metrics)
+        drawn += write_figures(metrics, stages, run.folder / "figures", run.simplex)
+    return out, drawn
 
 
 def _predicted(run: _Run) -> Mapping[str, TaskPrediction]:
@@ -132,12 +154,12 @@ def _read(folder: Path, several: bool, grading: str | None, responses: Responses
     file = RunFile.load(folder)
     forms = {(entry.task, entry.point): file.format_of(entry) for entry in file.current}
 
-    def take(sample: Sample, response: str) -> None:
+    def record(sample: Sample, response: str) -> Record:
         shown = include_texts or not file.tasks[sample.task].private
         form = forms[sample.task, sample.point]
-        responses.put(sample, response, form.parse(response, sample.finish).spans if shown else None)
+        return Record.of(response, form.parse(response, sample.finish).spans if shown else None)
 
-    found = run_samples.read(folder, take=take)
+    found = run_samples.read(folder, take=run_samples.Take(record, responses.put))
     if not found:
         raise RunError("no samples yet", folder, "let the sweep finish at least one point")
     responses.arrange(found)

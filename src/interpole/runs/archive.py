@@ -58,12 +58,15 @@ class Archive:
         self._zip.close()
         self._file.close()
 
-    def members(self, wanted: Callable[[str], bool], *, needed: bool = True) -> Iterator[tuple[str, bytes]]:
+    def members(
+        self, wanted: Callable[[str], bool], *, needed: bool = True, stretch: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[str, bytes]]:
         """The names and the bytes of members, which are no more than what a log can hold.
 
         Args:
             wanted: takes a name, and says whether that member shall be read.
             needed: a log without any such member is no log.
+            stretch: (number, of how many) equal stretches of them to read.
 
         Raises:
             RunError: the log is damaged, or would unpack to more than a log can hold.
@@ -72,7 +75,8 @@ class Archive:
         _check(infos, self._path)
         if needed and not infos:
             raise RunError("a log cannot be read: it holds no samples", self._path, REMEDY)
-        for info in infos:
+        number, num = stretch
+        for info in infos[len(infos) * number // num : len(infos) * (number + 1) // num]:
             with _damage(self._path):
                 data = self._unpacked(info)
             if len(data) > MAX_VALUES and data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:

@@ -8,13 +8,17 @@ a log and stand in for its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AliasChoices, Field, FiniteFloat, RootModel
 
 from interpole.errors import RunError
 from interpole.files import StrPath, open_regular
+from interpole.forks import mapped, num_processes
 from interpole.formats import json_items, parse_json
 from interpole.records import Outcome, Sample
 from interpole.runs.archive import Archive
@@ -24,6 +28,7 @@ from interpole.schema import Foreign, validated, validated_json
 __all__ = [
     "Logged",
     "ScoreMetadata",
+    "Take",
     "logged",
     "read",
     "read_log",
@@ -40,8 +45,44 @@ _AGAIN = "run the sweep again: it makes what is missing"
 _GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
 
 
-Take = Callable[[Sample, str], None]
 Same = dict[Any, Any]
+LARGE_BYTES = 16 << 20
+"""Of a run's logs; reading fewer takes less than a second, and other processes are not worth their start."""
+STRETCH_BYTES = 4 << 20
+"""Of a log that are read at once, about a thousand samples."""
+
+
+class Take(NamedTuple):
+    """What becomes of responses as they are read, so that memory holds few of them at a time."""
+
+    digest: Callable[[Sample, str], Any]
+    """Is given a sample and its response, perhaps in another process; what it gives can be pickled."""
+    keep: Callable[[Sample, Any], None]
+    """Is given each of the samples that `read` returns, without its response, and its digest."""
+
+
+class _Log(NamedTuple):
+    """A log, and what it is of."""
+
+    path: Path
+    entry: Entry
+    part: Part
+
+
+class _Stretch(NamedTuple):
+    """One of `num` equal stretches of a log."""
+
+    log: _Log
+    number: int
+    num: int
+
+
+class _Held(NamedTuple):
+    """What a stretch holds: samples, the digests of their responses where they are wanted, the problems that the log asks."""
+
+    samples: list[Any]
+    records: list[Any]
+    asked: list[str]
 
 
 class ScoreMetadata(Foreign):
@@ -136,30 +177,62 @@ def read(run: StrPath, *, texts: bool = True, take: Take | None = None) -> list[
         run: the run folder; parts of it that were never finished are not among the samples.
         texts: whether responses are wanted (else they are empty, and long questions cut at 1,000 characters): about three
             times slower.
-        take: is handed every sample and its response as they are read, log by log; the samples themselves then have none,
-            so that memory holds one response at a time.
+        take: is handed every sample and its response as they are read, log by log; the samples themselves then have none.
 
     Raises:
         RunError: no run, or one of its logs is missing or damaged.
     """
     run = Path(run)
-    same: Same = {}
+    entries = RunFile.load(run).current
+    logs = [
+        _Log(entry.within(run, part.log), entry, part)
+        for entry in entries
+        for part in entry.parts
+        if part.log is not None
+    ]
+    contents = _contents(logs, texts, take)
     found: dict[tuple[str, str, str, int], Sample] = {}
-    for entry in RunFile.load(run).current:
+    for entry in entries:
         own: dict[tuple[str, int], Sample] = {}
         order: dict[str, int] = {}
         for part in entry.parts:
             if part.log is None:
                 continue
-            with Archive(log := entry.within(run, part.log)) as opened:
-                read = _read_log(opened, log, entry, part, texts=texts, take=take, same=same)
-                made = {(one.problem_id, one.number): one for one in read}
-                asked = _asked(opened, log) or dict.fromkeys(name for name, _ in made)
-            order |= {name: place for place, name in enumerate(asked, part.place[1])}
-            own |= made
+            made, asked = next(contents)
+            names = asked or dict.fromkeys(one.problem_id for one in made)
+            order |= {name: place for place, name in enumerate(names, part.place[1])}
+            own |= {(one.problem_id, one.number): one for one in made}
         for problem, number in sorted(own, key=lambda key: (order.get(key[0], len(order)), key)):
             found[entry.task, entry.point, problem, number] = own[problem, number]
     return list(found.values())
+
+
+def _contents(logs: Sequence[_Log], texts: bool, take: Take | None) -> Iterator[tuple[list[Sample], list[str]]]:
+    """The samples of every log, and the problems that it asks; large logs are read in several processes."""
+    sizes = [log.path.stat().st_size if log.path.is_file() else 0 for log in logs]
+    stretches = [
+        _Stretch(log, number, num)
+        for log, size in zip(logs, sizes, strict=True)
+        for num in [1 + size // STRETCH_BYTES if texts else 1]  # summaries are one member
+        for number in range(num)
+    ]
+    reader, same = _Reader(stretches, texts, take), dict[Any, Any]()
+    if sum(sizes) < LARGE_BYTES or (processes := num_processes()) == 1:
+        read: Iterator[_Held] = map(reader.read, range(len(stretches)))
+    else:
+        killed = RunError("a process that read its logs was killed", logs[0].entry.task, "is there memory for it?")
+        sent = mapped(reader.sent, len(stretches), processes, killed)
+        read = (_Held([_again(row, same) for row in rows], *others) for rows, *others in sent)
+    samples, asked = list[Sample](), list[str]()
+    for stretch, content in zip(stretches, read, strict=True):
+        if take:
+            for sample, record in zip(content.samples, content.records, strict=True):
+                take.keep(sample, record)
+        samples += content.samples
+        asked += content.asked
+        if stretch.number + 1 == stretch.num:
+            yield samples, asked
+            samples, asked = [], []
 
 
 def read_some(
@@ -193,16 +266,43 @@ def read_log(path: Path, entry: Entry, part: Part, *, texts: bool = True) -> Ite
     Raises:
         RunError: the log is missing or damaged.
     """
+    same: Same = {}
     with Archive(path) as opened:
-        yield from _read_log(opened, path, entry, part, texts=texts, take=None, same={})
+        anew = regraded(path)
+        for one in _logged(opened, path, texts=texts):
+            yield _sample(one, _Log(path, entry, part), anew.get((str(one.id), one.epoch), {}), None, same)[0]
 
 
-def _read_log(
-    opened: Archive, path: Path, entry: Entry, part: Part, *, texts: bool, take: Take | None, same: Same
-) -> Iterator[Sample]:
-    anew = regraded(path)
-    for one in _logged(opened, path, texts=texts):
-        yield _sample(one, entry, part, anew.get((str(one.id), one.epoch), {}), path, take=take, same=same)
+class _Reader:
+    """Reads stretches by their places; a log stays open until its last one is read."""
+
+    def __init__(self, stretches: Sequence[_Stretch], texts: bool, take: Take | None) -> None:
+        self._stretches, self._texts, self._digest = stretches, texts, take and take.digest
+        self._log: _Log | None = None
+        self._open = ExitStack()
+        self._same: Same = {}
+
+    def read(self, place: int) -> _Held:
+        """What a stretch holds."""
+        log, number, num = self._stretches[place]
+        if log is not self._log:
+            self._open.close()
+            self._archive, self._log = self._open.enter_context(Archive(log.path)), log
+            self._anew = regraded(log.path)
+        with self._open:
+            read = [
+                _sample(one, log, self._anew.get((str(one.id), one.epoch), {}), self._digest, self._same)
+                for one in _logged(self._archive, log.path, texts=self._texts, stretch=(number, num))
+            ]
+            asked = [] if number else _asked(self._archive, log.path)
+            if number + 1 < num:
+                self._open = self._open.pop_all()
+        return _Held([sample for sample, _ in read], [digest for _, digest in read] if self._digest else [], asked)
+
+    def sent(self, place: int) -> _Held:
+        """What a stretch holds, with samples as tuples, which are pickled several times faster."""
+        content = self.read(place)
+        return content._replace(samples=[_FIELDS(sample) for sample in content.samples])
 
 
 def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
@@ -215,9 +315,9 @@ def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
         yield from _logged(opened, path, texts=texts)
 
 
-def _logged(opened: Archive, path: Path, *, texts: bool) -> Iterator[Logged]:
+def _logged(opened: Archive, path: Path, *, texts: bool, stretch: tuple[int, int] = (0, 1)) -> Iterator[Logged]:
     wanted = (lambda name: name.startswith("samples/")) if texts else (lambda name: name == "summaries.json")
-    for name, data in opened.members(wanted):
+    for name, data in opened.members(wanted, stretch=stretch):
         where = f"{path}, {name}"
         if texts:
             yield validated_json(Logged, data, where, RunError, _AGAIN)
@@ -250,12 +350,13 @@ def regraded(log: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def _sample(
-    one: Logged, entry: Entry, part: Part, anew: Mapping[str, Any], path: Path, *, take: Take | None, same: Same
-) -> Sample:
-    """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were.
+    one: Logged, log: _Log, anew: Mapping[str, Any], digest: Callable[[Sample, str], Any] | None, same: Same
+) -> tuple[Sample, Any]:
+    """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were, and its digest.
 
     Texts and grades that several samples have are in memory once: `same` has those seen before.
     """
+    path, entry, part = log
     where = f"{path}, {one.id} in epoch {one.epoch}"
     content = {**one.score_metadata, **anew}
     error = one.error.message or "unknown" if isinstance(one.error, _Error) else one.error or ""
@@ -273,7 +374,7 @@ def _sample(
         "message": _once(one.input if isinstance(one.input, str) else "", same),
         "target": _once(one.answer_key, same),
         "difficulty": _once(str(difficulty) if isinstance(difficulty, str | int | float) else "", same),
-        "response": "" if take else response,
+        "response": "" if digest else response,
     }
     answers = (metadata and metadata.answers) or {}
     if metadata is None:
@@ -289,22 +390,28 @@ def _sample(
             outcome=metadata.outcome,
             closed=metadata.closed,
             answer=metadata.answer,
-            grades=same.setdefault(("grades", *metadata.grades.items()), metadata.grades),
-            answers=same.setdefault(("answers", *answers.items()), answers),
+            grades=_once(metadata.grades, same),
+            answers=_once(answers, same),
             pseudo_close=metadata.pseudo_close,
             near_close=metadata.near_close,
             private=metadata.private,
             budget_forced=metadata.budget_forced,
             chosen_lam=metadata.chosen_lam,
         )
-    if take:
-        take(found, response)
-    return found
+    return found, digest(found, response) if digest else None
 
 
-def _once(text: str, same: Same) -> str:
-    found: str = same.setdefault(text, text)
-    return found
+_FIELDS = attrgetter(*(field.name for field in fields(Sample)))
+
+
+def _again(row: tuple[Any, ...], same: Same) -> Sample:
+    """A sample that another process sent, with the texts and grades of those before it where they are the same."""
+    return Sample(*(_once(value, same) if type(value) in (str, dict) else value for value in row))
+
+
+def _once(value: Any, same: Same) -> Any:
+    """A text or a mapping, or the one like it that was seen before."""
+    return same.setdefault((*value.items(),) if isinstance(value, dict) else value, value)
 
 
 def response_of(one: Logged, where: object = "") -> str:
