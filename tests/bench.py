@@ -6,6 +6,7 @@ import time
 import live
 import tiny
 from interpole import tasks
+from interpole.analysis.scoring import score
 from interpole.runs import samples
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
@@ -15,6 +16,25 @@ TALK = [
     {"contains": "", "lambda": 1.0, "responses": ["<think>\nhm\n</think>\n\n7"]},
     {"contains": "", "responses": ["7"]},
 ]
+
+
+def script_at(lams):
+    """Every problem its own answer at every λ, of its own length."""
+    return [
+        {
+            "contains": problem.question,
+            "lambda": lam,
+            "responses": [f"{'hm ' * (3 * i + j)}{problem.answer if i < j else 7}"],
+        }
+        for i, problem in enumerate(PROBLEMS)
+        for j, lam in enumerate(lams)
+    ]
+
+
+def content(run):
+    """What must be the same however a sweep is made: every sample in its place, and the tables to the byte."""
+    score(run)
+    return samples.read(run), [(run / name).read_bytes() for name in ("curves.csv", "metrics.json", "stages.json")]
 
 
 class Bench:

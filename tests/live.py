@@ -66,3 +66,16 @@ def write(folder, seed, *, tied=True, moe=False, family="qwen3", norms=False, **
 def pair(folder, **options):
     """Folders of an Instruct/Thinking pair."""
     return write(folder / "instruct", 0, **options), write(folder / "thinking", 1, **options)
+
+
+def sweep_of(pair, lambdas, *, max_tokens, **options):
+    """The settings of a small sweep of this pair in float32; `options` are the engine's."""
+    return {
+        "sources": dict(zip(("instruct", "thinking"), map(str, pair), strict=True)),
+        "tasks": "arithmetic",
+        "lambdas": lambdas,
+        "samples": 1,
+        "limit": 4,
+        "sampler": {"max_tokens": max_tokens},
+        "engine_options": {"dtype": "float32"} | options,
+    }

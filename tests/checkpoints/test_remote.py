@@ -1,6 +1,7 @@
 """Checkpoints read over the network by ranges: the bytes of a copy, whatever the connection does, and no copy on the disk."""
 
 import itertools
+import shlex
 
 import ml_dtypes
 import numpy as np
@@ -160,17 +161,7 @@ def test_fp8_is_decoded_from_what_is_fetched(tmp_path):
 
 @pytest.mark.usefixtures("hub")
 def test_the_command_streams(pair, tmp_path):
-    line = [
-        "merge",
-        "lab/instruct",
-        "lab/thinking",
-        "-l",
-        "0.6",
-        "-o",
-        str(tmp_path / "out"),
-        "--no-doctor",
-        "--stream",
-    ]
+    line = [*shlex.split("merge lab/instruct lab/thinking -l 0.6 -o"), str(tmp_path / "out"), "--no-doctor", "--stream"]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 0, (done.output, done.exception)
     expected = interpole.merge(Recipe.between(*pair, 0.6))

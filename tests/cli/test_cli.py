@@ -40,15 +40,7 @@ def test_merge_writes_what_the_library_computes(pair, tmp_path):
     call(
         "merge",
         *pair,
-        "-l",
-        "0.6",
-        "--layers",
-        "1-2",
-        "--skip",
-        "ffn",
-        "--embeddings",
-        "thinking",
-        "-o",
+        *shlex.split("-l 0.6 --layers 1-2 --skip ffn --embeddings thinking -o"),
         tmp_path / "m",
         "--no-doctor",
     )
@@ -284,14 +276,7 @@ def run(tmp_path_factory):
         "sweep",
         where.instruct,
         where.thinking,
-        "--task",
-        "arithmetic",
-        "-l",
-        "0,0.5,0.8,1",
-        "-k",
-        "2",
-        "--limit",
-        "12",
+        *shlex.split("--task arithmetic -l 0,0.5,0.8,1 -k 2 --limit 12"),
     ]
     made = CliRunner().invoke(app, [*map(str, command), "--out", str(folder)])
     assert made.exit_code == 0, made.output
@@ -361,19 +346,7 @@ def test_sizes_are_read_in_three_digits():
 
 def test_a_dry_run_tells_what_is_there(run):
     where = shipped()
-    command = [
-        "sweep",
-        where.instruct,
-        where.thinking,
-        "--task",
-        "arithmetic",
-        "-l",
-        "0,0.5,0.7",
-        "-k",
-        "2",
-        "--limit",
-        "12",
-    ]
+    command = ["sweep", where.instruct, where.thinking, *shlex.split("--task arithmetic -l 0,0.5,0.7 -k 2 --limit 12")]
     out = call(*command, "--out", run, "--dry-run")
     assert "24 responses to generate" in out
 
@@ -390,13 +363,7 @@ def test_text_of_users_is_shown_as_it_is_and_commands_can_be_pasted(tmp_path):
         *ends,
         "--task",
         there / "questions.jsonl",
-        "-l",
-        "0,1",
-        "-k",
-        "1",
-        "--max-tokens",
-        "2",
-        "-o",
+        *shlex.split("-l 0,1 -k 1 --max-tokens 2 -o"),
         there / "run",
     )
     told = call("recommend", there / "run", "--balanced")

@@ -1,6 +1,7 @@
 """The registry of engines: what it says of ours is true, and what a package adds works everywhere without another change."""
 
 import inspect
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -72,19 +73,7 @@ def test_an_engine_of_another_package_sweeps_and_estimates_from_the_command_line
         str(tiny.write(tmp_path / name, tiny.tensors(i, layers=1), template=live.TEMPLATE))
         for i, name in enumerate(("instruct", "thinking"))
     ]
-    flags = [
-        "--engine",
-        "parrot",
-        "--engine-option",
-        "reply=7",
-        "--lambda",
-        "0,1",
-        "--limit",
-        "2",
-        "-k",
-        "1",
-        "--no-doctor",
-    ]
+    flags = shlex.split("--engine parrot --engine-option reply=7 --lambda 0,1 --limit 2 -k 1 --no-doctor")
     command = ["sweep", *pair, *flags, "--out", str(tmp_path / "run")]
     planned = CliRunner().invoke(app, [*command, "--dry-run"])
     assert planned.exit_code == 0, planned.output

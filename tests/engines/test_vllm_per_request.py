@@ -279,17 +279,8 @@ def test_the_new_model_runner_finds_lambda_by_the_slot_of_a_request():
 
 
 def test_a_sweep_with_all_lambdas_in_one_batch_gives_the_responses_of_one_from_point_to_point(tmp_path):
-    instruct, thinking = live.pair(tmp_path, **SIZES)
-    content = {
-        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
-        "tasks": "arithmetic",
-        "lambdas": "0,0.45,1",
-        "samples": 1,
-        "limit": 4,
-        "sampler": {"max_tokens": 8},
-        "engine": "vllm",
-        "engine_options": {"dtype": "float32", "kv_cache_memory_bytes": 1 << 26},
-    }
+    content = live.sweep_of(live.pair(tmp_path, **SIZES), "0,0.45,1", max_tokens=8, kv_cache_memory_bytes=1 << 26)
+    content["engine"] = "vllm"
     found = []
     for batched in (False, True):
         out = tmp_path / f"{batched}"

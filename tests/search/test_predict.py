@@ -111,21 +111,19 @@ def test_prompts_come_from_lines_or_rows(pair, tmp_path):
             prompts_in(planned, tmp_path / name, Sampler())
 
 
+def scripted(folder, script, limit):
+    """The words of a command that ask an engine with this script."""
+    (folder / "script.json").write_text(json.dumps(script))
+    option = ["--engine-option", f"script={folder}/script.json"]
+    return ["--engine", "scripted", *option, "--no-doctor", "--limit", str(limit)]
+
+
 def test_prompts_that_open_the_thinking_are_asked_how_likely_responses_begin_as_thinkings_own_do(pair, tmp_path):
     for folder in pair:
         (folder / "chat_template.jinja").write_text(OPENING)
     chances = {0.0: 0.0001, 0.25: 0.1, 0.5: 0.3, 1.0: 0.5}
     script = [{"lambda": lam, "chance": chance, "responses": ["so it begins"]} for lam, chance in chances.items()]
-    (tmp_path / "script.json").write_text(json.dumps(script))
-    engine = [
-        "--engine",
-        "scripted",
-        "--engine-option",
-        f"script={tmp_path}/script.json",
-        "--no-doctor",
-        "--limit",
-        "3",
-    ]
+    engine = scripted(tmp_path, script, limit=3)
     done = CliRunner().invoke(app, ["predict", *map(str, pair), "--lambda", "0,0.25,0.5,1", *engine, "--json"])
     assert "the prompts open the thinking themselves" in done.stderr
     found = json.loads(done.stdout)
@@ -151,16 +149,7 @@ def test_the_command_stands_beside_a_sweep_and_refuses_one_of_other_weights(pair
         {"lambda": lam, "chance": chance, "responses": ["<think>1</think>2", "3"] if lam else ["3"]}
         for lam, chance in shares.items()
     ]
-    (tmp_path / "script.json").write_text(json.dumps(script))
-    engine = [
-        "--engine",
-        "scripted",
-        "--engine-option",
-        f"script={tmp_path}/script.json",
-        "--no-doctor",
-        "--limit",
-        "4",
-    ]
+    engine = scripted(tmp_path, script, limit=4)
     run = ["sweep", *map(str, pair), "--lambda", "0,0.5,1", "--samples", "2", "--out", str(tmp_path / "run"), *engine]
     assert CliRunner().invoke(app, run).exit_code == 0
     command = ["predict", *map(str, pair), "--lambda", "0,0.5,1", *engine, "--against", str(tmp_path / "run")]

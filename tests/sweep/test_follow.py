@@ -1,6 +1,7 @@
 """A policy as a point of a sweep: it routes, charges every token, goes on where it stopped, and is held against its score."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -215,12 +216,7 @@ def test_a_file_of_a_policy_on_the_command_line_is_a_point_beside_those_of_the_d
     pair = [
         bench.sources["instruct"],
         bench.sources["thinking"],
-        "--task",
-        "arithmetic",
-        "--limit",
-        "2",
-        "--samples",
-        "1",
+        *shlex.split("--task arithmetic --limit 2 --samples 1"),
     ]
     said = [*pair, "--engine", "scripted", *options, "--policy", str(path), "--out", str(bench.out), "--no-doctor"]
     done = CliRunner().invoke(app, ["sweep", *said, "--lambda", "0,1"])

@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 
 import live
 import tiny
-from bench import PROBLEMS, Bench
+from bench import Bench, content, script_at
 from forked import APART
 from interpole.actors import Actors
-from interpole.analysis.scoring import score
 from interpole.cli import app
 from interpole.errors import OutputError, RunError
 from interpole.lab import shipped
@@ -46,15 +45,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 LAMBDAS = (0.0, 0.5, 1.0)
 SAMPLES, UNIT = 8, 16  # 32 responses at a λ: two units
 IN_FLIGHT = 4  # at one engine
-SCRIPT = [
-    {
-        "contains": problem.question,
-        "lambda": lam,
-        "responses": [f"{'hm ' * (3 * i + j)}{problem.answer if i < j else 7}"],
-    }
-    for i, problem in enumerate(PROBLEMS)
-    for j, lam in enumerate(LAMBDAS)
-]
+SCRIPT = script_at(LAMBDAS)
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +97,6 @@ def config_of(bench, **changes):
     options = bench.config().engine_options | {"rows": 1, "step_seconds": 0.03}
     settings = {"lambdas": list(LAMBDAS), "samples": SAMPLES, "concurrency": IN_FLIGHT, "engine_options": options}
     return bench.config(**settings | changes)
-
-
-def content(run):
-    """What must be the same: every sample in its place, and the tables to the byte. Scripts and run folders lie elsewhere."""
-    score(run)
-    return samples.read(run), [(run / name).read_bytes() for name in ("curves.csv", "metrics.json", "stages.json")]
 
 
 def on_ray(address, bench, on_progress=lambda _: None, **changes):

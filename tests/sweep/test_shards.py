@@ -8,9 +8,8 @@ from itertools import pairwise
 import pytest
 from typer.testing import CliRunner
 
-from bench import PROBLEMS, Bench
+from bench import PROBLEMS, Bench, content, script_at
 from interpole import tasks
-from interpole.analysis.scoring import score
 from interpole.cli import app
 from interpole.cli.watch import Watcher
 from interpole.errors import OutputError, RunError
@@ -24,15 +23,7 @@ from interpole.sweep.units import blocks, deal, missing_parts, unit_name
 
 TOTAL = 3
 LAMBDAS = (0.0, 0.25, 0.5, 1.0)
-SCRIPT = [  # every problem its own answer at every λ, of its own length
-    {
-        "contains": problem.question,
-        "lambda": lam,
-        "responses": [f"{'hm ' * (3 * i + j)}{problem.answer if i < j else 7}"],
-    }
-    for i, problem in enumerate(PROBLEMS)
-    for j, lam in enumerate(LAMBDAS)
-]
+SCRIPT = script_at(LAMBDAS)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +36,6 @@ def bench(tmp_path_factory):
     for number in range(1, TOTAL + 1):
         sweep.run(bench.config(**bench.settings), bench.folder / f"shard-{number}", shard=Shard(number=number, total=3))
     return bench
-
-
-def content(run):
-    """What must be the same: every sample in its place, and the tables to the byte."""
-    score(run)
-    return samples.read(run), [(run / name).read_bytes() for name in ("curves.csv", "metrics.json", "stages.json")]
 
 
 def test_shards_are_united_to_the_bytes_of_one_engine(bench, tmp_path):

@@ -301,17 +301,8 @@ def test_a_real_engine_gives_the_same_samples_as_driven_by_hand(tmp_path):
 
 
 def test_two_real_engines_give_the_bytes_of_one(tmp_path):
-    instruct, thinking = live.pair(tmp_path)
-    config = {
-        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
-        "tasks": "arithmetic",
-        "lambdas": "0.3,0.6,1",
-        "samples": 1,
-        "limit": 4,
-        "sampler": {"max_tokens": 6},
-        "points": [{"budget_tokens": 3, "lambda": 0.6}],
-        "engine_options": {"dtype": "float32"},
-    }
+    points = [{"budget_tokens": 3, "lambda": 0.6}]
+    config = live.sweep_of(live.pair(tmp_path), "0.3,0.6,1", max_tokens=6) | {"points": points}
     for engines, out in ((1, "one"), (2, "two")):
         assert sweep.run(SweepConfig.of(config | {"engines": engines}), tmp_path / out).num_generated == 16
         score(tmp_path / out)
@@ -320,17 +311,8 @@ def test_two_real_engines_give_the_bytes_of_one(tmp_path):
 
 
 def test_all_lambdas_in_one_batch_are_exact_at_the_ends_and_told_apart_from_a_sweep_from_point_to_point(tmp_path):
-    instruct, thinking = live.pair(tmp_path)
-    content = {
-        "sources": {"instruct": str(instruct), "thinking": str(thinking)},
-        "tasks": "arithmetic",
-        "lambdas": "0,0.5,1",
-        "samples": 1,
-        "limit": 4,
-        "sampler": {"max_tokens": 6},
-        "points": [{"budget_tokens": 3, "lambda": 1.0}],
-        "engine_options": {"dtype": "float32"},
-    }
+    points = [{"budget_tokens": 3, "lambda": 1.0}]
+    content = live.sweep_of(live.pair(tmp_path), "0,0.5,1", max_tokens=6) | {"points": points}
     one, all_at_once = SweepConfig.of(content), SweepConfig.of(content | {"per_request": True})
     sweep.run(one, tmp_path / "one")
     with sweep.pool_of(Plan(all_at_once)) as pool:
