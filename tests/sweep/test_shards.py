@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bench import PROBLEMS, Bench, content, script_at
 from interpole import tasks
 from interpole.cli import app
-from interpole.cli.watch import Watcher
+from interpole.cli.watch import Watcher, to_json
 from interpole.errors import OutputError, RunError
 from interpole.runs import samples
 from interpole.runs.combine import combine
@@ -95,6 +95,9 @@ def test_shards_are_watched_as_the_run_that_they_will_be(bench, tmp_path):
     assert [one.tokens.value for one in seen.metrics] == [one.tokens.value for one in whole.metrics]
     assert {rate.name for rate in seen.engines} == {f"shard-{number}, engine 1" for number in (1, 2, 3)}
     assert not seen.unfinished
+    assert seen.missing_shards == ()
+    fewer = Watcher(*shards[:2]).read()
+    assert (fewer.missing_shards, to_json(fewer)["missing_shards"]) == (("2/3",), ["2/3"])
     half = shutil.copytree(shards[0], tmp_path / "half")
     (half / "run.json").write_text((half / "run.json").read_text().replace('"done"', '"planned"', 1))
     part = next(part for entry in RunFile.load(half).entries for part in entry.parts if part.status == "planned")

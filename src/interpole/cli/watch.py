@@ -29,7 +29,7 @@ from interpole.files import open_regular
 from interpole.records import Sample
 from interpole.runs.journal import JOURNAL
 from interpole.runs.progress import Progress
-from interpole.runs.runfile import UNITS, Entry, RunFile, is_written
+from interpole.runs.runfile import UNITS, Entry, RunFile, Shard, is_written
 from interpole.runs.samples import read_log
 
 __all__ = ["MAX_IDLE", "Reading", "Watcher", "sparkline", "to_json", "view", "watch"]
@@ -49,6 +49,7 @@ class Reading:
     metrics: Sequence[PointMetrics]  # of finished logs
     written: bool = True  # a process is writing to the run
     engines: Sequence[EngineRate] = ()  # of whoever writes, or wrote last
+    missing_shards: tuple[str, ...] = ()  # `3/3`, where several are watched
 
     @property
     def unfinished(self) -> bool:
@@ -93,6 +94,7 @@ class Watcher:
             self._metrics,
             any(is_written(run) for run in files),
             [rate for run in files for rate in self._rates(run)],
+            _missing_shards([file.shard for file in files.values() if file.shard is not None]),
         )
 
     def _files(self) -> dict[Path, RunFile]:
@@ -124,6 +126,14 @@ class Watcher:
         return [rate.model_copy(update={"name": f"{run.name}, {rate.name}"}) for rate in rates]
 
 
+def _missing_shards(shards: Sequence[Shard]) -> tuple[str, ...]:
+    """Which shards are not among several that were cut alike; nothing of one alone."""
+    if len(shards) < 2 or len({shard.total for shard in shards}) > 1:
+        return ()
+    there, total = {shard.number for shard in shards}, shards[0].total
+    return tuple(f"{number}/{total}" for number in range(1, total + 1) if number not in there)
+
+
 def _together(entries: Sequence[Entry]) -> Entry:
     """One task at one point, of which several shards have parts."""
     first, *others = entries
@@ -145,7 +155,10 @@ def to_json(reading: Reading) -> dict[str, Any]:
         for entry, done, total in zip(reading.entries, reading.done, reading.total, strict=True)
     ]
     engines = [one.model_dump() | {"tokens_per_second": one.tokens_per_second} for one in reading.engines]
-    return {"done": sum(reading.done), "total": sum(reading.total), "entries": entries, "engines": engines}
+    return {
+        "done": sum(reading.done), "total": sum(reading.total), "missing_shards": list(reading.missing_shards),
+        "entries": entries, "engines": engines,
+    }  # fmt: skip
 
 
 def _num_lines(path: Path) -> int:
@@ -249,7 +262,8 @@ def sparkline(values: Sequence[float], low: float | None = None, high: float | N
 
 def _summary(reading: Reading, seconds_left: float | None, price: float | None) -> Text:
     done, total = sum(reading.done), sum(reading.total)
-    words = [f"{done:,} of {total:,} samples"]
+    missing = ", ".join(reading.missing_shards)
+    words = [f"{done:,} of {total:,} samples" + (f", without those of shard {missing}" if missing else "")]
     if reading.unfinished and not reading.written:
         words.append("nobody is writing to this run: run the sweep again to go on")
     elif reading.left:
