@@ -92,9 +92,9 @@ class Watcher:
             tuple(sum(_done(*one) for one in of) for of in here.values()),
             tuple(sum(file.num_responses(entry) for _, file, entry in of) for of in here.values()),
             self._metrics,
-            any(is_written(run) for run in files),
-            [rate for run in files for rate in self._rates(run)],
-            _missing_shards([file.shard for file in files.values() if file.shard is not None]),
+            written=any(is_written(run) for run in files),
+            engines=[rate for run in files for rate in self._rates(run)],
+            missing_shards=_missing_shards([file.shard for file in files.values() if file.shard is not None]),
         )
 
     def _files(self) -> dict[Path, RunFile]:
