@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py           # about ten minutes
     python benchmarks/sweep.py --quick   # the same with fewer samples
+    python benchmarks/sweep.py --run RUN # only: `report` and `score` of a run that is there
     python benchmarks/sweep.py --engines 2   # only: so many engines against one; needs as many idle cores and one more
 
 A sweep moves the engine's weights from λ to λ, hands prompts to it in another process, grades, and keeps answers and logs.
@@ -18,10 +19,13 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +36,7 @@ from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
-from merge import Cost, measure
+from merge import Cost
 
 BATCH, RESPONSE_TOKENS, TOKEN_SECONDS = 64, 250, 0.02
 RESPONSE_SECONDS = RESPONSE_TOKENS * TOKEN_SECONDS / BATCH  # from one response to the next
@@ -127,6 +131,31 @@ def large_run(out: Path, samples: int) -> int:
     return 204 * samples * len(LAMBDAS)
 
 
+def tree_mb(process: int) -> float:
+    """Memory of a process and all that it started, in which what several share counts once (PSS; Linux)."""
+    found = 0.0
+    with suppress(OSError):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            found += sum(tree_mb(int(child)) for child in (task / "children").read_text().split())
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        found += sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+    return found
+
+
+def measure_tree(command: list[str]) -> Cost:
+    """Like `merge.measure`, but the peak is of all processes together, looked at ten times a second."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = 0.0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        while running.poll() is None:
+            peak = max(peak, tree_mb(running.pid))
+            time.sleep(0.1)
+    if running.returncode:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak)
+
+
 def compare_engines(num: int) -> None:
     """Samples per second, after the start, of so many engines and of one: at a pace that takes no CPU, and with the tiny pair."""
     lams = [0.6, 0.7, 0.8, 0.9, 1.0]
@@ -150,14 +179,25 @@ def compare_engines(num: int) -> None:
         print(json.dumps({"engine": name, "speeds": speeds, "ratio": max(speeds[num]) / max(speeds[1])}), flush=True)
 
 
+def read_large(run: Path) -> dict[str, Cost]:
+    """What `score` and `report` of a run take."""
+    interpole = str(Path(sys.executable).with_name("interpole"))
+    commands = {"score": [], "report": ["--no-figures"]}
+    return {name: measure_tree([interpole, name, str(run), *flags]) for name, flags in commands.items()}
+
+
 def main() -> None:
     """Measure, print two tables and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
     parser.add_argument("--engines", type=int, help="only: so many engines against one")
+    parser.add_argument("--run", type=Path, help="only: `report` and `score` of this run")
     options = parser.parse_args()
     if options.engines:
         compare_engines(options.engines)
+        return
+    if options.run:
+        print(json.dumps({name: cost._asdict() for name, cost in read_large(options.run).items()}))
         return
     less = 10 if options.quick else 1
     with tempfile.TemporaryDirectory(prefix="interpole-bench-") as temporary:
@@ -169,9 +209,7 @@ def main() -> None:
         times = {name: time_both(one, work / name) for name, one in configs.items()}
         num = large_run(work / "large", 50 // less)
         disk_mb = sum(path.stat().st_size for path in (work / "large").rglob("*.eval")) / 1e6
-        interpole = str(Path(sys.executable).with_name("interpole"))
-        commands = {"score": [], "report": ["--no-figures"]}
-        costs = {name: measure([interpole, name, str(work / "large"), *flags]) for name, flags in commands.items()}
+        costs = read_large(work / "large")
     print_tables(times, costs, num, disk_mb)
 
 

@@ -33,7 +33,7 @@ from interpole.report import figures, predicted
 from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
 from interpole.report.payload import Prompt, difficulty, payload
-from interpole.report.render import svg
+from interpole.report.render import close, svg
 from interpole.report.responses import Responses
 from interpole.report.routes import lines, routes
 from interpole.report.style import COLOURS, UNFINISHED
@@ -46,6 +46,9 @@ __all__ = ["Command", "html"]
 
 MAX_DIFFICULTIES = 12
 CHUNKS_HERE = Markup("<!-- chunks -->\n")  # where they come, for nothing else is to copy them
+MANY_SAMPLES = (
+    20_000  # with more, putting the page together takes memory that the process of the charts shall not have meanwhile
+)
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 
 
@@ -153,6 +156,8 @@ def html(
         notes=list(dict.fromkeys(note for s in stages for note in (*s.notes, *(f"Open: {need}." for need in s.needs)))),
         private=sorted(set(private) & set(tasks)),
     )
+    if len(samples) > MANY_SAMPLES:
+        close()
     return _with_chunks(_keyed(page, {mark.label: mark.point for mark in points}), data.chunks)
 
 
