@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["predict", "register"]
 
+_of_task, _of_dial, _of_part = map(options.panel, ("What to ask", "Where on the dial", "Parts of the model"))
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -36,23 +38,11 @@ def predict(
     task: options.Tasks = None,
     data: options.Data = None,
     prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help="User messages in the place of a task: .jsonl, or one a line.", rich_help_panel="What to ask"
-        ),
+        Path | None, _of_task(help="User messages in the place of a task: .jsonl, or one a line.")
     ] = None,
-    limit: Annotated[
-        int, typer.Option(help="The first so many questions of each task.", rich_help_panel="What to ask")
-    ] = 16,
-    lam: Annotated[
-        str | None,
-        typer.Option(
-            "--lambda", "-l", help="A grid, e.g. 0:1:0.1. [default: bisection]", rich_help_panel="Where on the dial"
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="Of bisection.", rich_help_panel="Where on the dial", min=1e-4, max=0.5)
-    ] = 1 / 64,
+    limit: Annotated[int, _of_task(help="The first so many questions of each task.")] = 16,
+    lam: Annotated[str | None, _of_dial("--lambda", "-l", help="A grid, e.g. 0:1:0.1. [default: bisection]")] = None,
+    tolerance: Annotated[float, _of_dial(help="Of bisection.", min=1e-4, max=0.5)] = 1 / 64,
     layers: options.Layers = None,
     skip: options.Skip = None,
     embeddings: options.Embeddings = None,
@@ -67,13 +57,12 @@ def predict(
     engine_option: options.EngineOptions = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Move one part at a time: kinds, layers, groups (of layers) or cells (layer × kind). Repeatable.",
-            rich_help_panel="Parts of the model",
+        _of_part(
+            help="Move one part at a time: kinds, layers, groups (of layers) or cells (layer × kind). Repeatable."
         ),
     ] = None,
-    groups: Annotated[int, typer.Option(help="How many groups.", rich_help_panel="Parts of the model", min=1)] = 3,
-    at: Annotated[float, typer.Option(help="λ that a part moves to.", rich_help_panel="Parts of the model")] = 1.0,
+    groups: Annotated[int, _of_part(help="How many groups.", min=1)] = 3,
+    at: Annotated[float, _of_part(help="λ that a part moves to.")] = 1.0,
     against: Annotated[Path | None, typer.Option(metavar="RUN", help="A sweep of the same, to compare with.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for prediction.json; a run's, and its report shows it.")
