@@ -9,13 +9,18 @@ A sweep moves the engine's weights from λ to λ, hands prompts to it in another
 `bare` calls the same engine's `load` and `generate` with the same prompts, sampler and seeds in one process, and keeps nothing.
 Two engines: transformers with the shipped tiny pair, whose responses are so short that the loop is under strain, and the scripted
 engine at the pace of a real one (64 responses of 250 tokens at 20 ms per token: one every 78 ms). `outside` is the share of the
-sweep's time in which no request was with the engine: of all of it, and after the start (imports, opening the engine). What a
-λ switch costs: dial.py. Last line: JSON.
+sweep's time in which no request was with the engine: of all of it, and after the start (opening the engine).
+
+`loop CPU` is CPU time of the sweep's process, a sample. A sweep of one sample a question comes before and is not part of it: what
+that costs beyond its samples is the start's (imports, first use). `bare Inspect` is Inspect's own evaluation, at its defaults, of
+the same questions and responses with a solver that waits for nothing and one of its scorers. What a λ switch costs: dial.py.
+Last line: JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -68,8 +73,6 @@ class Times(NamedTuple):
 
 def time_both(config: SweepConfig, out: Path) -> Times:
     """Run a sweep, then its engine alone."""
-    import inspect_ai._eval.eval  # noqa: F401  (its import is no part of a sample's cost)
-
     begin, cpu = time.monotonic(), time.process_time()
     with sweep.pool_of(Plan(config)) as pool:
         summary = sweep.run(config, out, pool=pool)
@@ -93,6 +96,47 @@ def time_bare(config: SweepConfig) -> float:
         engine.load(point.where)
         engine.generate(prompts, planned.sampler(benchmark, point), seeds)
     return time.perf_counter() - begin
+
+
+def start_cpu_seconds(out: Path) -> tuple[float, int]:
+    """CPU seconds of this process's first sweep, which imports what the others use, and how many samples it had."""
+    one = scripted(1, LAMBDAS[:1], rows=BATCH)
+    cpu = time.process_time()
+    summary = sweep.run(one, out)
+    return time.process_time() - cpu, summary.num_generated
+
+
+def bare_inspect(samples: int) -> float:
+    """CPU milliseconds a sample of Inspect's evaluation of the same questions, each `samples` times, and responses."""
+    from inspect_ai import Task
+    from inspect_ai import eval as inspect_eval
+    from inspect_ai.dataset import MemoryDataset, Sample
+    from inspect_ai.model import ModelOutput
+    from inspect_ai.scorer import match
+    from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+    written = scripted(1, LAMBDAS[:1])
+    (benchmark,) = Plan(written).benchmarks.values()
+    texts = itertools.cycle(one["text"] for one in written.engine_options["script"][0]["responses"])
+
+    @solver
+    def answered() -> Solver:
+        async def solve(state: TaskState, _: Generate) -> TaskState:
+            state.output = ModelOutput.from_content("none", next(texts))
+            state.messages.append(state.output.message)
+            return state
+
+        return solve
+
+    questions = [Sample(id=one.id, input=benchmark.prompt(one), target=one.answer) for one in benchmark.problems]
+    task = Task(MemoryDataset(questions), solver=answered(), scorer=match(numeric=True), epochs=samples)
+    with tempfile.TemporaryDirectory(prefix="interpole-bench-") as out:
+        begin = time.process_time()
+        (log,) = inspect_eval(task, model="mockllm/model", log_dir=out, display="none", log_realtime=False)
+        cpu = time.process_time() - begin
+    if log.status != "success" or log.results is None or log.results.completed_samples != samples * len(questions):
+        raise SystemExit(f"Inspect alone failed: {log.error}")
+    return 1000 * cpu / (samples * len(questions))
 
 
 def config(engine: str, samples: int, lams: list[float], **options: Any) -> SweepConfig:
@@ -187,7 +231,7 @@ def read_large(run: Path) -> dict[str, Cost]:
 
 
 def main() -> None:
-    """Measure, print two tables and one line of JSON."""
+    """Measure, print two tables, a line on the start and on Inspect, and one of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
     parser.add_argument("--engines", type=int, help="only: so many engines against one")
@@ -206,15 +250,24 @@ def main() -> None:
             "tiny pair, transformers": config("transformers", 10 // less, [0.0, 0.4, 0.6, 0.8, 1.0], dtype="float32"),
             "20 ms per token, scripted": scripted(6 // less or 1, [0.3, 0.6], rows=1, step_seconds=RESPONSE_SECONDS),
         }
+        start_cpu, num_first = start_cpu_seconds(work / "first")
         times = {name: time_both(one, work / name) for name, one in configs.items()}
+        inspect_ms = bare_inspect(6 // less or 1)
         num = large_run(work / "large", 50 // less)
         disk_mb = sum(path.stat().st_size for path in (work / "large").rglob("*.eval")) / 1e6
         costs = read_large(work / "large")
     print_tables(times, costs, num, disk_mb)
+    loop_ms = min(1000 * one.loop_cpu_seconds / one.num_samples for one in times.values())
+    start_cpu -= num_first * loop_ms / 1000
+    found = {"start_cpu_seconds": start_cpu, "bare_inspect_cpu_ms": inspect_ms, "ratio": loop_ms / inspect_ms}
+    print(
+        f"start {start_cpu:.1f} CPU s; bare Inspect {inspect_ms:.1f} ms of CPU a sample, the loop {found['ratio']:.2f} ×"
+    )
+    print_json(times, costs, num, found)
 
 
 def print_tables(times: dict[str, Times], costs: dict[str, Cost], num: int, disk_mb: float) -> None:
-    """What was found, for people and for machines."""
+    """What was found, for people."""
     load = os.getloadavg()[2]
     print(f"{os.cpu_count()} cores, load average of the last quarter of an hour {load:.1f}\n")
     print("| | samples | tokens each | wall s | outside | after the start | samples/s | bare | ratio | loop CPU ms |")
@@ -230,8 +283,13 @@ def print_tables(times: dict[str, Times], costs: dict[str, Cost], num: int, disk
     print(f"\n| {num:,} samples, {disk_mb:.0f} MB of logs | wall s | CPU s | peak MB |\n| --- |" + " ---: |" * 3)
     for name, (wall, cpu, peak) in costs.items():
         print(f"| `interpole {name}` | {wall:.1f} | {cpu:.1f} | {peak:.0f} |")
-    found = {"load": load, "times": {name: one._asdict() for name, one in times.items()}, "num_samples": num}
-    print(json.dumps(found | {"costs": {name: cost._asdict() for name, cost in costs.items()}}))
+
+
+def print_json(times: dict[str, Times], costs: dict[str, Cost], num: int, found: dict[str, float]) -> None:
+    """All of it, for machines."""
+    found = {"load": os.getloadavg()[2]} | found
+    measured = {"times": {name: one._asdict() for name, one in times.items()}, "num_samples": num}
+    print(json.dumps(found | measured | {"costs": {name: cost._asdict() for name, cost in costs.items()}}))
 
 
 if __name__ == "__main__":
