@@ -129,11 +129,12 @@ def bare_inspect(samples: int) -> float:
         return solve
 
     questions = [Sample(id=one.id, input=benchmark.prompt(one), target=one.answer) for one in benchmark.problems]
-    task = Task(MemoryDataset(questions), solver=answered(), scorer=match(numeric=True), epochs=samples)
     with tempfile.TemporaryDirectory(prefix="interpole-bench-") as out:
-        begin = time.process_time()
-        (log,) = inspect_eval(task, model="mockllm/model", log_dir=out, display="none", log_realtime=False)
-        cpu = time.process_time() - begin
+        for epochs in (1, samples):  # the first for what Inspect imports
+            task = Task(MemoryDataset(questions), solver=answered(), scorer=match(numeric=True), epochs=epochs)
+            begin = time.process_time()
+            (log,) = inspect_eval(task, model="mockllm/model", log_dir=out, display="none", log_realtime=False)
+            cpu = time.process_time() - begin
     if log.status != "success" or log.results is None or log.results.completed_samples != samples * len(questions):
         raise SystemExit(f"Inspect alone failed: {log.error}")
     return 1000 * cpu / (samples * len(questions))
