@@ -178,7 +178,8 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     gram = dict(zip(pairs, sums, strict=False))
     size = max(1, sides.merged.specs[name].num_elements)
     merged, a, b = _sample(sides, name)
-    rounding = math.sqrt(float(np.mean(_ulp(merged) ** 2)) / 12 if merged.size else 0.0) or 1.0
+    steps = _ulp(merged)
+    rounding = math.sqrt(float(np.mean(steps**2)) / 12 if merged.size else 0.0) or 1.0
 
     def fit(*vectors: int) -> tuple[list[float], float]:
         coefficients, rest = least_squares(gram, vectors)
@@ -188,7 +189,7 @@ def _estimate(name: str, sides: Sides, dtype: np.dtype[Any], sums: Sequence[floa
     (slope, kappa), residual_two, of_base = min(
         ((*fit(1, x), x == 3) for x in range(2, num_vectors)), key=lambda found: found[1]
     )
-    low, high = _interval(merged, a, b, dtype)
+    low, high = _interval(merged, a, b, steps, dtype)
     spread = 5 * residual * rounding / math.sqrt(gram[1, 1] or 1.0) + BIAS * (dtype.itemsize < 4)
     differing = tuple(int(number) for number in sums[len(pairs) :])
     weights = (1 - slope + kappa, slope)
@@ -255,18 +256,22 @@ def _ulp(x: Array) -> NDArray[np.float64]:
     return steps
 
 
-def _interval(merged: Array, a: Array, b: Array, dtype: np.dtype[Any]) -> tuple[float, float]:
+def _interval(
+    merged: Array, a: Array, b: Array, steps: NDArray[np.float64], dtype: np.dtype[Any]
+) -> tuple[float, float]:
     """All λ for which every element of (1 − λ)·a + λ·b rounds to `merged`; low > high where there is none.
 
     Each element allows an interval about as wide as its rounding step over |b − a|; thousands of them leave very little.
     """
     wide_a, wide_b, wide = (array.astype(np.float64) for array in (a, b, merged))
-    d = wide_b - wide_a
-    slack = _ulp(merged) / 2 + 2.0**-22 * (np.abs(wide_a) + np.abs(wide_b)) * (1 if dtype.itemsize >= 4 else 0.25)
+    d, e = wide_b - wide_a, wide - wide_a
+    slack = steps / 2 + 2.0**-22 * (np.abs(wide_a) + np.abs(wide_b)) * (1 if dtype.itemsize >= 4 else 0.25)
     moves = d != 0
-    if np.any(np.abs(wide - wide_a)[~moves] > slack[~moves]) or not moves.any():
-        return math.inf, -math.inf
-    one, other = (wide - wide_a + np.array([[-1.0], [1.0]]) * slack)[:, moves] / d[moves]
+    if not (moves.size and moves.all()):
+        if np.any(np.abs(e)[~moves] > slack[~moves]) or not moves.any():
+            return math.inf, -math.inf
+        d, e, slack = d[moves], e[moves], slack[moves]
+    one, other = (e - slack) / d, (e + slack) / d
     return float(np.minimum(one, other).max()), float(np.maximum(one, other).min())
 
 
