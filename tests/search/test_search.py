@@ -388,7 +388,7 @@ def test_parts_are_layer_groups_times_module_kinds_after_those_that_are_named():
         ("layers 3-5 ffn", {"layers": "3-5", "kind": "ffn"}),
     ]
     assert space.range_of("head") == Range(0, 0.1)
-    assert uniform(space, ["head"], 3) == [{"λ": 0.0, "λ head": 0.0}]
+    assert uniform(space, ["head"]) == [{"λ": 0.0, "λ head": 0.0}]
     with pytest.raises(RunError, match="3 groups of 2"):
         layer_groups(2, 3)
 
