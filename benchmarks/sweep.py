@@ -24,7 +24,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -41,7 +40,7 @@ from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
-from merge import Cost
+from merge import Cost, measure
 
 BATCH, RESPONSE_TOKENS, TOKEN_SECONDS = 64, 250, 0.02
 RESPONSE_SECONDS = RESPONSE_TOKENS * TOKEN_SECONDS / BATCH  # from one response to the next
@@ -187,9 +186,8 @@ def tree_mb(process: int) -> float:
     return found
 
 
-def measure_tree(command: list[str]) -> Cost:
-    """Like `merge.measure`, but the peak is of all processes together, looked at ten times a second."""
-    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+def peak_of_tree(command: list[str]) -> float:
+    """The most memory that a command's processes had together, in MB, looked at ten times a second."""
     peak = 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
         while running.poll() is None:
@@ -197,8 +195,7 @@ def measure_tree(command: list[str]) -> Cost:
             time.sleep(0.1)
     if running.returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
-    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak)
+    return peak
 
 
 def compare_engines(num: int) -> None:
@@ -225,10 +222,13 @@ def compare_engines(num: int) -> None:
 
 
 def read_large(run: Path) -> dict[str, Cost]:
-    """What `score` and `report` of a run take."""
+    """What `score` and `report` of a run take; memory in a run of its own, as looking at it slows a process down."""
     interpole = str(Path(sys.executable).with_name("interpole"))
-    commands = {"score": [], "report": ["--no-figures"]}
-    return {name: measure_tree([interpole, name, str(run), *flags]) for name, flags in commands.items()}
+    commands = {
+        "score": [interpole, "score", str(run)],
+        "report": [interpole, "report", str(run), "--no-figures"],
+    }
+    return {name: measure(command)._replace(peak_mb=peak_of_tree(command)) for name, command in commands.items()}
 
 
 def main() -> None:
