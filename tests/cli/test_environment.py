@@ -80,8 +80,8 @@ def test_neither_torch_nor_transformers_is_imported_for_it():
     "fault", ["RuntimeError('no such luck')", "ModuleNotFoundError('No module named x', name='x')"]
 )
 def test_the_last_line_of_an_unexpected_error_asks_for_it(fault):
-    code = f"import sys; sys.argv[1:] = ['recipe', 'presets']\nimport interpole.cli.commands as c\ndef fail(): raise {fault}\n"
-    code += "c.asked_for = lambda name: fail\nfrom interpole.cli import main\nmain()"
+    code = f"import sys; sys.argv[1:] = ['recipe', 'presets']\nimport interpole.cli.commands as c\ndef app(): raise {fault}\n"
+    code += "c.app = app\nfrom interpole.cli import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")

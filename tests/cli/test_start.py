@@ -50,22 +50,6 @@ def test_help_needs_nothing_that_is_slow_to_import(name):
     assert "\nWeights:\n  merge  " in done.stdout
 
 
-@pytest.mark.parametrize("name", ["merge", "extract-lora", "recipe"])
-def test_a_command_is_built_without_the_others_and_is_the_same(name):
-    whole, asked = typer.main.get_command(app), typer.main.get_command(asked_for(name))
-    assert [*asked.commands] == [name]
-    assert [asked.commands[name].to_info_dict(typer.Context(asked))] == [
-        whole.commands[name].to_info_dict(typer.Context(whole))
-    ]
-    assert [parameter.name for parameter in asked.params] == [parameter.name for parameter in whole.params]
-
-
-@pytest.mark.parametrize("name", ["", "merg", "--version", "recipes"])
-def test_what_names_no_command_is_asked_of_all_of_them(name):
-    assert asked_for(name).registered_commands == app.registered_commands
-    assert asked_for(name).registered_groups == app.registered_groups
-
-
 @pytest.mark.parametrize(("name", "package"), [("inspect_ai", "inspect_ai"), ("torch", "'interpole[transformers]'")])
 def test_a_package_that_is_not_installed_is_named_with_what_installs_it(name, package):
     what = "raise ModuleNotFoundError(f'No module named {name!r}', name=name)"
