@@ -153,9 +153,9 @@ def _jobs(writers: Sequence[ShardWriter], names: Iterable[str]) -> Iterator[Call
 
 
 def _compute(writers: Sequence[ShardWriter], name: str, starts: range) -> int:
-    written = (
-        _sum_files(writers[0], name, starts) if len(writers) == 1 else 0
-    )  # several are computed from what is read once
+    written = 0
+    if len(writers) == 1:  # several are computed from what is read once
+        written = _sum_files(writers[0], name, starts)
     itemsize = DTYPES[writers[0].checkpoint.specs[name].dtype].itemsize
     for start in range(starts.start + written // itemsize, starts.stop, starts.step):
         stop = min(start + starts.step, starts.stop)

@@ -46,9 +46,7 @@ __all__ = ["Command", "html"]
 
 MAX_DIFFICULTIES = 12
 CHUNKS_HERE = Markup("<!-- chunks -->\n")  # where they come, for nothing else is to copy them
-MANY_SAMPLES = (
-    20_000  # with more, putting the page together takes memory that the process of the charts shall not have meanwhile
-)
+MANY_SAMPLES = 20_000  # with more, the process of the charts, of 100 MB, is ended before the page is put together
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 
 

@@ -208,16 +208,18 @@ def read(run: StrPath, *, texts: bool = True, take: Take | None = None) -> list[
 
 
 def _contents(logs: Sequence[_Log], texts: bool, take: Take | None) -> Iterator[tuple[list[Sample], list[str]]]:
-    """The samples of every log, and the problems that it asks; large logs are read in several processes."""
+    """The samples of every log, and the problems that it asks; texts of large logs are read in several processes."""
     sizes = [log.path.stat().st_size if log.path.is_file() else 0 for log in logs]
     stretches = [
         _Stretch(log, number, num)
         for log, size in zip(logs, sizes, strict=True)
-        for num in [1 + size // STRETCH_BYTES if texts else 1]  # summaries are one member
+        for num in [
+            1 + size // STRETCH_BYTES if texts else 1
+        ]  # summaries are one member, read sooner than they are sent
         for number in range(num)
     ]
     reader, same = _Reader(stretches, texts, take), dict[Any, Any]()
-    if sum(sizes) < LARGE_BYTES or (processes := num_processes()) == 1:
+    if not texts or sum(sizes) < LARGE_BYTES or (processes := num_processes()) == 1:
         read: Iterator[_Held] = map(reader.read, range(len(stretches)))
     else:
         killed = RunError("a process that read its logs was killed", logs[0].entry.task, "is there memory for it?")
