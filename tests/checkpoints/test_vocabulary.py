@@ -260,8 +260,8 @@ def test_what_is_done_to_rows_is_part_of_the_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        ({"tokens": {"nowhere": {"zero": True}}}, MismatchError, "no token 'nowhere'(.|\n)*not added"),
-        ({"tokens": {"w1": {"source": "instruct", "token": "x"}}}, MismatchError, "token 'x' of instruct"),
+        ({"tokens": {"nowhere": {"zero": True}}}, MismatchError, "'nowhere' is none of the 30(.|\n)*not added"),
+        ({"tokens": {"w1": {"source": "instruct", "token": "x"}}}, MismatchError, "token 'x' of instruct .*/i"),
         ({"tokens": {"w1": {"source": "instruct", "row": 99}}}, MismatchError, "row 99 of instruct"),
         ({"tokens": {"w1": {"source": "base"}}}, RecipeError, "no source 'base'"),
         ({"tokens": {"w1": {}}}, RecipeError, "give a `source`"),
@@ -309,3 +309,34 @@ def test_the_tokenizer_section_of_mergekit_says_the_same(tmp_path):
     )
     assert len(ours[EMBEDDINGS[0]]) == 24
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+
+
+THEIRS = """merge_method: linear
+models: [{model: A, parameters: {weight: 1}}, {model: B, parameters: {weight: 1}}]
+tokenizer:
+  source: B
+  tokens:
+    %s
+"""
+OURS = (
+    "sources: {A: A, B: B}\nweights: {A: 1, B: 1}\ntemplate_from: B\nvocabulary: align\ntokens:\n  nevv: {source: A}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (THEIRS % "nevv: {source: A}", "most like it: 'new'"),
+        (THEIRS % "new: {source: {kind: model_token, model: A, token: nevv}}", "name one that is there"),
+        (OURS, "most like it: 'new'"),
+    ],
+)
+def test_a_token_that_is_not_there_is_named_with_its_line(tmp_path, monkeypatch, text, words):
+    model(tmp_path / "A", 0, WORDS, 30)
+    model(tmp_path / "B", 1, [*WORDS, "new"], 31)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kit.yml").write_text(text)
+    with pytest.raises(MismatchError, match="nevv") as caught:
+        interpole.merge(Recipe.load("kit.yml"))
+    assert caught.value.where == "kit.yml, line 6"
+    assert words in caught.value.remedy

@@ -321,6 +321,8 @@ TASK = "merge_method: ties\nbase_model: C\nmodels:\n- model: A\n  parameters:\n 
         (ONE + "    weight: 1\ntokenizer:\n  tokens:\n    x: {source: {kind: one}}\n", 11, "model_token"),
         (ONE + "    weight: 1\ntokenizer:\n  pad_to_multiple_of: 0\n", 10, "whole number"),
         (ONE + "    weight: 1\ntokenizer:\n  pad: 8\n", 10, "'pad'"),
+        (ONE + "    weight: 1\npad_to_multiple_of: 8\n", 9, "it belongs under `tokenizer`; known here: base_model"),
+        (ONE + "    weight: 1\n- {model: C, weight: 1}\n", 9, "it belongs under `parameters`; known here: model"),
         (ONE + "    weight: 1\ntokenizer_source: D\n", 9, "D is none of"),
         (ONE + "    weight: 1\ntokenizer_source: base\n", 9, "no base_model"),
         (ONE + "    weight: 1\nchat_template: chatml\n", 9, "chatml"),

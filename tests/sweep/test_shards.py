@@ -179,6 +179,7 @@ def test_a_shard_that_is_missing_or_half_done_is_said_by_name_and_a_sweep_makes_
     first, last = parts[0].block.first, parts[0].block.first + parts[0].block.num - 1
     assert f"in {half} (shard 3 of 3), questions {first} to {last}, samples 1 to 3" in told.output
     assert "not there: shard 2 of 3" in told.output
+    assert "merge all that belongs together into another --out" in told.output
     bench.out, whole, before = tmp_path / "all", bench.out, len(samples.read(tmp_path / "all"))
     try:
         assert bench.sweep(**bench.settings) == 48 - before > 0

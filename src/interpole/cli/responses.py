@@ -150,9 +150,10 @@ def merge(
     for part in made.unfinished:
         typer.echo(f"left out, as it is not finished: {part}", err=True)
     for shard in made.missing:
-        typer.echo(
-            f"not there: {shard}; give its folder, too, or sweep into {out}, which makes what is missing", err=True
-        )
+        typer.echo(f"not there: {shard}", err=True)
+    if not is_whole:
+        remedy = f"sweep into {out}, which makes what is missing, or merge all that belongs together into another --out"
+        typer.echo(remedy, err=True)
     show_next("score", out)
     raise typer.Exit(int(not is_whole))
 

@@ -136,9 +136,9 @@ def _while_reading(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """File and line of every rule; recipes that say the same are equal wherever they were read."""
+    """File and line of every rule and token; recipes that say the same are equal wherever they were read."""
 
-    of: tuple[str, ...] | None = field(default=None, compare=False)
+    of: Mapping[tuple[object, ...], str] | None = field(default=None, compare=False)
 
 
 class Recipe(Strict):
@@ -292,7 +292,10 @@ class Recipe(Strict):
     @property
     def row_changes(self) -> RowChanges:
         """What is done to the rows of tokens."""
-        rows = {name: TokenRow(one.source, one.token, one.row, one.force) for name, one in (self.tokens or {}).items()}
+        rows = {
+            name: TokenRow(one.source, one.token, one.row, one.force, self._place("tokens", name))
+            for name, one in (self.tokens or {}).items()
+        }
         return RowChanges(tuple(rows.items()), self.pad_to_multiple_of)
 
     @property
@@ -333,21 +336,20 @@ class Recipe(Strict):
             if rule.layers not in (None, "none") and max(parse_layers(str(rule.layers).removeprefix("not "))) >= depth:
                 raise RecipeError(
                     f"rule [{rule}] asks for layers beyond the last",
-                    self._place(self.rules.index(rule)),
+                    self._place("rules", self.rules.index(rule)),
                     f"the model has layers 0-{depth - 1}",
                 )
         if unused:
             raise RecipeError(
                 f"rule [{self.rules[min(unused)]}] matches no tensor",
-                self._place(min(unused)),
+                self._place("rules", min(unused)),
                 remedy=f"check it against the names, e.g. {', '.join(names[:3])}",
             )
         return result
 
-    def _place(self, number: int) -> str:
-        """Where rule `number` stands: file and line, or nothing where the recipe is of no file."""
-        places = self._places.of or ()
-        return places[number] if number < len(places) else ""
+    def _place(self, *path: int | str) -> str:
+        """Where a rule, by its number, or a token stands: file and line, or nothing where the recipe is of no file."""
+        return (self._places.of or {}).get(path, "")
 
     def _resolve(self, name: str, rules: list[Rule], layer: int | None, depth: int) -> Coefficients:
         t = 0.0 if layer is None or depth < 2 else layer / (depth - 1)
@@ -392,7 +394,7 @@ class Recipe(Strict):
         """The same recipe with other settings, checked like any recipe; keys as in YAML."""
         content = self.model_dump(by_alias=True, exclude_none=True, exclude={"sources"}) | {"sources": self.sources}
         changed = build(content | settings, "the recipe")
-        if changed.rules == self.rules:
+        if changed.rules == self.rules and changed.tokens == self.tokens:
             changed._places = self._places
         return changed
 
@@ -451,11 +453,15 @@ class Recipe(Strict):
     def _set_places(
         self, line_of: Callable[[tuple[Any, ...]], int | None], path: Path, at: tuple[Any, ...] = ()
     ) -> None:
-        """Note file and line of every rule; recipes inside that were read from files of their own know theirs."""
+        """Note file and line of every rule and token; recipes inside that were read from files of their own know theirs."""
         if self._places.of is not None:
             return
-        numbers = [line_of((*at, "rules", number)) for number in range(len(self.rules))]
-        self._places = _Places(tuple(f"{path}, line {number}" if number else str(path) for number in numbers))
+        parts = [
+            *(("rules", number) for number in range(len(self.rules))),
+            *(("tokens", name) for name in self.tokens or ()),
+        ]
+        lines = {part: line_of((*at, *part)) for part in parts}
+        self._places = _Places({part: f"{path}, line {line}" if line else str(path) for part, line in lines.items()})
         for name, source in self.sources.items():
             if isinstance(source, Recipe):
                 source._set_places(line_of, path, (*at, "sources", name))

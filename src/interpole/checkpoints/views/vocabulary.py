@@ -55,12 +55,14 @@ class TokenRow(NamedTuple):
         token: that source's token, if it is another one.
         row: that source's row by number.
         force: the row is this one in every source, also where they have their own.
+        where: file and line that say so, where it is a file.
     """
 
     source: str | None
     token: str | None = None
     row: int | None = None
     force: bool = False
+    where: str = ""
 
 
 class RowChanges(NamedTuple):
@@ -183,7 +185,9 @@ def changed_rows(
         raise MismatchError(
             "no tokenizer.json tells the rows of tokens", originals[target].label, "fetch the tokenizer"
         )
-    places = {token: _place_of(token, row, known, originals) for token, row in changes.tokens}
+    for token, row in changes.tokens:
+        _check_token(token, row, known, originals[target].label)
+    places = {token: _place_of(token, row, originals) for token, row in changes.tokens}
     there = _num_rows(aligned[target])
     num_tokens, num_rows = there, there
     if changes.multiple is not None:
@@ -211,20 +215,30 @@ def changed_rows(
     return result, tuple(note for note in (said, filled if changes.multiple is not None else "") if note)
 
 
-def _place_of(token: str, row: TokenRow, known: Mapping[str, int], originals: Mapping[str, Checkpoint]) -> _Elsewhere:
-    """Where the row of a token comes from."""
+def _check_token(token: str, row: TokenRow, known: Mapping[str, int], label: str) -> None:
+    """Refuse a token that the tokenizer of the result lacks; with those most like it."""
     if token not in known:
+        from difflib import get_close_matches
+
+        near = ", ".join(map(repr, get_close_matches(token, known, cutoff=0.5)))
         raise MismatchError(
-            f"tokens: the tokenizer of the result has no token {token!r}",
-            remedy="tokens are not added: add it to that tokenizer, resize the embeddings and save that model first",
+            f"tokens: {token!r} is none of the {len(known):,} tokens of the result's tokenizer, {label}'s",
+            row.where,
+            (f"most like it: {near}; " if near else "")
+            + "tokens are not added: add it to that tokenizer, resize the embeddings and save that model first",
         )
+
+
+def _place_of(token: str, row: TokenRow, originals: Mapping[str, Checkpoint]) -> _Elsewhere:
+    """Where the row of a token comes from."""
     if row.source is None:
         return _Elsewhere(None, 0)
     checkpoint = originals[row.source]
     number = row.row if row.row is not None else (vocabulary(checkpoint) or {}).get(row.token or token)
     if number is None or not 0 <= number < _num_rows(checkpoint):
         what = f"row {number}" if number is not None else f"token {row.token or token!r}"
-        raise MismatchError(f"tokens: {token!r} is to be {what} of {row.source}, which has none", checkpoint.label)
+        lacking = f"{row.source} ({checkpoint.label}), which has none"
+        raise MismatchError(f"tokens: {token!r} is to be {what} of {lacking}", row.where, "name one that is there")
     return _Elsewhere(checkpoint, number)
 
 

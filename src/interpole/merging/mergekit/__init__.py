@@ -42,7 +42,7 @@ def translate(text: str, where: object) -> dict[str, Any]:
 
 
 def translate_lines(text: str, where: object) -> tuple[dict[str, Any], Lines]:
-    """Translate a mergekit file; also the line of the filter that each rule stands for, by its path in the result.
+    """Translate a mergekit file; also the line of each token, and of the filter that a rule stands for, by its path there.
 
     Raises:
         RecipeError: as `translate`.
@@ -58,7 +58,7 @@ def translate_lines(text: str, where: object) -> tuple[dict[str, Any], Lines]:
 
 
 Lines = dict[Path, int]
-"""Path in a recipe's content → line of the file."""
+"""Path of a rule or a token in a recipe's content → line of the file."""
 MOST_STAGES = 100
 """Merges in a chain, counted each time that one is named."""
 
@@ -108,6 +108,8 @@ def _translate_stage(
         if stage not in done:
             _translate_stage(stage, stages, done, chain)
     content, lines = _translate(document), Lines()
+    for token in lookup(document, ("tokenizer", "tokens")) or ():
+        lines["tokens", str(token)] = document.line(("tokenizer", "tokens", token))
     for number, rule in enumerate(content["rules"]):
         word = re.sub(r"\[(.)\]", r"\1", str(rule.get("name") or "")).strip("*")
         if word and (line := line_of_filter(document, word)):

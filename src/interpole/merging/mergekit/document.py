@@ -22,6 +22,12 @@ __all__ = [
     "reference",
 ]
 
+PLACES = {
+    **dict.fromkeys(("tokens", "pad_to_multiple_of"), "tokenizer"),
+    **dict.fromkeys(("weight", "density", "gamma", "epsilon", "t", "lambda", "normalize", "int8_mask"), "parameters"),
+    "layer_range": "sources",
+}
+"""Keys that are often written where mergekit passes over them in silence, and under which they count."""
 Path = tuple[Any, ...]
 Setting = list[tuple[str | None, Any]]
 """A setting as (filter, value) in order, the first filter that the tensor's name contains counts; None fits all."""
@@ -37,9 +43,13 @@ class Document:
 
     def fail(self, path: Path, what: str, remedy: str = "") -> NoReturn:
         """Raise a RecipeError at the line of `path`."""
+        raise RecipeError(what, f"{self.where}, line {self.line(path)}", remedy)
+
+    def line(self, path: Path) -> int:
+        """The line of `path`, or of the nearest above it that has one, as what a merge key of YAML brings has none."""
         while path not in self.lines and path:
             path = path[:-1]
-        raise RecipeError(what, f"{self.where}, line {self.lines.get(path, 1)}", remedy)
+        return self.lines.get(path, 1)
 
     def known(self, path: Path, mapping: Any, keys: set[str]) -> Mapping[str, Any]:
         """`mapping`, after a check that it is one and has no other keys."""
@@ -47,9 +57,10 @@ class Document:
             self.fail(path, f"{path[-1] if path else 'a mergekit file'}: expected a mapping, found {mapping!r}")
         for key in mapping:
             if key not in keys:
-                self.fail(
-                    (*path, key), f"mergekit key {key!r} is not supported here", f"known: {', '.join(sorted(keys))}"
-                )
+                place = PLACES.get(key)
+                elsewhere = f"it belongs under `{place}`; " if place and place not in path else ""
+                known = f"{elsewhere}known here: {', '.join(sorted(keys))}"
+                self.fail((*path, key), f"mergekit key {key!r} is not supported here", known)
         return mapping
 
 
