@@ -198,7 +198,10 @@ def full_disk(error: BaseException | None) -> OSError | None:
 
 
 def full_disk_in(text: str) -> OSError | None:
-    """What `full_disk` finds, in the words of an error that others have caught and written down."""
+    """What `full_disk` finds, where others (Inspect, of what its tasks and samples raise) keep of an error only its words.
+
+    They are the C library's, by errno, of the same process or of one like it; Python leaves their language English.
+    """
     return next((OSError(number, os.strerror(number)) for number in FULL if os.strerror(number) in text), None)
 
 

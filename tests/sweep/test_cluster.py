@@ -1,6 +1,7 @@
 """Units that a worker does and a run takes over, where the disk fills up; Ray itself is in test_ray.py."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from interpole.actors import Done, _Host
 from interpole.errors import OutputError
 from interpole.sweep import cluster
 from interpole.sweep import run as sweep
-from interpole.sweep.cluster import Cluster, EngineTools, written
+from interpole.sweep.cluster import NODES, Cluster, EngineTools, written
 
 
 class Here:
@@ -70,3 +71,5 @@ def test_a_disk_that_fills_up_ends_the_sweep_and_neither_an_answer_nor_a_unit_is
     assert bench.num_generated == 8  # of the first unit
     assert swept(bench).failed == ()
     assert bench.num_generated == len(bench.read()) == 3 * 8
+    did = [json.loads(line)["point"] for line in (bench.out / NODES).read_text().splitlines()]
+    assert did == ["λ=0", "λ=0.5", "λ=1"]

@@ -195,9 +195,7 @@ class Cluster:
             return Made(unit, path, str(error))
         block = unit.part.block
         questions = block and [block.first, block.first + block.num - 1]
-        line = {"point": unit.point, "task": unit.task, "questions": questions} | did.model_dump()
-        with open_to_append(out / NODES) as file:
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        _note(out / NODES, name, {"point": unit.point, "task": unit.task, "questions": questions} | did.model_dump())
         before = self._rates.get(did.node)
         self._rates[did.node] = EngineRate(
             name=did.node,
@@ -251,6 +249,14 @@ def _take_over(units: Path, name: str, folder: Path) -> bool:
                 old.rename(folder)
                 taken = True
     return taken
+
+
+def _note(path: Path, name: str, did: Mapping[str, Any]) -> None:
+    """Note who did a unit, in place of what was said of it before: one that could not be taken over is found again."""
+    lines = read_text(path, RunError, "what is known of the nodes").splitlines() if path.exists() else []
+    line = json.dumps({"unit": name, **did}, ensure_ascii=False)
+    kept = [one for one in lines if not one.startswith(f'{{"unit": "{name}"')]
+    write_atomic(path, "\n".join([*kept, line, ""]))
 
 
 def _collect(journal: Path, others: Iterable[Path]) -> None:
