@@ -83,6 +83,16 @@ def golden(data, tmp_path, case, family="qwen3"):
     return open_checkpoint(folder), sources
 
 
+def test_progress_counts_every_byte_of_the_merge_once(family, tmp_path):
+    merged = save(merge(Recipe.between("instruct", "thinking", 0.6), pair(family)), tmp_path / "merged")
+    for changed in (False, True):  # by a recipe beside it, which is computed meanwhile, and without
+        read = []
+        audit(open_checkpoint(merged), **family, progress=read.append)
+        assert sum(read) == family["instruct"].num_bytes
+        if not changed:
+            (merged / "interpole_recipe.yml").unlink()
+
+
 # ── golden merges by mergekit ────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -190,7 +190,7 @@ def sum_tensors(
         names: tensors that all of them have, in one shape.
         work: takes one flat piece per checkpoint and returns numbers that add up over pieces; or name → what does so.
         threads: default one per core, at most eight.
-        progress: called with the number of bytes read since the last call, of all checkpoints together.
+        progress: called with the bytes of the first checkpoint that were read since the last call.
         read: how checkpoints are read, where not by their own `read`: pieces that it gives may be kept by others.
     """
     kernels.keep_freed_memory()
@@ -213,16 +213,12 @@ def sum_tensors(
                     queue.close()  # the others stop too
                 raise
             if progress:
-                progress(sum((span.stop - span.start) * _itemsize(checkpoint, span.name) for checkpoint in checkpoints))
+                progress((span.stop - span.start) * DTYPES[checkpoints[0].specs[span.name].dtype].itemsize)
 
     workers = threads or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(drain, range(workers)))
     return {name: add_up(parts[name]) for name in names}
-
-
-def _itemsize(checkpoint: Checkpoint, name: str) -> int:
-    return DTYPES[checkpoint.specs[name].dtype].itemsize
 
 
 class _Span(NamedTuple):

@@ -206,7 +206,7 @@ def _weigh(one: Experiment, family: Family, *, tiny: bool, dry_run: bool, as_jso
     elif dry_run:
         typer.echo(f"σ of {len(pairs)} pairs: {size_text(total)} of weights to read; no sweep, nothing is generated")
     else:
-        with bytes_bar("reading", total) as advance:
+        with bytes_bar("reading", sum(models[first].num_bytes for first, _ in pairs)) as advance:
             sigmas = {pair: compare(*(models[x] for x in pair), progress=advance).sigma() for pair in pairs}
         _show(one, compare_sigmas(sigmas, others=tiny), {}, as_json=as_json)
 

@@ -89,7 +89,7 @@ def similarity(
 
         check_format(Path(heatmap))
     checkpoints = [open_source(source) for source in (a, b, base) if source is not None]
-    with bytes_bar("reading", sum(checkpoint.num_bytes for checkpoint in checkpoints)) as advance:
+    with bytes_bar("reading", checkpoints[0].num_bytes) as advance:
         found = compare(*checkpoints, progress=advance)
     if as_json:
         show_json(found.to_json())

@@ -193,7 +193,7 @@ def compare(
         b: the other; dtypes may differ.
         base: what both were made from; adds kinship.
         threads: default one per core, at most eight.
-        progress: called with the number of bytes read since the last call.
+        progress: called with the bytes of `a` read since the last call.
 
     Raises:
         MismatchError: the checkpoints do not have the same tensors in the same shapes.

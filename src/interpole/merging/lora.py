@@ -455,9 +455,7 @@ def _measure(
     """What base and adapter give, against what they are to come to."""
     names = list(far.specs)
     again = fit({"base": near, "merged": adapted}, "base")[0]["merged"]
-    sums = sum_tensors(
-        [far, near, again], names, _sums, progress=lambda done: progress(done // 3) if progress else None
-    )
+    sums = sum_tensors([far, near, again], names, _sums, progress=progress)
     return {
         name: Loss(
             _kept(name, plan),

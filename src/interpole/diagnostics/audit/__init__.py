@@ -52,7 +52,7 @@ def audit(
         thinking: the Thinking side.
         base: their base, to recognise task arithmetic.
         threads: default one per core, at most eight.
-        progress: called with the bytes of `merged` read since the last call.
+        progress: called with the bytes of `merged` read since the last call, in the first pass over all of them.
 
     Raises:
         MismatchError: the sources do not fit each other.

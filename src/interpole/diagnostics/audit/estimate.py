@@ -108,7 +108,7 @@ def estimate(
         sides: the checkpoints.
         names: the tensors.
         threads: default one per core, at most eight.
-        progress: called with the bytes read since the last call.
+        progress: called with the bytes of the merged side read since the last call.
         again: a merge to be compared with the merged side in the same pass; it has all of `names`.
         read: how checkpoints are read.
 
