@@ -516,6 +516,13 @@ def test_the_provider_draws_its_own_seeds_where_a_task_gives_none():
     assert again[0] == (asked[0][0], WARM, seeds[0])
 
 
+def test_a_model_that_inspect_makes_by_the_name_in_a_log_answers_nothing():
+    from inspect_ai.model import get_model
+
+    with pytest.raises(EngineError, match="only a sweep asks this model"):
+        ask(get_model("interpole/lam-0.6-abc"))
+
+
 def test_the_provider_passes_an_engine_error_on():
     with pytest.raises(EngineError, match="out of memory"):
         ask(provider(EngineError("out of memory"), []))

@@ -71,6 +71,19 @@ def test_samples_equal_what_inspect_reads(run):
     assert max(len(one.question) for one in found) == 4 * 600 + 1
 
 
+def test_inspect_scores_the_log_of_a_sweep_again(run):
+    from inspect_ai import score
+    from inspect_ai.log import read_eval_log
+    from inspect_ai.scorer import includes
+
+    entry = next(one for one in RunFile.load(run).current if one.task == "arithmetic")
+    log = read_eval_log(str(entry.within(run, entry.parts[0].log)))
+    again = score(log, includes(), action="append", display="none")
+    assert [one.scores["grade"] for one in again.samples] == [one.scores["grade"] for one in log.samples]
+    for one in again.samples:
+        assert one.scores["includes"].value == ("C" if one.target in one.output.completion else "I")
+
+
 def test_without_texts_only_the_texts_are_missing(run):
     whole = {(one.task, one.point, one.problem_id, one.number): one for one in samples.read(run)}
     for one in samples.read(run, texts=False):

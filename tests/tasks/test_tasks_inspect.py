@@ -3,6 +3,7 @@
 import json
 import sys
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 inspect_ai = pytest.importorskip("inspect_ai")
 
 from inspect_ai._util.zipfile import zipfile_compress_kwargs  # noqa: E402
-from inspect_ai.log import read_eval_log_sample_summaries  # noqa: E402
+from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries  # noqa: E402
 from inspect_ai.model import (  # noqa: E402
     ChatCompletionChoice,
     ChatMessageAssistant,
@@ -30,7 +31,7 @@ from interpole.formats import seed_of  # noqa: E402
 from interpole.records import Outcome, Sample  # noqa: E402
 from interpole.tasks.benchmark import problem_of  # noqa: E402
 from interpole.tasks.inspect import SCORE, response_text, to_inspect  # noqa: E402
-from interpole.tasks.inspect_internals import compressing_in_place  # noqa: E402
+from interpole.tasks.inspect_internals import compressing_in_place, running_plainly  # noqa: E402
 
 QWEN = Markers("<think>", "</think>")
 SPECIALS = ("<|im_end|>", "<tool_call>")
@@ -309,3 +310,65 @@ def test_samples_are_compressed_without_threads_of_their_own_and_to_the_same_byt
         assert compressed() == (as_inspect_does, 0)
     assert num_threads > 0
     assert compressed() == (as_inspect_does, num_threads)
+
+
+def plainly_and_as_ever(benchmark, respond, folder):
+    """The log of a task that is run plainly, and that of the same task run as Inspect runs it."""
+    for number, how in enumerate((running_plainly(), nullcontext())):
+        task = to_inspect(benchmark, ThinkFormat(QWEN), respond=respond)
+        with how:
+            inspect_ai.eval(
+                task, model="mockllm/model", display="none", log_dir=f"{folder}/{number}", fail_on_error=False
+            )
+        (path,) = (folder / str(number)).glob("*.eval")
+        yield read_eval_log(path)
+
+
+def without_ids_and_times(log):
+    """A log's samples and results, but for what no two logs share, and events."""
+    own = {
+        "id",
+        "uuid",
+        "started_at",
+        "completed_at",
+        "total_time",
+        "working_time",
+        "events",
+        "attachments",
+        "turn_count",
+    }
+
+    def bare(value):
+        if isinstance(value, dict):
+            return {name: bare(one) for name, one in value.items() if name not in own}
+        return [bare(one) for one in value] if isinstance(value, list) else value
+
+    return {(one.id, one.epoch): bare(one.model_dump()) for one in log.samples}, log.results, log.status
+
+
+def test_a_task_that_is_run_plainly_leaves_the_log_that_inspect_would_leave_but_for_its_events(tmp_path):
+    benchmark = replace(tasks.load("arithmetic", limit=2), k=2)
+
+    async def respond(messages, config):
+        return ModelOutput.from_content("mockllm/model", f"<think>{config.seed}</think>{messages[-1].text}")
+
+    plain, as_ever = plainly_and_as_ever(benchmark, respond, tmp_path)
+    assert without_ids_and_times(plain) == without_ids_and_times(as_ever)
+    assert len(plain.samples) == 4
+    assert not any(one.events for one in plain.samples)
+    assert all(one.events for one in as_ever.samples)
+
+
+def test_what_a_sample_that_is_run_plainly_raises_is_in_its_log_and_costs_no_other(tmp_path):
+    benchmark = replace(tasks.load("arithmetic", limit=3), k=1)
+    broken = benchmark.problems[1].question
+
+    async def respond(messages, config):  # noqa: ARG001
+        if messages[-1].text == broken:
+            raise ValueError("no answer")
+        return ModelOutput.from_content("mockllm/model", "1")
+
+    for log in plainly_and_as_ever(benchmark, respond, tmp_path):
+        errors = {one.input: one.error and one.error.message for one in log.samples}
+        assert errors == {one.question: None for one in benchmark.problems} | {broken: "ValueError('no answer')"}
+        assert log.results.completed_samples == 2

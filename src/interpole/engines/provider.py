@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from inspect_ai.model import (
     ChatCompletionChoice,
@@ -34,12 +34,27 @@ Render = Callable[[Sequence[dict[str, Any]]], str]
 """Chat messages → prompt."""
 
 
+async def _gone(*_: object) -> NoReturn:
+    raise EngineError("only a sweep asks this model", remedy="name the model that shall answer: --model")
+
+
 class _Provider(ModelAPI):
     """The Inspect provider (see the module's docstring). One per point: its name is part of every log."""
 
-    def __init__(self, name: str, answer: Answer, render: Render, sampler: Sampler) -> None:
-        """Wrap `answer`; `sampler` holds what a request's own config leaves open, and the run's seed."""
-        super().__init__(name)
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        answer: Answer = _gone,
+        render: Render = lambda _: "",
+        sampler: Sampler = Sampler(),  # noqa: B008 (it is frozen)
+        **_given: Any,
+    ) -> None:
+        """Wrap `answer`; `sampler` holds what a request's own config leaves open, and the run's seed.
+
+        Inspect itself makes one by name alone, to read or score a log: it answers nothing.
+        """
+        super().__init__(model_name)
         self._answer, self._render, self._sampler = answer, render, sampler
         self._asked: Counter[str] = Counter()
 
@@ -98,7 +113,7 @@ def _provider() -> type[ModelAPI]:
 
 def inspect_model(name: str, answer: Answer, render: Render, sampler: Sampler) -> Model:
     """An Inspect `Model` called `interpole/{name}`, outside of Inspect's own memory of models."""
-    return Model(_provider(name, answer, render, sampler), GenerateConfig())
+    return Model(_provider(name, answer=answer, render=render, sampler=sampler), GenerateConfig())
 
 
 async def respond_with(model: Model, messages: list[ChatMessage], config: GenerateConfig) -> ModelOutput:

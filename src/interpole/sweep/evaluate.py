@@ -16,7 +16,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.model import Model
 
 from interpole.errors import OutputError, RunError
-from interpole.tasks.inspect_internals import compressing_in_place
+from interpole.tasks.inspect_internals import compressing_in_place, running_plainly
 
 __all__ = ["Assignment", "evaluate"]
 
@@ -119,7 +119,7 @@ class _Feed(TaskSource):
 
 def _run(feed: _Feed, folder: Path, concurrency: int) -> None:
     """Run one evaluation, quietly."""
-    with _rare_collection(), compressing_in_place():
+    with _rare_collection(), compressing_in_place(), running_plainly():
         logs = inspect_eval(
             feed,
             model=None,  # each task has its own

@@ -192,10 +192,8 @@ def run(
         if not work.jobs or (assumed.certain and all(job.entry.status == "done" for job in work.jobs)):
             return _Sweep(planned, out, existing, work, tell).run(pool)
         who = crew or pool or stack.enter_context(pool_of(planned, tell.message))
-        from interpole.tasks.inspect_internals import sparing_clients  # takes seconds, in which the engine loads
+        import interpole.sweep.evaluate  # noqa: F401 (with Inspect it takes seconds, in which the engine loads)
 
-        if all(benchmark.foreign is None for benchmark in planned.benchmarks.values()):
-            stack.enter_context(sparing_clients())
         num_units = sum(part.status != "done" for job in work.jobs for part in job.entry.parts)
         versions = who.versions() if isinstance(who, Pool) else who.versions(tell.message, num_units)
         work = _work(planned, out, existing, versions, shard, changed, cut=crew is not None)

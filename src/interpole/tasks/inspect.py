@@ -22,7 +22,7 @@ from interpole.errors import TaskError
 from interpole.formats import seed_of
 from interpole.records import Problem
 from interpole.tasks.benchmark import Benchmark, Grade, final_text, problem_of, score_metadata
-from interpole.tasks.inspect_internals import scorer_name
+from interpole.tasks.inspect_internals import PlainTask, scorer_name
 
 __all__ = ["SCORE", "problem_of", "response_text", "to_inspect"]
 
@@ -47,8 +47,8 @@ def to_inspect(
         benchmark: what to ask; its `sampler` and `k` become the task's defaults (config and epochs).
         form: how responses are read apart.
         first_sample: number of the first sample of each question; larger when a run is topped up.
-        respond: how messages are answered, in the place of Inspect's own `generate`, whose retries, limits and events cost a
-            third of a sample's time outside the engine; tasks of others ask in their own way.
+        respond: how messages are answered, in the place of Inspect's own `generate`; the task is then a `PlainTask`. Tasks of
+            others ask in their own way.
 
     Each sample's `Score.metadata` holds: epoch, num_tokens, finish, budget_forced, chosen_lam, outcome, closed, pseudo_close,
     near_close, answer, answers and grades (by grading), difficulty, private.
@@ -66,7 +66,7 @@ def to_inspect(
             epochs=benchmark.k,
             name=benchmark.name,
         )
-    return Task(
+    return (Task if respond is None else PlainTask)(
         dataset=MemoryDataset([_to_sample(benchmark, problem) for problem in benchmark.problems], name=benchmark.name),
         solver=_ask(benchmark.sampler.seed, first_sample, respond, _config(benchmark)),
         scorer=_scorer(_own_scorers(benchmark), read, first_sample, benchmark.private),
@@ -102,7 +102,7 @@ def _config(benchmark: Benchmark) -> GenerateConfig:
 
 
 class _Sample(InspectSample):
-    """A sample that Inspect may copy as often as it likes (twice for every response): its parts are never changed."""
+    """A sample that Inspect may copy as often as it likes: its parts are never changed."""
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Its own fields and metadata; what is in them is shared."""
