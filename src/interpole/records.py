@@ -1,4 +1,7 @@
-"""The frozen records that travel between modules. They check themselves and hold no behaviour beyond that."""
+"""The frozen records that travel between modules, and the names that points on the dial have in them.
+
+They check themselves and hold no behaviour beyond that.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,21 @@ from typing import Any
 
 from interpole.errors import EngineError, TaskError
 
-__all__ = ["Chance", "Generation", "Outcome", "Problem", "Sample", "Sampler"]
+__all__ = ["Chance", "Generation", "Outcome", "Problem", "Sample", "Sampler", "dial_lam", "dial_name"]
+
+
+def dial_name(lam: float) -> str:
+    """What the point at λ on the dial is called."""
+    return f"λ={lam:g}"
+
+
+def dial_lam(name: str) -> float | None:
+    """The λ of a point called so; None: the name is not that of a point on the dial."""
+    head, _, number = name.partition("=")
+    try:
+        return float(number) if head == "λ" else None
+    except ValueError:
+        return None
 
 
 class Outcome(StrEnum):

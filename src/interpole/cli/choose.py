@@ -311,7 +311,7 @@ def _show_confirmed(found: Confirmation | None, num_questions: int) -> None:
     """The winner's own numbers, and how it differs from the dial; or that there are none."""
     from interpole.analysis.intervals import interval_text
     from interpole.cli.show import console
-    from interpole.sweep.config import dial_lam
+    from interpole.records import dial_lam
 
     if found is None:
         console.print(

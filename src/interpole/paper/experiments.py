@@ -20,7 +20,8 @@ from interpole.lab import shipped
 from interpole.merging.presets import preset
 from interpole.merging.rules import ablation
 from interpole.paper.printed import INSTRUCT, QUESTIONS, THIRDS, Printed, Statistic, printed
-from interpole.sweep.config import NOTHING, SweepConfig, dial_lam, dial_name
+from interpole.records import dial_lam, dial_name
+from interpole.sweep.config import NOTHING, SweepConfig
 from interpole.tasks import Profile, profile
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from interpole.sweep.config import dial_name
+from interpole.records import dial_name
 from interpole.tasks import profile
 
 __all__ = ["INSTRUCT", "QUESTIONS", "SAMPLES", "TABLES", "THIRDS", "Printed", "Statistic", "printed", "sigmas"]

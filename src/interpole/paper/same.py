@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from interpole.merging.recipe import build
 from interpole.paper.experiments import DEPTH, Experiment, Family, asked_as, family_of
 from interpole.paper.printed import THIRDS
-from interpole.records import Sample
+from interpole.records import Sample, dial_lam
 from interpole.runs.runfile import Entry, RunFile
 from interpole.tasks.profiles import Profile, profile
 
@@ -58,8 +58,7 @@ class Matched(NamedTuple):
             if point == sample.point or (point is None and sample.point not in self.printed):
                 found.append(sample)
             elif point is not None:
-                lam = float(point.removeprefix("λ=")) if point.startswith("λ=") else None
-                found.append(replace(sample, point=point, lam=lam))
+                found.append(replace(sample, point=point, lam=dial_lam(point)))
         return found
 
     def called(self, task: str, point: str) -> str:

@@ -28,8 +28,7 @@ from interpole.formats import plain
 from interpole.paper.experiments import Claim, Experiment
 from interpole.paper.printed import QUESTIONS, SAMPLES, Printed, sigmas
 from interpole.paper.same import Matched
-from interpole.records import Outcome, Sample
-from interpole.sweep.config import dial_name
+from interpole.records import Outcome, Sample, dial_name
 
 __all__ = ["ComparedRow", "Heard", "Replication", "compare", "compare_sigmas", "to_json"]
 

@@ -19,6 +19,7 @@ from interpole.analysis.intervals import UNKNOWN, Interval
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.errors import AnalysisError
 from interpole.files import open_regular
+from interpole.records import dial_name
 
 __all__ = ["STATISTICS", "Mark", "dial_span", "marks", "number", "read_table", "table_marks", "tasks"]
 
@@ -40,7 +41,7 @@ class Mark:
     @property
     def label(self) -> str:
         """`λ=0.5`, or the point's name off the dial."""
-        return self.point if self.lam is None else f"λ={self.lam:g}"
+        return self.point if self.lam is None else dial_name(self.lam)
 
     def called(self, name: str) -> str:
         """What a statistic of this mark is called: Mean@8, Pass@8, Vote@8, Think #R, Token #N."""
@@ -73,7 +74,7 @@ def _mark(row: PointMetrics | CurveRow) -> Mark:
     bare = {name: None if value is None else UNKNOWN._replace(value=value) for name, value in values.items()}
     if row.mean is not None and row.mean_low is not None and row.mean_high is not None:
         bare["mean"] = Interval(row.mean, row.mean_low, row.mean_high)
-    return Mark(row.task, f"λ={row.lam:g}", row.lam, _known(bare), row.samples)
+    return Mark(row.task, dial_name(row.lam), row.lam, _known(bare), row.samples)
 
 
 def _known(found: Mapping[str, Interval | None]) -> dict[str, Interval]:

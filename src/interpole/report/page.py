@@ -28,7 +28,7 @@ from interpole.analysis.routing import Routes
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
 from interpole.errors import printable
-from interpole.records import Sample
+from interpole.records import Sample, dial_name
 from interpole.report import figures, predicted
 from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
@@ -311,7 +311,7 @@ def _table(metrics: Sequence[PointMetrics]) -> dict[str, Any]:
     columns += ["Think #R", *(["of it forced"] if cut else [])]
     columns += ["Token #N", "median", "95th pct.", "if right", "unfinished"]
     columns += ["on front"] if front else []
-    names = [m.point if m.lam is None else f"λ={m.lam:g}" for m in metrics]
+    names = [m.point if m.lam is None else dial_name(m.lam) for m in metrics]
     rows = [
         {
             "point": m.point,

@@ -20,10 +20,9 @@ import numpy as np
 
 from interpole.analysis.tables import PointMetrics, curves_text
 from interpole.formats import plain
-from interpole.records import Sample
+from interpole.records import Sample, dial_name
 from interpole.report.responses import MAX_CHARS, Responses, as_it_stands
 from interpole.report.style import OUTCOMES, UNFINISHED
-from interpole.sweep.config import dial_name
 
 __all__ = [
     "BUDGET_BYTES",

@@ -26,12 +26,12 @@ from interpole.engines.pool import Pool, Visit
 from interpole.errors import AnalysisError, EngineError, InterpoleError, RunError, TaskError
 from interpole.files import read_text
 from interpole.formats import plain
-from interpole.records import Chance, Generation, Sampler
+from interpole.records import Chance, Generation, Sampler, dial_name
 from interpole.runs.prediction import PartFound, PartsFound, PredictionFile, TaskPrediction
 from interpole.runs.runfile import RunFile
 from interpole.runs.samples import read
 from interpole.search.space import layer_groups
-from interpole.sweep.config import PointConfig, SweepConfig, dial_name
+from interpole.sweep.config import PointConfig, SweepConfig
 from interpole.sweep.plan import Plan, Point, adjusted
 from interpole.sweep.run import pool_of
 from interpole.tasks import Benchmark

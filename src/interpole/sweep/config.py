@@ -20,11 +20,12 @@ from interpole.formats import read_yaml
 from interpole.merging.methods import get_method
 from interpole.merging.recipe import Part, Sources, parse_lambdas
 from interpole.merging.simplex import Grid, Weights, weights_name
+from interpole.records import dial_name
 from interpole.schema import Strict, validated
 from interpole.tasks import code_of
 from interpole.tasks.profiles import profile
 
-__all__ = ["KEY", "NOTHING", "PointConfig", "SweepConfig", "TaskConfig", "dial_lam", "dial_name"]
+__all__ = ["KEY", "NOTHING", "PointConfig", "SweepConfig", "TaskConfig"]
 
 KEY = "OPENAI_API_KEY"
 """The environment variable whose key an endpoint gets, unless the user says another."""
@@ -32,20 +33,6 @@ MERGED = ("sources", "simplex", "sampler", "engine_options", "recipe", "template
 """Settings in which a name that is said goes before the same name below it; of the others the whole."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """No settings."""
-
-
-def dial_name(lam: float) -> str:
-    """What the point at λ on the dial is called."""
-    return f"λ={lam:g}"
-
-
-def dial_lam(name: str) -> float | None:
-    """The λ of a point called so; None: the name is not that of a point on the dial."""
-    head, _, number = name.partition("=")
-    try:
-        return float(number) if head == "λ" else None
-    except ValueError:
-        return None
 
 
 def _known(settings: dict[str, float]) -> dict[str, float]:

@@ -29,11 +29,11 @@ from interpole.merging.methods import get_method
 from interpole.merging.presets import preset
 from interpole.merging.recipe import Recipe, Source, build
 from interpole.merging.simplex import centre
-from interpole.records import Problem, Sampler
+from interpole.records import Problem, Sampler, dial_name
 from interpole.runs.prediction import first_token_margins
 from interpole.runs.runfile import Entry, SourceInfo, TaskInfo, release
 from interpole.runs.samples import read
-from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig, dial_name
+from interpole.sweep.config import PointConfig, SweepConfig, TaskConfig
 from interpole.tasks import Benchmark
 
 __all__ = ["Plan", "Point", "adjusted"]

@@ -9,8 +9,8 @@ from typing import Any
 import altair as alt
 
 from interpole.lab.studies.study import Row, values
+from interpole.records import dial_lam
 from interpole.report.style import COLOURS
-from interpole.sweep.config import dial_lam
 
 __all__ = ["bars", "beside", "colours", "dial", "scatter", "stacked", "strips"]
 
