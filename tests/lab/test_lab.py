@@ -319,9 +319,11 @@ def test_styles_share_as_many_questions_as_the_recipe_says():
         assert "*" not in question
 
 
-def test_training_refuses_an_existing_folder_and_an_unknown_architecture(trained, tmp_path):
+def test_training_refuses_a_folder_that_cannot_be_made_and_an_unknown_architecture(trained, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         train(SMALL, 0, trained[0], schedule=TINY)
+    with pytest.raises(OutputError, match="a file is in its place"):
+        train(SMALL, 0, trained[0] / "training.json" / "out", schedule=TINY)
     with pytest.raises(TaskError, match="no architecture 'gpt'"):
         Body("gpt")
     with pytest.raises(TaskError, match="multiples of 16"):

@@ -66,9 +66,8 @@ def remembered(paths: Iterable[Path], compute: Callable[[], str]) -> str:
     found = compute()
     changed = max((max(path.stat().st_mtime, path.stat().st_ctime) for path in paths), default=0.0)
     if changed < time.time() - _SETTLED_SECONDS and state_of(paths) == state:
-        with suppress(OSError, OutputError):  # it is computed again where nothing can be kept
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept, found)
+        with suppress(OutputError):  # it is computed again where nothing can be kept
+            write_atomic(kept, found, parents=True)
     return found
 
 

@@ -29,7 +29,7 @@ from transformers import GenerationConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from interpole.errors import CheckpointError, MismatchError, TaskError
-from interpole.files import StrPath, refuse_existing
+from interpole.files import StrPath, make_folder, refuse_existing, writing
 from interpole.formats import seed_of
 from interpole.lab.recipe import SCHEDULE, STYLES, Body, Model, Questions, Schedule, Stage
 from interpole.lab.tokenizer import END_OF_TEXT, IM_END, OPENED, build_tokenizer, prompt
@@ -385,18 +385,20 @@ def _whole(out: StrPath, make: Callable[[Path], None]) -> None:
     """Make a folder that appears when it is whole.
 
     Raises:
-        OutputError: it exists already.
+        OutputError: it exists already, or cannot be written.
     """
     out = Path(out)
     refuse_existing(out)
     torch.set_num_threads(1)
     beside = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        make(beside)
+    make_folder(out.parent)
+    with writing(out):
         try:
-            beside.rename(out)
-        except OSError:
-            refuse_existing(out)  # somebody else was sooner
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            make(beside)
+            try:
+                beside.rename(out)
+            except OSError:
+                refuse_existing(out)  # somebody else was sooner
+                raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)

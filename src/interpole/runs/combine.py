@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interpole.errors import OutputError, RunError
-from interpole.files import StrPath
+from interpole.files import StrPath, make_folder
 from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, now, release, sweep_name
 from interpole.runs.samples import regraded_path
 
@@ -281,7 +281,7 @@ def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None
 
 def _copy(pieces: Iterable[_Piece], folder: Path) -> None:
     """Copy the logs, and what was graded anew beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for run, entry, part in pieces:
         log = entry.within(run, str(part.log))
         for path in (log, entry.within(run, regraded_path(log).name)):

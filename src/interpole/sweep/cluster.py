@@ -261,7 +261,7 @@ def _note(path: Path, name: str, did: Mapping[str, Any]) -> None:
 
 def _collect(journal: Path, others: Iterable[Path]) -> None:
     """Put the answers of other journals into a new one: each says of itself what it answers."""
-    journal.parent.mkdir(parents=True)
+    make_folder(journal.parent)
     with open_to_append(journal) as file:
         for path in others:
             with suppress(OSError), open_regular(path) as old:

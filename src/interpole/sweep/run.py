@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.errors import InterpoleError, OutputError, RunError
-from interpole.files import StrPath, full_disk, open_regular, write_atomic
+from interpole.files import StrPath, full_disk, make_folder, open_regular, write_atomic
 from interpole.packages import require
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, now
@@ -334,9 +334,8 @@ class _Sweep:
                 error = made.error or "it was made with another engine or other weights"
                 return part.model_copy(update={"status": "failed", "error": error})
             if own.log is not None:
-                job.entry.within(self._out).mkdir(parents=True, exist_ok=True)
                 with open_regular(found.within(made.run, own.log)) as log:
-                    write_atomic(job.entry.within(self._out, own.log), log.read(), durable=True)
+                    write_atomic(job.entry.within(self._out, own.log), log.read(), durable=True, parents=True)
         except (InterpoleError, OSError) as problem:
             if full_disk(problem) is not None:
                 raise
@@ -418,7 +417,7 @@ class _Sweep:
         from interpole.tasks.inspect import to_inspect
 
         planned, folder, point = self._plan, job.entry.within(self._out), job.point
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._tell.go_to(job)
         tell = (lambda *_: None) if isinstance(visit, Followed) else partial(self._tell.answer, job)  # told already
         journal = Journal(journal_path(folder, part), visit.answer, tell)

@@ -102,7 +102,7 @@ class Bench:
             from interpole.lab.train import TRAINED, train_model
 
             base = None if recipe.base is None else self.model(recipe.base)
-            folder.parent.mkdir(exist_ok=True)
+            make_folder(folder.parent)
             self.tell(f"training {recipe.name}")
             try:
                 train_model(recipe, folder, base)
