@@ -1,12 +1,15 @@
-"""A sweep on a pair of sources and a scripted engine, for tests of sweeps and of runs."""
+"""A sweep on a pair of sources and a scripted engine, and commands run in this process, for tests of sweeps and of runs."""
 
 import json
 import time
+
+from typer.testing import CliRunner
 
 import live
 import tiny
 from interpole import tasks
 from interpole.analysis.scoring import score
+from interpole.cli import app
 from interpole.runs import samples
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
@@ -35,6 +38,15 @@ def content(run):
     """What must be the same however a sweep is made: every sample in its place, and the tables to the byte."""
     score(run)
     return samples.read(run), [(run / name).read_bytes() for name in ("curves.csv", "metrics.json", "stages.json")]
+
+
+def call(*arguments, code=0, errors=False):
+    """Run a command in this process; its standard output, or with what goes to the other one."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output if errors else result.stdout
 
 
 class Bench:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import interpole
 import tiny
+from bench import call
 from interpole.analysis.tables import COLUMNS
 from interpole.checkpoints.checkpoint import Folder
 from interpole.cli import app, main
@@ -25,15 +26,6 @@ from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.progress import SweepProgress
-
-
-def call(*arguments, code=0):
-    """Run a command in this process; its standard output."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stdout
 
 
 def test_merge_writes_what_the_library_computes(pair, tmp_path):

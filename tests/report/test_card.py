@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from typer.testing import CliRunner
 
 import interpole
-from bench import Bench
+from bench import Bench, call
 from interpole.analysis.metrics import measure
-from interpole.cli import app
 from interpole.errors import RunError
 from interpole.merging.card import model_card
 from interpole.merging.recipe import Recipe
@@ -22,13 +20,6 @@ def bench(tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("card"))
     bench.sweep()
     return bench
-
-
-def command(*words):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.stdout
 
 
 def told(card):
@@ -52,14 +43,14 @@ def test_a_points_card_holds_its_numbers_as_the_hub_reads_them(bench):
     assert (found["Mean@2"].dataset_type, found["Mean@2"].task_type) == ("arithmetic", "text-generation")
     assert all(math.isfinite(one.metric_value) for one in found.values())
     assert f"| arithmetic | Token #N | {point.tokens.value:.1f} [" in card.text
-    assert command("card", bench.out, "0.5") == str(card)
+    assert call("card", bench.out, "0.5") == str(card)
 
 
 def test_merge_puts_what_the_run_measured_into_the_card_of_the_same_merge(bench, tmp_path):
     flags = ("--card-from", bench.out, "--no-doctor", "-o", tmp_path / "out")
-    command("merge", *bench.sources.values(), "-l", "0.5", *flags)
+    call("merge", *bench.sources.values(), "-l", "0.5", *flags)
     assert told(tmp_path / "out/README.md") == told(card_at(bench.out, 0.5))
-    assert command("merge", *bench.sources.values(), "-l", "0.5,1", *flags).count("tensors") == 2
+    assert call("merge", *bench.sources.values(), "-l", "0.5,1", *flags).count("tensors") == 2
     assert told(tmp_path / "out-1/README.md") == told(card_at(bench.out, 1))
 
 

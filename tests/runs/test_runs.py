@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from bench import Bench
-from interpole.cli import app
+from bench import Bench, call
 from interpole.errors import OutputError, RunError
 from interpole.records import Outcome
 from interpole.runs import samples
@@ -19,14 +17,6 @@ from interpole.runs.runfile import RunFile, exclusive
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.estimate import estimate, kv_bytes_per_token
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +145,7 @@ def test_unfinished_parts_are_left_out_and_named(bench, tmp_path):
     other = shutil.copytree(bench.folder / "more", tmp_path / "other")
     text = (other / "run.json").read_text()
     (other / "run.json").write_text(text.replace('"done"', '"planned"', 1))
-    told = call("runs", "merge", bench.folder / "low", other, "--out", tmp_path / "all", code=1)
+    told = call("runs", "merge", bench.folder / "low", other, "--out", tmp_path / "all", code=1, errors=True)
     assert f"left out, as it is not finished: own at λ=0.5 in {other}, samples 1 to 2" in told
     assert {one.number for one in samples.read(tmp_path / "all") if one.lam == 0.5} == {1, 2, 3, 4, 5}
 
@@ -212,10 +202,10 @@ def test_run_folders_are_listed_and_what_is_none_is_an_error(bench, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/run.json").write_text("[")
     shutil.copytree(bench.folder / "low", tmp_path / "good")
-    told = call("runs", "list", tmp_path)
+    told = call("runs", "list", tmp_path, errors=True)
     assert "bad is left out: not valid JSON" in told
     assert "good" in told
-    assert "no run folders in" in call("runs", "list", tmp_path / "good")
+    assert "no run folders in" in call("runs", "list", tmp_path / "good", errors=True)
     for wrong in (tmp_path / "nosuch", tmp_path / "bad/run.json", tmp_path / ("x" * 300)):
         with pytest.raises(RunError, match="cannot be listed"):
             call("runs", "list", wrong)

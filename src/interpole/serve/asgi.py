@@ -30,10 +30,10 @@ MAX_BODY_BYTES = 32 << 20
 
 
 class Appended:
-    """Sends a text on with ours behind it; one that has ours already (processes that count together) as it is."""
+    """Sends a text on with ours behind it; one in which `mark` stands has ours already, and goes on as it is."""
 
-    def __init__(self, send: Send, ours: bytes) -> None:
-        self._send, self._ours = send, ours
+    def __init__(self, send: Send, ours: bytes, mark: bytes) -> None:
+        self._send, self._ours, self._mark = send, ours, mark
         self._start: Message | None = None
         self._held = b""
 
@@ -45,7 +45,7 @@ class Appended:
         self._held += message.get("body", b"")
         if message.get("more_body", False) or self._start is None:
             return
-        if self._start["status"] == 200 and b"\ninterpole_" not in self._held:
+        if self._start["status"] == 200 and self._mark not in self._held:
             self._held += self._ours
         headers = [pair for pair in self._start["headers"] if pair[0].lower() != b"content-length"]
         headers.append((b"content-length", str(len(self._held)).encode()))

@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from interpole.serve.levels import AUTO, Chosen
 
-__all__ = ["GONE", "METRICS_TYPE", "Metrics", "Watch"]
+__all__ = ["GONE", "METRICS_TYPE", "PREFIX", "Metrics", "Watch"]
 
 GONE = 499  # the client hung up; the status that proxies log
+PREFIX = "interpole_"
+"""How the names of all counters begin."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GRID = 20  # labels of λ per unit
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -29,10 +31,10 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
 
         def counter(name: str, words: str, *labels: str) -> Counter:
-            return Counter(f"interpole_{name}", words, labels, registry=registry)
+            return Counter(f"{PREFIX}{name}", words, labels, registry=registry)
 
         def histogram(name: str, words: str) -> Histogram:
-            return Histogram(f"interpole_{name}", words, ("lam",), buckets=SECONDS, registry=registry)
+            return Histogram(f"{PREFIX}{name}", words, ("lam",), buckets=SECONDS, registry=registry)
 
         self.requests = counter("requests", "Requests by how they ended.", "endpoint", "lam", "status")
         self.auto = counter("auto_requests", "Requests whose λ the policy chose.", "lam")
@@ -44,13 +46,13 @@ class Metrics:
         self.first_token = histogram("time_to_first_token_seconds", "From the request to its first token.")
         self.seconds = histogram("request_seconds", "From the request to its last token.")
         self.think = Gauge(
-            "interpole_think_ratio", "Think #R: share of responses with a closed thought.", ("lam",), registry=registry
+            f"{PREFIX}think_ratio", "Think #R: share of responses with a closed thought.", ("lam",), registry=registry
         )
         self._thought: dict[str, tuple[int, int]] = {}
 
     def gauge(self, name: str, words: str, ask: Callable[[], int]) -> None:
         """Add a number of requests that is asked for when it is read."""
-        Gauge(f"interpole_requests_{name}", words, registry=self._registry).set_function(ask)
+        Gauge(f"{PREFIX}requests_{name}", words, registry=self._registry).set_function(ask)
 
     def page(self) -> bytes:
         """What Prometheus reads."""

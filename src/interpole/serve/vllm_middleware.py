@@ -25,7 +25,7 @@ from interpole.serve.errors import RequestError
 from interpole.serve.fields import WITHOUT_EFFECT
 from interpole.serve.guard import check_host, names_of
 from interpole.serve.levels import Chosen, Levels, card, cards, choose
-from interpole.serve.metrics import Metrics
+from interpole.serve.metrics import PREFIX, Metrics
 from interpole.serve.page import headers as page_headers
 from interpole.serve.page import page
 from interpole.serve.text import StopStrings
@@ -260,7 +260,8 @@ class LambdaMiddleware:
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 await self._models(path, scope, receive, send)
             elif path == "/metrics":
-                await self._app(plain(scope), receive, Appended(send, self._metrics.page()))
+                mark = f"\n{PREFIX}".encode()  # of processes that count together
+                await self._app(plain(scope), receive, Appended(send, self._metrics.page(), mark))
             else:
                 await self._app(scope, receive, send)
         elif path in _REQUESTS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
+from abc import abstractmethod
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -87,13 +88,58 @@ class _Elsewhere(NamedTuple):
     row: int
 
 
-@final
-class _Rewritten(Checkpoint):
-    """A checkpoint with some rows of tokens taken from elsewhere, and rows below them that are the mean of the others.
+class _OtherRows(Checkpoint):
+    """A checkpoint with other rows of tokens; all else is its source's.
 
     Attributes:
         source: the checkpoint as it is.
     """
+
+    def __init__(self, source: Checkpoint, names: set[str], num_rows: int) -> None:
+        """Plan the view; reads no tensor.
+
+        Args:
+            source: the checkpoint as it is.
+            names: the tensors with other rows.
+            num_rows: how many rows these have.
+        """
+        self.source, self._names = source, names
+        self.label, self.config, self.assets = source.label, source.config, source.assets
+        self.given_template = source.given_template
+        self.layout = source.layout
+        self.specs = {
+            name: TensorSpec(spec.dtype, (num_rows, *spec.shape[1:])) if name in names else spec
+            for name, spec in source.specs.items()
+        }
+
+    @abstractmethod
+    def _read_rows(self, name: str, first: int, last: int, width: int) -> NDArray[Any]:
+        """Rows [first, last) of a tensor with other rows, each of `width` elements."""
+
+    @final
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Elements [start, stop), cut out of the rows that hold them."""
+        if name not in self._names:
+            return self.source.read(name, start, stop)
+        spec = self.specs[name]
+        width, stop = prod(spec.shape[1:]), spec.num_elements if stop is None else stop
+        first, last = start // width, -(-stop // width)
+        return self._read_rows(name, first, last, width).reshape(-1)[start - first * width : stop - first * width]
+
+    @final
+    def origin(self, name: str) -> Origin | None:
+        """Where the tensor lies in the source, if it has no rows of tokens."""
+        return None if name in self._names else self.source.origin(name)
+
+    @final
+    def chunk_elements(self, name: str) -> int | None:
+        """As the source."""
+        return self.source.chunk_elements(name)
+
+
+@final
+class _Rewritten(_OtherRows):
+    """A checkpoint with some rows of tokens taken from elsewhere, and rows below them that are the mean of the others."""
 
     def __init__(self, source: Checkpoint, rows: Mapping[int, _Elsewhere], num_tokens: int, num_rows: int) -> None:
         """Plan the view; reads no tensor.
@@ -104,33 +150,22 @@ class _Rewritten(Checkpoint):
             num_tokens: rows that stay; those from here on are the mean of the ones before.
             num_rows: rows of the view.
         """
-        self.source, self._rows, self._num_tokens, self._num_rows = source, dict(rows), num_tokens, num_rows
-        self.label, self.assets, self.layout = source.label, source.assets, source.layout
-        self.given_template = source.given_template
-        self._names = vocabulary_tensors(source)
+        super().__init__(source, vocabulary_tensors(source), num_rows)
+        self._rows, self._num_tokens, self._num_rows = dict(rows), num_tokens, num_rows
         self.config = _with_rows(source.config, num_rows) if num_rows != _num_rows(source) else source.config
-        self.specs = {
-            name: TensorSpec(spec.dtype, (num_rows, *spec.shape[1:])) if name in self._names else spec
-            for name, spec in source.specs.items()
-        }
         self._mean = lru_cache(maxsize=4)(self._mean_row)
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Elements [start, stop): as the source, then row by row what is otherwise."""
-        if name not in self._names:
-            return self.source.read(name, start, stop)
-        spec = self.specs[name]
-        width, stop = prod(spec.shape[1:]), spec.num_elements if stop is None else stop
-        first, last = start // width, -(-stop // width)
+    def _read_rows(self, name: str, first: int, last: int, width: int) -> NDArray[Any]:
+        """As the source, then row by row what is otherwise."""
         kept = max(first, min(last, self._num_tokens))
-        out = np.empty((last - first, width), DTYPES[spec.dtype])
+        out = np.empty((last - first, width), DTYPES[self.specs[name].dtype])
         out[: kept - first] = self.source.read(name, first * width, kept * width).reshape(-1, width)
         for row, other in self._rows.items():
             if first <= row < kept:
                 out[row - first] = self._row(name, other, width)
         if kept < last:
             out[kept - first :] = self._mean(name)
-        return out.reshape(-1)[start - first * width : stop - first * width]
+        return out
 
     def _row(self, name: str, other: _Elsewhere, width: int) -> Any:
         if other.checkpoint is None:
@@ -145,14 +180,6 @@ class _Rewritten(Checkpoint):
             part = self.read(name, row * width, min(row + step, self._num_tokens) * width)
             total += part.reshape(-1, width).astype(np.float64).sum(axis=0)
         return (total / self._num_tokens).astype(np.float32).astype(DTYPES[self.specs[name].dtype])
-
-    def origin(self, name: str) -> Origin | None:
-        """Where the tensor lies in the source, if it has no rows of tokens."""
-        return None if name in self._names else self.source.origin(name)
-
-    def chunk_elements(self, name: str) -> int | None:
-        """As the source."""
-        return self.source.chunk_elements(name)
 
     def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of the source's fingerprint, of the others' and of what is where."""
@@ -251,11 +278,10 @@ def _with_rows(config: Mapping[str, Any], num_rows: int) -> dict[str, Any]:
 
 
 @final
-class Aligned(Checkpoint):
+class Aligned(_OtherRows):
     """A checkpoint with its vocabulary in the order of another's.
 
     Attributes:
-        source: the checkpoint as it is.
         target: the one whose vocabulary it takes.
     """
 
@@ -267,24 +293,11 @@ class Aligned(Checkpoint):
             target: the checkpoint whose order it is.
             rows: row of `source` for every row of `target`; -1: the its own row.
         """
-        self.source, self.target, self._rows = source, target, rows
-        self.label, self.config, self.assets = source.label, source.config, source.assets
-        self.given_template = source.given_template
-        self.layout = source.layout
-        self._names = vocabulary_tensors(source) & vocabulary_tensors(target)
-        self.specs = {
-            name: TensorSpec(spec.dtype, (len(rows), *spec.shape[1:])) if name in self._names else spec
-            for name, spec in source.specs.items()
-        }
+        super().__init__(source, vocabulary_tensors(source) & vocabulary_tensors(target), len(rows))
+        self.target, self._rows = target, rows
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Elements [start, stop); runs of neighbouring rows are read together."""
-        if name not in self._names:
-            return self.source.read(name, start, stop)
-        spec = self.specs[name]
-        width = prod(spec.shape[1:])
-        stop = spec.num_elements if stop is None else stop
-        first, last = start // width, -(-stop // width)
+    def _read_rows(self, name: str, first: int, last: int, width: int) -> NDArray[Any]:
+        """Runs of neighbouring rows are read together."""
         chosen = self._rows[first:last]
         same_run = np.where(chosen[:-1] < 0, chosen[1:] < 0, np.diff(chosen) == 1)  # all -1, or counting up
         ends = np.flatnonzero(~same_run) + 1
@@ -293,15 +306,7 @@ class Aligned(Checkpoint):
             reader, row = (self.source, chosen[begin]) if chosen[begin] >= 0 else (self.target, first + begin)
             part = reader.read(name, int(row) * width, (int(row) + int(end - begin)) * width)
             parts.append(part.astype(parts[0].dtype, copy=False))
-        return np.concatenate(parts)[start - first * width : stop - first * width]
-
-    def origin(self, name: str) -> Origin | None:
-        """Where the tensor lies in the source, if it has no rows of tokens."""
-        return None if name in self._names else self.source.origin(name)
-
-    def chunk_elements(self, name: str) -> int | None:
-        """As the source."""
-        return self.source.chunk_elements(name)
+        return np.concatenate(parts)
 
     def fingerprint(self, *, quick: bool = False) -> str:
         """Hash of both fingerprints and the order."""
