@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from interpole.analysis.intervals import UNKNOWN, Array, Interval, percentiles, ratio_intervals, weights
 from interpole.analysis.transition import LEVELS
@@ -115,6 +114,8 @@ def _unreached(shares: Array, lams: Array, level: float) -> str:
 
 def _between(lams: Array, shares: Array, at: Array) -> Array:
     """Rising curves (R, L) at other λ: (R, A)."""
+    from scipy.interpolate import PchipInterpolator
+
     rising = np.maximum.accumulate(shares, axis=1)
     return np.asarray(PchipInterpolator(lams, rising, axis=1)(at))
 

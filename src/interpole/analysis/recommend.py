@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.interpolate import PchipInterpolator
 
 from interpole.analysis.choices import (
     BALANCED,
@@ -283,6 +282,8 @@ def _interpolated(measured: Sequence[Choice], transition: Transition | None) -> 
 
 def _pchip(lams: Sequence[float], known: Array, fine: Array) -> Array:
     """(F, 3) estimates with their ends at `fine` (F,), from those at `lams` (L, 3); a column with a NaN is all NaN."""
+    from scipy.interpolate import PchipInterpolator  # 0.1 s and 10 MB, and few need it
+
     columns = [column if np.isnan(column).any() else PchipInterpolator(lams, column)(fine) for column in known.T]
     return np.column_stack([np.full(len(fine), np.nan) if np.isnan(c).any() else c for c in columns])
 
