@@ -4,11 +4,12 @@ import json
 import random
 
 import pytest
+from pydantic import Field
 
 from interpole import formats
 from interpole.errors import RunError
 from interpole.formats import json_items, parse_json
-from interpole.schema import Foreign, validated_json
+from interpole.schema import Foreign, Strict, validated, validated_json
 
 ITEMS = [
     1234567, -1.5e300, True, None, "", "ä🙂 \" ]", [], {}, [[1], {"a": [2, "}"]}], {"b": "ž" * 30}, "\ud83d", 10**299,
@@ -72,3 +73,32 @@ def test_a_record_read_at_once_is_what_reading_and_checking_give(text, name):
 def test_a_record_that_makes_no_sense_is_an_error_with_its_key(text, what):
     with pytest.raises(RunError, match=what):
         validated_json(Named, text.encode(), "here", RunError)
+
+
+class Part(Strict):
+    """A part of a whole."""
+
+    weight: float | list[float] = Field(0.0, alias="lambda")
+
+
+class Whole(Strict):
+    """A record of records."""
+
+    name: str = ""
+    parts: dict[str, tuple[Part, ...]] = {}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"nmae": "a"}, "nmae: there is no such key; is it name?"),
+        ({"colour": "red"}, "colour: there is no such key; there are name, parts"),
+        ({"parts": {"a": [{"lamda": 1}]}}, "parts.a.0.lamda: there is no such key; is it lambda?"),
+        ({"parts": {"a": [{"name": "a"}]}}, "parts.a.0.name: there is no such key; there are lambda"),
+        ({"parts": {"a": [{"lambda": "half"}]}}, "parts.a.0.lambda: Input should be a valid number, unable to parse"),
+    ],
+)
+def test_a_key_that_a_record_does_not_have_is_said_with_those_that_it_has(content, what):
+    with pytest.raises(RunError) as caught:
+        validated(Whole, content, "here", RunError)
+    assert caught.value.what.startswith(what)

@@ -123,7 +123,7 @@ def read_text(path: Path, error: type[InterpoleError], what: str) -> str:
         with open_named(path) as file:
             return file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"cannot read {what}: {problem}", path) from None
+        raise error(f"cannot read {what}: {reason_of(problem)}", path) from None
 
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = False, parents: bool = False) -> None:

@@ -312,6 +312,7 @@ def parse_yaml_documents(
     documents = []
     with _yaml_problems(where, error):
         loader = _yaml_loader()(text)
+        loader.name = str(where)  # where marks say that something stands
         while loader.check_node():
             root, lines = loader.get_node(), dict[tuple[Any, ...], int]()
             _check_nodes(root, {}, where, error)

@@ -5,7 +5,9 @@ What checks a record is built when it is first used: a command uses a few of man
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +30,8 @@ class Foreign(BaseModel):
 
 
 Record = TypeVar("Record", bound=BaseModel)
+_KIND = re.compile(r"\s*|float|int|str|bool|(list|dict|tuple|literal|function-\w+)\[.*")
+"""What pydantic names beside the keys of a place: the kind in a union that it tried; our own tags are blank."""
 
 
 def validated(
@@ -49,11 +53,34 @@ def validated(
         return record.model_validate(content)
     except ValidationError as problem:
         first = problem.errors()[0]
-        key = ".".join(part for part in map(str, first["loc"]) if part.strip())  # tags of unions are blank
+        path = [part for part in first["loc"] if not _KIND.fullmatch(str(part))]
         message = first["msg"].removeprefix("Value error, ")
-        raise error(f"{key + ': ' if key else ''}{message}", where, remedy) from None
+        if first["type"] == "extra_forbidden":
+            message = f"there is no such key; {_others(record, path)}"
+        raise error(f"{'.'.join(map(str, path))}{': ' if path else ''}{message}", where, remedy) from None
     except RecursionError:
         raise error("nested too deep", where, remedy) from None
+
+
+def _others(record: type[BaseModel], path: Sequence[int | str]) -> str:
+    """The keys that there are in the place of the last one of `path`, or the one that is most like it."""
+    kinds = [record]
+    for part in path[:-1]:
+        fields = [field for kind in kinds for name, field in kind.model_fields.items() if part in (name, field.alias)]
+        kinds = [model for field in fields for model in _models(field.annotation)] or kinds
+    from difflib import get_close_matches  # for errors alone
+
+    names = list(dict.fromkeys(field.alias or name for kind in kinds for name, field in kind.model_fields.items()))
+    near = get_close_matches(str(path[-1]), names, 1)
+    return f"is it {near[0]}?" if near else f"there are {', '.join(names)}"
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The records that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 def validated_json(

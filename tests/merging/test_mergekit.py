@@ -346,7 +346,7 @@ def test_what_is_not_supported_is_named_with_its_line(text, line, words):
 
 def test_broken_yaml_is_a_recipe_error(models):
     (models / "x.yml").write_text("merge_method: [")
-    with pytest.raises(RecipeError, match="not valid YAML"):
+    with pytest.raises(RecipeError, match=r'not valid YAML: (.|\n)*x.yml", line 1'):
         Recipe.load(models / "x.yml")
 
 

@@ -165,7 +165,7 @@ def test_a_chain_that_multiplies_is_refused_before_it_has_grown(models):
 def test_what_is_wrong_in_a_stage_is_named_with_its_key_its_file_and_its_line(models):
     with pytest.raises(RecipeError, match=r"sources\.instruct: weights: no source 'z'"):
         build(chain(INNER | {"weights": {"z": 1}}), "here")
-    with pytest.raises(RecipeError, match=r"sources\.instruct\.method_: Extra"):
+    with pytest.raises(RecipeError, match=r"sources\.instruct\.method_: there is no such key; is it method"):
         build(chain(INNER | {"method_": "x"}), "here")
     with pytest.raises(RecipeError, match=r"sources\.instruct\.model: Field required"):
         build(chain({"revision": "x"}), "here")

@@ -296,7 +296,9 @@ def _estimate_lines(found: WriteEstimate, folders: Sequence[Path], share: Share 
     yield f"  to read   {size_text(found.read_bytes)}; all of the sources once more where their fingerprints are not known"
     lacking = "" if found.fits else f": {size_text(found.write_bytes - found.free_bytes)} are lacking"
     yield f"  free      {size_text(found.free_bytes)} where it goes{lacking}"
-    if found.rate is None or found.seconds is None:
+    if not found.write_bytes:
+        yield "  time      none: there is nothing to write"
+    elif found.rate is None or found.seconds is None:
         yield "  time      not known: nothing could be tried (weights that are not here, or tensors that are merged as a whole)"
     else:
         rate, tried = found.rate, size_text(found.rate.sample_bytes)

@@ -445,7 +445,9 @@ class Recipe(Strict):
                 raise RecipeError("several documents", path, "name one recipe as a source of the other: {recipe: FILE}")
             content, lines = translate_lines(text, path) if mergekits else [*documents, (None, {})][0]
             if not isinstance(content, dict):
-                raise RecipeError("a recipe is a YAML mapping", path, "see `interpole merge --help` for an example")
+                raise RecipeError(
+                    "a recipe is a YAML mapping", path, "say `sources` and `lambda`; examples: docs/methods.md"
+                )
             recipe = build(content, path)
         recipe._set_places(lines.get, path)
         return recipe

@@ -160,7 +160,8 @@ def ablation(
     for part in skip:
         if part not in ("attention", "ffn"):
             raise RecipeError(
-                f"skip: {part!r}", remedy="say attention or ffn; for other parts write a recipe with rules"
+                f"skip: there are no sublayers {part!r}",
+                remedy="say attention or ffn; for other parts write a recipe with rules",
             )
         rules.append({"kind": ["ffn", "router", "experts"] if part == "ffn" else part, "lambda": 0.0})
     if layers:

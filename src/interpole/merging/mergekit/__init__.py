@@ -53,7 +53,9 @@ def translate_lines(text: str, where: object) -> tuple[dict[str, Any], Lines]:
     done: dict[str | None, _Stage] = {}
     _translate_stage(result, stages, done, ())
     if unused := [name for name in stages if name not in done]:
-        stages[unused[0]].fail(("name",), f"the result does not use {unused[0]}", "give it a file of its own")
+        stages[unused[0]].fail(
+            ("name",), f"the result does not use {unused[0]}", "name it as a model where it is to be used"
+        )
     return done[result].content, done[result].lines
 
 
