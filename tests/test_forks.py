@@ -8,6 +8,7 @@ import pytest
 
 from interpole.errors import RunError
 from interpole.forks import mapped
+from interpole.systems import append
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked")
 
@@ -22,6 +23,15 @@ def test_what_was_made_comes_in_order_and_the_first_failure_ends_it():
     assert [next(found), next(found), next(found)] == [0, 1, 4]
     with pytest.raises(RunError, match="broken"):
         next(found)
+
+
+def test_what_processes_append_to_one_file_stands_where_each_was_told(tmp_path):
+    pieces = [bytes([65 + number]) * (1 + 7 * number) for number in range(26)]
+    with (tmp_path / "file").open("w+b") as file:
+        places = list(mapped(lambda number: append(file.fileno(), pieces[number]), 26, 3, RunError("killed")))
+        whole = file.read()
+    assert [whole[at : at + len(piece)] for at, piece in zip(places, pieces, strict=True)] == pieces
+    assert len(whole) == sum(map(len, pieces))
 
 
 def test_a_process_that_is_killed_is_the_error_that_was_given():

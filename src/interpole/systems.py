@@ -16,7 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["c_function", "is_alone", "lock", "memory_bytes", "num_cores", "open_handle", "read_at", "sync", "write_at"]
+__all__ = [
+    "append",
+    "c_function",
+    "is_alone",
+    "lock",
+    "memory_bytes",
+    "num_cores",
+    "open_handle",
+    "read_at",
+    "sync",
+    "write_at",
+]
 
 PLAIN = ("O_BINARY", "O_NONBLOCK")
 """Flags of every file: bytes as they are, and no waiting for whoever is at the other end of a pipe. Where a system has them."""
@@ -66,6 +77,21 @@ def write_at(handle: int, data: bytes | memoryview, offset: int) -> int:
         return os.pwrite(handle, data, offset)
     with _at(handle, offset):
         return os.write(handle, data)
+
+
+def append(handle: int, data: bytes) -> int:
+    """Write bytes to the end of a file that forked processes may share, one of them at a time. Returns where they begin."""
+    posix = _module("fcntl")
+    if posix is not None:
+        posix.lockf(handle, posix.LOCK_EX)  # of one process, where `flock` is of all that share the descriptor
+    try:
+        begin, written = os.fstat(handle).st_size, 0
+        while written < len(data):
+            written += write_at(handle, memoryview(data)[written:], begin + written)
+    finally:
+        if posix is not None:
+            posix.lockf(handle, posix.LOCK_UN)
+    return begin
 
 
 @contextmanager

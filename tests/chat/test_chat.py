@@ -574,6 +574,7 @@ def test_odd_responses_are_read_apart(opened, response, thinking, answer, ends):
     assert seen.after_last_marker.strip() == seen.response.rpartition("</think>")[2].strip()
     assert seen.near_close == (seen.pseudo_close is not None and seen.pseudo_close not in SPECIALS)
     assert "".join(response[span.start : span.end] for span in seen.spans) == response
+    assert ThinkFormat(QWEN, prompt_opens_thinking=opened, special_tokens=SPECIALS).spans(response) == seen.spans
     shown = "".join(response[span.start : span.end] for span in seen.spans if span.kind == "answer").strip()
     assert shown == answer.strip() or shown == "Sure. " + answer
 

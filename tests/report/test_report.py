@@ -35,7 +35,7 @@ from interpole.report.pareto import pareto
 from interpole.report.payload import cell, payload, texts
 from interpole.report.plots import chart
 from interpole.report.render import save, svg
-from interpole.report.responses import MAX_CHARS, Record, Responses
+from interpole.report.responses import MAX_CHARS, Responses
 from interpole.report.style import COLOURS, OUTCOMES
 from interpole.report.verdicts import bands, verdicts
 from interpole.runs.prediction import PredictionFile
@@ -488,10 +488,11 @@ def test_what_is_kept_of_a_response_is_cut_out_of_the_whole(sweep: list[Sample],
     spans = [Span("thinking", 0, num_chars // 3), Span("answer", num_chars // 3, num_chars)]
     spans = [span for span in spans if span.end > span.start]
     kept = Responses()
-    kept.put(sweep[0], Record.of("another", [Span("answer", 0, 7)]))
-    kept.put(sweep[1], Record.of(text, spans))
-    kept.put(sweep[2], Record.of("not shown", None))
-    kept.arrange([sweep[2], sweep[1]])
+    given = {"another": [Span("answer", 0, 7)], text: spans, "not shown": None}
+    first, second, third = (replace(one, response=one_text) for one, one_text in zip(sweep, given, strict=False))
+    for some in ([first], [second, third]):
+        kept.put(some, kept.write(some, lambda sample: given[sample.response]))
+    kept.arrange([third, second])
     head, cut = round(keep * 2 / 3), max(0, num_chars - keep)
     out = set(range(head, head + cut))
     expected = [

@@ -123,40 +123,43 @@ def test_the_problems_of_a_task_are_those_of_its_samples(run):
     assert {one.problem_id: one.question for one in samples.read(run) if one.task == "arithmetic"} == known
 
 
-def test_texts_that_are_taken_one_by_one_are_those_of_all_at_once(run):
+def read_and_taken(run):
+    """All samples, their responses as they were taken, and the processes that took them."""
     taken = {}
-    take = samples.Take(lambda one, response: (one.number, response), lambda one, kept: taken.update({id(one): kept}))
+
+    def keep(bare, kept):
+        taken.update({id(one): one_kept for one, one_kept in zip(bare, kept, strict=True)})
+
+    take = samples.Take(lambda read: [(one.response, os.getpid()) for one in read], keep)
     found = samples.read(run, take=take)
-    taken = {one: kept[1] for one, kept in taken.items()}
+    return found, [taken[id(one)][0] for one in found], {process for _, process in taken.values()}
+
+
+def test_responses_that_are_taken_are_those_of_all_at_once(run):
+    found, responses, _ = read_and_taken(run)
     whole = samples.read(run)
-    assert [replace(one, response=taken[id(one)]) for one in found] == whole
+    assert [replace(one, response=text) for one, text in zip(found, responses, strict=True)] == whole
     assert {one.response for one in found} == {""} != {one.response for one in whole}
 
 
 @pytest.fixture
 def spread(monkeypatch):
-    """As if the run were large and the machine had three cores: stretches of a kilobyte in three processes."""
+    """As if the run were large and the machine had three cores: many stretches in three processes."""
     monkeypatch.setattr(samples, "LARGE_BYTES", 1)
-    monkeypatch.setattr(samples, "STRETCH_BYTES", 1000)
+    monkeypatch.setattr(samples, "STRETCHES", 10)
     monkeypatch.setattr(samples, "num_processes", lambda: 3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there other processes read")
 def test_several_processes_read_what_one_does(run, request):
-    def read():
-        taken = {}
-        take = samples.Take(lambda _, text: (text, os.getpid()), lambda one, kept: taken.update({id(one): kept}))
-        found = samples.read(run, take=take)
-        return found, [taken[id(one)][0] for one in found], {process for _, process in taken.values()}
-
-    *alone, here = read()
-    bare = samples.read(run, texts=False)
+    *alone, here = read_and_taken(run)
     request.getfixturevalue("spread")
-    *several, there = read()
+    *several, there = read_and_taken(run)
     assert several == alone
     assert here == {os.getpid()}
     assert os.getpid() not in there
-    assert samples.read(run, texts=False) == bare
+    grades = [one.grades for one in several[0]]
+    assert len({id(one) for one in grades}) == len({(*one.items(),) for one in grades})  # in memory once
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there other processes read")
@@ -167,10 +170,10 @@ def test_a_damaged_log_is_the_same_error_in_whichever_process_it_is_read(run, tm
         data[len(data) // 3 : len(data) // 3 + 40] = bytes(40)
         log.write_bytes(data)
     with pytest.raises(RunError) as alone:
-        samples.read(copy)
+        read_and_taken(copy)
     request.getfixturevalue("spread")
     with pytest.raises(RunError) as several:
-        samples.read(copy)
+        read_and_taken(copy)
     assert str(several.value) == str(alone.value)
 
 

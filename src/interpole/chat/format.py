@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interpole.chat.markers import Markers, added_tokens, find_markers, special_variables
-from interpole.chat.response import ParsedResponse, parse_response
+from interpole.chat.response import ParsedResponse, Span, parse_response, spans_of
 from interpole.chat.template import opens_thinking, prompt_of
 
 __all__ = ["ThinkFormat"]
@@ -77,6 +77,15 @@ class ThinkFormat:
         return parse_response(
             response,
             finish,
+            self.markers,
+            prompt_opens_thinking=self.prompt_opens_thinking,
+            special_tokens=self.special_tokens,
+        )
+
+    def spans(self, response: str) -> tuple[Span, ...]:
+        """The spans of such a response alone (`spans_of`)."""
+        return spans_of(
+            response,
             self.markers,
             prompt_opens_thinking=self.prompt_opens_thinking,
             special_tokens=self.special_tokens,

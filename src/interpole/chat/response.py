@@ -25,6 +25,7 @@ __all__ = [
     "marks_of",
     "misspelt",
     "parse_response",
+    "spans_of",
 ]
 
 _CYCLES, _LOOP_CHARS, _LOOP_WINDOW, _LOOP_TRIES = 5, 100, 50_000, 200
@@ -34,6 +35,7 @@ _FENCE_HERE = re.compile(r"[ \t]{0,3}(?:```|~~~)")
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "「": "」", "『": "』"}
 _BEFORE = 2  # characters that `_marker_pattern` takes before a marker: a quotation mark and a space
 _END_TOKENS = 4  # at most so many tokens are taken from the end of a turn
+_escaped = lru_cache(maxsize=16)(re.escape)
 
 
 class Span(NamedTuple):
@@ -96,18 +98,7 @@ def parse_response(
         prompt_opens_thinking: the prompt ended inside a think block.
         special_tokens: the tokenizer's added tokens (`added_tokens`), for end-of-turn tokens and pseudo-closing.
     """
-    tokens = AddedTokens.of(tuple(token for token in special_tokens if token not in (markers.open, markers.close)))
-    text = tokens.without_end(response)
-    marks = marks_of(text, markers.open, re.escape(markers.close), prompt_opens_thinking)
-    closed = not all(mark.opens for mark in marks)
-    near = False
-    if not closed and re.search(misspelt(markers.close), text):
-        near_marks = marks_of(text, markers.open, misspelt(markers.close), prompt_opens_thinking)
-        near = not all(mark.opens for mark in near_marks)
-        marks = near_marks if near else marks
-    if not closed and not near and (prompt_opens_thinking or marks):
-        marks += tokens.breaks_off(text, marks[0].end if marks and not prompt_opens_thinking else 0)
-    last = _closing(text, marks)
+    text, marks, closed, near, last = _marked(response, markers, prompt_opens_thinking, special_tokens)
     thought = prompt_opens_thinking or bool(marks)
     begins = _begins(text, marks, prompt_opens_thinking)
     thinking, answer = (None, text) if not thought else (text[begins:], "")
@@ -122,7 +113,6 @@ def parse_response(
     outcome = _outcome(
         text, finish, ended, pseudo_close is not None, prompt_opens_thinking=prompt_opens_thinking, marked=bool(marks)
     )
-    spans = _spans(response, text, marks, last, prompt_opens_thinking) if thought else _whole(response, text)
     after = text.rpartition(markers.close)[2].strip() if markers.close in text else text
     return ParsedResponse(
         response=text,
@@ -133,8 +123,41 @@ def parse_response(
         pseudo_close=pseudo_close,
         near_close=near,
         after_last_marker=after,
-        spans=spans,
+        spans=_spans(response, text, marks, last, prompt_opens_thinking),
     )
+
+
+def spans_of(
+    response: str, markers: Markers, *, prompt_opens_thinking: bool = False, special_tokens: Collection[str] = ()
+) -> tuple[Span, ...]:
+    """The spans that `parse_response` gives, which need not wait for the rest of it."""
+    text, marks, _, _, last = _marked(response, markers, prompt_opens_thinking, special_tokens)
+    return _spans(response, text, marks, last, prompt_opens_thinking)
+
+
+class _Marked(NamedTuple):
+    """A response without end-of-turn tokens at its end, and what opens and closes its thoughts."""
+
+    text: str
+    marks: list[MarkerAt]
+    closed: bool  # by the marker itself
+    near: bool  # by the marker misspelt
+    last: int | None  # the place in `marks` of the closing mark that the answer follows
+
+
+def _marked(response: str, markers: Markers, prompt_opens_thinking: bool, special_tokens: Collection[str]) -> _Marked:
+    tokens = AddedTokens.besides(markers, tuple(special_tokens))
+    text = tokens.without_end(response)
+    marks = marks_of(text, markers.open, _escaped(markers.close), prompt_opens_thinking)
+    closed = not all(mark.opens for mark in marks)
+    near = False
+    if not closed and re.search(misspelt(markers.close), text):
+        near_marks = marks_of(text, markers.open, misspelt(markers.close), prompt_opens_thinking)
+        near = not all(mark.opens for mark in near_marks)
+        marks = near_marks if near else marks
+    if not closed and not near and (prompt_opens_thinking or marks):
+        marks += tokens.breaks_off(text, marks[0].end if marks and not prompt_opens_thinking else 0)
+    return _Marked(text, marks, closed, near, _closing(text, marks))
 
 
 def _outcome(
@@ -181,17 +204,13 @@ def _spans(
     found: list[Span] = []
     at, last = 0, len(marks) if last is None else last
     kind: Literal["thinking", "answer"] = (
-        "answer" if marks and marks[0].opens and not prompt_opens_thinking else "thinking"
+        "answer" if not prompt_opens_thinking and (not marks or marks[0].opens) else "thinking"
     )
     for number, mark in enumerate(marks):
         found += [Span(kind, at, mark.start), Span("marker", mark.start, mark.end)]
         at, kind = mark.end, "thinking" if number < last or mark.opens else "answer"
     found += [Span(kind, at, len(text)), Span("marker", len(text), len(response))]
     return tuple(span for span in found if span.end > span.start)
-
-
-def _whole(response: str, text: str) -> tuple[Span, ...]:
-    return tuple(s for s in (Span("answer", 0, len(text)), Span("marker", len(text), len(response))) if s.end > s.start)
 
 
 def marks_of(text: str, opening: str, closing: str, thinking: bool) -> list[MarkerAt]:
@@ -307,6 +326,12 @@ class AddedTokens:
         initials = "".join(sorted({re.escape(token[0]) for token in known}))
         lengths = sorted({len(token) for token in known}, reverse=True)
         return AddedTokens(known, tuple(lengths), re.compile(f"[{initials}]" if initials else r"(?!)"))
+
+    @staticmethod
+    @lru_cache(maxsize=8)
+    def besides(markers: Markers, tokens: tuple[str, ...]) -> AddedTokens:
+        """The added tokens of one tokenizer without those that are markers."""
+        return AddedTokens.of(tuple(token for token in tokens if token not in (markers.open, markers.close)))
 
     def without_end(self, text: str) -> str:
         """Drop end-of-turn tokens from the end, and the white space after them; other white space is kept."""

@@ -68,7 +68,8 @@ def payload(
         prompt: what the model saw of a sample's question; empty where that is not known.
         responses: of the samples, arranged in their order; None: they hold them, and nothing is known of their prompts.
     """
-    responses = Responses.of(samples, as_it_stands, private) if responses is None else responses
+    if responses is None:
+        responses = Responses.of(samples, lambda sample: None if sample.task in private else as_it_stands(sample))
     points, lengths = _points(metrics), responses.lengths
     packing = _Packing(samples, private, prompt, responses, [name for name, _ in points])
     keep = packing.fitting(_most(lengths, round(BUDGET_BYTES / PACKED_SHARE)))

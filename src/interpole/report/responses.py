@@ -9,45 +9,32 @@ from __future__ import annotations
 import marshal
 import tempfile
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
-from interpole.chat import Markers, ParsedResponse, Span, ThinkFormat
+from interpole.chat import Markers, Span, ThinkFormat
 from interpole.errors import OutputError
 from interpole.records import Sample
-from interpole.systems import read_at
+from interpole.systems import append, read_at
 
-__all__ = ["MAX_CHARS", "Parse", "Record", "Responses", "Stretch", "as_it_stands"]
+__all__ = ["MAX_CHARS", "Responses", "Spans", "Stretch", "as_it_stands"]
 
 MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no more
 HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
+PIECE = 256  # responses that are written at once
+PLACE = 3  # numbers that say where a response is
 WHERE = "where temporary files go (TMPDIR)"
-Parse = Callable[[Sample], ParsedResponse]
+Spans = Callable[[Sample], Iterable[Span] | None]
+"""Reads a response apart; None: it must not be shown."""
 Stretch = tuple[str, str | int]
 """A kind of `Span` and its text, or `gap` and how many characters are left out."""
 
 
-def as_it_stands(sample: Sample) -> ParsedResponse:
+def as_it_stands(sample: Sample) -> Iterable[Span]:
     """A response read apart where nothing is known of its prompt."""
-    return ThinkFormat(Markers("<think>", "</think>")).parse(sample.response, sample.finish)
-
-
-class Record(NamedTuple):
-    """A response as it waits: its length, and what is kept of it in bytes."""
-
-    num_chars: int
-    data: bytes
-
-    @classmethod
-    def of(cls, response: str, spans: Iterable[Span] | None) -> Record:
-        """Of a text in stretches; None: it must not be shown."""
-        if spans is None:
-            return cls(len(response), b"")
-        head = round(HEAD_SHARE * MAX_CHARS)
-        kept = response if len(response) <= MAX_CHARS else response[:head] + response[head - MAX_CHARS :]
-        return cls(len(response), marshal.dumps(([tuple(span) for span in spans], kept)))
+    return ThinkFormat(Markers("<think>", "</think>")).spans(sample.response)
 
 
 class Responses:
@@ -59,62 +46,71 @@ class Responses:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it ends with this object)
         except OSError as error:
             raise OutputError(f"no temporary file: {error.strerror}", WHERE, "free some space") from error
-        self._at, self._num_chars = array("q", [0]), array("q")  # of every response that was put; of the file's end
+        self._places = array("q")  # of every response that was put: where it begins, its bytes, its characters
         self._rows: dict[int, int] = {}  # of samples that are not arranged yet, by identity
         self._order = array("q")  # the row of every sample
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], parse: Parse, private: Collection[str]) -> Responses:
-        """The responses of samples that hold them; texts of `private` tasks are left out."""
+    def of(cls, samples: Sequence[Sample], spans: Spans) -> Responses:
+        """The responses of samples that hold them."""
         made = cls()
-        for sample in samples:
-            spans = None if sample.task in private else parse(sample).spans
-            made.put(sample, Record.of(sample.response, spans))
+        made.put(samples, made.write(samples, spans))
         made.arrange(samples)
         return made
 
-    def put(self, sample: Sample, record: Record) -> None:
-        """Write a response down.
+    def write(self, samples: Iterable[Sample], spans: Spans) -> array[int]:
+        """Write responses down, here or in a process that was forked; returns where they are, for `put`.
 
         Raises:
             OutputError: the disk is full.
         """
-        try:
-            self._file.write(record.data)
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", WHERE, "free some space") from error
-        self._rows[id(sample)] = len(self._num_chars)
-        self._num_chars.append(record.num_chars)
-        self._at.append(self._at[-1] + len(record.data))
+        samples, places = iter(samples), array("q")
+        while piece := list(islice(samples, PIECE)):
+            records = [_record(sample.response, spans(sample)) for sample in piece]
+            try:
+                at = append(self._file.fileno(), b"".join(records))
+            except OSError as error:
+                raise OutputError(f"cannot write: {error.strerror}", WHERE, "free some space") from error
+            for sample, record in zip(piece, records, strict=True):
+                places.extend((at, len(record), len(sample.response)))
+                at += len(record)
+        return places
+
+    def put(self, samples: Sequence[Sample], places: array[int]) -> None:
+        """Take in where the responses of samples are, as `write` gave it."""
+        begin = len(self._places) // PLACE
+        self._rows |= {id(sample): row for row, sample in enumerate(samples, begin)}
+        self._places += places
 
     def arrange(self, samples: Iterable[Sample]) -> None:
-        """Say which samples come next; all were `put`.
-
-        Raises:
-            OutputError: the disk is full.
-        """
+        """Say which samples come next; all were `put`."""
         self._order.extend(self._rows[id(sample)] for sample in samples)
         self._rows = {}
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", WHERE, "free some space") from error
 
     @property
     def lengths(self) -> np.ndarray:
         """(N,) characters of every response."""
-        return np.array(self._num_chars, dtype=np.int64)[np.array(self._order, dtype=np.int64)]
+        return np.array(self._places, dtype=np.int64)[PLACE - 1 :: PLACE][np.array(self._order, dtype=np.int64)]
 
     def parts(self, number: int, keep: int) -> list[Stretch]:
         """A sample's response in stretches: `keep` characters of it, at most `MAX_CHARS`; nothing where it must not be shown."""
-        row = self._order[number]
-        at, end = self._at[row], self._at[row + 1]
-        if at == end:
+        row = PLACE * self._order[number]
+        at, num_bytes, num_chars = self._places[row : row + PLACE]
+        if not num_bytes:
             return []
-        data = bytearray(end - at)
+        data = bytearray(num_bytes)
         read_at(self._file.fileno(), memoryview(data), at)
         spans, text = marshal.loads(data)  # our own file
-        return _parts(text, self._num_chars[row], spans, keep)
+        return _parts(text, num_chars, spans, keep)
+
+
+def _record(response: str, spans: Iterable[Span] | None) -> bytes:
+    """What is kept of a response while it waits."""
+    if spans is None:
+        return b""
+    head = round(HEAD_SHARE * MAX_CHARS)
+    kept = response if len(response) <= MAX_CHARS else response[:head] + response[head - MAX_CHARS :]
+    return marshal.dumps(([tuple(span) for span in spans], kept))
 
 
 def _parts(text: str, num_chars: int, spans: Sequence[tuple[str, int, int]], keep: int) -> list[Stretch]:

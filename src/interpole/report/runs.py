@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +13,14 @@ from interpole.analysis.live import followed
 from interpole.analysis.policies import MARGIN
 from interpole.analysis.routing import Routes, route
 from interpole.analysis.scoring import measured, under
-from interpole.chat import ThinkFormat
+from interpole.chat import Span, ThinkFormat
 from interpole.errors import AnalysisError, RunError, TaskError
 from interpole.files import StrPath, write_atomic
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
 from interpole.report.plots import write_figures
-from interpole.report.responses import Record, Responses
+from interpole.report.responses import Responses
 from interpole.report.verdicts import Verdict, stages_of
 from interpole.runs import samples as run_samples
 from interpole.runs.prediction import PredictionFile, TaskPrediction, first_token_margins
@@ -154,12 +154,12 @@ def _read(folder: Path, several: bool, grading: str | None, responses: Responses
     file = RunFile.load(folder)
     forms = {(entry.task, entry.point): file.format_of(entry) for entry in file.current}
 
-    def record(sample: Sample, response: str) -> Record:
+    def spans(sample: Sample) -> Iterable[Span] | None:
         shown = include_texts or not file.tasks[sample.task].private
-        form = forms[sample.task, sample.point]
-        return Record.of(response, form.parse(response, sample.finish).spans if shown else None)
+        return forms[sample.task, sample.point].spans(sample.response) if shown else None
 
-    found = run_samples.read(folder, take=run_samples.Take(record, responses.put))
+    take = run_samples.Take(lambda samples: responses.write(samples, spans), responses.put)
+    found = run_samples.read(folder, take=take)
     if not found:
         raise RunError("no samples yet", folder, "let the sweep finish at least one point")
     responses.arrange(found)

@@ -76,12 +76,12 @@ class Archive:
         if needed and not infos:
             raise RunError("a log cannot be read: it holds no samples", self._path, REMEDY)
         number, num = stretch
-        for info in infos[len(infos) * number // num : len(infos) * (number + 1) // num]:
-            with _damage(self._path):
+        with _damage(self._path):
+            for info in infos[len(infos) * number // num : len(infos) * (number + 1) // num]:
                 data = self._unpacked(info)
-            if len(data) > MAX_VALUES and data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
-                raise RunError(f"more than {MAX_VALUES:,} values", f"{self._path}, {info.filename}", REMEDY)
-            yield info.filename, data
+                if len(data) > MAX_VALUES and data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+                    raise RunError(f"more than {MAX_VALUES:,} values", f"{self._path}, {info.filename}", REMEDY)
+                yield info.filename, data
 
     def _unpacked(self, info: ZipInfo) -> bytes:
         """A member's bytes, no more than its size."""

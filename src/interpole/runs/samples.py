@@ -7,9 +7,10 @@ a log and stand in for its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -48,17 +49,17 @@ _GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
 Same = dict[Any, Any]
 LARGE_BYTES = 16 << 20
 """Of a run's logs; reading fewer takes less than a second, and other processes are not worth their start."""
-STRETCH_BYTES = 4 << 20
-"""Of a log that are read at once, about a thousand samples."""
+STRETCHES = 2
+"""For each process: a run's logs are divided into more than that, so that no process waits long for another at the end."""
 
 
 class Take(NamedTuple):
     """What becomes of responses as they are read, so that memory holds few of them at a time."""
 
-    digest: Callable[[Sample, str], Any]
-    """Is given a sample and its response, perhaps in another process; what it gives can be pickled."""
-    keep: Callable[[Sample, Any], None]
-    """Is given each of the samples that `read` returns, without its response, and its digest."""
+    digest: Callable[[Iterator[Sample]], Any]
+    """Goes through samples with their responses, perhaps in another process; what it gives can be pickled."""
+    keep: Callable[[Sequence[Sample], Any], None]
+    """Is given the same samples as `read` returns them, without their responses, and what `digest` gave."""
 
 
 class _Log(NamedTuple):
@@ -77,12 +78,12 @@ class _Stretch(NamedTuple):
     num: int
 
 
-class _Held(NamedTuple):
-    """What a stretch holds: samples, the digests of their responses where they are wanted, the problems that the log asks."""
+class _Digested(NamedTuple):
+    """What a stretch holds, as it goes from process to process."""
 
-    samples: list[Any]
-    records: list[Any]
-    asked: list[str]
+    rows: list[tuple[Any, ...]]  # the fields of its samples, without responses
+    digest: Any  # of the responses
+    asked: list[str]  # the problems that its log asks
 
 
 class ScoreMetadata(Foreign):
@@ -190,10 +191,10 @@ def read(run: StrPath, *, texts: bool = True, take: Take | None = None) -> list[
         for part in entry.parts
         if part.log is not None
     ]
-    contents = _contents(logs, texts, take)
+    contents = _taken(logs, take) if take else _contents(logs, texts)
     found: dict[tuple[str, str, str, int], Sample] = {}
     for entry in entries:
-        own: dict[tuple[str, int], Sample] = {}
+        own: defaultdict[str, dict[int, Sample]] = defaultdict(dict)
         order: dict[str, int] = {}
         for part in entry.parts:
             if part.log is None:
@@ -201,40 +202,84 @@ def read(run: StrPath, *, texts: bool = True, take: Take | None = None) -> list[
             made, asked = next(contents)
             names = asked or dict.fromkeys(one.problem_id for one in made)
             order |= {name: place for place, name in enumerate(names, part.place[1])}
-            own |= {(one.problem_id, one.number): one for one in made}
-        for problem, number in sorted(own, key=lambda key: (order.get(key[0], len(order)), key)):
-            found[entry.task, entry.point, problem, number] = own[problem, number]
+            for one in made:
+                own[one.problem_id][one.number] = one
+        for problem in sorted(own, key=lambda name: (order.get(name, len(order)), name)):
+            for number in sorted(own[problem]):
+                found[entry.task, entry.point, problem, number] = own[problem][number]
     return list(found.values())
 
 
-def _contents(logs: Sequence[_Log], texts: bool, take: Take | None) -> Iterator[tuple[list[Sample], list[str]]]:
-    """The samples of every log, and the problems that it asks; texts of large logs are read in several processes."""
+def _contents(logs: Sequence[_Log], texts: bool) -> Iterator[tuple[list[Sample], list[str]]]:
+    """The samples of every log, and the problems that it asks."""
+    same: Same = {}
+    for log in logs:
+        with Archive(log.path) as opened:
+            yield list(_samples(opened, log, same, texts=texts)), _asked(opened, log.path)
+
+
+def _taken(logs: Sequence[_Log], take: Take) -> Iterator[tuple[list[Sample], list[str]]]:
+    """Likewise, where their responses are taken: if the logs are large, in several processes."""
     sizes = [log.path.stat().st_size if log.path.is_file() else 0 for log in logs]
+    processes = num_processes() if sum(sizes) >= LARGE_BYTES else 1
+    most = sum(sizes) // (STRETCHES * processes) if processes > 1 else sum(sizes) + 1
     stretches = [
-        _Stretch(log, number, num)
+        _Stretch(log, number, 1 + size // most)
         for log, size in zip(logs, sizes, strict=True)
-        for num in [
-            1 + size // STRETCH_BYTES if texts else 1
-        ]  # summaries are one member, read sooner than they are sent
-        for number in range(num)
+        for number in range(1 + size // most)
     ]
-    reader, same = _Reader(stretches, texts, take), dict[Any, Any]()
-    if not texts or sum(sizes) < LARGE_BYTES or (processes := num_processes()) == 1:
-        read: Iterator[_Held] = map(reader.read, range(len(stretches)))
+    same: Same = {}
+
+    def digested(place: int) -> _Digested:
+        return _digested(stretches[place], take, same)
+
+    if processes == 1:
+        received: Iterator[_Digested] = map(digested, range(len(stretches)))
     else:
         killed = RunError("a process that read its logs was killed", logs[0].entry.task, "is there memory for it?")
-        sent = mapped(reader.sent, len(stretches), processes, killed)
-        read = (_Held([_again(row, same) for row in rows], *others) for rows, *others in sent)
+        received = mapped(digested, len(stretches), processes, killed)
     samples, asked = list[Sample](), list[str]()
-    for stretch, content in zip(stretches, read, strict=True):
-        if take:
-            for sample, record in zip(content.samples, content.records, strict=True):
-                take.keep(sample, record)
-        samples += content.samples
-        asked += content.asked
+    for stretch, (rows, digest, problems) in zip(stretches, received, strict=True):
+        bare = _bare(rows, same)
+        take.keep(bare, digest)
+        samples += bare
+        asked += problems
         if stretch.number + 1 == stretch.num:
             yield samples, asked
             samples, asked = [], []
+
+
+def _digested(stretch: _Stretch, take: Take, same: Same) -> _Digested:
+    """Read a stretch."""
+    log, number, num = stretch
+    rows = []
+
+    def seen(samples: Iterator[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            rows.append(_FIELDS(sample))
+            yield sample
+
+    with Archive(log.path) as opened:
+        digest = take.digest(seen(_samples(opened, log, same, stretch=(number, num))))
+        return _Digested(rows, digest, [] if number else _asked(opened, log.path))
+
+
+_NAMES = [field.name for field in fields(Sample)]
+_KEPT = [name for name in _NAMES if name != "response"]
+_FIELDS = attrgetter(*_KEPT)
+_SHARED = ("problem_id", "question", "message", "target", "difficulty", "grades", "answers")  # by many samples
+
+
+def _bare(rows: Sequence[tuple[Any, ...]], same: Same) -> list[Sample]:
+    """Samples without responses, with the texts and mappings of those before them where they are the same."""
+    if not rows:
+        return []
+    columns: dict[str, Iterable[Any]] = dict(zip(_KEPT, zip(*rows, strict=True), strict=True))
+    for name in _SHARED:
+        known = {key: _once(value, same) for key, value in {id(value): value for value in columns[name]}.items()}
+        columns[name] = [known[id(value)] for value in columns[name]]
+    columns["response"] = repeat("")
+    return list(map(Sample, *(columns[name] for name in _NAMES)))
 
 
 def read_some(
@@ -268,43 +313,17 @@ def read_log(path: Path, entry: Entry, part: Part, *, texts: bool = True) -> Ite
     Raises:
         RunError: the log is missing or damaged.
     """
-    same: Same = {}
     with Archive(path) as opened:
-        anew = regraded(path)
-        for one in _logged(opened, path, texts=texts):
-            yield _sample(one, _Log(path, entry, part), anew.get((str(one.id), one.epoch), {}), None, same)[0]
+        yield from _samples(opened, _Log(path, entry, part), {}, texts=texts)
 
 
-class _Reader:
-    """Reads stretches by their places; a log stays open until its last one is read."""
-
-    def __init__(self, stretches: Sequence[_Stretch], texts: bool, take: Take | None) -> None:
-        self._stretches, self._texts, self._digest = stretches, texts, take and take.digest
-        self._log: _Log | None = None
-        self._open = ExitStack()
-        self._same: Same = {}
-
-    def read(self, place: int) -> _Held:
-        """What a stretch holds."""
-        log, number, num = self._stretches[place]
-        if log is not self._log:
-            self._open.close()
-            self._archive, self._log = self._open.enter_context(Archive(log.path)), log
-            self._anew = regraded(log.path)
-        with self._open:
-            read = [
-                _sample(one, log, self._anew.get((str(one.id), one.epoch), {}), self._digest, self._same)
-                for one in _logged(self._archive, log.path, texts=self._texts, stretch=(number, num))
-            ]
-            asked = [] if number else _asked(self._archive, log.path)
-            if number + 1 < num:
-                self._open = self._open.pop_all()
-        return _Held([sample for sample, _ in read], [digest for _, digest in read] if self._digest else [], asked)
-
-    def sent(self, place: int) -> _Held:
-        """What a stretch holds, with samples as tuples, which are pickled several times faster."""
-        content = self.read(place)
-        return content._replace(samples=[_FIELDS(sample) for sample in content.samples])
+def _samples(
+    opened: Archive, log: _Log, same: Same, *, texts: bool = True, stretch: tuple[int, int] = (0, 1)
+) -> Iterator[Sample]:
+    """The samples of a stretch of a log."""
+    anew = regraded(log.path)
+    for one in _logged(opened, log.path, texts=texts, stretch=stretch):
+        yield _sample(one, log, anew.get((str(one.id), one.epoch), {}), same)
 
 
 def logged(path: Path, *, texts: bool = True) -> Iterator[Logged]:
@@ -351,10 +370,8 @@ def regraded(log: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(problem, epoch): kept for problem, epoch, kept in found.root}
 
 
-def _sample(
-    one: Logged, log: _Log, anew: Mapping[str, Any], digest: Callable[[Sample, str], Any] | None, same: Same
-) -> tuple[Sample, Any]:
-    """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were, and its digest.
+def _sample(one: Logged, log: _Log, anew: Mapping[str, Any], same: Same) -> Sample:
+    """A `Sample` of one logged sample or summary, with the grades that were made `anew`, if any were.
 
     Texts and grades that several samples have are in memory once: `same` has those seen before.
     """
@@ -362,8 +379,6 @@ def _sample(
     where = f"{path}, {one.id} in epoch {one.epoch}"
     content = {**one.score_metadata, **anew}
     error = one.error.message or "unknown" if isinstance(one.error, _Error) else one.error or ""
-    metadata = validated(ScoreMetadata, content, where, RunError, _AGAIN) if content and not error else None
-    response = "" if metadata is None else response_of(one, where)
     problem = one.metadata or {}
     question, difficulty = problem.get("question"), problem.get("difficulty")
     common: dict[str, Any] = {
@@ -376,39 +391,29 @@ def _sample(
         "message": _once(one.input if isinstance(one.input, str) else "", same),
         "target": _once(one.answer_key, same),
         "difficulty": _once(str(difficulty) if isinstance(difficulty, str | int | float) else "", same),
-        "response": "" if digest else response,
     }
-    answers = (metadata and metadata.answers) or {}
-    if metadata is None:
-        found = Sample(
-            **common, num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
+    if error or not content:
+        return Sample(
+            **common, response="", num_tokens=0, finish="error", outcome=Outcome.FAILED, closed=False, answer=None,
             grades={}, error=error or "no score", private=content.get("private") is True,
         )  # fmt: skip
-    else:
-        found = Sample(
-            **common,
-            num_tokens=metadata.num_tokens,
-            finish=metadata.finish,
-            outcome=metadata.outcome,
-            closed=metadata.closed,
-            answer=metadata.answer,
-            grades=_once(metadata.grades, same),
-            answers=_once(answers, same),
-            pseudo_close=metadata.pseudo_close,
-            near_close=metadata.near_close,
-            private=metadata.private,
-            budget_forced=metadata.budget_forced,
-            chosen_lam=metadata.chosen_lam,
-        )
-    return found, digest(found, response) if digest else None
-
-
-_FIELDS = attrgetter(*(field.name for field in fields(Sample)))
-
-
-def _again(row: tuple[Any, ...], same: Same) -> Sample:
-    """A sample that another process sent, with the texts and grades of those before it where they are the same."""
-    return Sample(*(_once(value, same) if type(value) in (str, dict) else value for value in row))
+    metadata = validated(ScoreMetadata, content, where, RunError, _AGAIN)
+    return Sample(
+        **common,
+        response=response_of(one, where),
+        num_tokens=metadata.num_tokens,
+        finish=metadata.finish,
+        outcome=metadata.outcome,
+        closed=metadata.closed,
+        answer=metadata.answer,
+        grades=_once(metadata.grades, same),
+        answers=_once(metadata.answers or {}, same),
+        pseudo_close=metadata.pseudo_close,
+        near_close=metadata.near_close,
+        private=metadata.private,
+        budget_forced=metadata.budget_forced,
+        chosen_lam=metadata.chosen_lam,
+    )
 
 
 def _once(value: Any, same: Same) -> Any:
