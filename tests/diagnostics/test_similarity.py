@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from bench import call
 from interpole.checkpoints import reduce as sums
 from interpole.checkpoints.checkpoint import open_checkpoint
 from interpole.diagnostics.similarity import VARIANTS, compare
@@ -229,3 +230,8 @@ def test_a_tensor_with_nan_or_infinity_is_left_out_with_its_count_and_every_figu
     assert found.left_out == ((name, f"3 NaN or infinite in {sides[1].label}"),)
     assert [found.sigma(variant) for variant in VARIANTS] == [expected.sigma(variant) for variant in VARIANTS]
     assert found.kinship == expected.kinship
+
+
+def test_a_table_that_there_is_not_is_refused_before_anything_is_read():
+    with pytest.raises(AnalysisError, match="choose kind, layer, tensor"):
+        call("similarity", "no/such", "no/such", "--by", "tensors")

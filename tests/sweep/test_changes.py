@@ -33,7 +33,7 @@ CHANGES = [
     ({"prefix": "<think>\n"}, 16, r"prefix is '<think>\\n', was ''"),
     ({"seed": 1}, 16, "seed is 1, was 0"),
     ({"limit": 3}, 16, r"arithmetic asks other questions, or asks otherwise \(3, were 4\)"),
-    ({"recipe": {"rules": [{"kind": "attention", "lambda": 0.0}]}}, 16, "the recipe of λ=0 is .*'rules'"),
+    ({"recipe": {"rules": [{"kind": "attention", "lambda": 0.0}]}}, 16, "the recipe of the dial is .*'rules'"),
     ({"markers": ["[T]", "[/T]"]}, 16, r"markers is \('\[T\]', '\[/T\]'\), was"),
     ({"lambdas": "0.5", "sampler": {"top_k": 3}}, 16, "top_k is 3, was 0"),  # at another point, and yet not comparable
 ]
@@ -66,7 +66,7 @@ def test_more_of_the_same_is_no_change(made):
 
 def test_another_pair_of_weights_is_named(made, tmp_path):
     other = str(tiny.write(tmp_path / "other", tiny.tensors(9, layers=1), template=live.TEMPLATE))
-    with pytest.raises(RunError, match=r"source instruct is .*other'"):
+    with pytest.raises(RunError, match=r"settings: source instruct is '[^;]*other', was '[^;]*'\n"):
         sweep.plan(made.config(lambdas="0,1", sources=made.sources | {"instruct": other}), made.out)
 
 

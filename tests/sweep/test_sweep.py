@@ -378,7 +378,7 @@ def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
         "sampler: {temperature: .inf}": "sampler",
         "points: [{name: p, sampler: {temprature: 1}}]": "points.0.sampler: no setting 'temprature'",
         "limit: 0": "limit",
-        "engines: 0": "engines: 0 engines: give a number from 1, or auto",
+        "engines: 0": "engines: 0 is no number of engines: give one from 1, or auto",
         "template_from: base": "no source 'base'",
         "points: [{name: λ=1}]": "two points are called λ=1",
     }.items():

@@ -82,8 +82,9 @@ def similarity(
     from interpole.checkpoints.open import open_source
     from interpole.cli.progress import bytes_bar
     from interpole.cli.show import show_json, show_similarity
-    from interpole.diagnostics.similarity import compare
+    from interpole.diagnostics.similarity import check_by, compare
 
+    check_by(by)
     if heatmap:
         from interpole.report.render import check_format
 

@@ -180,7 +180,7 @@ def config_of(
     sources = {"sources": {**pair, **given.get("sources", {})}} if pair or "sources" in given else {}
     dial = {} if {"points", "simplex"} & set(given) else {"lambdas": options.LAMBDAS}
     defaults = {} if profile else {"tasks": ["arithmetic"]} | dial
-    return SweepConfig.of(defaults | given | sources, instruct or "the sweep").and_points(policies)
+    return SweepConfig.of(defaults | given | sources).and_points(policies)
 
 
 def recipe_of(

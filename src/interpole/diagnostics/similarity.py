@@ -29,7 +29,7 @@ from interpole.checkpoints.reduce import (
 from interpole.errors import AnalysisError
 from interpole.formats import plain
 
-__all__ = ["VARIANTS", "Cell", "Kinship", "Moments", "Similarity", "TensorSimilarity", "compare"]
+__all__ = ["VARIANTS", "Cell", "Kinship", "Moments", "Similarity", "TensorSimilarity", "check_by", "compare"]
 
 VARIANTS = {
     "matrices": "unweighted mean over the tensors in layers, without norms and biases (the code of arXiv 2505.12716)",
@@ -146,16 +146,10 @@ class Similarity:
         Raises:
             AnalysisError: another `by`.
         """
-        keys: dict[str, Callable[[TensorSimilarity], Any]] = {
-            "kind": lambda tensor: tensor.kind,
-            "layer": lambda tensor: "outside" if tensor.layer is None else f"layer {tensor.layer}",
-            "tensor": lambda tensor: tensor.name,
-        }
-        if by not in keys:
-            raise AnalysisError(f"similarity by {by!r}?", remedy=f"choose {', '.join(keys)}")
+        check_by(by)
         return [
             (key, sum(tensor.num_elements for tensor in group), _pool(group).sigma, _kinship(group))
-            for key, group in _groups(self.tensors, keys[by])
+            for key, group in _groups(self.tensors, BY[by])
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -169,13 +163,31 @@ class Similarity:
             "left_out": [{"tensor": name, "reason": reason} for name, reason in self.left_out],
             "cells": self.cells(),
         }
-        for by in ("kind", "layer", "tensor"):
+        for by in BY:
             content[f"by_{by}"] = [
                 {by: key, "parameters": size, "sigma": sigma} | ({"kinship": kin} if kin else {})
                 for key, size, sigma, kin in self.rows(by)
             ]
         found: dict[str, Any] = plain(content)
         return found
+
+
+BY: dict[str, Callable[[TensorSimilarity], Any]] = {
+    "kind": lambda tensor: tensor.kind,
+    "layer": lambda tensor: "outside" if tensor.layer is None else f"layer {tensor.layer}",
+    "tensor": lambda tensor: tensor.name,
+}
+"""What tables have a row for."""
+
+
+def check_by(by: str) -> None:
+    """Refuse a table that there is not, as before all weights are read.
+
+    Raises:
+        AnalysisError: with those that there are.
+    """
+    if by not in BY:
+        raise AnalysisError(f"there is no table of σ by {by!r}", remedy=f"choose {', '.join(BY)}")
 
 
 def compare(

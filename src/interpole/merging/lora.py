@@ -170,7 +170,7 @@ def extract(
         OutputError: it cannot be written.
     """
     if rank < 1 or dtype not in ("float32", "bfloat16", "float16"):
-        raise RecipeError(f"rank {rank}, dtype {dtype}", remedy="a rank of 1 or more; float32, bfloat16 or float16")
+        raise RecipeError(f"an adapter of rank {rank} in {dtype}", remedy="a rank from 1; float32, bfloat16 or float16")
     fitted, _ = fit({"base": base, "merged": merged}, "base")
     near, far = fitted["base"], fitted["merged"]
     _check(near, far)

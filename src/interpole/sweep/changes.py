@@ -115,9 +115,19 @@ def _of_entry(before: RunFile, after: RunFile, entry: Entry) -> Iterator[str]:
         if entry.problems_hash != one.problems_hash:
             old, new = before.tasks[entry.task].num_problems, after.tasks[entry.task].num_problems
             yield f"{entry.task} asks other questions, or asks otherwise ({new}, were {old})"
+    of = "the dial" if entry.lam is not None else entry.point
     for one in same:
-        yield from _compared(f"how {entry.point} is asked", entry.asking, one.asking)
-        yield from _compared(f"the recipe of {entry.point}", entry.recipe, one.recipe)
+        yield from _compared(f"how {of} is asked", entry.asking, one.asking)
+        yield from _compared(f"the recipe of {of}", _without_places(entry.recipe), _without_places(one.recipe))
+
+
+def _without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without where its models lie: that they are the same their fingerprints tell."""
+    sources = recipe.get("sources")
+    if not isinstance(sources, Mapping):
+        return dict(recipe)
+    merges = {name: one for name, one in sources.items() if isinstance(one, Mapping) and "sources" in one}
+    return {**recipe, "sources": dict.fromkeys(sources) | {name: _without_places(one) for name, one in merges.items()}}
 
 
 def _num_responses(run: RunFile, entry: Entry, out: Path) -> int:

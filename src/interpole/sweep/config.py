@@ -50,7 +50,7 @@ def _num_engines(value: Any) -> Any:
     """Refuse what is no number of engines."""
     text = str(value)
     if text != "auto" and not (text.isdecimal() and int(text) > 0):
-        raise ValueError(f"{value!r} engines: give a number from 1, or auto")
+        raise ValueError(f"{value!r} is no number of engines: give one from 1, or auto")
     return text if text == "auto" else int(text)
 
 

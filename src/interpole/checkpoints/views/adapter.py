@@ -186,7 +186,9 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
 def _settings(folder: Path) -> _Settings:
     """The adapter's config, if it is of a kind that is read."""
     remedy = "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
-    content = read_json(folder / CONFIG)
+    content = read_json(
+        folder / CONFIG, remedy="name the folder of a LoRA adapter, as peft writes it, or fetch it again"
+    )
     said = validated(_Settings, content, folder / CONFIG, CorruptError, "fetch the adapter again")
     if said.peft_type != "LORA":
         raise CheckpointError(f"adapters of type {said.peft_type} are not read, only LORA", folder, remedy)
