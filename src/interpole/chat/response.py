@@ -286,6 +286,8 @@ def _quoted(text: str, start: int, end: int, since: int, *, tight: bool) -> bool
         tight: only marks right around it count, as in a thought, where quotations are often left open.
     """
     before = text[max(since, start - QUOTE_CHARS) : start].rpartition("\n")[2]
+    if not before.strip(" "):
+        return False
     after = text[end : end + QUOTE_CHARS].partition("\n")[0]
     if QUOTES.get(before.rstrip(" ")[-1:]) == after.lstrip(" ")[:1] != "":
         outside = before.rstrip(" ")[-2:-1], after.lstrip(" ")[1:2]
