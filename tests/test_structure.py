@@ -21,6 +21,7 @@ LAYERS = (  # a module imports from its own layer and from those before it; docs
     "errors",
     "packages",
     "records",
+    "garbage",
     "systems",
     "forks",
     "files",

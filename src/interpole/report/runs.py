@@ -16,6 +16,7 @@ from interpole.analysis.scoring import measured, under
 from interpole.chat import Span, ThinkFormat
 from interpole.errors import AnalysisError, RunError, TaskError
 from interpole.files import StrPath, write_atomic
+from interpole.garbage import rare_collection
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
@@ -52,6 +53,7 @@ def write_report(
     return write_page_and_figures(runs, out, grading=grading, include_texts=include_texts, figures=False)[0]
 
 
+@rare_collection()
 def write_page_and_figures(
     runs: StrPath | Sequence[StrPath],
     out: StrPath,

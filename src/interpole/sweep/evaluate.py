@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.model import Model
 
 from interpole.errors import OutputError, RunError
+from interpole.garbage import rare_collection
 from interpole.tasks.inspect_internals import compressing_in_place, running_plainly
 
 __all__ = ["Assignment", "evaluate"]
@@ -119,7 +118,7 @@ class _Feed(TaskSource):
 
 def _run(feed: _Feed, folder: Path, concurrency: int) -> None:
     """Run one evaluation, quietly."""
-    with _rare_collection(), compressing_in_place(), running_plainly():
+    with rare_collection(), compressing_in_place(), running_plainly():
         logs = inspect_eval(
             feed,
             model=None,  # each task has its own
@@ -152,14 +151,3 @@ def _clear(folder: Path) -> None:
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _rare_collection() -> Iterator[None]:
-    """Let Python look for garbage cycles rarely: Inspect makes many lasting objects, which halves its speed otherwise."""
-    before = gc.get_threshold()
-    gc.set_threshold(400_000, 50, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
