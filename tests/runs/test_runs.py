@@ -1,5 +1,6 @@
 """Run folders: combined, moved, listed, looked into, estimated; never generating anything."""
 
+import errno
 import json
 import re
 import shutil
@@ -139,6 +140,16 @@ def test_a_merge_that_was_killed_left_nothing_at_its_place_and_goes_on_when_run_
     assert made.num_samples == 2 * (2 + 3 + 3)
     assert samples.read(out) == samples.read(tmp_path / "expected")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "expected"]
+
+
+def test_a_merge_for_which_the_disk_is_too_full_says_so_and_leaves_nothing(bench, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(OutputError, match="disk full: No space left on device") as caught:
+        combine([bench.folder / "low", bench.folder / "high"], tmp_path / "all")
+    assert (caught.value.where, list(tmp_path.iterdir())) == (str(tmp_path / "all"), [])
 
 
 def test_unfinished_parts_are_left_out_and_named(bench, tmp_path):

@@ -299,7 +299,8 @@ def _estimate_lines(found: WriteEstimate, folders: Sequence[Path], share: Share 
     if not found.write_bytes:
         yield "  time      none: there is nothing to write"
     elif found.rate is None or found.seconds is None:
-        yield "  time      not known: nothing could be tried (weights that are not here, or tensors that are merged as a whole)"
+        why = "weights that are not here, tensors that are merged as a whole, or no room"
+        yield f"  time      not known: nothing could be tried ({why})"
     else:
         rate, tried = found.rate, size_text(found.rate.sample_bytes)
         yield f"  time      {_time_text(found.seconds)} at {size_text(rate.bytes_per_second)}/s"

@@ -217,7 +217,7 @@ def _fit(
 
 def _save(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerFast, folder: Path) -> None:
     """Write an ordinary Hugging Face folder in bf16, each expert by itself; the model itself stays as it is."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     weights = revert_weight_conversion(model, {n: t.detach().bfloat16() for n, t in model.named_parameters()})
     weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
@@ -393,6 +393,7 @@ def _whole(out: StrPath, make: Callable[[Path], None]) -> None:
     beside = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
     make_folder(out.parent)
     with writing(out):
+        beside.mkdir()
         try:
             make(beside)
             try:

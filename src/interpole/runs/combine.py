@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interpole.errors import OutputError, RunError
-from interpole.files import StrPath, make_folder
+from interpole.files import StrPath, make_folder, writing
 from interpole.runs.runfile import Entry, Part, RunFile, TaskInfo, exclusive, now, release, sweep_name
 from interpole.runs.samples import regraded_path
 
@@ -266,7 +266,7 @@ def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None
     beside = out.with_name(f".{out.name}.unfinished")
     if beside.is_symlink():
         raise OutputError("the folder to work in is a link", beside, "remove it")
-    with exclusive(beside) as rename_to:
+    with exclusive(beside) as rename_to, writing(out):
         try:
             for left in beside.iterdir():
                 if left.name != ".lock":
@@ -275,8 +275,9 @@ def _write(file: RunFile, pooled: Sequence[Iterable[_Piece]], out: Path) -> None
                 _copy(pieces, entry.within(beside))
             file.save(beside)
             rename_to(out)
-        except OSError as error:
-            raise OutputError(f"cannot copy a log: {error}", out, "check the runs and the disk") from error
+        except Exception:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
 
 
 def _copy(pieces: Iterable[_Piece], folder: Path) -> None:
