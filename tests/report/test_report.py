@@ -528,7 +528,7 @@ def test_the_budget_holds_for_texts_that_hardly_get_smaller(
     tries, whole = [], pack._Packing.pack
     monkeypatch.setattr(pack, "CHUNK_CHARS", chunk_chars)
     monkeypatch.setattr(pack, "MANY_CHUNKS", 3)
-    monkeypatch.setattr(pack._Packing, "pack", lambda self, keep: tries.append(keep) or whole(self, keep))
+    monkeypatch.setattr(pack._Packing, "pack", lambda self, *given: tries.append(given) or whole(self, *given))
     rng = np.random.default_rng(0)
     hard = [replace(s, response="".join(map(chr, rng.integers(0x4E00, 0x9FFF, 3000)))) for s in sweep[:200]]
     monkeypatch.setattr(pack, "BUDGET_BYTES", 300_000)

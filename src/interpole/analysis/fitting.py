@@ -54,6 +54,7 @@ class Cells:
     lams: Array  # (L,) ascending
     scores: Array  # (Q, L, K)
     tokens: Array  # (Q, L, K)
+    means: Means  # (Q, L) of these
     answers: NDArray[np.int64]  # (Q, L, K) the same number for the same answer to a question; −1: none
     known: tuple[Known, ...]  # of every question, before it is asked
     names: tuple[str, ...]  # by which questions may be told apart: labels, then numbers
@@ -71,15 +72,11 @@ class Cells:
             self,
             scores=self.scores[rows],
             tokens=self.tokens[rows],
+            means=Means(*(part[rows] for part in self.means)),
             answers=self.answers[rows],
             known=tuple(self.known[i] for i in picked),
             keys=tuple(self.keys[i] for i in picked),
         )
-
-    @property
-    def means(self) -> Means:
-        """Of every question at every λ."""
-        return Means(self.scores.mean(axis=2), self.tokens.mean(axis=2))
 
 
 RuleAt = Callable[[float], Rule]
@@ -232,10 +229,13 @@ def cells_of(
         )
         for i, s in enumerate(first)
     )
+    scores = np.array([[[score_of(s, grading) for s in cell] for cell in row] for row in rows])
+    tokens = np.array([[[s.num_tokens for s in cell] for cell in row] for row in rows], dtype=np.float64)
     found = Cells(
         lams=np.array(lams),
-        scores=np.array([[[score_of(s, grading) for s in cell] for cell in row] for row in rows]),
-        tokens=np.array([[[s.num_tokens for s in cell] for cell in row] for row in rows], dtype=np.float64),
+        scores=scores,
+        tokens=tokens,
+        means=Means(scores.mean(axis=2), tokens.mean(axis=2)),
         answers=np.array(answers).reshape(shape),
         known=known,
         names=(*labels, "length", *more, "figures"),

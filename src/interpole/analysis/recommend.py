@@ -350,9 +350,10 @@ def _noise(
     for number, task in enumerate(tasks):
         own = [s for s in samples if s.task == task and _key(s) in column and s.outcome is not Outcome.FAILED]
         row = {name: i for i, name in enumerate(dict.fromkeys(s.problem_id for s in own))}
-        sums = np.zeros((3, len(row), len(column)))
-        for s in own:
-            sums[:, row[s.problem_id], column[_key(s)]] += (1, s.score, s.num_tokens)
+        at = np.array([row[s.problem_id] * len(column) + column[_key(s)] for s in own], dtype=np.int64)
+        added = (np.ones(len(own)), [s.score for s in own], [s.num_tokens for s in own])
+        flat = [np.bincount(at, what, len(row) * len(column)) for what in added]
+        sums = np.reshape(flat, (3, len(row), len(column)))
         whole = (sums[0] > 0).all(axis=1)
         if whole.sum() < 2:
             return None

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from math import isnan
@@ -54,12 +55,21 @@ ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 class _Chart:
     """A chart as the page holds it; `axis` is its λ axis, where it has one."""
 
-    svg: Markup
+    drawn: Future[str]
     label: str
     width: int
     height: int
-    natural: int
     axis: tuple[float, float] | None
+
+    @property
+    def svg(self) -> Markup:
+        return Markup(self.drawn.result())
+
+    @property
+    def natural(self) -> int:
+        """The width it was drawn at."""
+        found = re.search(r'width="(\d+)', self.drawn.result())
+        return int(found[1]) if found else 400
 
 
 class Command(NamedTuple):
@@ -116,20 +126,24 @@ def html(
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
-    script = _asset("page.js")
-    light = " ".join(f"--{name}: {value};" for name, value in COLOURS.items())
-    data = payload(metrics, samples, private, prompt, responses)
     said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
     of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
     merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
+    with ThreadPoolExecutor(1) as beside:  # charts are drawn in another process, while this one packs
+        overview = _small(beside, dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else []
+        charts = {
+            task: _charts(beside, metrics, samples, task, shaded)
+            | _predicted(beside, predictions.get(task), task, points)
+            | {"triangle": _triangle(beside, simplexes.get(task), task, points)}
+            for task in tasks
+        }
+        policies = {task: _routed(beside, found) for task, found in routed.items()}
+        data = payload(metrics, samples, private, prompt, responses)
     page = _template().render(
         version=__version__,
         title=title,
         lede=_lede(metrics),
-        colours=COLOURS,
-        css=Markup(_asset("page.css").replace("{{ light }}", light)),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_assets(),
         tasks=tasks,
         axis=dial_span(points),
         has_dial=any(mark.lam is not None for mark in points),
@@ -137,14 +151,9 @@ def html(
         verdicts=[*remarks, *said],
         commands=[*merges, *commands],
         recipes=recipes,
-        overview=_small(dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else [],
-        charts={
-            task: _charts(metrics, samples, task, shaded)
-            | _predicted(predictions.get(task), task, points)
-            | {"triangle": _triangle(simplexes.get(task), task, points)}
-            for task in tasks
-        },
-        routes={task: _routed(found) for task, found in routed.items()},
+        overview=overview,
+        charts=charts,
+        routes=policies,
         tables={task: _table([m for m in metrics if m.task == task]) for task in tasks},
         payload=data,
         chunks_here=CHUNKS_HERE,
@@ -180,6 +189,17 @@ def _template() -> jinja2.Template:
     return environment.from_string(_asset("page.html"))
 
 
+def _assets() -> dict[str, Any]:
+    """The page's colours, style sheet and script."""
+    light, script = " ".join(f"--{name}: {value};" for name, value in COLOURS.items()), _asset("page.js")
+    return {
+        "colours": COLOURS,
+        "css": Markup(_asset("page.css").replace("{{ light }}", light)),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
 def _asset(name: str) -> str:
     """A file that lies beside this one in the package."""
     return (files("interpole.report") / name).read_text(encoding="utf-8")
@@ -200,42 +220,48 @@ def _lede(metrics: Sequence[PointMetrics]) -> str:
 
 
 def _charts(
-    metrics: Sequence[PointMetrics], samples: Sequence[Sample], task: str, shaded: Sequence[figures.Band]
+    beside: Executor,
+    metrics: Sequence[PointMetrics],
+    samples: Sequence[Sample],
+    task: str,
+    shaded: Sequence[figures.Band],
 ) -> dict[str, Any]:
     """All charts of one task."""
     points, curves = marks(metrics), []
     axis = dial_span(points)
     for key, (name, series) in figures.QUANTITIES.items():
         size = {"width": 252 if len(series) == 1 else 198, "height": 165}  # with the names at line ends, equally wide
-        curves.append(_chart(figures.panel(points, task, key, shaded, **size), name, size, axis))
+        curves.append(_chart(beside, figures.panel(points, task, key, shaded, **size), name, size, axis))
     return {
         "curves": [chart for chart in curves if chart],
-        "pareto": _chart(pareto(points, task, 360, 230, explained=False), "", {}, None),
+        "pareto": _chart(beside, pareto(points, task, 360, 230, explained=False), "", {}, None),
         "chances": any(not isnan(mark.on_front) for mark in points if mark.task == task),
         "outcomes": _chart(
-            figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
+            beside, figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
         ),
-        "difficulty": _small(_difficulties([s for s in samples if s.task == task]), task, axis),
+        "difficulty": _small(beside, _difficulties([s for s in samples if s.task == task]), task, axis),
         "competitors": any(m.lam is None for m in metrics if m.task == task),
     }
 
 
-def _predicted(found: TaskPrediction | None, task: str, points: Sequence[Mark]) -> dict[str, Any]:
+def _predicted(beside: Executor, found: TaskPrediction | None, task: str, points: Sequence[Mark]) -> dict[str, Any]:
     """The charts of a prediction, and its λ50 in words; nothing where there is none."""
     if found is None or len(found.lams) < 2:
         return {"predicted": None, "parts": None, "middle": ""}
     size = {"width": 360, "height": 210}
-    line = _chart(predicted.curve(found, task, points, **size), "Predicted share that thinks", size, dial_span(points))
-    heat = _chart(predicted.heatmap(found), "Log odds of thinking by layer and kind", {}, None)
+    line = _chart(
+        beside, predicted.curve(found, task, points, **size), "Predicted share that thinks", size, dial_span(points)
+    )
+    heat = _chart(beside, predicted.heatmap(found), "Log odds of thinking by layer and kind", {}, None)
     value, low, high = found.mid or (None, None, None)
     ends = Interval(*(float("nan") if end is None else end for end in (value, low, high)))
     return {"predicted": line, "parts": heat, "middle": "" if value is None else interval_text(ends, digits=3)}
 
 
-def _routed(found: Routes) -> dict[str, Any]:
+def _routed(beside: Executor, found: Routes) -> dict[str, Any]:
     """The chart of policies, and a line of words for each."""
     return {
-        "chart": _chart(routes(found, 360, 230, alone=False), "Policies against static λ", {}, None),
+        "chart": _chart(beside, routes(found, 360, 230, alone=False), "Policies against static λ", {}, None),
         "verdict": found.verdict,
         "live": [f"{one.point}, {one.verdict}." for one in found.live],
         "samples": f"{found.num_questions:,} questions × {found.num_samples} at each λ",
@@ -257,27 +283,29 @@ def _cell_of(gain: Interval) -> _Cell:
     return _Cell(f"{100 * gain.value:+.1f}", ends_text(gain, 100, sign="+"))
 
 
-def _triangle(simplex: Simplex | None, task: str, points: Sequence[Mark]) -> list[_Chart]:
+def _triangle(beside: Executor, simplex: Simplex | None, task: str, points: Sequence[Mark]) -> list[_Chart]:
     """The charts of a task over a triangle of models, if it was asked on one."""
     drawn = [ternary(points, simplex, task, name) for name in PANELS] if simplex else []
-    return [found for chart in drawn if (found := _chart(chart, "Over the triangle", {}, None))]
+    return [found for chart in drawn if (found := _chart(beside, chart, "Over the triangle", {}, None))]
 
 
-def _small(parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]) -> list[_Chart]:
+def _small(
+    beside: Executor, parts: Mapping[str, Sequence[PointMetrics]], task: str | None, axis: tuple[float, float]
+) -> list[_Chart]:
     """Small multiples: one per part of a task, or, without one, one per task."""
     size = {"width": 126, "height": 84}
     drawn = [(name, figures.small(marks(part), task or name, name, **size)) for name, part in parts.items()]
-    return [chart for chart in (_chart(small, name, size, axis) for name, small in drawn) if chart]
+    return [chart for chart in (_chart(beside, small, name, size, axis) for name, small in drawn) if chart]
 
 
-def _chart(chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, float] | None) -> _Chart | None:
-    """Draw a chart, if there is one."""
-    if chart is None:
-        return None
-    text = svg(chart)
-    found = re.search(r'width="(\d+)', text)
-    return _Chart(
-        Markup(text), label, size.get("width", 0), size.get("height", 0), int(found[1]) if found else 400, axis
+def _chart(
+    beside: Executor, chart: Any, label: str, size: Mapping[str, int], axis: tuple[float, float] | None
+) -> _Chart | None:
+    """Have a chart drawn, if there is one."""
+    return (
+        None
+        if chart is None
+        else _Chart(beside.submit(svg, chart), label, size.get("width", 0), size.get("height", 0), axis)
     )
 
 

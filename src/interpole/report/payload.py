@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,11 @@ BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that
 PACKED_SHARE = 0.5  # of a text's size, about what is left of it in gzip and base64
 CHUNK_CHARS = 400_000
 MANY_CHUNKS = 20  # of more, some ten tell what all will take
+NUM_BESIDE = 2  # threads that compress
 KINDS = list(OUTCOMES)
 Prompt = Callable[[Sample], str]
+Part = tuple[tuple[str, str], ...]  # the questions of a chunk
+Chunks = Mapping[Part, str]
 Groups = Mapping[tuple[str, str], Mapping[str, Sequence[int]]]  # (task, problem) → point → places of samples, by number
 
 
@@ -72,8 +76,8 @@ def payload(
         responses = Responses.of(samples, lambda sample: None if sample.task in private else as_it_stands(sample))
     points, lengths = _points(metrics), responses.lengths
     packing = _Packing(samples, private, prompt, responses, [name for name, _ in points])
-    keep = packing.fitting(_most(lengths, round(BUDGET_BYTES / PACKED_SHARE)))
-    questions, chunks = packing.pack(keep)
+    keep, some = packing.fitting(_most(lengths, round(BUDGET_BYTES / PACKED_SHARE)))
+    questions, chunks = packing.pack(keep, some)
     while keep and (num_bytes := sum(map(len, chunks))) > BUDGET_BYTES:  # texts that are harder to pack than most
         keep = _less(keep, num_bytes)
         questions, chunks = packing.pack(keep)
@@ -127,27 +131,35 @@ class _Packing:
         shown = [(key, first) for key, first in self._firsts.items() if key[0] not in private]
         self._prompts = {key: prompt(first)[:MAX_CHARS] for key, first in shown}
 
-    def pack(self, keep: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-        """What the index says of every question, and the chunks with `keep` characters of every response."""
-        questions, chunks = list[dict[str, Any]](), list[Future[str]]()
-        with ThreadPoolExecutor(1) as beside:  # gzip leaves the interpreter to others
-            for keys in self._parts(keep):
-                questions += [self._question(key, [len(chunks), place]) for place, key in enumerate(keys)]
-                chunks.append(beside.submit(_packed, self._chunk(keys, keep)))
-                wait(chunks[-2:-1])  # one is packed while the next is collected
-        return questions, tuple(one.result() for one in chunks)
+    def pack(self, keep: int, some: Chunks = MappingProxyType({})) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        """What the index says of every question, and the chunks with `keep` characters of every response; `some`: of them."""
+        parts = self._parts(keep)
+        chunks = {**some, **self._chunks([part for part in parts if part not in some], keep)}
+        questions = [
+            self._question(key, [number, place]) for number, keys in enumerate(parts) for place, key in enumerate(keys)
+        ]
+        return questions, tuple(chunks[part] for part in parts)
 
-    def fitting(self, keep: int) -> int:
-        """`keep`, or fewer where a tenth of many chunks tells that they would be too many bytes: packing takes its time."""
+    def fitting(self, keep: int) -> tuple[int, Chunks]:
+        """`keep`, or fewer where a tenth of many chunks tells that they would be too many bytes; and these chunks."""
         while keep and len(parts := self._parts(keep)) > MANY_CHUNKS:
-            some = parts[:: len(parts) // MANY_CHUNKS * 2]
-            num_bytes = sum(len(_packed(self._chunk(keys, keep))) for keys in some) * len(parts) / len(some)
+            some = self._chunks(parts[:: len(parts) // MANY_CHUNKS * 2], keep)
+            num_bytes = sum(map(len, some.values())) * len(parts) / len(some)
             if num_bytes <= BUDGET_BYTES:
-                break
+                return keep, some
             keep = _less(keep, num_bytes)
-        return keep
+        return keep, {}
 
-    def _parts(self, keep: int) -> list[list[tuple[str, str]]]:
+    def _chunks(self, parts: Sequence[Part], keep: int) -> Chunks:
+        """The responses to the questions of some chunks, packed."""
+        found = list[Future[str]]()
+        with ThreadPoolExecutor(NUM_BESIDE) as beside:  # gzip leaves the interpreter to others
+            for keys in parts:
+                found.append(beside.submit(_packed, self._chunk(keys, keep)))
+                wait(found[-NUM_BESIDE - 1 : -NUM_BESIDE])  # these are packed while the next is collected
+        return dict(zip(parts, (one.result() for one in found), strict=True))
+
+    def _parts(self, keep: int) -> list[Part]:
         """The questions of every chunk."""
         kept, parts, num_chars = np.minimum(self._lengths, keep), [list[tuple[str, str]]()], 0
         for key, by_point in self._groups.items():
@@ -156,7 +168,7 @@ class _Packing:
                 num_chars = 0
             parts[-1].append(key)
             num_chars += sum(int(kept[group].sum()) for group in by_point.values())
-        return [keys for keys in parts if keys]
+        return [tuple(keys) for keys in parts if keys]
 
     def _question(self, key: tuple[str, str], at: list[int]) -> dict[str, Any]:
         """What the index says of a question; `at`: its chunk, and its place there."""
