@@ -49,8 +49,8 @@ _GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
 Same = dict[Any, Any]
 LARGE_BYTES = 16 << 20
 """Of a run's logs; reading fewer takes less than a second, and other processes are not worth their start."""
-STRETCHES = 2
-"""For each process: a run's logs are divided into more than that, so that no process waits long for another at the end."""
+STRETCHES = 3
+"""For each process: a run's logs are divided into as many or more, so that no process waits long for another at the end."""
 
 
 class Take(NamedTuple):
@@ -222,12 +222,9 @@ def _taken(logs: Sequence[_Log], take: Take) -> Iterator[tuple[list[Sample], lis
     """Likewise, where their responses are taken: if the logs are large, in several processes."""
     sizes = [log.path.stat().st_size if log.path.is_file() else 0 for log in logs]
     processes = num_processes() if sum(sizes) >= LARGE_BYTES else 1
-    most = sum(sizes) // (STRETCHES * processes) if processes > 1 else sum(sizes) + 1
-    stretches = [
-        _Stretch(log, number, 1 + size // most)
-        for log, size in zip(logs, sizes, strict=True)
-        for number in range(1 + size // most)
-    ]
+    parts = STRETCHES * processes if processes > 1 else 1
+    nums = [-(-parts * size // sum(sizes)) if size else 1 for size in sizes]
+    stretches = [_Stretch(log, number, num) for log, num in zip(logs, nums, strict=True) for number in range(num)]
     same: Same = {}
 
     def digested(place: int) -> _Digested:
