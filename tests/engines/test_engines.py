@@ -240,6 +240,12 @@ def test_the_context_limits_prompt_and_response(engine):
         engine.generate(["a" * 300], GREEDY, [0])
 
 
+@pytest.mark.parametrize(("option", "words"), [({"dtype": "float23"}, "choose auto, bf"), ({"device": "xyz"}, "xyz")])
+def test_a_dtype_or_device_that_there_is_not_is_an_error_of_the_engine(folder, option, words):
+    with pytest.raises(EngineError, match=words):
+        TransformersEngine(open_checkpoint(folder), **option)
+
+
 def test_weights_do_not_change_under_running_requests(engine, folder):
     from interpole.engines.base import Request
 

@@ -13,6 +13,7 @@ import live
 import tiny
 from interpole.cli import app
 from interpole.engines import openai, scripted, transformers
+from interpole.engines.open import open_engine
 from interpole.engines.registry import BUILT_IN, engine_kind, engine_kinds
 from interpole.errors import EngineError, RunError
 from interpole.runs import samples
@@ -49,6 +50,24 @@ def test_an_engine_or_option_that_is_not_there_is_refused_before_anything_is_ope
         SweepConfig.of(content | {"engine": "warp"})
     with pytest.raises(RunError, match="transformers has no 'dtyp'; there are dtype, device"):
         SweepConfig.of(content | {"engine_options": {"dtyp": "float32"}})
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "value", "words"),
+    [
+        ("transformers", "threads", "two", "threads: 'two' is no whole number from 1 on"),
+        ("transformers", "max_rows", 0, "max_rows: 0 is no whole number from 1 on"),
+        ("vllm", "tensor_parallel_size", 1.5, "tensor_parallel_size: 1.5 is no whole number from 1 on"),
+        ("openai", "timeout_seconds", float("nan"), "timeout_seconds: nan is no number from 0 on"),
+        ("openai", "retries", True, "retries: True is no whole number from 0 on"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_before_an_engine_is_opened(engine, name, value, words):
+    kind = engine_kind(engine)
+    assert kind.fault_in({name: value}) == words
+    assert kind.fault_in({name: None}) == kind.fault_in({name: 3}) == ""
+    with pytest.raises(EngineError, match=words):
+        open_engine(engine, None, **{name: value})
 
 
 @pytest.fixture

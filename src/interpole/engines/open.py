@@ -35,6 +35,8 @@ def open_engine(name: str, recipe: Recipe | None, *, per_request: bool = False, 
         EngineError: no such engine, no such option, or it cannot be opened.
     """
     kind = engine_kind(name)
+    if fault := kind.fault_in(options):
+        raise EngineError(f"engine {name}: {fault}", remedy="check the engine's options")
     if kind.needs_recipe and recipe is None:
         raise EngineError(f"the engine {name} needs a recipe", remedy="name the sources of its weights")
     if per_request and not kind.per_request_opener:

@@ -7,7 +7,7 @@ here; an engine's module is imported when the engine is opened.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,7 @@ class EngineKind:
         opener: `module:function`; the function takes a recipe (None where there is none) and the options by name.
         per_request_opener: as `opener`, of the engine whose requests each bring a λ; empty: there is none.
         options: the names of its options; None: they are somebody else's, and checked when it is opened.
+        numbers: those of its options that are numbers, with the least that each may be; whole ones where that is whole.
         writes: those of its options that name files it writes.
         matters: those of its options that responses depend on; None: all of them may.
         needs_recipe: it holds weights, which a recipe names.
@@ -42,6 +43,7 @@ class EngineKind:
     opener: str
     per_request_opener: str = ""
     options: tuple[str, ...] | None = None
+    numbers: Mapping[str, int | float] = field(default_factory=dict, hash=False)
     writes: tuple[str, ...] = ()
     matters: tuple[str, ...] | None = None
     needs_recipe: bool = True
@@ -55,6 +57,17 @@ class EngineKind:
         """How many responses an engine with these options generates at once; None: not known."""
         return options.get("max_rows") or options.get("rows") or self.default_rows
 
+    def fault_in(self, options: Mapping[str, Any]) -> str:
+        """What is wrong with options, so far as that is known before the engine is opened; empty: nothing."""
+        if self.options is not None and (unknown := set(options) - set(self.options)):
+            return f"{self.name} has no {min(unknown)!r}; there are {', '.join(self.options)}"
+        for name, least in self.numbers.items():
+            value = least if (said := options.get(name)) is None else said
+            kinds = int if isinstance(least, int) else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+                return f"{name}: {value!r} is no {'whole ' if kinds is int else ''}number from {least:g} on"
+        return ""
+
 
 _BUILT_IN = (
     EngineKind(
@@ -62,6 +75,7 @@ _BUILT_IN = (
         opener="interpole.engines.transformers:open_transformers",
         per_request_opener="interpole.engines.per_request:open_per_request",
         options=("dtype", "device", "threads", "max_rows"),
+        numbers={"threads": 1, "max_rows": 1},
         matters=("dtype", "device"),
         default_rows=128,
         packages=("transformers", "torch"),
@@ -71,6 +85,7 @@ _BUILT_IN = (
         name="vllm",
         opener="interpole.engines.vllm:open_vllm",
         per_request_opener="interpole.engines.vllm_sweep:open_vllm_per_request",
+        numbers={"tensor_parallel_size": 1, "pipeline_parallel_size": 1},
         default_rows=128,
         packages=("vllm", "torch"),
         chances=True,
@@ -82,6 +97,7 @@ _BUILT_IN = (
             "base_url", "model", "api", "connections", "retries", "backoff_seconds", "timeout_seconds", "max_reply_bytes",
             "api_key_env", "extra_body",
         ),
+        numbers={"connections": 1, "retries": 0, "backoff_seconds": 0.0, "timeout_seconds": 0.0, "max_reply_bytes": 1},
         matters=("api", "extra_body"),
         needs_recipe=False,
         remote=True,
@@ -91,6 +107,7 @@ _BUILT_IN = (
         name="scripted",
         opener="interpole.engines.scripted:open_scripted",
         options=("script", "rows", "step_seconds", "journal", "failed"),
+        numbers={"rows": 1, "step_seconds": 0.0},
         writes=("journal", "failed"),
         matters=(),
         needs_recipe=False,

@@ -7,6 +7,7 @@ cannot stand in one table (other weights, other settings, other problems) is ref
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from interpole.runs.samples import regraded_path
 
 __all__ = ["Combined", "combine"]
 
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 MOST_NAMED = 8  # missing shards in a row; more are named by the first and the last
 
 
@@ -152,7 +154,10 @@ def _check(files: Mapping[Path, RunFile]) -> None:
         where = f"{base} and {run}"
         _equal(_shared(first), _shared(file), where, "the runs")
         weights = [{name: source.fingerprint for name, source in one.sources.items()} for one in (first, file)]
-        problems = [{name: task.problems_hash for name, task in one.tasks.items()} for one in (first, file)]
+        problems = [
+            {name: f"{task.num_problems} questions, {task.problems_hash}" for name, task in one.tasks.items()}
+            for one in (first, file)
+        ]
         for (a, b), what in ((weights, "weights of sources"), (problems, "problems of tasks")):
             _equal(a, {**a, **b}, where, f"the {what}")
         for entry in file.current:
@@ -180,7 +185,8 @@ def _essence(entry: Entry) -> dict[str, Any]:
 def _equal(a: Mapping[str, Any], b: Mapping[str, Any], where: str, what: str) -> None:
     for name in a:
         if a[name] != b[name]:
-            sides = "" if len(f"{a[name]}{b[name]}") > 200 else f": {a[name]} and {b[name]}"
+            said = HASH.sub(r"\1…", f": {a[name]} and {b[name]}")
+            sides = "" if len(said) > 200 else said
             raise RunError(
                 f"{what} differ in {name}{sides}", where, "keep them apart; `interpole report` takes several"
             )

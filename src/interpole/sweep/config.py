@@ -276,9 +276,8 @@ class SweepConfig(Strict):
         self._check_served()
         if self.per_request and not kind.per_request_opener:
             raise ValueError(f"per_request: the engine {self.engine} takes no λ per request")
-        if kind.options is not None and (unknown := set(self.engine_options) - set(kind.options)):
-            there = ", ".join(kind.options)
-            raise ValueError(f"engine_options: {self.engine} has no {min(unknown)!r}; there are {there}")
+        if fault := kind.fault_in(self.engine_options):
+            raise ValueError(f"engine_options: {fault}")
         return self
 
     def _check_served(self) -> None:
