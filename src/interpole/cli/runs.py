@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,11 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Measure and choose")(command)
 
 
+def _in_one_thread() -> None:
+    """Before numpy is imported: where matrices are as small as these commands' are, its threads wait busily for each other."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def score(
     run: Run,
     grading: Grading = None,
@@ -38,6 +44,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Recompute all metrics of a run from its samples, without a model; writes curves.csv, metrics.json, stages.json."""
+    _in_one_thread()
     from interpole.analysis.metrics import estimand_of
     from interpole.analysis.scoring import score as score_run
     from interpole.cli.show import show_metrics
@@ -77,6 +84,7 @@ def stages(
     as_json: Json = False,
 ) -> None:
     """Find the three stages: where thinking sets in (Think #R at 5, 50 and 95 %), per task and pooled."""
+    _in_one_thread()
     from interpole.analysis.scoring import load
     from interpole.analysis.stages import find_stages, to_json
     from interpole.cli.show import show_json, show_next, show_stages
@@ -119,6 +127,7 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Say which λ, or point of a triangle, to use for a budget, and what to expect. Exit code 3: nothing meets the budget."""
+    _in_one_thread()
     from interpole.analysis import recommend as analysis
     from interpole.analysis.scoring import load
     from interpole.cli.show import show_json, show_recommendation
@@ -176,6 +185,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page of a run: curves, stages, responses, how it was run. Needs no network."""
+    _in_one_thread()
     from interpole.cli.show import show_json
     from interpole.report import write_page_and_figures
 
@@ -197,6 +207,7 @@ def plot(
     as_json: Json = False,
 ) -> None:
     """Draw a figure of a run or a curves file, fit for a paper; docs/report.md says what each shows."""
+    _in_one_thread()
     from interpole.cli.show import show_json
     from interpole.report import plot as draw
 
