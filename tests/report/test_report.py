@@ -537,6 +537,13 @@ def test_the_budget_holds_for_texts_that_hardly_get_smaller(
     assert (packed.num_cut, len(tries)) == (200, num_tries)
 
 
+def test_half_a_character_is_a_question_mark_in_the_page(sweep: list[Sample]) -> None:
+    given = [replace(sweep[0], response="é\ud83d!", answer="\udc00")]
+    (question,) = next(texts(payload(measure(given, resamples=20), given).chunks))
+    (response,) = next(row for row in question["rows"] if row)
+    assert ("".join(text for _, text in response["parts"]), response["answer"]) == ("é?!", "?")
+
+
 def test_the_pages_script_is_laid_out_like_the_rest() -> None:
     lines = (Path(pack.__file__).parent / "page.js").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if len(line) > 120 or "\t" in line or line != line.rstrip()] == []
