@@ -250,7 +250,8 @@ def _check_header(header: list[str], path: Path) -> None:
     missing = [name for name in NEEDED if name not in header]
     if missing or len(set(header)) != len(header):
         what = f"columns missing: {', '.join(missing)}" if missing else "a column is there twice"
-        remedy = f"the header must name {', '.join(NEEDED)}; it may name {', '.join(set(COLUMNS) - set(NEEDED))}"
+        others = [name for name in COLUMNS if name not in NEEDED]
+        remedy = f"the header must name {', '.join(NEEDED)}; it may name {', '.join(others)}"
         raise AnalysisError(f"{what}; the header says: {', '.join(header) or 'nothing'}", f"{path}, line 1", remedy)
     unused = [name for name in header if name not in COLUMNS]
     if unused:

@@ -106,24 +106,26 @@ class Rows:
             max_rows: most responses generated at the same time.
 
         Raises:
-            EngineError: transformers cannot load the folder, or there is no such dtype.
+            EngineError: transformers cannot load the folder, or there is no such dtype or device.
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise EngineError(f"dtype: there is no {dtype!r} here", remedy=f"choose auto, {', '.join(DTYPES)}")
         folder = Path(checkpoint.assets["config.json"]).parent
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise EngineError(f"device: {error}", remedy="choose cpu, or leave it out") from error
+        try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             _refuse_code(checkpoint.config)
-            self.model = (
-                _model_class(folder)
-                .from_pretrained(folder, dtype=DTYPES.get(dtype, dtype), trust_remote_code=False)
-                .to(self.device)
+            self.model = _model_class(folder).from_pretrained(
+                folder, dtype=DTYPES.get(dtype, dtype), trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             what = str(error) if len(str(error)) < LONGEST_REASON else f"{str(error)[:LONGEST_REASON]} …"
             raise EngineError(f"transformers cannot load the model: {what}", folder, OTHERWISE) from error
-        self.model.eval()
+        self.model.to(self.device).eval()
         attend_in_groups(self.model)
         if self.device.type == "cpu" and (threads or self.model.num_parameters() < SMALL_PARAMETERS):
             torch.set_num_threads(threads or 1)
