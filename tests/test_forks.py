@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from interpole.errors import RunError
-from interpole.forks import mapped
+from interpole.forks import begun, mapped
 from interpole.systems import append
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked")
@@ -37,3 +37,24 @@ def test_what_processes_append_to_one_file_stands_where_each_was_told(tmp_path):
 def test_a_process_that_is_killed_is_the_error_that_was_given():
     with pytest.raises(RunError, match="was killed"):
         list(mapped(lambda _: os.kill(os.getpid(), signal.SIGKILL), 2, 2, RunError("a reader was killed")))
+
+
+def test_work_that_is_begun_goes_on_meanwhile_and_gives_what_it_gives_or_raises():
+    us, here, there = os.getpid(), os.pipe(), os.pipe()
+
+    def work():
+        os.write(there[1], os.read(here[0], 1))  # waits for what is written below
+        return os.getpid()
+
+    made = begun(work, RunError("killed"))
+    os.write(here[1], b"!")
+    assert os.read(there[0], 1) == b"!"
+    assert made() != us
+
+    def broken():
+        raise RunError("broken")
+
+    with pytest.raises(RunError, match="broken"):
+        begun(broken, RunError("killed"))()
+    with pytest.raises(RunError, match="was killed"):
+        begun(lambda: os.getpid() == us or os.kill(os.getpid(), signal.SIGKILL), RunError("it was killed"))()

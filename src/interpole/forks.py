@@ -11,12 +11,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from concurrent.futures import BrokenExecutor
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from interpole.errors import InterpoleError
 from interpole.systems import c_function, num_cores
 
-__all__ = ["mapped", "num_processes"]
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+__all__ = ["begun", "mapped", "num_processes"]
 
 PR_SET_PDEATHSIG = 1
 Made = TypeVar("Made")
@@ -40,16 +44,43 @@ def mapped(work: Callable[[int], Made], num: int, processes: int, failed: Interp
     Raises:
         InterpoleError: `failed`.
     """
-    import multiprocessing
-    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (work,))
+    pool = _pool(work, processes)
     try:
         yield from pool.map(_one, range(num))
-    except BrokenProcessPool:
+    except BrokenExecutor:
         raise failed from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def begun(work: Callable[[], Made], failed: InterpoleError) -> Callable[[], Made]:
+    """Begin `work` in another process; what is returned waits for it. Where there can be no other, it is done then.
+
+    Args:
+        work: gives what can be pickled; what it raises is raised by what is returned.
+        failed: what is raised there if the process is killed.
+    """
+    if num_processes() == 1:
+        return work
+    pool = _pool(lambda _: work(), 1)
+    making = pool.submit(_one, 0)
+
+    def made() -> Made:
+        try:
+            return cast(Made, making.result())
+        except BrokenExecutor:
+            raise failed from None
+        finally:
+            pool.shutdown()
+
+    return made
+
+
+def _pool(work: Callable[[int], Any], processes: int) -> ProcessPoolExecutor:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (work,))
 
 
 def _begin(work: Callable[[int], Any]) -> None:

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
@@ -28,12 +28,13 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.routing import Routes
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
-from interpole.errors import printable
+from interpole.errors import OutputError, printable
+from interpole.forks import begun
 from interpole.records import Sample, dial_name
 from interpole.report import figures, predicted
 from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
-from interpole.report.payload import Prompt, difficulty, payload
+from interpole.report.payload import Payload, Prompt, difficulty, payload
 from interpole.report.render import close, svg
 from interpole.report.responses import Responses
 from interpole.report.routes import lines, routes
@@ -126,10 +127,11 @@ def html(
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
+    packed = _begin_packing(lambda: payload(metrics, samples, private, prompt, responses), len(samples))
     said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
     of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
     merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
-    with ThreadPoolExecutor(1) as beside:  # charts are drawn in another process, while this one packs
+    with ThreadPoolExecutor(1) as beside:  # charts are drawn in a process of their own, meanwhile
         overview = _small(beside, dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else []
         charts = {
             task: _charts(beside, metrics, samples, task, shaded)
@@ -138,7 +140,7 @@ def html(
             for task in tasks
         }
         policies = {task: _routed(beside, found) for task, found in routed.items()}
-        data = payload(metrics, samples, private, prompt, responses)
+        data = packed()
     page = _template().render(
         version=__version__,
         title=title,
@@ -166,6 +168,12 @@ def html(
     if len(samples) > MANY_SAMPLES:
         close()
     return _with_chunks(_keyed(page, {mark.label: mark.point for mark in points}), data.chunks)
+
+
+def _begin_packing(pack: Callable[[], Payload], num_samples: int) -> Callable[[], Payload]:
+    """Begin to pack many samples in another process, while this one computes what is said of them."""
+    killed = OutputError("the process that packed its responses was killed", "the page", "is there memory for it?")
+    return begun(pack, killed) if num_samples > MANY_SAMPLES else pack
 
 
 def _with_chunks(page: str, chunks: Iterable[str]) -> str:
