@@ -41,14 +41,17 @@ def write(merged, out, number, of, **options):
 
 def test_shares_in_any_order_make_the_folder_of_a_plain_merge(merged, tmp_path):
     interpole.save(merged, tmp_path / "plain", shard_bytes=4000)
-    num = len(shards_of(merged, 4000))
+    num, written = len(shards_of(merged, 4000)), 0
     for number in (3, 1):
         saved = write(merged, tmp_path / "out", number, 3, shard_bytes=4000)
         assert not saved.is_whole
+        written += saved.written_bytes
+        assert write(merged, tmp_path / "out", number, 3, shard_bytes=4000) == saved._replace(written_bytes=0)
         assert not (tmp_path / "out").exists()
         with pytest.raises(CheckpointError, match="no config"):
             interpole.open(tmp_path / ".out.partial")
-    assert write(merged, tmp_path / "out", 2, 3, shard_bytes=4000) == Saved(num, num, is_whole=True)
+    rest = merged.num_bytes - written
+    assert write(merged, tmp_path / "out", 2, 3, shard_bytes=4000) == Saved(num, num, True, rest)
     assert content(tmp_path / "out") == content(tmp_path / "plain")
     assert leftovers(tmp_path) == ["out"]
 
@@ -197,8 +200,10 @@ def test_the_command_writes_shares(pair, tmp_path):
     assert first.exit_code == 0, first.output
     assert "share 1 of 2: " in first.output
     assert "the share that writes the last one finishes the folder" in first.output
-    second = json.loads(run("2/2", "--json").stdout)
-    assert second["files"] == {"num_there": 2, "num_shards": 2, "is_whole": True}
+    second = json.loads(run("2/2", "--json").stdout)["files"]
+    assert second.pop("written_bytes") > 0
+    assert second == {"num_there": 2, "num_shards": 2, "is_whole": True}
+    assert re.search(r"\n0 bytes in .* s \(0 bytes/s\); .* kB were there\n", run("2/2").output)
     assert interpole.open(tmp_path / "out").layout
     for wrong in ("0/2", "3/2", "1", "a/b", "1/2/3", "1/1000000"):
         assert run(wrong).exit_code == 2

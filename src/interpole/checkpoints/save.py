@@ -60,11 +60,12 @@ class Target(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """How far a merge is: shards that are there and in all, and whether the folders are in place."""
+    """How far a merge is: shards that are there and in all, whether the folders are in place, and what was written now."""
 
     num_there: int
     num_shards: int
     is_whole: bool
+    written_bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +106,8 @@ class _Output:
         return not self.partial.exists() and self.out.exists()
 
 
-Work = Callable[[Sequence[_Output], Shards], None]
-"""Writes shards into the hidden folders of outputs."""
+Work = Callable[[Sequence[_Output], Shards], int]
+"""Writes the shards that are not there into the hidden folders of outputs. Returns their bytes."""
 
 
 def save(
@@ -169,8 +170,8 @@ def save_all(
             with ExitStack() as locks:
                 for output in outputs:
                     locks.enter_context(exclusive(output.lock, OutputError, f"is writing {output.out}", ELSEWHERE))
-                _make(outputs, shards, work)
-            saved = Saved(len(shards), len(shards), is_whole=True)
+                written_bytes = _make(outputs, shards, work)
+            saved = Saved(len(shards), len(shards), is_whole=True, written_bytes=written_bytes)
         else:
             saved = _make_share(outputs, shards, shards_of(targets[0].checkpoint, shard_bytes, share), work)
     if broken:
@@ -226,7 +227,7 @@ def _planned(target: Target, shards: Shards, allow_non_finite: bool) -> _Output:
     return _Output(target, target.out.parent / f".{target.out.name}.partial", marker, state)
 
 
-def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
+def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> int:
     """Write what is not there yet and put all in place; on an error nothing stays, on a kill what is whole stays."""
     placed = [output for output in outputs if output.is_placed]
     todo = [output for output in outputs if output not in placed]
@@ -236,7 +237,7 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
         for output in todo:
             _prepare(output, shards)
         _check_space(todo, shards)
-        work(todo, shards)
+        written_bytes = work(todo, shards)
         _place(todo, shards)
     except UnreachableError:  # as a kill
         raise
@@ -248,6 +249,7 @@ def _make(outputs: Sequence[_Output], shards: Shards, work: Work) -> None:
         raise
     for output in outputs:
         (output.out / MARKER).unlink(missing_ok=True)
+    return written_bytes
 
 
 def _make_share(outputs: Sequence[_Output], shards: Shards, part: Shards, work: Work) -> Saved:
@@ -266,14 +268,14 @@ def _make_share(outputs: Sequence[_Output], shards: Shards, part: Shards, work: 
                 _join(output, shards, todo[output])
         try:
             _check_space([*todo], part)
-            work([*todo], part)
+            written_bytes = work([*todo], part)
         except Exception:
             for output in todo:
                 _leave(output, todo[output])
             raise
         missing = {shard for output in todo for shard in _missing(output, shards)}
         is_whole = not missing and _finish(outputs, todo, shards)
-        return Saved(len(shards) - len(missing), len(shards), is_whole)
+        return Saved(len(shards) - len(missing), len(shards), is_whole, written_bytes)
 
 
 def _join(output: _Output, shards: Shards, held: Held) -> None:
@@ -448,17 +450,20 @@ def _write_shards(
     progress: OnBytes,
     broken: list[str] | None,
     among_others: bool,
-) -> None:
+) -> int:
+    written_bytes = 0
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         for shard, names in shards.items():
             with ExitStack() as claims:
                 writers = _claim_shard(outputs, shard, names, claims, broken, among_others)
                 progress(sum(tensor_bytes(output.checkpoint, names) for output in outputs if output not in writers))
                 write_shard([*writers.values()], names, pool, progress)
+                written_bytes += sum(tensor_bytes(output.checkpoint, names) for output in writers)
                 for output, writer in writers.items():
                     if among_others:  # of whom one may finish the folder as soon as the file has its name
                         os.fsync(writer.descriptor)
                         _check_sources(output)
+    return written_bytes
 
 
 def _claim_shard(

@@ -167,13 +167,13 @@ def examine_first(sources: Mapping[str, Checkpoint], template_source: str, settl
     from interpole.diagnostics.doctor import examine_sources
 
     diagnosis = examine_sources(sources, template_source)
-    for finding in diagnosis.findings:
-        if finding.severity == "warn" and finding.code.removeprefix("base-") != settled:
-            typer.echo(f"warning: {finding.what}\n  remedy: {finding.remedy}", err=True)
     if diagnosis.verdict == "stop":
         from interpole.cli.show import show_diagnosis
 
         show_diagnosis(diagnosis)
         typer.echo("stopped; --no-doctor goes on all the same", err=True)
         raise typer.Exit(diagnosis.exit_code)
+    for finding in diagnosis.findings:
+        if finding.severity == "warn" and finding.code.removeprefix("base-") != settled:
+            typer.echo(f"warning: {finding.what}\n  remedy: {finding.remedy}", err=True)
     return diagnosis

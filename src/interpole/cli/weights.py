@@ -350,8 +350,10 @@ def _write(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> b
         typer.echo(f"{out}: {len(checkpoint)} tensors, {size_text(checkpoint.num_bytes)}")
         for note in checkpoint.notes:
             typer.echo(f"  {note}")
+    there = f"; {size_text(num_bytes - saved.written_bytes)} were there" if saved.written_bytes < num_bytes else ""
     if num_bytes:
-        typer.echo(f"{size_text(num_bytes)} in {seconds:.1f} s ({size_text(num_bytes / seconds)}/s)")
+        speed = f"{size_text(saved.written_bytes / seconds)}/s"
+        typer.echo(f"{size_text(saved.written_bytes)} in {seconds:.1f} s ({speed}){there}")
     if share is not None:
         if not num_bytes:
             few = f"{saved.num_shards} files are fewer than {share.of} shares"

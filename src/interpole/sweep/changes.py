@@ -92,7 +92,7 @@ def _of_all(config: SweepConfig, before: RunFile, after: RunFile) -> Iterator[st
         yield from _compared(name, getattr(before, name), getattr(after, name))
     if before.template != after.template:
         yield f"the chat template (of {after.template_from or 'the server'}) is another"
-    for name in before.sources.keys() | after.sources.keys():
+    for name in sorted(before.sources.keys() | after.sources.keys()):
         old, new = before.sources.get(name), after.sources.get(name)
         if old is None or new is None or old.fingerprint != new.fingerprint:
             yield _changed(f"source {name}", old and old.label, new and new.label)
@@ -101,7 +101,7 @@ def _of_all(config: SweepConfig, before: RunFile, after: RunFile) -> Iterator[st
     else:
         yield from _matters(config, before)
     yield from _compared("per_request", "lambda" in before.engine, config.per_request)
-    for name in before.engine.keys() & after.engine.keys() - {"engine", "lambda"}:
+    for name in sorted(before.engine.keys() & after.engine.keys() - {"engine", "lambda"}):
         yield from _compared(name, release(before.engine[name]), release(after.engine[name]))
 
 
@@ -110,7 +110,7 @@ def _of_entry(before: RunFile, after: RunFile, entry: Entry) -> Iterator[str]:
     beside = [one for one in after.current if one.task == entry.task]
     same = [one for one in beside if one.point == entry.point]
     for one in (same or beside)[:1]:
-        for name in entry.sampler.keys() | one.sampler.keys():
+        for name in sorted(entry.sampler.keys() | one.sampler.keys()):
             yield from _compared(name, entry.sampler.get(name), one.sampler.get(name))
         if entry.problems_hash != one.problems_hash:
             old, new = before.tasks[entry.task].num_problems, after.tasks[entry.task].num_problems

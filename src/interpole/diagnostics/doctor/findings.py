@@ -96,4 +96,5 @@ def differences(
 
 def _short(value: Any) -> str:
     text = "not set" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    num = f" ({len(value)} in all)" if isinstance(value, list) else ""
+    return text if len(text) <= 60 else f"{text[:57]}…{num}"
