@@ -37,9 +37,11 @@ from interpole.records import Outcome, Sample
 __all__ = [
     "POWER",
     "SIGNIFICANCE",
+    "Columns",
     "Difference",
     "Estimand",
     "answer_of",
+    "columns_of",
     "difference",
     "estimand_of",
     "measure",
@@ -148,9 +150,9 @@ def measure(
     measured = []
     for points in groups.values():
         num_asked = len({sample.problem_id for group in points.values() for sample in group})
-        votes = _has_votes(points.values(), grading)
         ordered = sorted(points.values(), key=lambda g: (g[0].lam is None, g[0].lam or 0.0, g[0].point))
-        tables = [_table(group, grading) for group in ordered]
+        tables = [columns_of(group, grading) for group in ordered]
+        votes = _has_votes(tables)
         chances = _membership(tables, resamples, seed)
         for group, table, chance in zip(ordered, tables, chances, strict=True):
             found = _point_metrics(
@@ -205,8 +207,8 @@ def share_questions(a: Iterable[Sample], b: Iterable[Sample]) -> bool:
 
 
 def difference(
-    a: Iterable[Sample],
-    b: Iterable[Sample],
+    a: Iterable[Sample] | Columns,
+    b: Iterable[Sample] | Columns,
     *,
     metric: Metric = "mean",
     grading: str | None = None,
@@ -220,7 +222,7 @@ def difference(
     `pass` is Pass@j at the largest j that both points' shared questions have samples for.
 
     Args:
-        a: samples of one point, of one or more tasks.
+        a: samples of one point, of one or more tasks; or their columns, where it is compared with several.
         b: samples of another point, of the same tasks.
         metric: what to compare, per question.
         grading: see `measure`.
@@ -231,10 +233,9 @@ def difference(
     Raises:
         AnalysisError: no question is answered at both points, or `vote` where there are no answers.
     """
-    sides = [list(a), list(b)]
-    tables = [_table(side, grading) for side in sides]
+    tables = [side if isinstance(side, Columns) else columns_of(list(side), grading) for side in (a, b)]
     shared = [key for key in tables[0].questions if key in tables[1].questions]
-    if not shared or (metric == "vote" and not _has_votes(sides, grading)):
+    if not shared or (metric == "vote" and not _has_votes(tables)):
         what = f"no question has {metric} at both {tables[0].point!r} and {tables[1].point!r}"
         raise AnalysisError(what, remedy="compare two points of a run that answered the same problems")
     k = min(_smallest_k(table, shared) for table in tables)
@@ -298,7 +299,7 @@ def vote(answers: Sequence[str | None], scores: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class Columns:
     """The usable samples of one point as columns (N,), and the questions they belong to."""
 
     point: str
@@ -325,8 +326,12 @@ class _Table:
         return (self.score >= 1).astype(np.float64)
 
 
-def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
-    """Check the samples of one point and lay the usable ones out as columns."""
+def columns_of(samples: Sequence[Sample], grading: str | None = None) -> Columns:
+    """Check the samples of one point and lay the usable ones out as columns.
+
+    Raises:
+        AnalysisError: a sample is there twice, the point has two λ, or a sample lacks the grading.
+    """
     keys = [(s.task, s.problem_id, s.number) for s in samples]
     if len(set(keys)) < len(keys):
         twice = Counter(keys).most_common(1)[0][0]
@@ -339,7 +344,7 @@ def _table(samples: Sequence[Sample], grading: str | None) -> _Table:
     asked = [(s.task, s.problem_id) for s in usable]
     questions = {key: i for i, key in enumerate(dict.fromkeys(asked))}
     row = np.array([questions[key] for key in asked], dtype=np.int64)
-    return _Table(
+    return Columns(
         point=samples[0].point if samples else "",
         questions=questions,
         row=row,
@@ -366,15 +371,14 @@ def answer_of(sample: Sample, grading: str | None) -> str | None:
     return sample.answer if grading is None else sample.answers.get(grading, sample.answer)
 
 
-def _has_votes(groups: Iterable[Sequence[Sample]], grading: str | None) -> bool:
+def _has_votes(tables: Sequence[Columns]) -> bool:
     """Whether a task has answers to vote on: some sample gives one, or all are as wrong as no answer is."""
-    samples = [s for group in groups for s in group if s.outcome is not Outcome.FAILED]
-    return any(answer_of(s, grading) for s in samples) or not any(score_of(s, grading) for s in samples)
+    return any(any(table.answers) for table in tables) or not any(table.score.any() for table in tables)
 
 
 def _point_metrics(
     group: Sequence[Sample],
-    table: _Table,
+    table: Columns,
     num_asked: int,
     votes: bool,
     grading: str | None,
@@ -397,7 +401,7 @@ def _point_metrics(
     )  # fmt: skip
 
 
-def _membership(tables: Sequence[_Table], resamples: int, seed: int) -> list[float]:
+def _membership(tables: Sequence[Columns], resamples: int, seed: int) -> list[float]:
     """The probability of each point of a task to be on its Pareto front."""
     rows = {key: i for i, key in enumerate(dict.fromkeys(key for table in tables for key in table.questions))}
     means = np.full((2, len(rows), len(tables)), np.nan)  # accuracy and tokens of each question at each point
@@ -408,7 +412,7 @@ def _membership(tables: Sequence[_Table], resamples: int, seed: int) -> list[flo
     return membership(*means, resamples=resamples, seed=seed).tolist()
 
 
-def _measure(table: _Table, k: int, estimand: Estimand, resamples: int, seed: int) -> dict[str, Any]:
+def _measure(table: Columns, k: int, estimand: Estimand, resamples: int, seed: int) -> dict[str, Any]:
     """The statistics of one point on one task."""
     n, sums, right, fine = table.counts, table.sums, table.correct, 1 - table.malformed
     one = np.ones_like(n)
@@ -446,7 +450,7 @@ def _known(interval: Interval) -> Interval | None:
     return None if interval is UNKNOWN else interval
 
 
-def _votes(table: _Table) -> Array:
+def _votes(table: Columns) -> Array:
     """(Q,) Vote@k of each question, over all its samples."""
     members: list[list[int]] = [[] for _ in table.questions]
     for sample, question in enumerate(table.row.tolist()):
@@ -455,12 +459,12 @@ def _votes(table: _Table) -> Array:
     return np.array([vote([table.answers[i] for i in m], [scores[i] for i in m]) for m in members], dtype=np.float64)
 
 
-def _smallest_k(table: _Table, shared: Sequence[tuple[str, str]]) -> int:
+def _smallest_k(table: Columns, shared: Sequence[tuple[str, str]]) -> int:
     """The fewest samples that one of the shared questions has."""
     return int(min(table.counts[[table.questions[key] for key in shared]]))
 
 
-def _per_question(table: _Table, metric: Metric, shared: Sequence[tuple[str, str]], k: int) -> tuple[Array, Array]:
+def _per_question(table: Columns, metric: Metric, shared: Sequence[tuple[str, str]], k: int) -> tuple[Array, Array]:
     """(S,) the metric of each shared question, and the variance it has from its samples being few.
 
     NaN where a question does not define the metric, and where the variance is not known: one sample, votes, Pass@k.
@@ -477,7 +481,7 @@ def _per_question(table: _Table, metric: Metric, shared: Sequence[tuple[str, str
     return mean[rows], spread[rows]
 
 
-def _moments(table: _Table, values: Array, keep: Array) -> tuple[Array, Array]:
+def _moments(table: Columns, values: Array, keep: Array) -> tuple[Array, Array]:
     """(Q,) mean of the kept samples of each question, and its variance from these being few; NaN where not known."""
     n = table.sums(keep)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -32,7 +32,7 @@ from interpole.analysis.choices import (
     warnings,
 )
 from interpole.analysis.intervals import UNKNOWN, Z95, Array, Interval, minus, proportion
-from interpole.analysis.metrics import POWER, difference, measure, on_the_dial
+from interpole.analysis.metrics import POWER, columns_of, difference, measure, on_the_dial
 from interpole.analysis.selection import chosen, critical, noise, optimism
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.analysis.transition import Transition, find_transition, from_rows, from_samples, pool
@@ -389,9 +389,10 @@ def _tied(
         at: defaultdict[tuple[str, Key], list[Sample]] = defaultdict(list)
         for sample in samples:
             at[sample.task, _key(sample)].append(sample)
+        tables = {key: columns_of(own) for key, own in at.items()}
         reach, seen, tied, detectable = critical(errors[0]), float(special.ndtri(POWER)), list[Key](), 0.0
         for c in others:
-            changes = [difference(at[task, shown.key], at[task, c.key], resamples=2) for task in tasks]
+            changes = [difference(tables[task, shown.key], tables[task, c.key], resamples=2) for task in tasks]
             error = math.hypot(*(change.standard_error for change in changes)) / len(tasks)
             if abs(float(np.mean([change.value.value for change in changes]))) <= reach * error:
                 tied.append(c.key)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from interpole.analysis.intervals import Interval, interval_text
-from interpole.analysis.metrics import difference, on_the_dial, share_questions
+from interpole.analysis.metrics import columns_of, difference, on_the_dial, share_questions
 from interpole.analysis.tables import CurveRow, PointMetrics
 from interpole.analysis.transition import LEVELS, Evidence, Transition, find_transition, from_rows, from_samples, pool
 from interpole.errors import AnalysisError
@@ -257,8 +257,9 @@ def step(
         resamples: for the interval of tokens.
         seed: of the resampling.
     """
-    tokens = difference(samples[lam], samples[to], metric="tokens", resamples=resamples, seed=seed)
-    accuracy = difference(samples[lam], samples[to], resamples=resamples, seed=seed)
+    sides = columns_of(samples[lam]), columns_of(samples[to])
+    tokens = difference(*sides, metric="tokens", resamples=resamples, seed=seed)
+    accuracy = difference(*sides, resamples=resamples, seed=seed)
     p_longer, p_gain = 1 - tokens.chance(), accuracy.chance(margin)
     verdict: StepVerdict = "undetermined"
     if not p_longer < ALPHA:

@@ -128,9 +128,6 @@ def html(
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
     packed = _begin_packing(lambda: payload(metrics, samples, private, prompt, responses), len(samples))
-    said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
-    of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
-    merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
     with ThreadPoolExecutor(1) as beside:  # charts are drawn in a process of their own, meanwhile
         overview = _small(beside, dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else []
         charts = {
@@ -140,7 +137,10 @@ def html(
             for task in tasks
         }
         policies = {task: _routed(beside, found) for task, found in routed.items()}
+        said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
         data = packed()
+    of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
+    merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
     page = _template().render(
         version=__version__,
         title=title,
