@@ -7,13 +7,12 @@ import math
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from bench import call
 from graded import LAMS, by_difficulty, sweep
 from interpole.analysis.fitting import cells_of, fit, policies_for, reached
 from interpole.analysis.hull import worth_most
 from interpole.analysis.policies import MAX_BYTES, Feature, FittedPolicy, Groups, Probe, Regression, agreed, known_of
-from interpole.cli import app
 from interpole.errors import AnalysisError
 from synthetic import write_run
 
@@ -130,9 +129,7 @@ def test_a_file_that_makes_no_sense_is_refused_with_what_is_wrong(tmp_path):
 def test_the_command_fits_a_policy_to_a_run_and_writes_it_down(tmp_path):
     run, path = write_run(tmp_path / "run", sweep(by_difficulty, 40)), tmp_path / "policy.json"
     said = ["route", str(run), "--policy", "by difficulty", "--mean-tokens", "60"]
-    done = CliRunner().invoke(app, [*said, "--fit", str(path)])
-    assert done.exit_code == 0, done.output
+    call(*said, "--fit", path)
     assert FittedPolicy.load(path) == fit(sweep(by_difficulty, 40), "by difficulty", mean_tokens=60)
-    refused = CliRunner().invoke(app, said)
-    assert refused.exit_code == 2
-    assert "give --fit FILE.json and one --policy" in refused.output
+    refused = call(*said, code=2, errors=True)
+    assert "give --fit FILE.json and one --policy" in refused

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bench import call
 from graded import LAMS, alike, by_difficulty, sweep
 from interpole.analysis.fitting import cells_of, policies_for, reached
 from interpole.analysis.hull import Means, hull
@@ -127,16 +128,15 @@ def test_the_command_shows_every_policy_and_takes_the_margins_of_a_prediction_in
     sources = {name: source.fingerprint for name, source in RunFile.load(run).sources.items()}
     file = {"interpole": "0", "marker": "<think>", "sources": sources, "engine": {}, "tasks": {"t": found}}
     PredictionFile.model_validate_json(json.dumps(file)).save(run)
-    shown = CliRunner().invoke(app, ["route", str(run)])
-    assert shown.exit_code == 0, shown.output
+    shown = call("route", run, errors=True)
     names = [
         one["name"] for one in json.loads(CliRunner().invoke(app, ["route", str(run), "--json"]).stdout)["policies"]
     ]
     assert "by margin" in names
     for name in names:
-        assert name in shown.output
-    assert "by margin: beats every static λ" in shown.output  # here the margin says what decides
-    assert "Choosing λ by the question pays here" in shown.output
+        assert name in shown
+    assert "by margin: beats every static λ" in shown  # here the margin says what decides
+    assert "Choosing λ by the question pays here" in shown
 
 
 def test_the_verdict_of_all_is_no_gain_where_there_is_none():

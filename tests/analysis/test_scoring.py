@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import live
 import tiny
+from bench import call
 from checkers import real_checkers
 from interpole import tasks
 from interpole.analysis.metrics import measure
@@ -277,8 +278,7 @@ def test_the_real_problems_go_through_the_tiny_pair_from_the_command_line(task, 
     pair, out = shipped(), tmp_path / "run"
     flags = ["--lambda", "0,1", "--limit", "3", "--samples", "2", "--max-tokens", "24"]
     command = ["sweep", str(pair.instruct), str(pair.thinking), "--task", task, "--data", str(file), *flags]
-    told = CliRunner().invoke(app, [*command, "--engine-option", "dtype=float32", "--out", str(out)])
-    assert told.exit_code == 0, told.output
+    call(*command, "--engine-option", "dtype=float32", "--out", out)
     asked = {problem.id for problem in tasks.load(task, data=file, limit=3).problems}
     found = samples.read(out)
     assert {(one.lam, one.problem_id, one.number) for one in found} == {
@@ -288,9 +288,8 @@ def test_the_real_problems_go_through_the_tiny_pair_from_the_command_line(task, 
         assert one.num_tokens == 24 or (one.finish == "stop" and 0 < one.num_tokens < 24)
         assert one.grades.keys() == {"paper", "robust"}
     for grading in ("paper", "robust"):
-        told = CliRunner().invoke(app, ["score", str(out), "--grading", grading, "--json"])
-        assert told.exit_code == 0, told.output
-        for lam, m in zip((0, 1), json.loads(told.stdout)["points"], strict=True):
+        told = call("score", out, "--grading", grading, "--json")
+        for lam, m in zip((0, 1), json.loads(told)["points"], strict=True):
             ours = [one for one in found if one.lam == lam]
             assert (m["grading"], m["num_questions"], m["k"], m["num_samples"]) == (grading, 3, 2, 6)
             assert m["tokens"]["value"] == pytest.approx(sum(one.num_tokens for one in ours) / 6)

@@ -7,17 +7,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 from huggingface_hub import constants
-from typer.testing import CliRunner
 
 import interpole
 import tiny
+from bench import call
 from hub_server import serving
 from interpole.checkpoints import remote
 from interpole.checkpoints.open import open_source
 from interpole.checkpoints.remote import Remote
 from interpole.checkpoints.save import Target, save_all
 from interpole.checkpoints.shards import Share
-from interpole.cli import app
 from interpole.errors import CheckpointError, CorruptError, UnreachableError
 from interpole.merging.merged import open_part
 from interpole.merging.recipe import Recipe
@@ -162,8 +161,7 @@ def test_fp8_is_decoded_from_what_is_fetched(tmp_path):
 @pytest.mark.usefixtures("hub")
 def test_the_command_streams(pair, tmp_path):
     line = [*shlex.split("merge lab/instruct lab/thinking -l 0.6 -o"), str(tmp_path / "out"), "--no-doctor", "--stream"]
-    done = CliRunner().invoke(app, line)
-    assert done.exit_code == 0, (done.output, done.exception)
+    call(*line)
     expected = interpole.merge(Recipe.between(*pair, 0.6))
     written = interpole.open(tmp_path / "out")
     assert all(written[name].tobytes() == expected[name].tobytes() for name in expected)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import interpole
 import tiny
+from bench import call
 from interpole.checkpoints.save import Target, save_all
 from interpole.checkpoints.views.vocabulary import POLICIES, Aligned, vocabulary
 from interpole.cli import app
@@ -193,9 +194,8 @@ def test_the_command_line_takes_the_choice(tmp_path):
     refused = CliRunner().invoke(app, merge)
     assert "id 150 is '<i>' in" in str(refused.exception)
     assert not (tmp_path / "out").exists()
-    done = CliRunner().invoke(app, [*merge, "--vocabulary", "align"])
-    assert done.exit_code == 0, done.output
-    assert "9 rows that instruct lacks are thinking's" in done.output
+    done = call(*merge, "--vocabulary", "align", errors=True)
+    assert "9 rows that instruct lacks are thinking's" in done
     out = interpole.open(tmp_path / "out")
     rows_of(out, paths, 0.25, [(j, j) if j != 150 and j < 160 else (None, j) for j in range(168)])
 

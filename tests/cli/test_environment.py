@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import interpole
-from interpole.cli import app
+from bench import call
 from interpole.diagnostics import environment as looking
 from interpole.engines.registry import BUILT_IN
 
@@ -20,9 +19,7 @@ LAST = "this is a fault of Interpole's: please report it with the lines above, a
 
 
 def told(*flags):
-    result = CliRunner().invoke(app, ["env", *flags])
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return call("env", *flags)
 
 
 def test_what_is_told_is_what_the_machine_and_the_packages_say(monkeypatch):

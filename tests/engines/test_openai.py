@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from bench import call
 from interpole.chat import Markers
 from interpole.engines.api_key import ApiKey
 from interpole.engines.base import Request
@@ -578,9 +579,6 @@ def tiny_endpoint():
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_the_tiny_pair_served_gives_the_answers_of_the_engine_itself(tiny_endpoint, tmp_path, api):
-    from typer.testing import CliRunner
-
-    from interpole.cli import app
 
     endpoint, engine, render = tiny_endpoint
     pair, out = shipped(), tmp_path / "run"
@@ -589,9 +587,8 @@ def test_the_tiny_pair_served_gives_the_answers_of_the_engine_itself(tiny_endpoi
         f"--lambda 0,0.5,1 --limit 3 --samples 1 --temperature 0 --max-tokens 120"
     )
     command = ["sweep", str(pair.instruct), str(pair.thinking), *flags.split(), "--out", str(out)]
-    told = CliRunner().invoke(app, command)
-    assert told.exit_code == 0, told.output
-    assert "9 responses" in told.output
+    told = call(*command, errors=True)
+    assert "9 responses" in told
     found = samples.read(out)
     assert len(found) == 9
     for one in found:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import live
 import tiny
+from bench import call
 from interpole.cli import app
 from interpole.engines import openai, scripted, transformers
 from interpole.engines.open import open_engine
@@ -94,12 +95,10 @@ def test_an_engine_of_another_package_sweeps_and_estimates_from_the_command_line
     ]
     flags = shlex.split("--engine parrot --engine-option reply=7 --lambda 0,1 --limit 2 -k 1 --no-doctor")
     command = ["sweep", *pair, *flags, "--out", str(tmp_path / "run")]
-    planned = CliRunner().invoke(app, [*command, "--dry-run"])
-    assert planned.exit_code == 0, planned.output
-    assert "4 responses to generate" in planned.output
-    assert "memory" not in planned.output  # it holds no model
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
+    planned = call(*command, "--dry-run", errors=True)
+    assert "4 responses to generate" in planned
+    assert "memory" not in planned  # it holds no model
+    call(*command)
     found = samples.read(tmp_path / "run")
     assert [(one.response, one.num_tokens) for one in found] == [("7", 1)] * 4
     with pytest.raises(RunError, match="parrot has no 'word'"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bench import call
 from interpole.analysis.intervals import Interval
 from interpole.cli import app
 from interpole.errors import AnalysisError, RunError
@@ -204,9 +205,7 @@ def test_the_page_of_a_study_says_what_its_table_says(name):
 
 def test_a_study_trains_measures_judges_and_draws(tmp_path):
     pytest.importorskip("torch")
-    done = CliRunner().invoke(app, ["lab", "study", "families", "--smoke", "--out", str(tmp_path), "--json"])
-    assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
+    said = json.loads(call("lab", "study", "families", "--smoke", "--out", tmp_path, "--json"))
     assert (said["study"], said["pairs"], said["wanted"]) == ("families", 1, 1)
     assert [one["name"] for one in said["hypotheses"]] == [one.name for one in families.STUDY.hypotheses]
     rows = read_rows(tmp_path / "families/results.csv")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import interpole
 import tiny
+from bench import call
 from interpole.checkpoints.reduce import absolute_sums
 from interpole.cli.commands import app
 from interpole.errors import MismatchError, OutputError, RecipeError
@@ -174,10 +175,9 @@ def test_the_command_line_takes_a_recipe_and_says_what_is_lost(pair, tmp_path):
     recipe = tmp_path / "half.yml"
     recipe.write_text(json.dumps({"sources": {"instruct": str(pair[0]), "thinking": str(pair[1])}, "lambda": 0.5}))
     words = ["extract-lora", str(recipe), str(pair[0]), "-r", "8", "--out", str(tmp_path / "adapter")]
-    shown = CliRunner().invoke(app, words)
-    assert shown.exit_code == 0, shown.output
-    assert "14 matrices of rank 8" in shown.output
-    assert "left out, so that they stay the base's: model.embed_tokens.weight" in shown.output
+    shown = call(*words, errors=True)
+    assert "14 matrices of rank 8" in shown
+    assert "left out, so that they stay the base's: model.embed_tokens.weight" in shown
     told = CliRunner().invoke(app, [*words[:5], "--json"])
     found = json.loads(told.output)
     assert found["folder"] is None

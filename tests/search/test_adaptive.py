@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import live
 import tiny
+from bench import call
 from interpole.analysis.prediction import next_lam, predict
 from interpole.analysis.recommend import recommend
 from interpole.cli import app
@@ -271,9 +272,8 @@ def test_two_engines_find_what_one_finds(sweep_of, tmp_path):
 
 def test_an_adaptive_sweep_is_an_ordinary_run_and_is_not_asked_twice(sweep_of, tmp_path):
     command = [*sweep_of, "--adaptive", "--out", str(tmp_path / "run"), "--goal", "max-tokens=10", "--rounds", "2"]
-    shown = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert shown.exit_code == 0
-    flat = " ".join(shown.stdout.split())
+    shown = call(*command)
+    flat = " ".join(shown.split())
     assert re.search(r"think at λ=0\.4\d\d \[0\.\d{3}, 0\.\d{3}\], the swept λ around it", flat)
     assert "bisection alone: [0.438, 0.469]" in flat
     once = asked(tmp_path)

@@ -10,6 +10,7 @@ from scipy.special import expit
 from typer.testing import CliRunner
 
 import tiny
+from bench import call
 from interpole.cli import app
 from interpole.errors import AnalysisError, EngineError, RunError, TaskError
 from interpole.lab import shipped
@@ -154,9 +155,7 @@ def test_the_command_stands_beside_a_sweep_and_refuses_one_of_other_weights(pair
     assert CliRunner().invoke(app, run).exit_code == 0
     command = ["predict", *map(str, pair), "--lambda", "0,0.5,1", *engine, "--against", str(tmp_path / "run")]
     outputs = ["--out", str(tmp_path / "run"), "--plot", str(tmp_path / "p.svg"), "--json"]
-    done = CliRunner().invoke(app, [*command, *outputs])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    found = json.loads(call(*command, *outputs))
     beside = [(one["lam"], one["measured"][0], one["predicted"]) for one in found["against"]]
     assert beside == [(lam, 0.5 if lam else 0.0, pytest.approx(chance)) for lam, chance in shares.items()]
     kept = PredictionFile.of_run(tmp_path / "run").tasks["arithmetic"]
@@ -195,9 +194,9 @@ def test_a_prediction_file_that_makes_no_sense_is_refused(tmp_path):
 def test_the_tiny_pair_is_predicted_to_begin_to_think_where_its_sweep_did():
     pair = shipped()
     command = ["predict", str(pair.instruct), str(pair.thinking), "--limit", "6", "--tolerance", "0.1", "--by", "kinds"]
-    done = CliRunner().invoke(app, [*command, "--engine-option", "dtype=float32", "--no-doctor", "--json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)["tasks"]["arithmetic"]
+    found = json.loads(call(*command, "--engine-option", "dtype=float32", "--no-doctor", "--json"))["tasks"][
+        "arithmetic"
+    ]
     assert found["mid"][0] == pytest.approx(0.468, abs=0.03)  # docs/tiny-pair.md
     assert [part["name"] for part in found["parts"]["kinds"]["parts"]] == ["ffn", "attention", "embedding", "norm"]
     assert found["parts"]["kinds"]["together"][0] == pytest.approx(1, abs=0.1)
@@ -205,9 +204,8 @@ def test_the_tiny_pair_is_predicted_to_begin_to_think_where_its_sweep_did():
 
 def test_a_lam_far_beyond_the_pair_is_refused_before_anything_is_opened_unless_it_is_meant():
     said = ["predict", "no/such/pair", "no/other", "--by", "kinds", "--at", "7"]
-    refused = CliRunner().invoke(app, said)
-    assert refused.exit_code == 2
-    assert "λ = 7 lies far beyond the pair" in refused.output
+    refused = call(*said, code=2, errors=True)
+    assert "λ = 7 lies far beyond the pair" in refused
     assert "no/such/pair" in str(CliRunner().invoke(app, [*said, "--extrapolate"]).exception)
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import live
 import synthetic
 import tiny
+from bench import call
 from interpole.analysis.compare import compare
 from interpole.analysis.metrics import difference, measure
 from interpole.cli import app
@@ -272,9 +273,7 @@ def test_what_makes_no_sense_is_refused_by_name(config):
 def test_compare_says_what_differs_and_what_it_would_take(tmp_path):
     made = synthetic.samples()
     synthetic.write_run(tmp_path / "run", made)
-    shown = CliRunner().invoke(app, ["compare", str(tmp_path / "run"), "1", "0.5", "λ=0.9", "--json"])
-    assert shown.exit_code == 0
-    found = json.loads(shown.stdout)
+    found = json.loads(call("compare", tmp_path / "run", "1", "0.5", "λ=0.9", "--json"))
     assert [(one["a"], one["b"]) for one in found] == [("λ=1", "λ=0.5"), ("λ=1", "λ=0.9")]
     at = {lam: [s for s in made if s.lam == lam] for lam in (1.0, 0.5)}
     expected = difference(at[1.0], at[0.5])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from bench import PROBLEMS, Bench
+from bench import PROBLEMS, Bench, call
 from graded import by_difficulty, sweep
 from interpole.analysis.fitting import fit
 from interpole.analysis.live import followed
@@ -219,6 +219,5 @@ def test_a_file_of_a_policy_on_the_command_line_is_a_point_beside_those_of_the_d
         *shlex.split("--task arithmetic --limit 2 --samples 1"),
     ]
     said = [*pair, "--engine", "scripted", *options, "--policy", str(path), "--out", str(bench.out), "--no-doctor"]
-    done = CliRunner().invoke(app, ["sweep", *said, "--lambda", "0,1"])
-    assert done.exit_code == 0, done.output
+    call("sweep", *said, "--lambda", "0,1")
     assert list(dict.fromkeys(one.point for one in bench.read())) == ["λ=0", "λ=1", "mine"]

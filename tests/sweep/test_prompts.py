@@ -3,7 +3,7 @@
 from typer.testing import CliRunner
 
 import tiny
-from bench import Bench
+from bench import Bench, call
 from interpole.cli import app
 from interpole.records import Outcome
 from interpole.runs.runfile import RunFile
@@ -51,12 +51,11 @@ def test_show_prompt_prints_what_the_model_will_see_and_generates_nothing(tmp_pa
         bench.config(markers=OFF["markers"]).model_dump_json(by_alias=True, exclude_unset=True)
     )
     command = ["sweep", tmp_path / "s.yml", "-o", tmp_path / "out", "--show-prompt", "--trust"]
-    told = CliRunner().invoke(app, [*map(str, command), "--template-variable", "enable_thinking=false"])
-    assert told.exit_code == 0, told.output
-    assert f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" in told.stdout
-    assert "<think>" not in told.stdout
-    assert "\x1b" not in told.stdout
-    assert "at λ=0, λ=0.5, λ=1" in told.stdout
+    told = call(*command, "--template-variable", "enable_thinking=false")
+    assert f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" in told
+    assert "<think>" not in told
+    assert "\x1b" not in told
+    assert "at λ=0, λ=0.5, λ=1" in told
     assert "<think>\n" in CliRunner().invoke(app, [*map(str, command)]).stdout
     assert not (tmp_path / "out").exists()
     assert bench.num_generated == 0

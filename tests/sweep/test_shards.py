@@ -6,11 +6,9 @@ import shutil
 from itertools import pairwise
 
 import pytest
-from typer.testing import CliRunner
 
-from bench import PROBLEMS, Bench, content, script_at
+from bench import PROBLEMS, Bench, call, content, script_at
 from interpole import tasks
-from interpole.cli import app
 from interpole.cli.watch import Watcher, to_json
 from interpole.errors import OutputError, RunError
 from interpole.runs import samples
@@ -157,15 +155,14 @@ def test_a_shard_with_nothing_to_do_says_so_in_json_too(bench, tmp_path):
     (tmp_path / "sweep.yml").write_text(text)
     out = tmp_path / "far"
     command = ["sweep", tmp_path / "sweep.yml", "--out", out, "--shard", "99/100", "--json", "--no-doctor"]
-    told = CliRunner().invoke(app, list(map(str, command)))
-    assert told.exit_code == 0
-    assert json.loads(told.stdout) == {
+    told = call(*command)
+    assert json.loads(told) == {
         "run": str(out),
         "num_generated": 0,
         "num_tokens": 0,
         "failed": [],
         "points": [],
-    } | {"seconds": json.loads(told.stdout)["seconds"]}
+    } | {"seconds": json.loads(told)["seconds"]}
 
 
 def test_a_shard_that_is_missing_or_half_done_is_said_by_name_and_a_sweep_makes_the_rest(bench, tmp_path):
@@ -173,13 +170,12 @@ def test_a_shard_that_is_missing_or_half_done_is_said_by_name_and_a_sweep_makes_
     text = (half / "run.json").read_text()
     (half / "run.json").write_text(text.replace('"done"', '"planned"', 1))
     command = ["runs", "merge", bench.folder / "shard-1", half, "--out", tmp_path / "all"]
-    told = CliRunner().invoke(app, list(map(str, command)))
-    assert told.exit_code == 1
+    told = call(*command, code=1, errors=True)
     parts = [part for entry in RunFile.load(half).entries for part in entry.parts if part.status != "done"]
     first, last = parts[0].block.first, parts[0].block.first + parts[0].block.num - 1
-    assert f"in {half} (shard 3 of 3), questions {first} to {last}, samples 1 to 3" in told.output
-    assert "not there: shard 2 of 3" in told.output
-    assert "merge all that belongs together into another --out" in told.output
+    assert f"in {half} (shard 3 of 3), questions {first} to {last}, samples 1 to 3" in told
+    assert "not there: shard 2 of 3" in told
+    assert "merge all that belongs together into another --out" in told
     bench.out, whole, before = tmp_path / "all", bench.out, len(samples.read(tmp_path / "all"))
     try:
         assert bench.sweep(**bench.settings) == 48 - before > 0
@@ -213,9 +209,8 @@ def test_more_shards_than_questions_leave_some_empty_and_unite_all_the_same(benc
 
 @pytest.mark.parametrize("said", ["0/3", "4/3", "1/0", "2", "x/y", "-1/3"])
 def test_a_share_that_is_none_is_wrong_usage(bench, said):
-    told = CliRunner().invoke(app, ["sweep", "a", "b", "--out", str(bench.out), "--shard", said])
-    assert told.exit_code == 2
-    assert "write I/N, from 1/N to N/N" in " ".join(told.output.replace("│", " ").split())
+    told = call("sweep", "a", "b", "--out", bench.out, "--shard", said, code=2, errors=True)
+    assert "write I/N, from 1/N to N/N" in " ".join(told.replace("│", " ").split())
 
 
 # ── units ────────────────────────────────────────────────────────────────────────────────────────────────────────

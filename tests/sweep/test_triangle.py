@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import live
 import tiny
-from bench import Bench
+from bench import Bench, call
 from interpole.cli import app
 from interpole.errors import AnalysisError, RunError
 from interpole.lab import shipped
@@ -148,10 +148,9 @@ def test_a_point_is_recommended_and_its_recipe_makes_the_model(bench, tmp_path):
     assert found["command"] == f"interpole merge {path} --out merged"
     planned = {point.name: point for point in Plan(bench.config()).points}
     assert merge(Recipe.load(path)).fingerprint() == planned[found["point"]].fingerprint
-    shown = CliRunner().invoke(app, ["recommend", str(bench.out), "--max-tokens", "1"])
-    assert shown.exit_code == 3
-    assert "no measured point stays within 1 tokens" in shown.output
-    assert "λ" not in shown.output
+    shown = call("recommend", bench.out, "--max-tokens", "1", code=3, errors=True)
+    assert "no measured point stays within 1 tokens" in shown
+    assert "λ" not in shown
 
 
 def test_the_page_gives_the_command_that_covers_the_triangle_again(bench):
@@ -191,9 +190,8 @@ def test_the_command_takes_folders_names_and_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(pair.base.parent)
 
     def points(*words):
-        result = CliRunner().invoke(app, ["sweep", *words, *asked])
-        assert result.exit_code == 0, result.output
-        return [one["point"] for one in json.loads(result.stdout[result.stdout.index("{") :])["points"]]
+        result = call("sweep", *words, *asked)
+        return [one["point"] for one in json.loads(result[result.index("{") :])["points"]]
 
     named = [one.replace("base", "b") for one in POINTS]
     assert points("--simplex", "base,instruct/,thinking") == POINTS
