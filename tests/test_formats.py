@@ -92,6 +92,7 @@ class Whole(Strict):
     ("content", "what"),
     [
         ({"nmae": "a"}, "nmae: there is no such key; is it name?"),
+        ({"int": 1}, "int: there is no such key; there are name, parts"),
         ({"colour": "red"}, "colour: there is no such key; there are name, parts"),
         ({"parts": {"a": [{"lamda": 1}]}}, "parts.a.0.lamda: there is no such key; is it lambda?"),
         ({"parts": {"a": [{"name": "a"}]}}, "parts.a.0.name: there is no such key; there are lambda"),

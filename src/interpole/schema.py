@@ -53,9 +53,11 @@ def validated(
         return record.model_validate(content)
     except ValidationError as problem:
         first = problem.errors()[0]
-        path = [part for part in first["loc"] if not _KIND.fullmatch(str(part))]
+        unknown = first["loc"][-1:] if first["type"] == "extra_forbidden" else ()
+        place = first["loc"][: len(first["loc"]) - len(unknown)]
+        path = [*(part for part in place if not _KIND.fullmatch(str(part))), *unknown]
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
+        if unknown:
             message = f"there is no such key; {_others(record, path)}"
         raise error(f"{'.'.join(map(str, path))}{': ' if path else ''}{message}", where, remedy) from None
     except RecursionError:
@@ -71,7 +73,7 @@ def _others(record: type[BaseModel], path: Sequence[int | str]) -> str:
     from difflib import get_close_matches  # for errors alone
 
     names = list(dict.fromkeys(field.alias or name for kind in kinds for name, field in kind.model_fields.items()))
-    near = get_close_matches(str(path[-1]), names, 1)
+    near = get_close_matches(str(path[-1])[:100], names, 1)
     return f"is it {near[0]}?" if near else f"there are {', '.join(names)}"
 
 

@@ -61,7 +61,8 @@ def preset(name: str, *, instruct: StrPath, thinking: StrPath, base: StrPath | N
     given = {"instruct": instruct, "thinking": thinking, "base": base}
     if base is None and "base" in wanted:
         kind = "Qwen/Qwen3-4B-Base" if "base" in name else "Qwen/Qwen3-4B, the hybrid model"
-        raise RecipeError(f"preset {name} needs the base of both models", remedy=f"name it; in the paper it is {kind}")
+        what = f"preset {name} needs the base of both models"
+        raise RecipeError(what, remedy=f"name it, by --base or as a source `base`; in the paper it is {kind}")
     sources = dict(zip(("instruct", "thinking", "base"), (given[key] for key in wanted), strict=False))
     return build({"sources": sources} | content | settings, f"preset {name}")
 

@@ -253,7 +253,8 @@ def _take_over(units: Path, name: str, folder: Path) -> bool:
 
 def _note(path: Path, name: str, did: Mapping[str, Any]) -> None:
     """Note who did a unit, in place of what was said of it before: one that could not be taken over is found again."""
-    lines = read_text(path, RunError, "what is known of the nodes").splitlines() if path.exists() else []
+    there = path.is_file() and not path.is_symlink()
+    *lines, _ = (read_text(path, RunError, "what is known of the nodes") if there else "").split("\n")
     line = json.dumps({"unit": name, **did}, ensure_ascii=False)
     kept = [one for one in lines if not one.startswith(f'{{"unit": "{name}"')]
     write_atomic(path, "\n".join([*kept, line, ""]))

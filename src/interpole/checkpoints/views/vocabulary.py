@@ -12,6 +12,7 @@ from abc import abstractmethod
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -45,6 +46,8 @@ POLICIES = {
 }
 """What to do about vocabularies that differ."""
 
+MOST_LETTERS, MOST_LIKE = 40, 1000
+"""Of a token that is not there, those most like it are looked for among so many, not longer than that."""
 Rows = NDArray[np.int64]
 
 
@@ -247,7 +250,8 @@ def _check_token(token: str, row: TokenRow, known: Mapping[str, int], label: str
     if token not in known:
         from difflib import get_close_matches
 
-        near = ", ".join(map(repr, get_close_matches(token, known, cutoff=0.5)))
+        like = (one for one in known if one[:2] == token[:2] and len(one) <= MOST_LETTERS)
+        near = ", ".join(map(repr, get_close_matches(token[:MOST_LETTERS], islice(like, MOST_LIKE), cutoff=0.5)))
         raise MismatchError(
             f"tokens: {token!r} is none of the {len(known):,} tokens of the result's tokenizer, {label}'s",
             row.where,
