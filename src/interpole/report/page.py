@@ -28,15 +28,13 @@ from interpole.analysis.metrics import measure
 from interpole.analysis.routing import Routes
 from interpole.analysis.stages import Stages
 from interpole.analysis.tables import PointMetrics
-from interpole.errors import OutputError, printable
-from interpole.forks import begun
+from interpole.errors import printable
 from interpole.records import Sample, dial_name
 from interpole.report import figures, predicted
 from interpole.report.marks import Mark, dial_span, marks
 from interpole.report.pareto import pareto
-from interpole.report.payload import Payload, Prompt, difficulty, payload
+from interpole.report.payload import MANY_SAMPLES, Payload, difficulty, payload
 from interpole.report.render import close, svg
-from interpole.report.responses import Responses
 from interpole.report.routes import lines, routes
 from interpole.report.style import COLOURS, UNFINISHED
 from interpole.report.ternary import PANELS, ternary
@@ -48,7 +46,6 @@ __all__ = ["Command", "html"]
 
 MAX_DIFFICULTIES = 12
 CHUNKS_HERE = Markup("<!-- chunks -->\n")  # where they come, for nothing else is to copy them
-MANY_SAMPLES = 20_000  # with more, the process of the charts, of 100 MB, is ended before the page is put together
 ROUGH_RESAMPLES = 400  # for the intervals of small multiples
 
 
@@ -96,8 +93,7 @@ def html(
     title: str = "Instruct ↔ Thinking",
     manifest: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
     private: Collection[str] = (),
-    prompt: Prompt = lambda _: "",
-    responses: Responses | None = None,
+    packed: Callable[[], Payload] | None = None,
     sources: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     remarks: Sequence[Verdict] = (),
     commands: Sequence[Command] = (),
@@ -115,8 +111,7 @@ def html(
         title: what was interpolated.
         manifest: how it was run: titled groups of (name, value).
         private: tasks whose texts must not be shown.
-        prompt: what the model saw of a sample's question; empty where that is not known.
-        responses: of the samples, arranged in their order; None: they hold them, and nothing is known of their prompts.
+        packed: gives the responses as the page holds them; None: of the samples, with nothing known of their prompts.
         sources: Instruct and Thinking of each task whose dial is their plain merge, for the command that makes the model.
         remarks: to be read before the verdicts.
         commands: more to copy.
@@ -127,18 +122,18 @@ def html(
     """
     tasks, points = list(dict.fromkeys(m.task for m in metrics)), marks(metrics)
     shaded = bands(stages)
-    packed = _begin_packing(lambda: payload(metrics, samples, private, prompt, responses), len(samples))
-    with ThreadPoolExecutor(1) as beside:  # charts are drawn in a process of their own, meanwhile
+    said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
+    difficulties = {task: _difficulties([s for s in samples if s.task == task]) for task in tasks}
+    data = packed() if packed else payload(metrics, samples, private)
+    with ThreadPoolExecutor(1) as beside:  # draws while the next chart is put together
         overview = _small(beside, dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else []
         charts = {
-            task: _charts(beside, metrics, samples, task, shaded)
+            task: _charts(beside, metrics, difficulties[task], task, shaded)
             | _predicted(beside, predictions.get(task), task, points)
             | {"triangle": _triangle(beside, simplexes.get(task), task, points)}
             for task in tasks
         }
         policies = {task: _routed(beside, found) for task, found in routed.items()}
-        said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
-        data = packed()
     of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
     merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
     page = _template().render(
@@ -166,14 +161,8 @@ def html(
         private=sorted(set(private) & set(tasks)),
     )
     if len(samples) > MANY_SAMPLES:
-        close()
+        close()  # 100 MB, before what is large is put together
     return _with_chunks(_keyed(page, {mark.label: mark.point for mark in points}), data.chunks)
-
-
-def _begin_packing(pack: Callable[[], Payload], num_samples: int) -> Callable[[], Payload]:
-    """Begin to pack many samples in another process, while this one computes what is said of them."""
-    killed = OutputError("the process that packed its responses was killed", "the page", "is there memory for it?")
-    return begun(pack, killed) if num_samples > MANY_SAMPLES else pack
 
 
 def _with_chunks(page: str, chunks: Iterable[str]) -> str:
@@ -230,7 +219,7 @@ def _lede(metrics: Sequence[PointMetrics]) -> str:
 def _charts(
     beside: Executor,
     metrics: Sequence[PointMetrics],
-    samples: Sequence[Sample],
+    difficulties: Mapping[str, Sequence[PointMetrics]],
     task: str,
     shaded: Sequence[figures.Band],
 ) -> dict[str, Any]:
@@ -247,7 +236,7 @@ def _charts(
         "outcomes": _chart(
             beside, figures.outcomes(metrics, task, 360, 175, legend=False), "", {"width": 360, "height": 175}, axis
         ),
-        "difficulty": _small(beside, _difficulties([s for s in samples if s.task == task]), task, axis),
+        "difficulty": _small(beside, difficulties, task, axis),
         "competitors": any(m.lam is None for m in metrics if m.task == task),
     }
 

@@ -21,6 +21,8 @@ import numpy as np
 from pydantic_core import PydanticSerializationError, to_json
 
 from interpole.analysis.tables import PointMetrics, curves_text
+from interpole.errors import OutputError
+from interpole.forks import begun
 from interpole.formats import plain
 from interpole.records import Sample, dial_name
 from interpole.report.responses import MAX_CHARS, Responses, as_it_stands
@@ -28,8 +30,10 @@ from interpole.report.style import OUTCOMES, UNFINISHED
 
 __all__ = [
     "BUDGET_BYTES",
+    "MANY_SAMPLES",
     "Payload",
     "Prompt",
+    "begin",
     "cell",
     "difficulty",
     "payload",
@@ -38,6 +42,7 @@ __all__ = [
 
 BUDGET_BYTES = 30_000_000  # of all responses as they stand in the page, so that it can be sent around
 PACKED_SHARE = 0.5  # of a text's size, about what is left of it in gzip and base64
+MANY_SAMPLES = 20_000  # more are packed in another process; memory counts
 CHUNK_CHARS = 400_000
 MANY_CHUNKS = 20  # of more, some ten tell what all will take
 NUM_BESIDE = 2  # threads that compress
@@ -55,6 +60,22 @@ class Payload:
     index: str
     chunks: tuple[str, ...]
     num_cut: int  # responses that were shortened
+
+
+def begin(
+    metrics: Sequence[PointMetrics],
+    samples: Sequence[Sample],
+    private: Collection[str],
+    prompt: Prompt,
+    responses: Responses,
+) -> Callable[[], Payload]:
+    """What gives the `payload` of these: of many samples it is packed in another process from now on."""
+
+    def pack() -> Payload:
+        return payload(metrics, samples, private, prompt, responses)
+
+    killed = OutputError("the process that packs responses was killed", "the page", "is there memory for it?")
+    return begun(pack, killed) if len(samples) > MANY_SAMPLES else pack
 
 
 def payload(

@@ -20,6 +20,7 @@ from interpole.garbage import rare_collection
 from interpole.records import Sample
 from interpole.report.commands import command_line, pair, recipes, short_name, sweep_command
 from interpole.report.page import Command, html
+from interpole.report.payload import begin
 from interpole.report.plots import write_figures
 from interpole.report.responses import Responses
 from interpole.report.verdicts import Verdict, stages_of
@@ -80,8 +81,10 @@ def write_page_and_figures(
     responses = Responses()
     read = [_read(folder, len(folders) > 1, grading, responses, include_texts) for folder in folders]
     metrics, samples = measured([sample for run in read for sample in run.samples], grading)
-    private = {f"{name}{run.suffix}" for run in read for name, task in run.file.tasks.items() if task.private}
+    shown = [(f"{name}{run.suffix}", task) for run in read for name, task in run.file.tasks.items()]
+    private = {name for name, task in shown if task.private and not include_texts}
     forms = {(f"{e.task}{run.suffix}", e.point): run.file.format_of(e) for run in read for e in run.file.current}
+    packed = begin(metrics, samples, private, _Prompts(forms), responses)
     stages = stages_of(samples, metrics)
     page = html(
         metrics,
@@ -94,9 +97,8 @@ def write_page_and_figures(
         ],
         title=" · ".join(dict.fromkeys(_title(run.file) for run in read)),
         manifest=[group for run in read for group in _describe(run.file, run.samples, run.suffix)],
-        private=() if include_texts else private,
-        prompt=_Prompts(forms),
-        responses=responses,
+        private=private,
+        packed=packed,
         sources={task: ends for run in read if (ends := pair(run.file)) for task in {s.task for s in run.samples}},
         commands=[command for run in read for command in _commands(run)],
         recipes=[(f"{name}{run.suffix}", text) for run in read for name, text in recipes(run.file)],
