@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from math import isnan
 from types import MappingProxyType
@@ -124,8 +125,8 @@ def html(
     shaded = bands(stages)
     said = verdicts(metrics, stages, samples, sources=sources, simplexes=simplexes)
     difficulties = {task: _difficulties([s for s in samples if s.task == task]) for task in tasks}
-    data = packed() if packed else payload(metrics, samples, private)
-    with ThreadPoolExecutor(1) as beside:  # draws while the next chart is put together
+    with ThreadPoolExecutor(1) as beside:  # waits for the responses, then draws; meanwhile charts are put together
+        packing = beside.submit(packed or partial(payload, metrics, samples, private))
         overview = _small(beside, dict.fromkeys(tasks, metrics), None, dial_span(points)) if len(tasks) > 1 else []
         charts = {
             task: _charts(beside, metrics, difficulties[task], task, shaded)
@@ -134,6 +135,7 @@ def html(
             for task in tasks
         }
         policies = {task: _routed(beside, found) for task, found in routed.items()}
+    data = packing.result()
     of_task = "The recommended model of {}" if len(tasks) > 1 else "The recommended model"
     merges = [Command(of_task.format(v.task), printable(v.command)) for v in said if v.command]
     page = _template().render(
