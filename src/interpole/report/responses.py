@@ -126,6 +126,10 @@ def _parts(text: str, num_chars: int, spans: Sequence[tuple[str, int, int]], kee
     if cut <= 0:
         return [(kind, text[start:end]) for kind, start, end in spans if start < num_chars]
     head, out = round(HEAD_SHARE * keep), num_chars - len(text)  # `out`: left out of the text already
-    first = [(kind, text[start : min(end, head)]) for kind, start, end in spans if start < head]
-    last = [(kind, text[max(head + cut, start) - out : end - out]) for kind, start, end in spans if end > head + cut]
+    first, last, tail = list[Stretch](), list[Stretch](), head + cut
+    for kind, start, end in spans:
+        if start < head:
+            first.append((kind, text[start : min(end, head)]))
+        if end > tail:
+            last.append((kind, text[max(tail, start) - out : end - out]))
     return [*first, ("gap", cut), *last]
