@@ -108,6 +108,7 @@ def write_page_and_figures(
     )
     out = Path(out)
     write_atomic(out, page, parents=True)
+    del page, packed  # figures take memory, too
     drawn: list[Path] = []
     for run in read if figures else ():
         if run.suffix:
