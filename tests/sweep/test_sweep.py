@@ -1,5 +1,6 @@
 """The sweep: every sample once, whatever is killed, changed, added or broken in between."""
 
+import asyncio
 import errno
 import json
 import os
@@ -23,13 +24,14 @@ from bench import PROBLEMS, TALK, Bench
 from forked import APART
 from interpole.analysis.scoring import score
 from interpole.engines.pool import lam_within
-from interpole.errors import EngineError, RunError
+from interpole.errors import EngineError, OutputError, RunError
 from interpole.records import Outcome
-from interpole.runs import samples
+from interpole.runs import journal, samples
 from interpole.runs.runfile import RunFile
 from interpole.sweep import run as sweep
 from interpole.sweep.config import SweepConfig
 from interpole.sweep.plan import Plan
+from interpole.tasks import inspect_internals
 
 
 @pytest.fixture
@@ -393,20 +395,39 @@ def test_a_sweep_yml_is_read_and_its_mistakes_are_named(tmp_path):
         SweepConfig.of({"sources": {"a": "b"}, "tasks": "arithmetic"})
 
 
-def test_a_log_that_cannot_be_written_is_a_failure_and_no_interruption_and_no_answer_is_lost(bench, monkeypatch):
-    def full(*args):
-        if bench.num_generated:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(*args)
+@pytest.mark.parametrize("what", ["a log", "an answer"])
+def test_a_disk_that_is_full_ends_the_sweep_at_once_and_no_answer_that_was_kept_is_lost(bench, monkeypatch, what):
+    def full(where, write):
+        def written(*arguments):
+            if bench.num_generated:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*arguments)
 
-    write = inspect_log._copy_temp_to_local
-    monkeypatch.setattr(inspect_log, "_copy_temp_to_local", full)
-    num = bench.sweep()
-    assert num >= 4 * 2
-    reasons = [part.error for entry in bench.summary.failed for part in entry.parts]
-    assert len(reasons) == 3
-    assert all("No space left on device" in reason for reason in reasons)
+        monkeypatch.setattr(where, write.__name__, written)
+
+    if what == "a log":
+        full(inspect_log, inspect_log._copy_temp_to_local)
+    else:
+        full(journal, journal.open_to_append)
+    with pytest.raises(OutputError, match="disk full: No space left on device"):
+        bench.sweep()
     monkeypatch.undo()
-    assert bench.sweep() == 3 * 4 * 2 - num
+    num = bench.num_generated
+    assert 0 < num <= 2 * 4 * 2  # of the two points that were open
+    assert bench.sweep() == 3 * 4 * 2 - (num if what == "a log" else 0)
     assert bench.summary.failed == ()
     assert len(bench.read()) == 3 * 4 * 2
+
+
+def test_a_log_that_lacks_samples_is_not_whole_and_is_made_again(bench, monkeypatch):
+    async def cancelled(**_):
+        raise asyncio.CancelledError  # as something did to a library that a grader uses
+
+    with monkeypatch.context() as for_once:
+        for_once.setattr(inspect_internals, "_run_plainly", cancelled)
+        bench.sweep(lambdas=[0.0])
+    ((failed,),) = [entry.parts for entry in bench.summary.failed]
+    assert (failed.log, failed.error) == (None, "8 samples were cancelled")
+    assert bench.sweep(lambdas=[0.0]) == 4 * 2
+    assert bench.summary.failed == ()
+    assert len(bench.read()) == 4 * 2

@@ -85,12 +85,18 @@ def test_a_function_of_the_users_grades(write, tmp_path):
 def test_an_error_in_a_function_of_the_users_is_named_with_its_place(write, tmp_path):
     (tmp_path / "my_graders_2.py").write_text(
         "def fails(response, answer):\n    return 1 / 0\ndef one(response):\n    return 1\n"
+        "def cancelled(response, answer):\n    import asyncio\n    raise asyncio.CancelledError\n"
+        "def large(response, answer):\n    return 10**400\n"
     )
     (tmp_path / "my_graders_3.py").write_text("def oops(:\n")
     (tmp_path / "string.py").write_text("def mine(response, answer):\n    return 1\n")
     path = write({"question": "Q", "answer": "10"})
     with pytest.raises(TaskError, match=r"failed for problem '\w+': ZeroDivisionError[\s\S]*my_graders_2.py:2"):
         score(tasks.load(path, grader="python:my_graders_2.fails"), "x")
+    with pytest.raises(TaskError, match=r"failed for problem '\w+': CancelledError[\s\S]*my_graders_2.py:7"):
+        score(tasks.load(path, grader="python:my_graders_2.cancelled"), "x")
+    with pytest.raises(TaskError, match=r"gave 10+ for problem"):
+        score(tasks.load(path, grader="python:my_graders_2.large"), "x")
     for name, message in [
         ("my_graders_2.one", "cannot be called with"),
         ("my_graders_3.oops", "SyntaxError"),

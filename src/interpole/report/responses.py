@@ -25,7 +25,7 @@ MAX_CHARS = 9000  # kept of a long response, or fewer where the budget allows no
 HEAD_SHARE = 2 / 3  # of what is kept is the beginning of the response, the rest its end
 PIECE = 256  # responses that are written at once
 PLACE = 3  # numbers that say where a response is
-WHERE = "where temporary files go (TMPDIR)"
+WHERE = "the folder of temporary files (TMPDIR)"
 Spans = Callable[[Sample], Iterable[Span] | None]
 """Reads a response apart; None: it must not be shown."""
 Stretch = tuple[str, str | int]

@@ -22,7 +22,7 @@ from interpole.actors import Actors, Order, nearest, node_name
 from interpole.engines.pool import EngineRate
 from interpole.engines.registry import EngineKind
 from interpole.errors import RunError
-from interpole.files import full_disk_in, make_folder, open_regular, open_to_append, read_text, write_atomic
+from interpole.files import make_folder, open_regular, open_to_append, read_text, write_atomic
 from interpole.formats import parse_json
 from interpole.runs.journal import JOURNAL, journal_path
 from interpole.runs.runfile import UNITS, release
@@ -213,8 +213,7 @@ def do_unit(bench: EngineTools, config: str, out: str, unit: Unit, name: str) ->
     """Do a unit of the run `out` in a folder of its own, called `name` when it is whole.
 
     Raises:
-        InterpoleError: the folder cannot be written, or the engine is gone.
-        OSError: a disk was full; what was answered is kept for the next attempt.
+        InterpoleError: the folder cannot be written (what was answered is kept for the next attempt), or the engine is gone.
     """
     planned, pool = bench.plan(config), bench.pool
     units = Path(out) / UNITS
@@ -226,9 +225,6 @@ def do_unit(bench: EngineTools, config: str, out: str, unit: Unit, name: str) ->
     start = time.monotonic()
     summary = run_unit(planned, folder, unit, pool)
     seconds = round(time.monotonic() - start, 3)
-    said = "\n".join(part.error for entry in summary.failed for part in entry.parts)
-    if (full := full_disk_in(said)) is not None:
-        raise OSError(full.errno, full.strerror, out)
     did = _Did(node=node_name(), num_generated=summary.num_generated, num_tokens=summary.num_tokens, seconds=seconds)
     write_atomic(folder / DID, did.model_dump_json())
     for path in [*entry.within(folder).iterdir(), entry.within(folder), folder / DID, folder]:

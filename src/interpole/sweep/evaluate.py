@@ -14,6 +14,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.model import Model
 
 from interpole.errors import OutputError, RunError
+from interpole.files import full_disk_in
 from interpole.garbage import rare_collection
 from interpole.tasks.inspect_internals import compressing_in_place, running_plainly
 
@@ -52,6 +53,7 @@ def evaluate(
     Raises:
         OutputError: `folder` cannot be made.
         KeyboardInterrupt: Inspect was interrupted.
+        Exception: what `on_done` raises; no further assignment is begun.
     """
     todo = deque(assignments)
     try:
@@ -64,12 +66,13 @@ def evaluate(
             try:
                 _run(feed, folder, concurrency)
             except Exception as error:
-                if len(feed.open) == 1:
-                    (one,) = feed.open.values()
-                    on_done(one, None, f"{type(error).__name__}: {error}")
-                elif not feed.open:
+                if feed.problem is not None or not feed.open:
                     raise
-                for alone in feed.open.values() if len(feed.open) > 1 else ():
+                said, (first, *others) = f"{type(error).__name__}: {error}", feed.open.values()
+                if not others or full_disk_in(said) is not None:  # which is the fault of none, and the end of all
+                    on_done(first, None, said)
+                    continue
+                for alone in (first, *others):
                     evaluate([alone], folder, on_done, num_open=1, concurrency=concurrency)
     except OSError as error:
         raise OutputError(f"cannot be written to: {error.strerror}", folder, "free some space; then go on") from error

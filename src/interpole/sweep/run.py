@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.errors import InterpoleError, OutputError, RunError
-from interpole.files import StrPath, full_disk, make_folder, open_regular, write_atomic
+from interpole.files import StrPath, full_disk, full_disk_in, make_folder, open_regular, write_atomic
 from interpole.packages import require
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, now
@@ -441,10 +441,9 @@ class _Sweep:
                 own = log.replace(job.entry.within(self._out, log.name))
             except OSError as problem:
                 raise OutputError(f"cannot be written: {problem.strerror}", job.entry.within(self._out)) from problem
-            errors = [sample.error for sample in read_log(own, job.entry, part, texts=False) if sample.error]
-            message = f"{len(errors)} samples failed, the first: {errors[0]}" if errors else ""
-            status = "failed" if errors else "done"
-            made = part.model_copy(update={"log": own.name, "status": status, "error": message})
+            made = _as_logged(own, job, part)
+        if (full := full_disk_in(made.error)) is not None:
+            raise OutputError(f"disk full: {full.strerror}", self._out, "free some space; then go on") from full
         self._record(job, made)
 
     def _record(self, job: Job, made: Part) -> None:
@@ -466,6 +465,18 @@ class _Sweep:
                 log.unlink()
                 regraded_path(log).unlink(missing_ok=True)
         self._tell.message(f"{after.point} · {after.task}: {made.status}{made.error and '. ' + made.error}")
+
+
+def _as_logged(log: Path, job: Job, part: Part) -> Part:
+    """A part that has a log, and what went wrong of its samples."""
+    samples = list(read_log(log, job.entry, part, texts=False))
+    errors = [sample.error for sample in samples if sample.error]
+    num_missing = part.num_responses(len(job.benchmark.problems)) - len(samples)
+    message = f"{len(errors)} samples failed, the first: {errors[0]}" if errors else ""
+    if num_missing > 0:  # whoever asked or graded was cancelled, which Inspect takes for its own doing
+        message = "\n".join([f"{num_missing} samples were cancelled", *([message] if message else [])])
+    status = "failed" if message else "done"
+    return part.model_copy(update={"log": log.name if samples else None, "status": status, "error": message})
 
 
 def _existing(out: Path) -> RunFile | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import re
 import sys
 import traceback
@@ -149,13 +148,15 @@ def from_function(path: str, folders: Iterable[Path]) -> Grader:
         text = final_text(parsed)
         try:
             score = function(text, problem.answer)
-        except (Exception, SystemExit) as error:  # the user's code may fail in any way
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's code may fail in any way
             raise TaskError(
                 f"the grader failed for problem {problem.id!r}: {type(error).__name__}: {error}",
                 where=f"python:{path}, {_last_place(error)}",
                 remedy="correct the function; `interpole score RUN --regrade` grades what there is again",
             ) from error
-        if not isinstance(score, bool | int | float) or math.isnan(score) or not 0 <= score <= 1:
+        if not isinstance(score, bool | int | float) or not 0 <= score <= 1:
             raise TaskError(
                 f"the grader gave {score!r} for problem {problem.id!r}",
                 where=f"python:{path}",

@@ -23,6 +23,8 @@ from inspect_ai.log import EvalError, EvalSample
 from inspect_ai.scorer import SampleScore, Scorer, Target
 from inspect_ai.solver import TaskState
 
+from interpole.files import full_disk
+
 __all__ = ["PlainTask", "compressing_in_place", "running_plainly", "scorer_name", "tasks_of"]
 
 
@@ -101,6 +103,7 @@ async def _run_plainly(
                 )
         except Exception as problem:
             error, raised = sample_error(problem)
+            raised = raised or full_disk(problem)  # the task ends: its other answers would be lost as well
         reporter.progress()
         await logger.complete_sample(_logged(sample, state, scores, error, begin), flush=True)
     if error is None:
