@@ -39,7 +39,8 @@ def test_a_process_that_is_killed_is_the_error_that_was_given():
         list(mapped(lambda _: os.kill(os.getpid(), signal.SIGKILL), 2, 2, RunError("a reader was killed")))
 
 
-def test_work_that_is_begun_goes_on_meanwhile_and_gives_what_it_gives_or_raises():
+def test_work_that_is_begun_goes_on_meanwhile_and_gives_what_it_gives_or_raises(monkeypatch):
+    monkeypatch.setattr("interpole.forks.num_processes", lambda: 2)  # also beside a test runner's threads
     us, here, there = os.getpid(), os.pipe(), os.pipe()
 
     def work():
@@ -58,3 +59,12 @@ def test_work_that_is_begun_goes_on_meanwhile_and_gives_what_it_gives_or_raises(
         begun(broken, RunError("killed"))()
     with pytest.raises(RunError, match="was killed"):
         begun(lambda: os.getpid() == us or os.kill(os.getpid(), signal.SIGKILL), RunError("it was killed"))()
+
+
+def test_work_that_no_other_process_can_do_is_done_when_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("interpole.forks.num_processes", lambda: 1)
+    done = []
+    made = begun(lambda: done.append(os.getpid()), RunError("killed"))
+    assert done == []
+    made()
+    assert done == [os.getpid()]
