@@ -6,7 +6,10 @@ import base64
 import csv
 import gzip
 import json
+import os
 import re
+import signal
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -535,6 +538,22 @@ def test_the_budget_holds_for_texts_that_hardly_get_smaller(
     packed = payload(measure(hard, resamples=20), hard)
     assert 150_000 < sum(map(len, packed.chunks)) <= 300_000
     assert (packed.num_cut, len(tries)) == (200, num_tries)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked")
+def test_a_page_that_another_process_packs_is_the_same_and_its_end_is_an_error(
+    sweep: list[Sample], measured: list[PointMetrics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun() -> pack.Payload:
+        return pack.begin(measured, sweep, (), lambda one: one.question, Responses.of(sweep, pack.as_it_stands))()
+
+    here = begun()
+    monkeypatch.setattr(pack, "MANY_SAMPLES", len(sweep) - 1)
+    monkeypatch.setattr("interpole.forks.num_processes", lambda: 2)
+    assert begun() == here
+    monkeypatch.setattr(pack, "payload", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(OutputError, match="the process that packs responses was killed"):
+        begun()
 
 
 def test_half_a_character_is_a_question_mark_in_the_page(sweep: list[Sample]) -> None:
