@@ -34,6 +34,7 @@ __all__ = [
     "open_to_append",
     "read_text",
     "refuse_existing",
+    "refuse_unwritable",
     "shared",
     "size_text",
     "unlink_others",
@@ -167,6 +168,19 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() or out.is_symlink():
         raise OutputError("the output exists already", out, "choose another --out, or remove it")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a place where nothing can be made, or written where it is a folder; nothing is tried.
+
+    Raises:
+        OutputError: a file is in the way, or one may not write there.
+    """
+    above = (path.absolute(), *path.absolute().parents)
+    there = next(one for one in above if os.path.exists(one))  # noqa: PTH110 (one that may not be looked at is not there)
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "cannot write there" if there.is_dir() else "a file is in its place"
+        raise OutputError(what, there, "check the path and its permissions, or choose another --out")
 
 
 @contextmanager

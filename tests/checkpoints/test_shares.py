@@ -111,7 +111,9 @@ def test_shares_of_another_merge_are_left_alone_while_somebody_is_at_them_and_re
         with pytest.raises(OutputError, match="other shares write another merge"):
             write(merged, tmp_path / "out", 2, 2)
         assert content(tmp_path / ".out.partial") == before
-    with pytest.warns(InterpoleWarning, match=r"\d+ files that shares of another merge had left for .*out are removed"):
+    with pytest.warns(
+        InterpoleWarning, match=r"what shares of another merge had left for .*out is removed: \d+ of its files"
+    ):
         write(merged, tmp_path / "out", 2, 2)
     write(merged, tmp_path / "out", 1, 2)  # of this merge: nothing is removed, so nothing is said
     interpole.save(merged, tmp_path / "plain")

@@ -20,7 +20,7 @@ from interpole.analysis.tables import COLUMNS
 from interpole.checkpoints.checkpoint import Folder
 from interpole.cli import app, main
 from interpole.cli.show import sweep_bar
-from interpole.errors import InterpoleError, RecipeError
+from interpole.errors import InterpoleError, OutputError, RecipeError
 from interpole.files import size_text
 from interpole.lab import shipped
 from interpole.merging.recipe import Recipe
@@ -113,7 +113,7 @@ def test_dtypes_that_differ_are_asked_about_until_the_recipe_says_one(tmp_path, 
 
 def test_a_share_beyond_the_files_says_that_there_is_nothing_for_it(pair, tmp_path):
     said = call("merge", *pair, "-l", "0.5", "-o", tmp_path / "m", "--no-doctor", "--shard", "5/5")
-    assert "nothing to write for share 5: 2 files are fewer than 5 shares" in said
+    assert "nothing to write for share 5: 5 shares are more than there are files (2)" in said
     assert "bytes/s" not in said
     assert "5 shares" not in call("merge", *pair, "-l", "0.5", "-o", tmp_path / "m", "--no-doctor", "--shard", "1/5")
 
@@ -164,6 +164,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr("interpole.analysis.scoring.score", interrupt)
     monkeypatch.setattr(sys, "argv", ["interpole", "score", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
@@ -341,6 +342,14 @@ def test_a_dry_run_tells_what_is_there(run):
     command = ["sweep", where.instruct, where.thinking, *shlex.split("--task arithmetic -l 0,0.5,0.7 -k 2 --limit 12")]
     out = call(*command, "--out", run, "--dry-run")
     assert "24 responses to generate" in out
+
+
+def test_a_dry_run_of_a_sweep_is_refused_where_the_sweep_could_not_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    where, more = shipped(), shlex.split("--task arithmetic --limit 1 --dry-run --out")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OutputError, match="a file is in its place"):
+            call("sweep", where.instruct, where.thinking, *more, out)
 
 
 def test_text_of_users_is_shown_as_it_is_and_commands_can_be_pasted(tmp_path):

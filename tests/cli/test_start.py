@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_ctrl_c_that_becomes_another_error_ends_in_a_line():
     what = "raise ImportError('no numpy') from KeyboardInterrupt()"  # as the start of a C extension may do it
     done = started("numpy", what, "similarity", "a", "b")
     assert (done.returncode, "Traceback" in done.stderr) == (130, False)
+
+
+def test_ctrl_c_waits_for_no_thread_that_hangs():
+    what = "import threading, time; threading.Thread(target=time.sleep, args=(50,)).start(); sys.exit(130)"
+    begin = time.monotonic()
+    assert started("numpy", what, "similarity", "a", "b").returncode == 130
+    assert time.monotonic() - begin < 50
 
 
 @pytest.mark.parametrize("name", ["rich", "importlib.metadata", "pydantic", "numpy"])

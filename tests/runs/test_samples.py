@@ -111,6 +111,11 @@ def test_a_missing_or_damaged_log_is_named(run, tmp_path):
         log.write_bytes(whole[:1000])
         with pytest.raises(RunError, match=log.name):
             samples.read(run)
+        flipped = bytearray(whole)
+        flipped[whole.index(b"samples/") + 200] ^= 0xFF
+        log.write_bytes(flipped)
+        with pytest.raises(RunError, match=rf"damaged\n[\s\S]*{log.name}, samples/"):
+            samples.read(run)
         log.unlink()
         with pytest.raises(RunError, match=log.name):
             samples.read(run)

@@ -22,7 +22,8 @@ from interpole.checkpoints.checkpoint import Checkpoint
 from interpole.checkpoints.kernels import keep_freed_memory
 from interpole.checkpoints.save import Target, bytes_there
 from interpole.checkpoints.shards import CHUNK_ELEMENTS, Share, shards_of
-from interpole.errors import CheckpointError, CorruptError, OutputError
+from interpole.errors import CheckpointError, CorruptError
+from interpole.files import refuse_unwritable
 
 __all__ = ["Rate", "WriteEstimate", "estimate"]
 
@@ -103,8 +104,7 @@ def estimate(
     part = shards_of(first, shard_bytes, share)
     sizes = [sum(first.specs[name].num_bytes for name in names) for names in part.values()]
     there = bytes_there(targets, shard_bytes, allow_non_finite, share)
-    if not os.access(folder, os.W_OK):
-        raise OutputError("cannot write there", folder, "check the path and its permissions, or choose another --out")
+    refuse_unwritable(folder)
     names = [name for chosen in part.values() for name in chosen]
     whole = sum(target.checkpoint.specs[name].num_bytes for target in targets for name in names)
     read = sum(_read_once(targets, name) for name in names)

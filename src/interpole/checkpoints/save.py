@@ -289,7 +289,8 @@ def _join(output: _Output, shards: Shards, held: Held) -> None:
             f"wait until they have ended, {ELSEWHERE}, or remove {output.partial} if nobody is at it",
         )
     if whole := sorted(path.name for path in output.partial.glob("*.safetensors") if path.is_file()):
-        what = f"{len(whole)} files that shares of another merge had left for {output.out} are removed, {whole[0]} the first"
+        left = f"{len(whole)} of its files, {whole[0]} the first"
+        what = f"what shares of another merge had left for {output.out} is removed: {left}"
         warnings.warn(f"{what}: its sources, recipe, files or version differ", InterpoleWarning, stacklevel=2)
     _prepare(output, shards)
 

@@ -356,7 +356,7 @@ def _write(job: MergeJob, seen: Mapping[str, Checkpoint], *, as_json: bool) -> b
         typer.echo(f"{size_text(saved.written_bytes)} in {seconds:.1f} s ({speed}){there}")
     if share is not None:
         if not num_bytes:
-            few = f"{saved.num_shards} files are fewer than {share.of} shares"
+            few = f"{share.of} shares are more than there are files ({saved.num_shards})"
             typer.echo(f"nothing to write for share {share.number}: {few}; --shard-size makes more of them")
         typer.echo(_how_far(saved, share))
     return saved.is_whole

@@ -15,7 +15,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import zstandard
 
-from interpole.errors import RunError
+from interpole.errors import RunError, reason_of
 from interpole.files import open_regular
 
 __all__ = ["MAX_VALUES", "Archive"]
@@ -89,19 +89,20 @@ class Archive:
             with self._zip.open(info) as member:
                 return member.read(info.file_size + 1)  # zipfile unpacks these by and by, and checks the sum
         if info.compress_type != ZIP_ZSTANDARD or info.flag_bits & 1:
-            raise RunError(f"packed by method {info.compress_type}, or encrypted", info.filename, REMEDY)
+            where = f"{self._path}, {info.filename}"
+            raise RunError(f"packed by method {info.compress_type}, or encrypted", where, REMEDY)
         self._file.seek(info.header_offset)
         header = self._file.read(LOCAL_HEADER_BYTES)
         self._file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), io.SEEK_CUR)
         packed = self._file.read(info.compress_size)
         if zstandard.frame_content_size(packed) not in (-1, info.file_size):  # it would be believed; -1: not said
-            raise RunError("damaged", info.filename, REMEDY)
+            raise RunError("damaged", f"{self._path}, {info.filename}", REMEDY)
         try:
             data: bytes = self._unpacker.decompress(packed, max_output_size=info.file_size)
         except zstandard.ZstdError:
-            raise RunError("damaged", info.filename, REMEDY) from None
+            raise RunError("damaged", f"{self._path}, {info.filename}", REMEDY) from None
         if len(data) != info.file_size or crc32(data) != info.CRC:
-            raise RunError("damaged", info.filename, REMEDY)
+            raise RunError("damaged", f"{self._path}, {info.filename}", REMEDY)
         return data
 
 
@@ -113,7 +114,7 @@ def _damage(path: Path) -> Iterator[None]:
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"a log cannot be read: {error or type(error).__name__}", path, REMEDY) from error
+        raise RunError(f"a log cannot be read: {reason_of(error) or type(error).__name__}", path, REMEDY) from error
 
 
 def _check(infos: list[ZipInfo], path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from interpole.engines.devices import devices
 from interpole.engines.pool import EngineRate, Pool, Visit
 from interpole.errors import InterpoleError, OutputError, RunError
-from interpole.files import StrPath, full_disk, full_disk_in, make_folder, open_regular, write_atomic
+from interpole.files import StrPath, full_disk, full_disk_in, make_folder, open_regular, refuse_unwritable, write_atomic
 from interpole.packages import require
 from interpole.runs.journal import JOURNAL, Journal, journal_path, num_answers
 from interpole.runs.runfile import NAME, Entry, Part, RunFile, Shard, exclusive, now
@@ -109,6 +109,7 @@ def plan(
     """
     out = Path(out)
     _require(config)
+    refuse_unwritable(out)
     existing = None if changed == "fresh" else _existing(out)
     refuse_shard(out, existing, shard)
     planned = Plan(config)

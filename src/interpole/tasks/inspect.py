@@ -143,7 +143,12 @@ def _own_scorers(benchmark: Benchmark) -> Scorers:
     problems = {problem.id: problem for problem in benchmark.problems}
 
     async def grade(state: TaskState, target: Target, parsed: ParsedResponse) -> dict[str, Grade]:  # noqa: ARG001
-        return await anyio.to_thread.run_sync(benchmark.grade, problems[str(state.sample_id)], parsed)
+        return await anyio.to_thread.run_sync(
+            benchmark.grade,
+            problems[str(state.sample_id)],
+            parsed,
+            abandon_on_cancel=True,  # it may hang
+        )
 
     return grade
 
