@@ -177,7 +177,7 @@ def test_a_file_that_has_another_name_elsewhere_is_not_written_to(run, tmp_path)
         (("scores", "grade", "metadata", "grades"), {"exact": float("inf")}, "grades.exact: Input should be a finite"),
         (("scores", "grade", "metadata", "outcome"), "won", "outcome: Input should be 'failed'"),
         (("output", "choices"), [{"message": "x"}], "message"),
-        (("output", "choices"), [{"message": {"content": "attachment://0"}}], "lacks the text"),
+        (("output", "choices"), [{"message": {"content": f"attachment://{0:032x}"}}], "lacks the text"),
     ],
 )
 def test_a_sample_of_wrong_types_is_named_with_its_file_and_its_key(run, path, value, message):

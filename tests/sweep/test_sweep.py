@@ -431,3 +431,10 @@ def test_a_log_that_lacks_samples_is_not_whole_and_is_made_again(bench, monkeypa
     assert bench.sweep(lambdas=[0.0]) == 4 * 2
     assert bench.summary.failed == ()
     assert len(bench.read()) == 4 * 2
+
+
+def test_whatever_a_model_writes_is_read_as_it_was_written(bench):
+    written = ["", "attachment://abc 7", "a\x00b\x1b[31m\x7f 7", "\r\n\u2028 7", "word " * 50_000]
+    bench.write([{"contains": "", "responses": written}])
+    assert bench.sweep(lambdas=[0.0], samples=5, limit=1) == 5
+    assert sorted(one.response for one in bench.read()) == sorted(written)

@@ -7,6 +7,7 @@ a log and stand in for its own.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -41,7 +42,8 @@ __all__ = [
 
 SCORE = "grade"
 """The score in Inspect's logs that `tasks.inspect` keeps."""
-_ATTACHMENT = "attachment://"
+_ATTACHMENT = re.compile("attachment://([0-9a-f]{32})")
+"""How Inspect writes that a text stands elsewhere in a log: by its hash."""
 _AGAIN = "run the sweep again: it makes what is missing"
 _GRADE_AGAIN = "delete it, or grade again: score RUN --regrade"
 
@@ -427,10 +429,11 @@ def response_of(one: Logged, where: object = "") -> str:
     if one.output is None or not one.output.choices:
         return ""
     text = _text([one.output.choices[0].message])
-    if not text.startswith(_ATTACHMENT):
+    elsewhere = _ATTACHMENT.fullmatch(text)
+    if elsewhere is None:  # a model may write what only looks like it
         return text
     try:
-        return one.attachments[text.removeprefix(_ATTACHMENT)]
+        return one.attachments[elsewhere[1]]
     except KeyError:
         raise RunError("the log lacks the text of a response", where, _AGAIN) from None
 
